@@ -1,0 +1,31 @@
+"""VideoGlimpse: glimpse-based visual attention in video as a Gymnasium environment.
+
+Importing this package registers `VideoGlimpse-v0`; `gym.make("glimpse_env:VideoGlimpse-v0")` imports it by itself.
+"""
+
+import gymnasium
+
+from glimpse_env.catalogue import open_source
+from glimpse_env.engine import EpisodeEngine
+from glimpse_env.env import VideoGlimpseEnv, VideoGlimpseVectorEnv
+from glimpse_env.rules import EpisodeRules
+from glimpse_env.sources import ArraySource, ClipSource, Segment
+from glimpse_env.synthetic import SyntheticSource
+
+__all__ = [
+    "ArraySource",
+    "ClipSource",
+    "EpisodeEngine",
+    "EpisodeRules",
+    "Segment",
+    "SyntheticSource",
+    "VideoGlimpseEnv",
+    "VideoGlimpseVectorEnv",
+    "open_source",
+]
+
+gymnasium.register(
+    id="VideoGlimpse-v0",
+    entry_point="glimpse_env.env:VideoGlimpseEnv",
+    vector_entry_point="glimpse_env.env:VideoGlimpseVectorEnv",
+)

@@ -1,0 +1,243 @@
+"""The batched episode engine: N episodes advance together, and every rule of an episode lives here.
+
+Both environments are thin shells over it. An observation is a pure function of the engine's state, so it can be written
+again at any time (`observe`), into an array of the caller's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glimpse_env.rules import EpisodeRules, classes_at
+from glimpse_env.sources import ClipSource
+
+
+class Outcome(NamedTuple):
+    """What n finished episodes came to; every field is (n,)."""
+
+    true_positives: NDArray[np.int64]
+    false_positives: NDArray[np.int64]
+    glimpses: NDArray[np.int64]
+    is_correct: NDArray[np.bool_]
+
+
+class EpisodeEngine:
+    """N episodes over one clip source.
+
+    Args:
+        source: where clips and features come from.
+        rules: of the episodes.
+        num_envs: N.
+
+    Attributes (all of the N episodes, read-only to callers):
+        clip: (N,) int64, the clip played; -1 before the first `begin`.
+        frame: (N,) int64, the frame of the current observation, 1..T.
+        done: (N,) bool, True after the last prediction.
+        cells: (N, m) int64, the cells seen in the current frame; meaningless in frame 1, which is seen whole.
+        predictions: (N, T) int64, the classes predicted so far; -1 where none is yet.
+        label: (N,) int64 for a trimmed source (-1: unknown), otherwise (N, C) bool.
+    """
+
+    def __init__(self, source: ClipSource, rules: EpisodeRules, num_envs: int) -> None:
+        rules.check_source(source)
+        classes, frames = len(source.class_names), rules.frames
+        self.source, self.rules, self.num_envs = source, rules, num_envs
+        self.observation_shape = rules.observation_shape(source)
+        self.action_counts = np.append(np.full(rules.glimpses, source.grid_size**2), classes + rules.abstain)
+        self.clip = np.full(num_envs, -1, np.int64)
+        self.frame = np.zeros(num_envs, np.int64)
+        self.done = np.zeros(num_envs, np.bool_)
+        self.cells = np.zeros((num_envs, rules.glimpses), np.int64)
+        self.predictions = np.full((num_envs, frames), -1, np.int64)
+        self.label = np.full(num_envs, -1, np.int64) if source.trimmed else np.zeros((num_envs, classes), np.bool_)
+        self._window = np.zeros((num_envs, frames), np.int64)
+        self._frame_labels = np.zeros((num_envs, frames, classes), np.bool_)
+        self._looks = np.zeros(num_envs, np.int64)
+
+    def begin(self, env: int, clip: int, generator: np.random.Generator) -> None:
+        """Start an episode of `clip` in `env`; `generator` places the window where `jitter` is on.
+
+        Raises:
+            IndexError: there is no such clip.
+        """
+        source, frames = self.source, self.rules.frames
+        if not 0 <= clip < source.num_clips:
+            raise IndexError(f"clip {clip} does not exist: this split has clips 0 to {source.num_clips - 1}")
+        times = source.frame_times(clip)
+        slack = max(0, len(times) - frames)
+        offset = int(generator.integers(slack + 1)) if self.rules.jitter and slack else slack // 2
+        self._window[env] = np.minimum(np.arange(offset, offset + frames), len(times) - 1)
+        segments = source.segments(clip)
+        self._frame_labels[env] = classes_at(times[self._window[env]], segments, len(source.class_names))
+        labels = [segment.label for segment in segments]
+        if source.trimmed:
+            self.label[env] = labels[0] if labels else -1
+        else:
+            self.label[env] = np.isin(np.arange(len(source.class_names)), labels)
+        self.clip[env], self.frame[env], self.done[env], self._looks[env] = clip, 1, False, 0
+        self.predictions[env] = -1
+
+    def check_actions(self, actions: Any, envs: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Return `actions` as (N, m + 1) int64 after checking the rows of `envs`, cells first and the class last.
+
+        Raises:
+            TypeError: the actions are not integers.
+            ValueError: their shape or a value is wrong.
+        """
+        actions = np.asarray(actions)
+        shape = (self.num_envs, len(self.action_counts))
+        if actions.dtype.kind not in "iu":
+            raise TypeError(f"actions must be integers, got {actions.dtype}")
+        if actions.shape != shape:
+            raise ValueError(f"actions must have shape {shape} (glimpsed cells, then the class), got {actions.shape}")
+        bad = ((actions < 0) | (actions >= self.action_counts)) & envs[:, None]
+        if bad.any():
+            env, part = np.argwhere(bad)[0]
+            name = "class" if part == self.rules.glimpses else f"cell {part}"
+            raise ValueError(
+                f"{name} of the action of environment {env} must be 0 to {self.action_counts[part] - 1}, "
+                f"got {actions[env, part]}"
+            )
+        return np.asarray(actions, np.int64)
+
+    def advance(self, actions: NDArray[np.int64], envs: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Play one checked action in each of `envs` and return the (N,) rewards: 0 but at the end of an episode."""
+        rows = np.flatnonzero(envs)
+        frames = self.frame[rows]
+        self.predictions[rows, frames - 1] = actions[rows, -1]
+        ended = frames == self.rules.frames
+        going, ending = rows[~ended], rows[ended]
+        self.cells[going] = actions[going, :-1]
+        self._looks[going] += self.rules.glimpses - repeated(self.cells[going]).sum(1)
+        self.frame[going] += 1
+        self.done[ending] = True
+        rewards = np.zeros(self.num_envs)
+        if len(ending):
+            outcome = self.outcome(ending)
+            rewards[ending] = self.rules.reward(outcome.true_positives, outcome.false_positives)
+        return rewards
+
+    def outcome(self, envs: NDArray[np.int64]) -> Outcome:
+        """Count N+ and N- of the (n,) `envs` and take each one's majority vote, ties to the lowest class."""
+        classes = np.arange(len(self.source.class_names))
+        chosen = self.predictions[envs, :, None] == classes  # (n, T, C); abstentions choose nothing
+        true_positives = (chosen & self._frame_labels[envs]).sum((1, 2))
+        votes = chosen.sum(1)
+        truth = self.label[envs, None] == classes if self.label.ndim == 1 else self.label[envs]
+        is_correct = truth[np.arange(len(envs)), votes.argmax(1)] & (votes.max(1) > 0)
+        return Outcome(true_positives, votes.sum(1) - true_positives, self._looks[envs], is_correct)
+
+    def info(self) -> dict[str, NDArray[Any]]:
+        """Return what is told of every episode at every step, as new arrays of N rows."""
+        return {
+            "clip": self.clip.copy(),
+            "clip_id": np.array([self.source.clip_id(clip) for clip in self.clip.tolist()], object),
+            "frame": self.frame.copy(),
+            "label": self.label.copy(),
+            "frame_labels": self.frame_labels(),
+        }
+
+    def final_info(self) -> dict[str, NDArray[Any]]:
+        """Return what is told besides at the end, as new arrays of N rows that mean nothing in unfinished episodes."""
+        return self.outcome(np.arange(self.num_envs))._asdict()
+
+    def frame_labels(self) -> NDArray[np.bool_]:
+        """Return (N, C), the classes true at the frame just predicted; all False before the first prediction."""
+        predicted = self.frame - 1 + self.done
+        labels: NDArray[np.bool_] = self._frame_labels[np.arange(self.num_envs), np.maximum(predicted, 1) - 1]
+        labels[predicted == 0] = False
+        return labels
+
+    def seen(self, env: int) -> NDArray[np.bool_]:
+        """Return (K, K) bool: the cells of the current frame that have been seen, all of them in frame 1."""
+        size = self.source.grid_size
+        if self.frame[env] == 1:
+            return np.ones((size, size), np.bool_)
+        return np.isin(np.arange(size**2), self.cells[env]).reshape(size, size)
+
+    def source_frame(self, env: int) -> int:
+        """Return the index, within the source's frames of the clip, of the frame that `env` is at."""
+        return int(self._window[env, self.frame[env] - 1])
+
+    def blank(self) -> NDArray[Any]:
+        """Return a new array of zeros for `observe`, (N, *observation shape)."""
+        return np.zeros((self.num_envs, *self.observation_shape), self.rules.dtype)
+
+    def observe(self, out: NDArray[Any]) -> None:
+        """Write every episode's observation into `out`, (N, *observation shape).
+
+        `out` is either `blank`, or an array that was observed into before and has been given to `erase`
+        since, before the state moved on.
+        """
+        whole, partly, blind = self._views()
+        if self.rules.observation == "glimpsed":
+            self._write_cubes(whole, out)
+            self._rows(out)[partly[:, None], self.cells[partly]] = self._slices(partly, out)
+        elif self.rules.observation == "cube":
+            self._write_cubes(np.sort(np.concatenate([whole, partly])), out)
+            out[blind] = 0
+        else:
+            self._write_first_glances(whole, out)
+            self._write_slices(partly, out)
+            out[blind] = 0
+
+    def erase(self, out: NDArray[Any]) -> None:
+        """Make ready for `observe` what it wrote last, touching only the slices that it wrote."""
+        if self.rules.observation == "glimpsed":
+            whole, partly, _ = self._views()
+            out[whole] = 0
+            self._rows(out)[partly[:, None], self.cells[partly]] = 0
+
+    def _views(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Split the episodes into those that see a whole frame, chosen cells of it, or nothing."""
+        sighted = (self.frame > 0) & ~self.done
+        first = self.frame == 1
+        return np.flatnonzero(sighted & first), np.flatnonzero(sighted & ~first), np.flatnonzero(~sighted)
+
+    def _rows(self, out: NDArray[Any]) -> NDArray[Any]:
+        return out.reshape(self.num_envs, self.source.grid_size**2, self.source.depth)
+
+    def _places(self, envs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return self.clip[envs], self._window[envs, self.frame[envs] - 1]
+
+    def _write_cubes(self, envs: NDArray[np.int64], out: NDArray[Any]) -> None:
+        if len(envs) == self.num_envs:
+            self.source.read_cubes(*self._places(envs), out)
+        else:
+            # Row by row: a contiguous row is read in place, where a fancy-indexed block would be copied twice.
+            for env in envs:
+                self.source.read_cubes(*self._places(np.array([env])), out[env : env + 1])
+
+    def _slices(self, envs: NDArray[np.int64], out: NDArray[Any]) -> NDArray[Any]:
+        """Read the chosen slices of `envs` as (len(envs), m, D)."""
+        clips, frames = self._places(envs)
+        glimpses = self.rules.glimpses
+        slices = np.empty((len(envs), glimpses, self.source.depth), out.dtype)
+        flat = slices.reshape(-1, self.source.depth)
+        self.source.read_slices(clips.repeat(glimpses), frames.repeat(glimpses), self.cells[envs].ravel(), flat)
+        return slices
+
+    def _write_slices(self, envs: NDArray[np.int64], out: NDArray[Any]) -> None:
+        depth, size = self.source.depth, self.source.grid_size
+        out[envs, :, :depth] = self._slices(envs, out)
+        out[envs, :, depth] = (self.cells[envs] // size + 0.5) / size
+        out[envs, :, depth + 1] = (self.cells[envs] % size + 0.5) / size
+        env, look = np.nonzero(repeated(self.cells[envs]))
+        out[envs[env], look] = 0
+
+    def _write_first_glances(self, envs: NDArray[np.int64], out: NDArray[Any]) -> None:
+        size, depth = self.source.grid_size, self.source.depth
+        for env in envs:
+            cube = np.empty((1, size, size, depth), np.float32)
+            self.source.read_cubes(*self._places(np.array([env])), cube)
+            out[env, :, :depth] = cube.mean((0, 1, 2))
+            out[env, :, depth:] = 0.5
+
+
+def repeated(cells: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return (N, m) bool: True where an earlier of the (N, m) `cells` in the same row is the same."""
+    same = cells[:, :, None] == cells[:, None, :]
+    return np.asarray(np.tril(same, -1).any(2))

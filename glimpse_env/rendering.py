@@ -1,0 +1,112 @@
+"""Pictures of an episode: the frame with what was seen of it bright and the rest dim, and a caption below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.error import DependencyNotInstalled
+from numpy.typing import NDArray
+
+from glimpse_env.engine import EpisodeEngine
+
+SIDE = 336  # pixels: a multiple of 7 and 14 cells, and of the 112 of stored thumbnails
+CAPTION_HEIGHT = 48
+UNSEEN_BRIGHTNESS = 0.3
+RIGHT, WRONG, PLAIN = (120, 220, 120), (250, 120, 110), (230, 230, 230)
+
+
+def check_render_mode(render_mode: str | None, modes: Sequence[str]) -> None:
+    """Raise where `render_mode` is unknown (ValueError) or Pillow is missing (DependencyNotInstalled)."""
+    if render_mode is None:
+        return
+    if render_mode not in modes:
+        raise ValueError(f"render_mode must be None or one of {list(modes)}, got {render_mode!r}")
+    try:
+        import PIL  # noqa: F401
+    except ImportError as error:
+        raise DependencyNotInstalled('rendering needs Pillow: pip install "videoglimpse[render]"') from error
+
+
+def render_engine(engine: EpisodeEngine, env: int) -> NDArray[np.uint8]:
+    """Return (SIDE + CAPTION_HEIGHT, SIDE, 3) uint8: what episode `env` shows now.
+
+    Raises:
+        gymnasium.error.ResetNeeded: no episode has begun.
+    """
+    from gymnasium.error import ResetNeeded
+
+    if engine.frame[env] == 0:
+        raise ResetNeeded("there is nothing to render: call reset() before render()")
+    clip, frame = int(engine.clip[env]), int(engine.frame[env])
+    image = engine.source.image(clip, engine.source_frame(env))
+    if image is None:
+        image = _energy(engine, env)
+    predicted = engine.predictions[env, frame - 1 if engine.done[env] else max(frame - 2, 0)]
+    return draw(
+        image,
+        engine.seen(env),
+        title=f"{engine.source.clip_id(clip)}   frame {frame} of {engine.rules.frames}",
+        prediction=_class_name(engine, int(predicted)),
+        truth=_truth(engine, env),
+    )
+
+
+def draw(
+    image: NDArray[np.uint8], seen: NDArray[np.bool_], *, title: str, prediction: str, truth: str
+) -> NDArray[np.uint8]:
+    """Draw one frame.
+
+    Args:
+        image: (height, width, 3) RGB.
+        seen: (K, K) bool, the cells to show bright.
+        title, prediction, truth: the caption; the prediction is green where it is the truth.
+
+    Returns:
+        (SIDE + CAPTION_HEIGHT, SIDE, 3) RGB.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    frame = np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR), np.float32)
+    bright = np.asarray(Image.fromarray(seen).resize((SIDE, SIDE), Image.Resampling.NEAREST))
+    frame = frame * np.where(bright, 1.0, UNSEEN_BRIGHTNESS)[..., None]
+    canvas = np.zeros((SIDE + CAPTION_HEIGHT, SIDE, 3), np.uint8)
+    canvas[:SIDE] = frame
+    picture = Image.fromarray(canvas)
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size=14)
+    cell = SIDE / len(seen)
+    if not seen.all():
+        for row, column in np.argwhere(seen):
+            box = (column * cell, row * cell, (column + 1) * cell - 1, (row + 1) * cell - 1)
+            pen.rectangle(box, outline=(255, 210, 60), width=2)
+    pen.text((6, SIDE + 6), title, fill=PLAIN, font=font)
+    colour = PLAIN if not prediction else RIGHT if prediction == truth else WRONG
+    pen.text((6, SIDE + 26), f"prediction: {prediction or '-'}", fill=colour, font=font)
+    pen.text((SIDE / 2, SIDE + 26), f"truth: {truth or '?'}", fill=PLAIN, font=font)
+    return np.asarray(picture)
+
+
+def _energy(engine: EpisodeEngine, env: int) -> NDArray[np.uint8]:
+    """Show a frame without a picture by the mean activation of its cells, the strongest white."""
+    size = engine.source.grid_size
+    cube = np.empty((1, size, size, engine.source.depth), np.float32)
+    place: tuple[NDArray[Any], NDArray[Any]] = engine.clip[[env]], np.array([engine.source_frame(env)])
+    engine.source.read_cubes(*place, cube)
+    energy = cube[0].mean(2)
+    grey = (255 * energy / max(float(energy.max()), 1e-12)).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _class_name(engine: EpisodeEngine, label: int) -> str:
+    names = engine.source.class_names
+    if label < 0:
+        return ""
+    return names[label] if label < len(names) else "no prediction"
+
+
+def _truth(engine: EpisodeEngine, env: int) -> str:
+    label = engine.label[env]
+    if engine.label.ndim == 1:
+        return _class_name(engine, int(label))
+    return ", ".join(engine.source.class_names[index] for index in np.flatnonzero(label))
