@@ -38,6 +38,7 @@ class EpisodeEngine:
         done: (N,) bool, True after the last prediction.
         cells: (N, m) int64, the cells seen in the current frame; meaningless in frame 1, which is seen whole.
         predictions: (N, T) int64, the classes predicted so far; -1 where none is yet.
+        window: (N, T) int64, the index within the source's frames of the clip of each frame of the episode.
         label: (N,) int64 for a trimmed source (-1: unknown), otherwise (N, C) bool.
     """
 
@@ -53,7 +54,7 @@ class EpisodeEngine:
         self.cells = np.zeros((num_envs, rules.glimpses), np.int64)
         self.predictions = np.full((num_envs, frames), -1, np.int64)
         self.label = np.full(num_envs, -1, np.int64) if source.trimmed else np.zeros((num_envs, classes), np.bool_)
-        self._window = np.zeros((num_envs, frames), np.int64)
+        self.window = np.zeros((num_envs, frames), np.int64)
         self._frame_labels = np.zeros((num_envs, frames, classes), np.bool_)
         self._looks = np.zeros(num_envs, np.int64)
 
@@ -69,9 +70,9 @@ class EpisodeEngine:
         times = source.frame_times(clip)
         slack = max(0, len(times) - frames)
         offset = int(generator.integers(slack + 1)) if self.rules.jitter and slack else slack // 2
-        self._window[env] = np.minimum(np.arange(offset, offset + frames), len(times) - 1)
+        self.window[env] = np.minimum(np.arange(offset, offset + frames), len(times) - 1)
         segments = source.segments(clip)
-        self._frame_labels[env] = classes_at(times[self._window[env]], segments, len(source.class_names))
+        self._frame_labels[env] = classes_at(times[self.window[env]], segments, len(source.class_names))
         labels = [segment.label for segment in segments]
         if source.trimmed:
             self.label[env] = labels[0] if labels else -1
@@ -160,7 +161,7 @@ class EpisodeEngine:
 
     def source_frame(self, env: int) -> int:
         """Return the index, within the source's frames of the clip, of the frame that `env` is at."""
-        return int(self._window[env, self.frame[env] - 1])
+        return int(self.window[env, self.frame[env] - 1])
 
     def blank(self) -> NDArray[Any]:
         """Return a new array of zeros for `observe`, (N, *observation shape)."""
@@ -201,7 +202,7 @@ class EpisodeEngine:
         return out.reshape(self.num_envs, self.source.grid_size**2, self.source.depth)
 
     def _places(self, envs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        return self.clip[envs], self._window[envs, self.frame[envs] - 1]
+        return self.clip[envs], self.window[envs, self.frame[envs] - 1]
 
     def _write_cubes(self, envs: NDArray[np.int64], out: NDArray[Any]) -> None:
         if len(envs) == self.num_envs:
