@@ -1,0 +1,218 @@
+"""Video files to frames at a fixed rate, with decord, or with PyAV where decord cannot be imported.
+
+Time: a frame's timestamp counts from the first frame of its file. AVI files keep no presentation times, and some
+others keep broken ones: their frame i is taken to show at i / (the file's average rate). The samples of a clip lie at
+t_n = start + (n - 1) / frames_per_second, and each is the decoded frame whose timestamp is nearest, ties to the
+earlier one.
+
+Resize rule `direct-bilinear-224`: the decoded frame as 8-bit RGB at its own size, then each side scaled to 224 on its
+own, so that the aspect ratio is not kept and nothing is cropped, with a triangle filter that widens as the picture
+shrinks (bilinear with antialiasing, half-pixel centres, rounded to 8 bits). Thumbnails are made alike, at 112.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+RESIZE_RULE = "direct-bilinear-224"
+FRAME_SIZE = 224
+THUMBNAIL_SIZE = 112
+_CHUNK = 16  # frames held at the file's own size at once
+Decoder = Literal["decord", "pyav"]
+
+
+class VideoError(RuntimeError):
+    """A video file cannot be read; the message names the file and the reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedClip:
+    """The sampled frames of one video.
+
+    Attributes:
+        times: (n,) float64 seconds, t_1 ... t_n, evenly spaced.
+        numbers: (n,) int64, which frame of the file each sample is, from 0.
+        frames: (n, 224, 224, 3) uint8 RGB, by the resize rule.
+        thumbnails: (n, 112, 112, 3) uint8 RGB.
+    """
+
+    times: NDArray[np.float64]
+    numbers: NDArray[np.int64]
+    frames: NDArray[np.uint8]
+    thumbnails: NDArray[np.uint8]
+
+
+class _Reader(Protocol):
+    """An open video: when its frames show, and the pictures of chosen ones."""
+
+    timestamps: NDArray[np.float64]
+
+    def read(self, numbers: list[int]) -> NDArray[np.uint8]:
+        """Return (n, height, width, 3) RGB of the frames with these ascending numbers."""
+
+
+def default_decoder() -> Decoder:
+    """Return decord where it is installed, PyAV where it is not."""
+    return "decord" if importlib.util.find_spec("decord") else "pyav"
+
+
+def decoder_version(decoder: Decoder) -> str:
+    """Return the name and version of the library behind a decoder."""
+    package = {"decord": "decord", "pyav": "av"}[decoder]
+    return f"{decoder} {importlib.metadata.version(package)}"
+
+
+def decode_clip(
+    path: Path, *, frames_per_second: float, max_frames: int, decoder: Decoder | None = None
+) -> DecodedClip:
+    """Sample a video at a fixed rate.
+
+    Args:
+        path: the video file.
+        frames_per_second: the rate of the samples; above the file's own rate, frames repeat.
+        max_frames: a longer clip keeps its centred window of so many samples.
+        decoder: the library to decode with; `default_decoder()` without it.
+
+    Returns:
+        The samples; only the frames that they need are decoded and converted.
+
+    Raises:
+        VideoError: the file is missing, no video, without frames, or breaks off before a frame that is needed.
+    """
+    if not path.is_file():
+        raise VideoError(f"{path}: no such file")
+    try:
+        reader = _open(path, decoder or default_decoder())
+        times = sample_times(reader.timestamps, frames_per_second=frames_per_second, max_frames=max_frames)
+        numbers = nearest_frames(reader.timestamps, times)
+        needed, positions = np.unique(numbers, return_inverse=True)
+        frames, thumbnails = _read_resized(reader, needed.tolist())
+    except Exception as error:  # decoders raise whatever their C code reports, of many types
+        raise VideoError(f"{path}: {_reason(error)}") from error
+    return DecodedClip(times=times, numbers=numbers, frames=frames[positions], thumbnails=thumbnails[positions])
+
+
+def sample_times(
+    timestamps: NDArray[np.float64], *, frames_per_second: float, max_frames: int
+) -> NDArray[np.float64]:
+    """Return the samples' times: all that lie within the clip, or the centred `max_frames` of them.
+
+    Args:
+        timestamps: (frames,) seconds, ascending from 0.
+        frames_per_second: the rate of the samples.
+        max_frames: the most samples to keep.
+
+    Returns:
+        (n,) seconds; the last is not after the last timestamp, give or take a thousandth of a sample.
+    """
+    available = int(timestamps[-1] * frames_per_second + 1e-3) + 1
+    kept = min(available, max_frames)
+    times: NDArray[np.float64] = ((available - kept) // 2 + np.arange(kept)) / frames_per_second
+    return times
+
+
+def nearest_frames(timestamps: NDArray[np.float64], times: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return for each time the index of the nearest timestamp, ties to the earlier; both ascend, in seconds."""
+    borders = (timestamps[1:] + timestamps[:-1]) / 2
+    # The sixth decimal is far below a frame and above the rounding of n / frames_per_second.
+    return np.searchsorted(borders, times - 1e-6, side="left")
+
+
+def _open(path: Path, decoder: Decoder) -> _Reader:
+    reader = _DecordReader(path) if decoder == "decord" else _PyAVReader(path)
+    if len(reader.timestamps) == 0:
+        raise ValueError("the file holds no video frames")
+    return reader
+
+
+def _read_resized(reader: _Reader, numbers: list[int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    frames, thumbnails = [], []
+    for first in range(0, len(numbers), _CHUNK):
+        pictures = reader.read(numbers[first : first + _CHUNK])
+        frames.append(resize(pictures, FRAME_SIZE))
+        thumbnails.append(resize(pictures, THUMBNAIL_SIZE))
+    return np.concatenate(frames), np.concatenate(thumbnails)
+
+
+def resize(pictures: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Scale (n, height, width, 3) RGB to (n, size, size, 3) by the resize rule."""
+    planes = torch.from_numpy(pictures).permute(0, 3, 1, 2)  # (n, height, width, 3) -> (n, 3, height, width)
+    scaled = F.interpolate(planes, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    return np.ascontiguousarray(scaled.permute(0, 2, 3, 1).numpy())
+
+
+def _usable_timestamps(
+    path: Path, timestamps: NDArray[np.float64], frames_per_second: float
+) -> tuple[NDArray[np.float64], bool]:
+    """Count timestamps from the first; where the file has none worth the name, space them evenly and say False."""
+    with path.open("rb") as file:
+        header = file.read(12)
+    is_avi = header[:4] == b"RIFF" and header[8:] == b"AVI "
+    if is_avi or not (np.isfinite(timestamps).all() and (np.diff(timestamps) > 0).all()):
+        return np.arange(len(timestamps)) / frames_per_second, False
+    return timestamps - timestamps[:1], True
+
+
+class _DecordReader:
+    def __init__(self, path: Path) -> None:
+        # A truncated file makes decord retry its end; by default so often that it seems to hang.
+        os.environ.setdefault("DECORD_EOF_RETRY_MAX", "128")
+        import decord
+
+        decord.logging.set_level(decord.logging.QUIET)
+        self._video: Any = decord.VideoReader(str(path), num_threads=1)
+        starts = np.asarray(self._video.get_frame_timestamp(range(len(self._video))), dtype=np.float64)[:, 0]
+        self.timestamps, timed = _usable_timestamps(path, starts, self._video.get_avg_fps())
+        self._next = None if timed else 0
+
+    def read(self, numbers: list[int]) -> NDArray[np.uint8]:
+        if self._next is None:
+            pictures: NDArray[np.uint8] = self._video.get_batch(numbers).asnumpy()
+            return pictures
+        # Without timestamps decord's seeks land on wrong frames, and it does not notice: read every frame in turn.
+        first, self._next = self._next, numbers[-1] + 1
+        kept = set(numbers)
+        frames = [(number, self._video.next()) for number in range(first, self._next)]
+        return np.stack([frame.asnumpy() for number, frame in frames if number in kept])
+
+
+class _PyAVReader:
+    def __init__(self, path: Path) -> None:
+        import av
+
+        self._container: Any = av.open(str(path))
+        self._stream: Any = self._container.streams.video[0]
+        pts = [packet.pts for packet in self._container.demux(self._stream) if packet.size]
+        seconds = np.array([np.nan if p is None else float(p * self._stream.time_base) for p in pts], dtype=np.float64)
+        self.timestamps, _ = _usable_timestamps(path, np.sort(seconds), float(self._stream.average_rate))
+        self._container.seek(0, stream=self._stream)
+        self._frames = enumerate(self._container.decode(self._stream))
+
+    def read(self, numbers: list[int]) -> NDArray[np.uint8]:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in self._take(numbers)])
+
+    def _take(self, numbers: list[int]) -> Iterator[Any]:
+        for number in numbers:
+            for position, frame in self._frames:
+                if position == number:
+                    yield frame
+                    break
+            else:
+                raise EOFError(f"the video ends before frame {number}")
+
+
+def _reason(error: Exception) -> str:
+    """Return a decoder's message in one line, without the times and addresses that differ from run to run."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].split('] ', 1)[-1] if lines else 'no message'}"
