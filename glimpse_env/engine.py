@@ -234,7 +234,8 @@ class EpisodeEngine:
         for env in envs:
             cube = np.empty((1, size, size, depth), np.float32)
             self.source.read_cubes(*self._places(np.array([env])), cube)
-            out[env, :, :depth] = cube.mean((0, 1, 2))
+            # In float64, since a float32 mean can be rounded above every number in it, and so out of the space.
+            out[env, :, :depth] = cube.mean((0, 1, 2), np.float64)
             out[env, :, depth:] = 0.5
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium.error import DependencyNotInstalled
+from gymnasium.error import DependencyNotInstalled, ResetNeeded
 from numpy.typing import NDArray
 
 from glimpse_env.engine import EpisodeEngine
@@ -35,8 +35,6 @@ def render_engine(engine: EpisodeEngine, env: int) -> NDArray[np.uint8]:
     Raises:
         gymnasium.error.ResetNeeded: no episode has begun.
     """
-    from gymnasium.error import ResetNeeded
-
     if engine.frame[env] == 0:
         raise ResetNeeded("there is nothing to render: call reset() before render()")
     clip, frame = int(engine.clip[env]), int(engine.frame[env])

@@ -161,7 +161,8 @@ class ArraySource:
         if not (smallest >= 0 and np.isfinite(largest)):
             raise ValueError(f"features must be finite and never negative, got values from {smallest} to {largest}")
         object.__setattr__(self, "max_feature", float(largest))
-        object.__setattr__(self, "_cubes", np.ascontiguousarray(features).reshape(self.num_clips * self.num_frames, -1))
+        bank = np.ascontiguousarray(features).reshape(self.num_clips * self.num_frames, self.grid_size**2 * self.depth)
+        object.__setattr__(self, "_cubes", bank)
 
     @property
     def num_clips(self) -> int:

@@ -1,0 +1,72 @@
+"""Clip sources small enough to work episodes out by hand."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from glimpse_env.sources import ArraySource, Segment
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UnevenSource(ArraySource):
+    """Clips of different lengths, and any segments: the arrays hold the longest, the rest of a row is never read."""
+
+    lengths: tuple[int, ...]
+    truths: tuple[tuple[Segment, ...], ...] | None = None
+
+    @property
+    def trimmed(self):
+        return self.truths is None
+
+    def frame_times(self, clip):
+        return np.arange(self.lengths[clip]) / self.frames_per_second
+
+    def segments(self, clip):
+        return super().segments(clip) if self.truths is None else self.truths[clip]
+
+
+def counted(clips, frames):
+    """Return (clips, frames, 3, 3, 2) features that count up from 1: all differ, and all are exact in float16.
+
+    Slice k of frame n of clip i (all from 0) is (v, v + 1) with v = 1 + 2 * (9 * (frames * i + n) + k).
+    """
+    shape = (clips, frames, 3, 3, 2)
+    return np.arange(1, np.prod(shape) + 1, dtype=np.float32).reshape(shape)
+
+
+@pytest.fixture
+def toy():
+    """Five clips of four 3 x 3 x 2 cubes, 10 a second; slice k of frame n of clip i is 1 + 72 i + 18 n + 2 k."""
+    return ArraySource(
+        features=counted(5, 4),
+        labels=np.array([2, 0, 1, 1, -1]),
+        class_names=("run", "jump", "wave"),
+        frames_per_second=10.0,
+        clip_ids=("a", "b", "c", "d", "e"),
+    )
+
+
+@pytest.fixture
+def uneven():
+    """Clips of nine, two and four frames; slice k of frame n of clip i is 1 + 162 i + 18 n + 2 k."""
+    return UnevenSource(
+        features=counted(3, 9),
+        labels=np.array([0, 1, 0]),
+        class_names=("run", "jump"),
+        frames_per_second=10.0,
+        lengths=(9, 2, 4),
+    )
+
+
+@pytest.fixture
+def untrimmed():
+    """One clip of four frames at 0, 0.25, 0.5 and 0.75 seconds: run in 0..0.25, wave in 0.25..0.5, then background."""
+    return UnevenSource(
+        features=counted(2, 4),
+        labels=np.array([-1, -1]),
+        class_names=("run", "jump", "wave"),
+        frames_per_second=4.0,
+        lengths=(4, 2),
+        truths=((Segment(0.0, 0.25, 0), Segment(0.25, 0.5, 2)), (Segment(0.25, 0.25, 1),)),
+    )
