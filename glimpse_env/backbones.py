@@ -8,7 +8,6 @@ one do not fit the other.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from glimpse_env.manifest import file_sha256
 
 BackboneName = Literal["bvlc_googlenet", "googlenet"]
 _TORCHVISION_FILE = "googlenet-1378be20.pth"
@@ -87,20 +88,11 @@ def load_backbone(name: str, *, weights: Path | None = None, device: str = "cpu"
         name="bvlc_googlenet" if name == "bvlc_googlenet" else "googlenet",
         weights_sha256=file_sha256(path),
         device=target,
-        network=network.eval().requires_grad_(False).to(target, memory_format=torch.channels_last),
+        network=network.eval().requires_grad_(False).to(target).to(memory_format=torch.channels_last),
         normalise=normalise,
     )
     _refuse_untrained(backbone, path)
     return backbone
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def normalise_bvlc(pictures: Tensor) -> Tensor:
@@ -118,7 +110,7 @@ def normalise_imagenet(pictures: Tensor) -> Tensor:
     return (pictures / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
-# Channels of each inception module: input, 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection (table 1 of the paper).
+# Channels of each inception module (table 1 of the paper): input, 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool.
 _INCEPTIONS = {
     "3a": (192, 64, 96, 128, 16, 32, 32),
     "3b": (256, 128, 128, 192, 32, 96, 64),

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from glimpse_env.splits import Split, carve_validation, source_group, split_groups
 
 VIDEO_SUFFIXES = frozenset(
-    ".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
+    [".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"]
 )  # compared in lower case
 _LISTED = 10  # names that an error spells out before it only counts
 
@@ -89,7 +89,7 @@ def folder(videos: Path) -> VideoDataset:
     """Describe anyone's own videos: a folder per class, named after it.
 
     Args:
-        videos: holds the class folders. Files that do not end in one of `VIDEO_SUFFIXES`, and hidden ones, are no clips.
+        videos: holds the class folders. Hidden files, and those without one of `VIDEO_SUFFIXES`, are no clips.
 
     Returns:
         One fold: 15 % of each class's videos test, as many validate, the rest train, chosen by the sha256 of their
@@ -139,7 +139,9 @@ def read_hmdb_splits(splits: Path) -> dict[str, dict[str, tuple[int, ...]]]:
     folds = sorted(set().union(*files.values()))
     if folds != list(range(1, len(folds) + 1)) or any(sorted(own) != folds for own in files.values()):
         incomplete = sorted(name for name, own in files.items() if sorted(own) != folds)
-        raise DatasetError(f"the split files in {splits} should be of folds 1, 2, ... for every class: see {incomplete}")
+        raise DatasetError(
+            f"the split files in {splits} should be of folds 1, 2, ... for every class: see {incomplete}"
+        )
     return {name: _merge_folds([_read_hmdb_tags(own[fold]) for fold in folds], name) for name, own in files.items()}
 
 

@@ -103,9 +103,7 @@ def decode_clip(
     return DecodedClip(times=times, numbers=numbers, frames=frames[positions], thumbnails=thumbnails[positions])
 
 
-def sample_times(
-    timestamps: NDArray[np.float64], *, frames_per_second: float, max_frames: int
-) -> NDArray[np.float64]:
+def sample_times(timestamps: NDArray[np.float64], *, frames_per_second: float, max_frames: int) -> NDArray[np.float64]:
     """Return the samples' times: all that lie within the clip, or the centred `max_frames` of them.
 
     Args:
@@ -191,25 +189,35 @@ class _PyAVReader:
     def __init__(self, path: Path) -> None:
         import av
 
+        with av.open(str(path)) as container:
+            stream: Any = container.streams.video[0]
+            packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
+            rate, unit = float(stream.average_rate), float(stream.time_base)
+        self._pts = sorted(packet.pts for packet in packets if packet.pts is not None)
+        known = self._pts if len(self._pts) == len(packets) else [np.nan] * len(packets)
+        self.timestamps, self._timed = _usable_timestamps(path, np.array(known, dtype=np.float64) * unit, rate)
         self._container: Any = av.open(str(path))
-        self._stream: Any = self._container.streams.video[0]
-        pts = [packet.pts for packet in self._container.demux(self._stream) if packet.size]
-        seconds = np.array([np.nan if p is None else float(p * self._stream.time_base) for p in pts], dtype=np.float64)
-        self.timestamps, _ = _usable_timestamps(path, np.sort(seconds), float(self._stream.average_rate))
-        self._container.seek(0, stream=self._stream)
-        self._frames = enumerate(self._container.decode(self._stream))
+        self._frames: Iterator[tuple[int, Any]] | None = None
 
     def read(self, numbers: list[int]) -> NDArray[np.uint8]:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in self._take(numbers)])
+        self._frames = self._frames or self._numbered_from(numbers[0])
+        return np.stack([self._find(number).to_ndarray(format="rgb24") for number in numbers])
 
-    def _take(self, numbers: list[int]) -> Iterator[Any]:
-        for number in numbers:
-            for position, frame in self._frames:
-                if position == number:
-                    yield frame
-                    break
-            else:
-                raise EOFError(f"the video ends before frame {number}")
+    def _numbered_from(self, first: int) -> Iterator[tuple[int, Any]]:
+        """Decode from the key frame before frame `first`, or from the beginning where seeking is not to be trusted."""
+        stream = self._container.streams.video[0]
+        if not self._timed:
+            return enumerate(self._container.decode(stream))
+        number_of = {pts: number for number, pts in enumerate(self._pts)}
+        self._container.seek(self._pts[first], stream=stream)
+        return ((number_of.get(frame.pts, -1), frame) for frame in self._container.decode(stream))
+
+    def _find(self, number: int) -> Any:
+        assert self._frames is not None
+        for position, frame in self._frames:
+            if position == number:
+                return frame
+        raise EOFError(f"frame {number} of {len(self.timestamps)} cannot be decoded")
 
 
 def _reason(error: Exception) -> str:

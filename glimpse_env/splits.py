@@ -73,7 +73,7 @@ def carve_validation(train: Mapping[str, tuple[int, str]], *, share: float = VAL
 
 
 def split_groups(clips: Mapping[str, tuple[int, str]], *, share: float = VALIDATION_SHARE) -> dict[str, Split]:
-    """Split clips that have no official split: `share` of each class's groups tests, as much validates, the rest trains.
+    """Split clips without official splits: of each class's groups `share` tests, as much validates, the rest trains.
 
     Args:
         clips: for each clip id its label and its source group.

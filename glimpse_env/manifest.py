@@ -1,0 +1,138 @@
+"""The manifest of a feature store: what it says, how it is written and checked. `glimpse_env.store` has the format."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+FORMAT = "videoglimpse feature store"
+FORMAT_VERSION = 1
+SPLIT_CODES: dict[str | None, int] = {None: 0, "train": 1, "validation": 2, "test": 3}
+Bank = Literal["features", "thumbnails", "coverage"]
+
+
+class StoreError(ValueError):
+    """A feature store is unfinished, damaged, altered, or newer than this code; the message names the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a store holds and how it was made; `manifest.json` without format, sizes and checksums.
+
+    Attributes:
+        dataset: name of the data set.
+        class_names: the C classes.
+        num_folds: how many official splits there are.
+        clips_sha256: of the list of clips, labels and splits that the extraction was asked for.
+        trimmed: every clip is one segment of one class.
+        backbone: name of the network.
+        weights_sha256: of its weights file.
+        resize_rule: how frames became its input.
+        decoder: library and version that decoded.
+        software: versions of what else decides the last bits.
+        device: kind of processor that the network ran on.
+        threads: of the network.
+        batch_size: to which the network's batches were padded.
+        frames_per_second: of the samples.
+        num_frames: T, frames of an episode.
+        max_frames: the most frames stored of a clip.
+        grid_size: K.
+        depth: D.
+        dtype: of the features.
+        has_coverage: whether it is known where the actor is.
+        num_shards: how many shards there are.
+        max_feature: the largest feature.
+        complete: whether the extraction has finished.
+    """
+
+    dataset: str
+    class_names: tuple[str, ...]
+    num_folds: int
+    clips_sha256: str
+    trimmed: bool
+    backbone: str
+    weights_sha256: str
+    resize_rule: str
+    decoder: str
+    software: str
+    device: str
+    threads: int
+    batch_size: int
+    frames_per_second: float
+    num_frames: int
+    max_frames: int
+    grid_size: int
+    depth: int
+    dtype: str
+    has_coverage: bool
+    num_shards: int
+    max_feature: float = 0.0
+    complete: bool = False
+
+    @property
+    def banks(self) -> tuple[Bank, ...]:
+        """Return the arrays that every shard has."""
+        return ("features", "thumbnails", "coverage") if self.has_coverage else ("features", "thumbnails")
+
+    def file_names(self) -> frozenset[str]:
+        """Return the names of all files that a complete store has beside manifest and report."""
+        names = ("record.json", *(f"{bank}.npy" for bank in self.banks))
+        shards = {f"{shard_folder(shard)}/{name}" for shard in range(self.num_shards) for name in names}
+        return frozenset(shards | {"index.npz"})
+
+
+def shard_folder(shard: int) -> str:
+    """Return the folder of a shard within its store."""
+    return f"shards/{shard:05d}"
+
+
+def manifest_text(manifest: Manifest, files: dict[str, dict[str, Any]]) -> str:
+    """Return `manifest.json` for a manifest and the `bytes` and `sha256` of each of the store's files."""
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(manifest), "files": files}
+    return json.dumps({**content, "sha256": _content_sha256(content)}, indent=1, sort_keys=True) + "\n"
+
+
+def read_manifest(path: Path) -> tuple[Manifest, dict[str, dict[str, Any]]]:
+    """Read and check the manifest of the store at `path`; complete or not.
+
+    Returns:
+        The manifest, and for each of the store's files its `bytes` and `sha256`.
+
+    Raises:
+        FileNotFoundError: there is no store at `path`.
+        StoreError: the manifest is damaged, altered or of a newer format.
+    """
+    file = path / "manifest.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"no feature store at {path}: write one with python -m glimpse_env.extract")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise StoreError(f"{file} is of format {content['format']!r}, not a {FORMAT}")
+        if content["format_version"] > FORMAT_VERSION:
+            raise StoreError(
+                f"{file} is of format version {content['format_version']}, newer than the {FORMAT_VERSION} that this "
+                "version of VideoGlimpse reads: update it"
+            )
+        if content.pop("sha256") != _content_sha256(content):
+            raise StoreError(f"{file} was altered: its content does not have the sha256 that it states")
+        known = {key: content[key] for key in (entry.name for entry in fields(Manifest))}
+        return Manifest(**{**known, "class_names": tuple(known["class_names"])}), dict(content["files"])
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise StoreError(f"{file} is damaged ({type(error).__name__}: {error}): extract the store anew") from error
+
+
+def _content_sha256(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,311 @@
+"""The feature store: a data set's feature cubes on disk, read lazily by any number of processes.
+
+Format, version 1. A store is a folder:
+
+    manifest.json               what the store holds (`Manifest`), the size and sha256 of every other file, and its own
+                                sha256 (of the rest as JSON with sorted keys and no spaces); `complete` is false until
+                                the extraction has finished, and only complete stores open
+    index.npz                   one entry per clip, in the order of their ids: clip_ids (str), labels (int64),
+                                shards (int64), first_rows (int64), num_frames (int64), starts (float64, seconds of the
+                                first frame), and splits (folds, clips) uint8: 0 unused, 1 train, 2 validation, 3 test
+    shards/<5 digits>/          rows are frames; the frames of a clip are consecutive rows of one shard
+        features.npy            (rows, K, K, D) float16, never negative
+        thumbnails.npy          (rows, 112, 112, 3) uint8 RGB
+        coverage.npy            (rows, K, K) uint8, how much of the cell the actor covers, 255 = all; optional
+        record.json             the shard's clips, the videos of its share that could not be read and why
+    report.json                 failures and timings for people; no part of the store, and the only file whose bytes may
+                                differ between two extractions with the same settings
+
+Clips differ in length: only real frames are stored. Frame n of a clip, from 0, shows at starts + n / frames_per_second.
+Nothing is pickled. Reading needs NumPy alone; `glimpse_env.extract` writes stores.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glimpse_env.manifest import SPLIT_CODES, Bank, Manifest, StoreError, file_sha256, read_manifest, shard_folder
+from glimpse_env.sources import Segment, gather_rows
+from glimpse_env.splits import SPLITS
+
+_COVERED = 255 / 10  # a cell is the actor's when more than a tenth of it is covered
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureStore:
+    """An open store. Arrays are mapped when first read, so opening costs nothing for large stores.
+
+    Attributes:
+        path: its folder.
+        manifest: what it holds.
+        files: `bytes` and `sha256` of each of its files.
+        index: the arrays of `index.npz`.
+    """
+
+    path: Path
+    manifest: Manifest
+    files: dict[str, dict[str, Any]] = field(repr=False)
+    index: dict[str, NDArray[Any]] = field(repr=False)
+    _banks: dict[tuple[Bank, int], NDArray[Any]] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def open(cls, path: str | Path) -> FeatureStore:
+        """Open a store after checking its manifest and the sizes of its files, but not what is in them.
+
+        Raises:
+            FileNotFoundError: there is no store at `path`.
+            StoreError: it is unfinished, a file is missing or has the wrong size, or its format is newer.
+        """
+        path = Path(path)
+        manifest, files = read_manifest(path)
+        if not manifest.complete:
+            raise StoreError(f"{path} is unfinished: run the command that began it again, and it goes on")
+        if files.keys() != manifest.file_names():
+            raise StoreError(f"{path / 'manifest.json'} lists other files than a store of this format has")
+        for name in sorted(files):
+            _check_size(path / name, files[name]["bytes"])
+        return cls(path, manifest, files, _read_index(path / "index.npz", manifest))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FeatureStore.open, (self.path,)
+
+    def split(self, split: str, *, fold: int = 1) -> StoreSplit:
+        """Return the clips of one split as a clip source.
+
+        Raises:
+            ValueError: there is no such split or fold, or it has no clips.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}: {self.path} has {', '.join(SPLITS)}")
+        if not (isinstance(fold, (int, np.integer)) and 1 <= fold <= self.manifest.num_folds):
+            folds = ", ".join(str(number) for number in range(1, self.manifest.num_folds + 1))
+            raise ValueError(f"unknown fold {fold!r}: {self.path} has fold {folds}")
+        members = np.flatnonzero(self.index["splits"][fold - 1] == SPLIT_CODES[split])
+        if not len(members):
+            raise ValueError(f"split {split!r} of fold {fold} has no clips in {self.path}")
+        return StoreSplit(store=self, split=split, fold=int(fold), members=members)
+
+    def bank(self, kind: Bank, shard: int) -> NDArray[Any]:
+        """Return one array of a shard, mapped read-only.
+
+        Raises:
+            StoreError: the file is not the array that the manifest promises.
+        """
+        bank = self._banks.get((kind, shard))
+        if bank is None:
+            bank = self._banks[kind, shard] = self._map(kind, self.path / shard_folder(shard) / f"{kind}.npy")
+        return bank
+
+    def _map(self, kind: Bank, file: Path) -> NDArray[Any]:
+        grid = (self.manifest.grid_size, self.manifest.grid_size)
+        shape, dtype = {
+            "features": ((*grid, self.manifest.depth), self.manifest.dtype),
+            "thumbnails": ((112, 112, 3), "uint8"),
+            "coverage": (grid, "uint8"),
+        }[kind]
+        try:
+            bank: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise StoreError(f"{file} is damaged ({error}): extract the store anew") from error
+        if bank.shape[1:] != shape or bank.dtype != dtype:
+            raise StoreError(f"{file} holds {bank.dtype} {bank.shape}, expected {dtype} rows of {shape}")
+        return bank
+
+    def verify(self) -> Iterator[str]:
+        """Read every file and compare its checksum, yielding the names of those that are right.
+
+        Raises:
+            StoreError: at the first file that was altered.
+        """
+        for name in sorted(self.files):
+            if file_sha256(self.path / name) != self.files[name]["sha256"]:
+                raise StoreError(f"{self.path / name} was altered: its sha256 is not the manifest's; extract it anew")
+            yield name
+
+
+def _check_size(file: Path, expected: int) -> None:
+    try:
+        size = file.stat().st_size
+    except FileNotFoundError:
+        raise StoreError(f"{file} is missing: extract the store anew") from None
+    if size != expected:
+        raise StoreError(f"{file} has {size} bytes instead of {expected}: it was cut or altered; extract it anew")
+
+
+def _read_index(file: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
+    names = ("clip_ids", "labels", "shards", "first_rows", "num_frames", "starts", "splits")
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            index = {name: arrays[name] for name in names}
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise StoreError(f"{file} is damaged ({error}): extract the store anew") from error
+    shapes = {name: array.shape for name, array in index.items()}
+    count = len(index["clip_ids"])
+    if shapes != {name: (manifest.num_folds, count) if name == "splits" else (count,) for name in names}:
+        raise StoreError(f"{file} is damaged (shapes {shapes}): extract the store anew")
+    return index
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoreSplit:
+    """One split of a store as a `ClipSource`.
+
+    Attributes:
+        store: the open store.
+        split: name of the split.
+        fold: which of the official splits, from 1.
+        members: (clips,) where each clip stands in the store's index.
+    """
+
+    store: FeatureStore = field(repr=False)
+    split: str
+    fold: int
+    members: NDArray[np.int64] = field(repr=False)
+    _shards: NDArray[np.int64] = field(init=False, repr=False)
+    _first_rows: NDArray[np.int64] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_shards", self.store.index["shards"][self.members])
+        object.__setattr__(self, "_first_rows", self.store.index["first_rows"][self.members])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.store.path, self.split, self.fold)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.store.manifest.class_names
+
+    @property
+    def num_clips(self) -> int:
+        return len(self.members)
+
+    @property
+    def num_frames(self) -> int:
+        return self.store.manifest.num_frames
+
+    @property
+    def frames_per_second(self) -> float:
+        return self.store.manifest.frames_per_second
+
+    @property
+    def grid_size(self) -> int:
+        return self.store.manifest.grid_size
+
+    @property
+    def depth(self) -> int:
+        return self.store.manifest.depth
+
+    @property
+    def max_feature(self) -> float:
+        return self.store.manifest.max_feature
+
+    @property
+    def trimmed(self) -> bool:
+        return self.store.manifest.trimmed
+
+    def clip_id(self, clip: int) -> str:
+        return str(self._entry("clip_ids", clip))
+
+    def segments(self, clip: int) -> tuple[Segment, ...]:
+        times = self.frame_times(clip)
+        half = 0.5 / self.frames_per_second
+        return (Segment(float(times[0] - half), float(times[-1] + half), int(self._entry("labels", clip))),)
+
+    def frame_times(self, clip: int) -> NDArray[np.float64]:
+        offsets = np.arange(int(self._entry("num_frames", clip))) / self.frames_per_second
+        times: NDArray[np.float64] = float(self._entry("starts", clip)) + offsets
+        return times
+
+    def read_cubes(self, clips: NDArray[np.int64], frames: NDArray[np.int64], out: NDArray[Any]) -> None:
+        rows = self._first_rows[clips] + frames
+        for shard, chosen in _by_shard(self._shards[clips]):
+            bank = self.store.bank("features", shard)
+            if len(chosen) == len(rows):
+                gather_rows(bank.reshape(len(bank), -1), rows, out)
+                return
+            for position in chosen.tolist():  # a cube is long enough that copying beats gathering
+                out[position] = bank[rows[position]]
+
+    def read_slices(
+        self, clips: NDArray[np.int64], frames: NDArray[np.int64], cells: NDArray[np.int64], out: NDArray[Any]
+    ) -> None:
+        rows = (self._first_rows[clips] + frames) * self.grid_size**2 + cells
+        for shard, chosen in _by_shard(self._shards[clips]):
+            bank = self.store.bank("features", shard).reshape(-1, self.depth)  # (rows, K, K, D) -> (rows * K * K, D)
+            if len(chosen) == len(rows):
+                gather_rows(bank, rows, out)
+            else:
+                out[chosen] = bank[rows[chosen]]
+
+    def image(self, clip: int, frame: int) -> NDArray[np.uint8] | None:
+        bank = self.store.bank("thumbnails", int(self._shards[clip]))
+        return np.array(bank[int(self._first_rows[clip]) + frame])
+
+    def actor(self, clip: int) -> NDArray[np.bool_] | None:
+        if not self.store.manifest.has_coverage:
+            return None
+        first = int(self._first_rows[clip])
+        rows = slice(first, first + int(self._entry("num_frames", clip)))
+        return np.asarray(self.store.bank("coverage", int(self._shards[clip]))[rows] > _COVERED)
+
+    def _entry(self, name: str, clip: int) -> Any:
+        return self.store.index[name][self.members[clip]]
+
+
+def _by_shard(shards: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield each shard and the positions that ask for it."""
+    order = np.argsort(shards, kind="stable")
+    borders = np.flatnonzero(np.diff(shards[order])) + 1
+    for positions in np.split(order, borders):
+        if len(positions):
+            yield int(shards[positions[0]]), positions
+
+
+def _reopen(path: Path, split: str, fold: int) -> StoreSplit:
+    return FeatureStore.open(path).split(split, fold=fold)
+
+
+def _verify(path: Path) -> None:
+    """Read every file of a store and compare its checksum."""
+    store = FeatureStore.open(path)
+    for name in store.verify():
+        print(f"ok  {name}")
+    print(f"{path}: all {len(store.files)} files are as they were written")
+
+
+def _info(path: Path) -> None:
+    """Print what a store holds."""
+    store = FeatureStore.open(path)
+    for name, value in asdict(store.manifest).items():
+        print(f"{name:18} {', '.join(value) if isinstance(value, tuple) else value}")
+    print(f"{'clips':18} {len(store.index['clip_ids'])}, {store.index['num_frames'].sum()} frames")
+    for fold, codes in enumerate(store.index["splits"], start=1):
+        counts = ", ".join(f"{name} {(codes == code).sum()}" for name, code in SPLIT_CODES.items() if name)
+        print(f"{f'fold {fold}':18} {counts}")
+    print(f"{'bytes':18} {sum(file['bytes'] for file in store.files.values())}")
+
+
+def main() -> None:
+    """Run the command line: `verify DIR` or `info DIR`."""
+    import tyro
+
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            {"verify": _verify, "info": _info},
+            prog="python -m glimpse_env.store",
+            description="Look into a feature store.",
+            config=(tyro.conf.PositionalRequiredArgs,),
+        )
+    except (FileNotFoundError, StoreError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""Writing a feature store, shard by shard, so that a killed process loses one shard at most.
+
+A shard holds a fixed share of the clips, decided before the first frame is decoded. It is written in a folder beside
+its place, forced to the disk and renamed: what has its final name is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glimpse_env.datasets import VideoClip
+from glimpse_env.manifest import (
+    SPLIT_CODES,
+    Manifest,
+    StoreError,
+    file_sha256,
+    manifest_text,
+    read_manifest,
+    shard_folder,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipArrays:
+    """What a store keeps of one clip.
+
+    Attributes:
+        clip_id: its name.
+        start: seconds of its first frame.
+        features: (n, K, K, D) float16.
+        thumbnails: (n, 112, 112, 3) uint8 RGB.
+        coverage: (n, K, K) uint8, or None in a store without it.
+    """
+
+    clip_id: str
+    start: float
+    features: NDArray[np.float16]
+    thumbnails: NDArray[np.uint8]
+    coverage: NDArray[np.uint8] | None = None
+
+
+class StoreWriter:
+    """Begins a store, or goes on with one, and finishes it.
+
+    Args:
+        path: the store's folder; made where it is missing.
+        manifest: what the store is to hold.
+        clips: all clips asked for; shard k takes the k-th of `manifest.num_shards` equal shares.
+
+    Raises:
+        StoreError: the folder holds something else, or a store that was begun with other settings.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, clips: Sequence[VideoClip]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._clips = {clip.clip_id: clip for clip in clips}
+        path.mkdir(parents=True, exist_ok=True)
+        if (path / "manifest.json").exists():
+            self.is_complete = _require_same(path, manifest)
+        elif {entry.name for entry in path.iterdir()} - {"manifest.json.partial"}:
+            raise StoreError(f"{path} is neither empty nor a feature store: choose another folder")
+        else:
+            self.is_complete = False
+            _write_atomically(path / "manifest.json", manifest_text(manifest, {}).encode())
+        (path / "shards").mkdir(exist_ok=True)
+        for leftover in (path / "shards").glob("*.partial"):
+            shutil.rmtree(leftover)
+
+    def missing_shards(self) -> list[int]:
+        """Return the numbers of the shards that are still to be written."""
+        return [shard for shard in range(self.manifest.num_shards) if not (self.path / shard_folder(shard)).is_dir()]
+
+    def write_shard(self, shard: int, clips: Sequence[ClipArrays], failures: Mapping[str, str]) -> None:
+        """Write one shard to the disk, all of it or nothing.
+
+        Args:
+            shard: its number.
+            clips: those that could be read, in order.
+            failures: why the others of its share could not be read.
+        """
+        final = self.path / shard_folder(shard)
+        partial = final.with_name(f"{final.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        for bank in self.manifest.banks:
+            _write_synced(partial / f"{bank}.npy", _saves(self._stacked(clips, bank)))
+        record = {
+            "clips": [{"clip_id": c.clip_id, "start": c.start, "num_frames": len(c.features)} for c in clips],
+            "failures": dict(failures),
+            "max_feature": max((float(c.features.max()) for c in clips), default=0.0),
+            "files": {f"{bank}.npy": _facts(partial / f"{bank}.npy") for bank in self.manifest.banks},
+        }
+        _write_synced(partial / "record.json", lambda file: file.write(_json(record)))
+        _sync_folder(partial)
+        partial.rename(final)
+        _sync_folder(final.parent)
+
+    def finish(self) -> dict[str, str]:
+        """Write index and manifest once every shard is there.
+
+        Returns:
+            The clips that could not be read, with the reasons.
+
+        Raises:
+            StoreError: no clip could be read at all.
+        """
+        assert not self.missing_shards()
+        folders = [shard_folder(shard) for shard in range(self.manifest.num_shards)]
+        records = [json.loads((self.path / folder / "record.json").read_bytes()) for folder in folders]
+        failures = {clip: reason for record in records for clip, reason in record["failures"].items()}
+        if not any(record["clips"] for record in records):
+            first = next(iter(failures.values()))
+            raise StoreError(f"none of the {len(failures)} videos could be read, so {self.path} is empty: {first}")
+        if not self.is_complete:
+            index = self._index(records)
+            _write_atomically(self.path / "index.npz", lambda file: np.savez(file, allow_pickle=False, **index))
+            files = {
+                f"{f}/{name}": facts
+                for f, r in zip(folders, records, strict=True)
+                for name, facts in r["files"].items()
+            }
+            for name in ("index.npz", *(f"{folder}/record.json" for folder in folders)):
+                files[name] = _facts(self.path / name)
+            largest = max(record["max_feature"] for record in records)
+            self.manifest = replace(self.manifest, max_feature=largest, complete=True)
+            _write_atomically(self.path / "manifest.json", manifest_text(self.manifest, files).encode())
+            self.is_complete = True
+        return failures
+
+    def _stacked(self, clips: Sequence[ClipArrays], bank: str) -> NDArray[Any]:
+        grid = (self.manifest.grid_size, self.manifest.grid_size)
+        empty: dict[str, NDArray[Any]] = {
+            "features": np.zeros((0, *grid, self.manifest.depth), np.float16),
+            "thumbnails": np.zeros((0, 112, 112, 3), np.uint8),
+            "coverage": np.zeros((0, *grid), np.uint8),
+        }
+        return np.concatenate([empty[bank], *(getattr(clip, bank) for clip in clips)])
+
+    def _index(self, records: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
+        entries = [(shard, entry) for shard, record in enumerate(records) for entry in record["clips"]]
+        clips = [self._clips[entry["clip_id"]] for _, entry in entries]
+        shards = np.array([shard for shard, _ in entries], np.int64)
+        lengths = np.array([entry["num_frames"] for _, entry in entries], np.int64)
+        before = np.cumsum(lengths) - lengths  # rows before each clip, all shards counted
+        return {
+            "clip_ids": np.array([clip.clip_id for clip in clips]),
+            "labels": np.array([clip.label for clip in clips], np.int64),
+            "shards": shards,
+            "first_rows": before - before[np.searchsorted(shards, shards)],
+            "num_frames": lengths,
+            "starts": np.array([entry["start"] for _, entry in entries], np.float64),
+            "splits": np.array([[SPLIT_CODES[part] for part in clip.splits] for clip in clips], np.uint8).T.copy(),
+        }
+
+
+def _require_same(path: Path, manifest: Manifest) -> bool:
+    """Return whether the store at `path` is complete; refuse one with other settings."""
+    begun, _ = read_manifest(path)
+    old, new = asdict(begun), asdict(manifest)
+    differing = sorted(key for key in old.keys() - {"complete", "max_feature"} if old[key] != new[key])
+    if differing:
+        changes = ", ".join(f"{key} {old[key]!r} there and {new[key]!r} now" for key in differing[:4])
+        raise StoreError(f"{path} was begun with other settings ({changes}): choose another --out or delete it")
+    return begun.complete
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    return {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _saves(array: NDArray[Any]) -> Callable[[IO[bytes]], object]:
+    return lambda file: np.save(file, array, allow_pickle=False)
+
+
+def _write_synced(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    with path.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    _write_synced(partial, (lambda file: file.write(content)) if isinstance(content, bytes) else content)
+    partial.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames in a folder last; systems that cannot open folders order them themselves."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
