@@ -15,6 +15,7 @@ SIDE = 336  # pixels: a multiple of 7 and 14 cells, and of the 112 of stored thu
 CAPTION_HEIGHT = 48
 UNSEEN_BRIGHTNESS = 0.3
 RIGHT, WRONG, PLAIN = (120, 220, 120), (250, 120, 110), (230, 230, 230)
+ABSTAINED = "no prediction"
 
 
 def check_render_mode(render_mode: str | None, modes: Sequence[str]) -> None:
@@ -59,7 +60,8 @@ def draw(
     Args:
         image: (height, width, 3) RGB.
         seen: (K, K) bool, the cells to show bright.
-        title, prediction, truth: the caption; the prediction is green where it is the truth.
+        title, prediction, truth: the caption; the prediction is green where it is the truth, red where it is not, and
+            plain where one of them is empty or the prediction is `ABSTAINED`.
 
     Returns:
         (SIDE + CAPTION_HEIGHT, SIDE, 3) RGB.
@@ -79,7 +81,8 @@ def draw(
             box = (column * cell, row * cell, (column + 1) * cell - 1, (row + 1) * cell - 1)
             pen.rectangle(box, outline=(255, 210, 60), width=2)
     pen.text((6, SIDE + 6), title, fill=PLAIN, font=font)
-    colour = PLAIN if not prediction else RIGHT if prediction == truth else WRONG
+    is_judged = prediction not in ("", ABSTAINED) and truth
+    colour = PLAIN if not is_judged else RIGHT if prediction == truth else WRONG
     pen.text((6, SIDE + 26), f"prediction: {prediction or '-'}", fill=colour, font=font)
     pen.text((SIDE / 2, SIDE + 26), f"truth: {truth or '?'}", fill=PLAIN, font=font)
     return np.asarray(picture)
@@ -100,7 +103,7 @@ def _class_name(engine: EpisodeEngine, label: int) -> str:
     names = engine.source.class_names
     if label < 0:
         return ""
-    return names[label] if label < len(names) else "no prediction"
+    return names[label] if label < len(names) else ABSTAINED
 
 
 def _truth(engine: EpisodeEngine, env: int) -> str:

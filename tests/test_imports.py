@@ -1,0 +1,114 @@
+"""What imports what: the environment needs gymnasium and numpy alone, and never the agents."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OPTIONAL = (
+    "PIL", "av", "decord", "matplotlib", "safetensors", "stable_baselines3", "tensorboard", "torch", "torchvision",
+    "tqdm", "tyro",
+)  # fmt: skip
+
+BLOCK_OPTIONAL = f"""
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {OPTIONAL}:
+            raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
+
+sys.meta_path.insert(0, Blocker())
+"""
+PLAY = """
+import gymnasium as gym
+import glimpse_env
+
+env = gym.make("VideoGlimpse-v0")
+env.reset(seed=1)
+terminated = False
+while not terminated:
+    _, _, terminated, _, info = env.step(env.action_space.sample())
+assert info["frame"] == 16
+envs = gym.make_vec("VideoGlimpse-v0", num_envs=2)
+envs.reset(seed=1)
+envs.step(envs.action_space.sample())
+"""
+
+
+def run_python(script):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def imports_of(path):
+    """Return the dotted names that a file imports, at its top or inside its functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def modules_of(package):
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def reached_from(start):
+    """Return the modules of glimpse_env that `start` imports, directly or not, lazily or not."""
+    reached, waiting = set(), {start}
+    while waiting:
+        path = ROOT / f"{waiting.pop().replace('.', '/')}.py"
+        path = path if path.exists() else path.with_suffix("") / "__init__.py"
+        if path.exists() and path not in reached:
+            reached.add(path)
+            waiting |= {name for name in imports_of(path) if name.partition(".")[0] == "glimpse_env"}
+    return reached
+
+
+def test_an_episode_needs_the_base_dependencies_alone():
+    done = run_python(BLOCK_OPTIONAL + PLAY)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_the_blocker_blocks(name):
+    done = run_python(BLOCK_OPTIONAL + f"import {name}")
+    assert f"ModuleNotFoundError: {name} is blocked" in done.stderr
+
+
+def test_rendering_without_pillow_names_the_remedy():
+    done = run_python(
+        BLOCK_OPTIONAL + "import gymnasium, glimpse_env\ngymnasium.make('VideoGlimpse-v0', render_mode='rgb_array')"
+    )
+    assert 'DependencyNotInstalled: rendering needs Pillow: pip install "videoglimpse[render]"' in done.stderr
+
+
+def test_an_episode_imports_nothing_optional():
+    done = run_python(f"{PLAY}\nimport sys\nprint(sorted(set({OPTIONAL}) & set(sys.modules)))")
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_what_gym_make_reaches_never_imports_torch():
+    reached = reached_from("glimpse_env")
+    assert {"env.py", "engine.py", "catalogue.py", "synthetic.py", "store.py"} <= {path.name for path in reached}
+    for path in reached:
+        assert not {"torch", "torchvision"} & {name.partition(".")[0] for name in imports_of(path)}, path
+
+
+@pytest.mark.parametrize("path", modules_of("glimpse_env"), ids=lambda path: path.stem)
+def test_the_environment_never_imports_the_agents(path):
+    assert "agents" not in {name.partition(".")[0] for name in imports_of(path)}
+
+
+@pytest.mark.parametrize("path", modules_of("agents"), ids=lambda path: path.stem)
+def test_agents_shadow_no_module_of_the_standard_library(path):
+    """`python agents/reinforce.py` puts the folder first on the path, so every module there hides its namesake."""
+    assert path.stem not in sys.stdlib_module_names

@@ -1,0 +1,130 @@
+"""Clips in memory and the gathering of rows that every source shares."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glimpse_env import ArraySource, ClipSource, Segment, open_source
+from glimpse_env.sources import gather_rows
+
+FINITE_HALVES = np.arange(0x7C00, dtype=np.uint16).view(np.float16)  # every one that is not negative
+
+
+def index(*numbers):
+    return np.array(numbers, np.int64)
+
+
+# ---- gathering
+
+
+def test_every_finite_half_is_widened_exactly():
+    bank = FINITE_HALVES.reshape(-1, 4)
+    out = np.empty(bank.shape, np.float32)
+    gather_rows(bank, np.arange(len(bank)), out)
+    np.testing.assert_array_equal(out, bank.astype(np.float32))
+
+
+@settings(max_examples=60)
+@given(
+    bank_dtype=st.sampled_from([np.float16, np.float32]),
+    out_dtype=st.sampled_from([np.float16, np.float32]),
+    rows=st.lists(st.integers(0, 6), min_size=1, max_size=9),
+    contiguous=st.booleans(),
+    flat=st.booleans(),
+)
+def test_rows_are_gathered_into_any_array(bank_dtype, out_dtype, rows, contiguous, flat):
+    bank = np.arange(7 * 6).reshape(7, 6).astype(bank_dtype) / 8  # exact in both
+    held = np.full((2 * len(rows), 6), -1, out_dtype)
+    part = held[: len(rows)] if contiguous else held[::2]
+    gather_rows(bank, np.array(rows), part if flat else part.reshape(-1, 2, 3))
+    np.testing.assert_array_equal(part, bank[rows])
+    rest = held[len(rows) :] if contiguous else held[1::2]
+    assert (rest == -1).all()
+
+
+def test_gathering_nothing_is_no_error():
+    out = np.empty((0, 3), np.float32)
+    gather_rows(np.ones((2, 3), np.float16), index(), out)
+    gather_rows(np.ones((2, 3), np.float32), index(), out)
+
+
+# ---- clips in memory: slice k of frame n of clip i is (v, v + 1) with v = 1 + 72 i + 18 n + 2 k
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_cubes_and_slices(toy, dtype):
+    cubes, slices = np.empty((2, 3, 3, 2), dtype), np.empty((3, 2), dtype)
+    toy.read_cubes(index(1, 4), index(2, 0), cubes)
+    np.testing.assert_array_equal(cubes[0], np.arange(109, 127).reshape(3, 3, 2))  # 1 + 72 + 36
+    np.testing.assert_array_equal(cubes[1], np.arange(289, 307).reshape(3, 3, 2))  # 1 + 288
+    toy.read_slices(index(1, 4, 0), index(2, 0, 3), index(8, 0, 4), slices)
+    np.testing.assert_array_equal(slices, [[125, 126], [289, 290], [63, 64]])
+
+
+def test_features_of_any_memory_layout_are_read_alike(toy):
+    turned = np.asfortranarray(toy.features)
+    source = ArraySource(features=turned, labels=toy.labels, class_names=toy.class_names)
+    cube = np.empty((1, 3, 3, 2), np.float32)
+    source.read_cubes(index(1), index(2), cube)
+    np.testing.assert_array_equal(cube[0], np.arange(109, 127).reshape(3, 3, 2))
+
+
+def test_keeps_the_protocol(toy):
+    assert isinstance(toy, ClipSource)
+    assert (toy.num_clips, toy.num_frames, toy.grid_size, toy.depth) == (5, 4, 3, 2)
+    assert (toy.max_feature, toy.trimmed, toy.frames_per_second) == (360.0, True, 10.0)
+    assert toy.segments(0) == (Segment(0.0, 0.4, 2),)
+    assert toy.segments(4) == ()
+    assert toy.clip_id(3) == "d"
+    np.testing.assert_allclose(toy.frame_times(2), [0.0, 0.1, 0.2, 0.3])
+    assert toy.image(0, 0) is None
+    assert toy.actor(0) is None
+
+
+def test_pictures_actors_and_numbered_names():
+    images = np.arange(2 * 1 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 1, 4, 4, 3)
+    actors = np.arange(2 * 1 * 2 * 2).reshape(2, 1, 2, 2) == 6
+    source = ArraySource(
+        features=np.ones((2, 1, 2, 2, 1), np.float16),
+        labels=np.array([0, 0]),
+        class_names=("run",),
+        images=images,
+        actors=actors,
+    )
+    np.testing.assert_array_equal(source.image(1, 0), images[1, 0])
+    np.testing.assert_array_equal(source.actor(1), [[[False, False], [True, False]]])
+    assert [source.clip_id(clip) for clip in (0, 1)] == ["clip000000", "clip000001"]
+
+
+def test_a_source_is_opened_as_it_is(toy):
+    assert open_source(toy, split="test", fold=3) is toy
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": np.ones((2, 1, 3, 2), np.float32)}, r"features must be \(clips, T, K, K, D\), got shape \(2, 1,"),
+        ({"features": np.ones((2, 1, 3, 2, 1), np.float32)}, r"features must be \(clips, T, K, K, D\), got shape"),
+        ({"features": np.ones((2, 1, 2, 2, 1))}, "features must be float16 or float32, got float64: convert"),
+        ({"features": np.full((2, 1, 2, 2, 1), -0.5, np.float32)}, "never negative, got values from -0.5 to -0.5"),
+        ({"features": np.full((2, 1, 2, 2, 1), np.inf, np.float32)}, "must be finite .* from inf to inf"),
+        ({"features": np.full((2, 1, 2, 2, 1), np.nan, np.float16)}, "must be finite .* from nan to nan"),
+        ({"labels": np.array([0])}, r"labels must be \(2,\) integers, got int64 \(1,\)"),
+        ({"labels": np.array([0.0, 1.0])}, r"labels must be \(2,\) integers, got float64 \(2,\)"),
+        ({"labels": np.array([0, 2])}, r"labels must be -1 \(unknown\) or 0..1, got 0..2"),
+        ({"labels": np.array([-2, 1])}, r"labels must be -1 \(unknown\) or 0..1, got -2..1"),
+        ({"clip_ids": ("a",)}, "2 clips need as many clip_ids, got 1"),
+        ({"images": np.zeros((2, 2, 4, 4, 3), np.uint8)}, r"images must begin with shape \(2, 1\), got \(2, 2, 4,"),
+        ({"actors": np.zeros((2, 1, 3, 3), np.bool_)}, r"actors must begin with shape \(2, 1, 2, 2\), got \(2, 1, 3,"),
+    ],
+)
+def test_arrays_that_do_not_fit(change, message):
+    arguments = {
+        "features": np.ones((2, 1, 2, 2, 1), np.float32),
+        "labels": np.array([0, 1]),
+        "class_names": ("run", "jump"),
+    }
+    ArraySource(**arguments)
+    with pytest.raises(ValueError, match=message):
+        ArraySource(**{**arguments, **change})
