@@ -10,6 +10,7 @@ from glimpse_env.engine import EpisodeEngine
 from glimpse_env.env import VideoGlimpseEnv, VideoGlimpseVectorEnv
 from glimpse_env.rules import EpisodeRules
 from glimpse_env.sources import ArraySource, ClipSource, Segment
+from glimpse_env.store import FeatureStore
 from glimpse_env.synthetic import SyntheticSource
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "ClipSource",
     "EpisodeEngine",
     "EpisodeRules",
+    "FeatureStore",
     "Segment",
     "SyntheticSource",
     "VideoGlimpseEnv",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from glimpse_env.sources import ClipSource
+from glimpse_env.store import FeatureStore
 from glimpse_env.synthetic import SyntheticSource
 
 
@@ -29,6 +30,4 @@ def open_source(source: str | ClipSource, *, split: str = "train", fold: int = 1
             f"no source {str(source)!r}: it is neither 'synthetic' nor an existing feature store; write a store with "
             "python -m glimpse_env.extract"
         )
-    from glimpse_env.store import FeatureStore
-
     return FeatureStore.open(Path(source)).split(split, fold=fold)

@@ -1,0 +1,75 @@
+"""Putting a run together: the splits of a source, the environments and the network of each arm."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.config import Config
+from agents.policy import GlimpsePolicy, InputShape
+from agents.rollout import SEES_EVERYTHING, Looking
+from glimpse_env import ClipSource, VideoGlimpseVectorEnv, open_source
+
+Sources = dict[str, ClipSource]
+
+
+def open_splits(config: Config) -> Sources:
+    """Open the three splits of the configured source."""
+    return {
+        split: open_source(config.source, split=split, fold=config.fold) for split in ("train", "validation", "test")
+    }
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError where the device asked for is not there."""
+    kind = torch.device(device).type
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} was asked for, but no CUDA device is available: use --device cpu")
+
+
+def make_envs(
+    config: Config, source: ClipSource, looking: Looking, num_envs: int, *, train: bool
+) -> VideoGlimpseVectorEnv:
+    """Make the environments of one arm; controls that attend to every cell are shown every cell."""
+    envs = gym.make_vec(
+        "VideoGlimpse-v0",
+        num_envs=num_envs,
+        source=source,
+        glimpses=config.glimpses,
+        observation="cube" if looking in SEES_EVERYTHING else config.observation,
+        frames=config.frames,
+        eta=config.eta,
+        abstain=config.abstain,
+        jitter=config.jitter and train,
+        autoreset_mode="Disabled",
+    )
+    assert isinstance(envs, VideoGlimpseVectorEnv)
+    return envs
+
+
+def make_policy(config: Config, source: ClipSource, looking: Looking) -> GlimpsePolicy:
+    """Build an arm's network with weights drawn from the run's seed; "mean" takes the plain mean of all slices."""
+    network = dataclasses.replace(config.policy, encoder="sum") if looking == "mean" else config.policy
+    shape = InputShape(
+        grid_size=source.grid_size,
+        depth=source.depth,
+        outputs=len(source.class_names) + config.abstain,
+        frames=config.frames or source.num_frames,
+    )
+    with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global generator only
+        torch.manual_seed(config.seed)
+        return GlimpsePolicy(network, shape)
+
+
+def sample_slices(source: ClipSource, cubes: int = 256) -> Tensor:
+    """Read all slices of the middle frames of up to `cubes` clips spread over the source: (n, D) float32."""
+    clips = np.unique(np.linspace(0, source.num_clips - 1, cubes).astype(np.int64))
+    frames = np.array([len(source.frame_times(clip)) // 2 for clip in clips])
+    size = source.grid_size
+    out = np.empty((len(clips), size, size, source.depth), np.float32)
+    source.read_cubes(clips, frames, out)
+    return torch.from_numpy(out).flatten(0, 2)

@@ -1,0 +1,212 @@
+"""What a training run is told: one frozen dataclass, its presets, and its way to and from JSON."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import tyro
+
+from agents.losses import Credit
+from agents.policy import PolicyConfig
+from agents.rollout import Looking
+
+Reward = Literal["eq7", "frame_log_score", "clip_log_score"]
+Preset = Literal["small", "features", "paper"]
+Control = Literal["random", "centre", "mean", "all", "oracle"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Train a recurrent glimpse policy by REINFORCE and compare it with controls."""
+
+    source: str = "synthetic"
+    """"synthetic", or the path of a feature store."""
+    fold: int = 1
+    """Which official split of the dataset."""
+    observation: Literal["glimpsed", "cube"] = "glimpsed"
+    """What the location logits may see of a frame: what was chosen in it, or all of it."""
+    glimpses: int = 5
+    """m, the cells looked at in every frame after the first."""
+    frames: int | None = None
+    """T; the source's own without it."""
+    jitter: bool = False
+    """Train on random windows of clips longer than T."""
+    mirror: bool = False
+    """Train on grids mirrored left to right half of the time."""
+    abstain: bool = False
+    """Let the agent say "no prediction"; the class is then drawn and part of the policy gradient."""
+    eta: float = 0.5
+    """Weight of true against false positives in the reward (eq. 7)."""
+    preset: Preset = "small"
+    """What the other defaults are: "small" for the synthetic cubes, "features" for stores of real features, "paper" for
+    the paper to the letter. Without it the source decides between the first two."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """The network."""
+
+    updates: int = 1000
+    """Optimiser steps."""
+    warmup_updates: int = 100
+    """Of them, how many at the start play random glimpses and train the classifier alone."""
+    scorer_updates: int = 0
+    """After those, how many train the location logits alone."""
+    clips: int = 32
+    """B, the clips of an update."""
+    rollouts: int = 4
+    """R, the rollouts of each clip; their returns are each other's baseline."""
+    learning_rate: float = 1e-3
+    """Of Adam at the start; it falls linearly to a tenth."""
+    weight_decay: float = 0.0
+    """L2 penalty on the weights (eq. 8)."""
+    scorer_weight_decay: float = 0.0
+    """L2 penalty on the weights of the location logits alone."""
+    max_grad_norm: float = 1.0
+    """The gradient is clipped to this norm."""
+    penalty: float = 0.0
+    """lambda, the weight of the doubly stochastic attention penalty (eq. 8)."""
+    entropy_bonus: float = 0.01
+    """Weight of the entropy of the location logits at the start; it falls linearly to 0."""
+    credit: Credit = "causal"
+    """"causal": a glimpse is credited with what is predicted after it; "terminal": with r_T (the paper)."""
+    reward: Reward = "eq7"
+    """What is maximised: eq. 7, or a log-score of the label in its place."""
+    random_share: float = 0.0
+    """Share of each clip's rollouts that look at random cells for the classifier's sake alone, rounded down."""
+
+    controls: tuple[Control, ...] = ("random",)
+    """Ways of looking that learn nothing about it, each trained like the policy."""
+    seed: int = 1
+    """Of every random choice."""
+    device: str = "cpu"
+    """"cpu", "cuda" or "cuda:1"."""
+    validate_every: int = 50
+    """Updates between two looks at the validation split, which chooses the checkpoint."""
+    checkpoint_seconds: float = 60.0
+    """At most this much training is lost by a kill."""
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "clips", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.warmup_updates + self.scorer_updates <= self.updates or self.warmup_updates < 0:
+            raise ValueError(
+                f"warmup_updates and scorer_updates must fit into updates, got {self.warmup_updates} + "
+                f"{self.scorer_updates} > {self.updates}"
+            )
+        if self.learned_rollouts < 2:
+            raise ValueError(
+                "a leave-one-out baseline needs at least 2 rollouts of each clip that look where the policy chooses, "
+                f"got {self.learned_rollouts}: raise rollouts or lower random_share"
+            )
+        if self.frames is not None and self.frames < 2:
+            raise ValueError(f"frames must be at least 2, one to choose in and one to look at, got {self.frames}")
+        if self.reward == "clip_log_score" and self.credit == "causal":
+            raise ValueError("reward 'clip_log_score' is one number for the whole clip: it needs credit 'terminal'")
+        for control in self.controls:
+            if control not in get_args(Control):
+                raise ValueError(f"controls must be among {get_args(Control)}, got {control!r}")
+
+    @property
+    def random_rollouts(self) -> int:
+        """How many of the R rollouts look at random cells."""
+        return int(self.rollouts * self.random_share)
+
+    @property
+    def learned_rollouts(self) -> int:
+        """How many of the R rollouts look where the policy chooses."""
+        return self.rollouts - self.random_rollouts
+
+    @property
+    def arms(self) -> tuple[Looking, ...]:
+        """The learned policy and its controls, in the order in which they are trained."""
+        return ("learned", *self.controls)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` takes."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Config:
+        """Rebuild a configuration from a run's config.json."""
+        return cls(**(fields | {"policy": PolicyConfig(**fields["policy"]), "controls": tuple(fields["controls"])}))
+
+
+PRESETS: dict[Preset, Config] = {
+    "small": Config(),
+    "features": Config(
+        preset="features",
+        observation="cube",
+        policy=PolicyConfig(
+            encoder="sum",
+            frame_embedding=False,
+            layers=3,
+            hidden_size=512,
+            dropout=0.5,
+            scorer_size=16,
+            scorer_dropout=0.3,
+        ),
+        mirror=True,
+        jitter=True,
+        updates=240,
+        warmup_updates=80,
+        learning_rate=5e-4,
+        weight_decay=1e-5,
+        scorer_weight_decay=1e-3,
+        credit="terminal",
+        reward="clip_log_score",
+        validate_every=20,
+    ),
+    "paper": Config(
+        preset="paper",
+        observation="cube",
+        policy=PolicyConfig(
+            encoder="sum", slice_weights="softmax", frame_embedding=False, layers=3, hidden_size=512, dropout=0.5
+        ),
+        updates=1000,
+        warmup_updates=0,
+        learning_rate=5e-4,
+        weight_decay=1e-5,
+        penalty=1.0,
+        credit="terminal",
+    ),
+}
+
+
+def preset_for(source: str, preset: Preset | None) -> Config:
+    """Return the defaults of `preset`, or those that fit the source."""
+    name = preset or ("small" if source == "synthetic" else "features")
+    if name not in PRESETS:
+        raise ValueError(f"preset must be one of {get_args(Preset)}, got {name!r}")
+    return dataclasses.replace(PRESETS[name], source=source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Config):
+    """Train a recurrent glimpse policy by REINFORCE and compare it with controls."""
+
+    out: Path | None = None
+    """Folder of the new run; by default one under runs/ named by source, seed and time."""
+    resume: Path | None = None
+    """Folder of a run to go on with, under its own configuration."""
+    evaluate: Path | None = None
+    """Folder of a finished run whose test episodes are to be played again."""
+
+    @property
+    def config(self) -> Config:
+        """The configuration without what only the command line knows."""
+        return Config(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Config)})
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> Arguments:
+    """Read the command line; the preset, or the source, sets the defaults that the flags override."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--preset", choices=get_args(Preset))
+    early.add_argument("--source", default="synthetic")
+    known, _ = early.parse_known_args(arguments)
+    preset = preset_for(known.source, known.preset)
+    defaults = Arguments(**{field.name: getattr(preset, field.name) for field in dataclasses.fields(Config)})
+    return tyro.cli(Arguments, args=arguments, default=defaults)

@@ -1,0 +1,129 @@
+"""What an update minimises: the terms of eq. 8, put together from a batch of rollouts."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from agents.config import Config
+from agents.glimpses import cells_log_prob, first_draw_entropy
+from agents.losses import (
+    attention_penalty,
+    class_loss,
+    clip_log_score,
+    frame_log_scores,
+    frame_rewards,
+    glimpse_returns,
+    leave_one_out,
+    normalised,
+    policy_gradient_loss,
+)
+from agents.policy import DropoutMasks, GlimpsePolicy
+from agents.rollout import Looking, Rollout
+from glimpse_env import EpisodeRules
+
+Phase = Literal["warmup", "scorer", "joint"]
+
+
+def phase_of_update(config: Config, update: int) -> Phase:
+    """Return what an update trains: the classifier on random glimpses, the location logits, or both."""
+    if update < config.warmup_updates:
+        return "warmup"
+    return "scorer" if update < config.warmup_updates + config.scorer_updates else "joint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """The terms of eq. 8 for one batch, and what is watched beside them."""
+
+    total: Tensor
+    classification: Tensor
+    policy: Tensor
+    penalty: Tensor
+    entropy: Tensor
+    returns: Tensor
+
+    def scalars(self) -> dict[str, float]:
+        """Return the terms under their names in the log."""
+        return {f"train/{field.name}": float(getattr(self, field.name).detach()) for field in dataclasses.fields(self)}
+
+
+def frame_returns(rollout: Rollout, config: Config) -> Tensor:
+    """Return (N, T - 1): what each choice of cells is credited with, in the units of the reward chosen."""
+    frames = rollout.predictions.shape[1]
+    if config.reward == "clip_log_score":
+        return clip_log_score(rollout.class_logits, rollout.frame_labels)[:, None].expand(-1, frames - 1)
+    if config.reward == "frame_log_score":
+        return glimpse_returns(frame_log_scores(rollout.class_logits, rollout.frame_labels), config.credit)
+    return glimpse_returns(eq7_rewards(rollout, config), config.credit)
+
+
+def eq7_rewards(rollout: Rollout, config: Config) -> Tensor:
+    """Return (N, T): the share of each prediction in the reward that the environment paid."""
+    rules = EpisodeRules(frames=rollout.predictions.shape[1], eta=config.eta)
+    return frame_rewards(
+        rollout.predictions,
+        rollout.frame_labels,
+        eta=rules.eta,
+        positive_reward=rules.positive_reward,
+        negative_reward=rules.negative_reward,
+    )
+
+
+def advantages_of(returns: Tensor, config: Config) -> Tensor:
+    """Return (B * R', ...) normalised leave-one-out advantages of the R' rollouts of each clip that do not explore."""
+    return normalised(leave_one_out(_learned(returns, config))).flatten(0, 1)
+
+
+def class_choice_loss(class_logits: Tensor, rollout: Rollout, config: Config) -> Tensor:
+    """Return the policy gradient of drawn classes: a prediction earns its own frame's share of r_T, or all of it."""
+    log_probs = class_logits.log_softmax(-1).gather(2, rollout.predictions[..., None])[..., 0]
+    rewards = eq7_rewards(rollout, config)
+    if config.credit == "terminal":
+        rewards = rewards.sum(1, keepdim=True).expand_as(rewards)
+    return policy_gradient_loss(_learned(log_probs, config).flatten(0, 1), advantages_of(rewards, config))
+
+
+def _learned(values: Tensor, config: Config) -> Tensor:
+    """Return (B, R', ...) of (B * R, ...): the rollouts whose cells the policy chose."""
+    return values.reshape(-1, config.rollouts, *values.shape[1:])[:, : config.learned_rollouts]
+
+
+def glimpse_losses(
+    policy: GlimpsePolicy, rollout: Rollout, masks: DropoutMasks, config: Config, *, update: int, looking: Looking
+) -> Losses:
+    """Compute eq. 8 for a batch of rollouts, laid out clip by clip.
+
+    The total of an arm that does not learn where to look, and of the warm-up, is the cross-entropy alone.
+    """
+    phase = phase_of_update(config, update)
+    class_logits, cell_logits = policy(
+        rollout.first, rollout.rest, rollout.views, masks, detach_scorer=phase == "scorer"
+    )
+    classification = class_loss(class_logits, rollout.frame_labels)
+    returns = frame_returns(rollout, config)
+    log_probs = cells_log_prob(
+        _learned(cell_logits, config).flatten(0, 1), _learned(rollout.cells, config).flatten(0, 1)
+    )
+    gradient = policy_gradient_loss(log_probs, advantages_of(returns, config))
+    entropy = first_draw_entropy(cell_logits).mean()
+    penalty = attention_penalty(cell_logits)
+    total = classification
+    if looking == "learned" and phase != "warmup":
+        bonus = config.entropy_bonus * (1 - update / config.updates) * log_probs.shape[1]
+        total = gradient - bonus * entropy + config.penalty * penalty
+        if phase == "joint":
+            total = total + classification
+            if config.abstain:
+                total = total + class_choice_loss(class_logits, rollout, config)
+    return Losses(
+        total=total,
+        classification=classification,
+        policy=gradient,
+        penalty=penalty,
+        entropy=entropy,
+        returns=rollout.rewards.mean(),
+    )

@@ -1,0 +1,264 @@
+"""The recurrent glimpse policy: what it sees goes through an LSTM, which says the class and where to look next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Encoder = Literal["sum", "what_and_where"]
+SliceWeights = Literal["uniform", "softmax"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """Sizes and options of the network."""
+
+    encoder: Encoder = "what_and_where"
+    """"sum": the paper's weighted sum of slices (eq. 3); "what_and_where": each slice embedded with its cell first."""
+    slice_weights: SliceWeights = "uniform"
+    """l of eq. 3 over the chosen cells: 1/m each, or the softmax of their location logits."""
+    embedding_size: int = 64
+    """Width of the what-and-where embedding; the plain sum keeps the D of the slices."""
+    frame_embedding: bool = True
+    """Add a learned vector for the frame's number to the LSTM's input."""
+    layers: int = 1
+    """Layers of the LSTM."""
+    hidden_size: int = 128
+    """Units in each layer of the LSTM and in the tanh layer before the classes."""
+    dropout: float = 0.0
+    """Share of units dropped between LSTM layers and in the class head, one mask for a whole episode."""
+    input_dropout: float = 0.0
+    """Share of the LSTM's inputs dropped, one mask for a whole episode."""
+    projection_size: int = 32
+    """Principal components of a slice that the location logits see; slices no wider than this are seen as they are."""
+    scorer_size: int = 32
+    """Hidden units of the location logits."""
+    scorer_dropout: float = 0.0
+    """Share of the location logits' hidden units dropped."""
+    hidden_in_scorer: bool = True
+    """Let the LSTM's state speak in the location logits, beside what is visible."""
+
+    def __post_init__(self) -> None:
+        for name in ("embedding_size", "layers", "hidden_size", "projection_size", "scorer_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"policy.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("dropout", "input_dropout", "scorer_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"policy.{name} must lie in [0, 1), got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputShape:
+    """What the network must fit: K, D, the classes it can say ("no prediction" included) and T."""
+
+    grid_size: int
+    depth: int
+    outputs: int
+    frames: int
+
+
+@dataclass(frozen=True)
+class DropoutMasks:
+    """What is dropped in each of N episodes, drawn once, so that the update sees the network that acted."""
+
+    inputs: list[Tensor]  # for each LSTM layer (N, width)
+    head: Tensor  # (N, H)
+    scorer: Tensor  # (N, S)
+
+
+@dataclass
+class RecurrentState:
+    """What N episodes remember from frame to frame."""
+
+    layers: list[tuple[Tensor, Tensor]]  # (h, c) of each layer, (1, N, H)
+    frame: int = 0
+
+
+class Looks(NamedTuple):
+    """What was looked at in one frame or in a run of them (a further axis before m).
+
+    `content` is the weighted sum of the slices, (N, ..., D), for the "sum" encoder, and the slices themselves,
+    (N, ..., m, D), for "what_and_where": what can be reduced without parameters is reduced before it is kept.
+    """
+
+    content: Tensor
+    cells: Tensor  # (N, ..., m)
+    weights: Tensor  # (N, ..., m)
+
+
+class Views(NamedTuple):
+    """What the location logits see of one frame or of a run of them."""
+
+    content: Tensor  # (N, ..., K*K, P)
+    seen: Tensor  # (N, ..., K*K) 0 or 1: seen in this frame
+    visits: Tensor  # (N, ..., K*K): how often each cell was chosen up to this frame
+
+
+class GlimpsePolicy(nn.Module):
+    """Eqs. 1-3 of the paper with location logits that score what is visible.
+
+    The location logit of cell i for frame n + 1 is u . tanh(Wc * v_n + Wd h_n + e)_i, where v_n holds the visible
+    slices of frame n, whether each cell was seen, and how often, and Wc is a 3 x 3 convolution over the grid, so that
+    neighbours of what was seen can be chosen.
+    """
+
+    components: Tensor
+
+    def __init__(self, config: PolicyConfig, shape: InputShape) -> None:
+        super().__init__()
+        self.config, self.shape = config, shape
+        cells, depth, hidden = shape.grid_size**2, shape.depth, config.hidden_size
+        projected = min(config.projection_size, depth)
+        self.register_buffer("components", torch.eye(depth, projected))
+        width = depth
+        if config.encoder == "what_and_where":
+            width = config.embedding_size
+            self.what = nn.Linear(depth, width)
+            self.where = nn.Embedding(cells, width)
+        self.input_size = width
+        if config.frame_embedding:
+            self.when = nn.Embedding(shape.frames, width)
+        sizes = [width] + [hidden] * (config.layers - 1)
+        self.lstm = nn.ModuleList([nn.LSTM(size, hidden, batch_first=True) for size in sizes])
+        self.head = nn.Linear(hidden, hidden)
+        self.classes = nn.Linear(hidden, shape.outputs)
+        self.visible = nn.Conv2d(projected + 2, config.scorer_size, 3, padding=1)
+        self.state = nn.Linear(hidden, config.scorer_size, bias=False)
+        self.place = nn.Parameter(torch.zeros(cells, config.scorer_size))
+        self.score = nn.Linear(config.scorer_size, 1, bias=False)
+        nn.init.zeros_(self.score.weight)  # the first policy is uniform
+
+    def fit_components(self, slices: Tensor) -> None:
+        """Set the projection that the location logits see to the principal components of (n, D) slices, scaled to unit
+        variance together; without a call, or where slices are narrow, the first `projection_size` channels are seen.
+        """
+        if slices.shape[1] <= self.config.projection_size:
+            return
+        centred = slices - slices.mean(0)
+        _, directions = torch.linalg.eigh(centred.T @ centred)  # ascending
+        components = directions[:, -self.config.projection_size :].flip(1)
+        self.components.copy_(components / (centred @ components).std())
+
+    def scorer_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that nothing but the location logits use."""
+        modules = (self.visible, self.state, self.score)
+        return [self.place, *(parameter for module in modules for parameter in module.parameters())]
+
+    def draw_masks(self, episodes: int, generator: torch.Generator) -> DropoutMasks:
+        """Draw the dropout of `episodes` episodes."""
+        config = self.config
+
+        def mask(width: int, share: float) -> Tensor:
+            kept = torch.rand(episodes, width, generator=generator, device=generator.device) >= share
+            return kept / (1 - share)
+
+        inputs = [mask(self.input_size, config.input_dropout)]
+        inputs += [mask(config.hidden_size, config.dropout) for _ in range(config.layers - 1)]
+        return DropoutMasks(
+            inputs, mask(config.hidden_size, config.dropout), mask(config.scorer_size, config.scorer_dropout)
+        )
+
+    def initial_state(self, episodes: int) -> RecurrentState:
+        """Return the state before frame 1."""
+        zeros = self.place.new_zeros(1, episodes, self.config.hidden_size)
+        return RecurrentState([(zeros, zeros) for _ in self.lstm])
+
+    def collect(self, cubes: Tensor, cells: Tensor, weights: Tensor) -> Looks:
+        """Take the slices at (N, m) `cells` from (N, K*K, D) `cubes`; `weights` are l of eq. 3, (N, m)."""
+        everything = cells.shape[1] == cubes.shape[1]
+        slices = cubes if everything else cubes.gather(1, cells[..., None].expand(-1, -1, cubes.shape[2]))
+        content = (weights[..., None] * slices).sum(1) if self.config.encoder == "sum" else slices
+        return Looks(content, cells, weights)
+
+    def project(self, cubes: Tensor) -> Tensor:
+        """Return (N, K*K, P): what the location logits see of (N, K*K, D) cubes."""
+        return cubes @ self.components if self.components.shape[0] != self.components.shape[1] else cubes
+
+    def encode(self, looks: Looks) -> Tensor:
+        """Return the attended input X', (N, ..., width)."""
+        if self.config.encoder == "sum":
+            return looks.content
+        embedded = F.relu(self.what(looks.content) + self.where(looks.cells))
+        return (looks.weights[..., None] * embedded).sum(-2)
+
+    def step(
+        self, state: RecurrentState, looks: Looks, view: Views, masks: DropoutMasks | None
+    ) -> tuple[Tensor, Tensor, RecurrentState]:
+        """Advance one frame.
+
+        Returns:
+            class logits (N, outputs), location logits of the next frame (N, K*K), and the state after the frame.
+        """
+        inputs = self._with_frame_number(self.encode(looks)[:, None], state.frame)
+        hidden, layers = self._recur(inputs, state.layers, masks)
+        view = Views(*(part[:, None] for part in view))
+        class_logits, cell_logits = self.class_logits(hidden, masks), self.cell_logits(hidden, view, masks)
+        return class_logits[:, 0], cell_logits[:, 0], RecurrentState(layers, state.frame + 1)
+
+    def forward(
+        self, first: Looks, rest: Looks, views: Views, masks: DropoutMasks | None, *, detach_scorer: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Play whole episodes whose actions are known, in one call of each LSTM layer.
+
+        Args:
+            first: the looks of frame 1, without a frame axis.
+            rest: the looks of frames 2..T, (N, T - 1, ...).
+            views: of frames 1..T-1.
+            masks: the dropout that the episodes were played with.
+            detach_scorer: keep the gradient of the location logits out of the LSTM.
+
+        Returns:
+            class logits (N, T, outputs) and location logits (N, T - 1, K*K), those chosen from at frames 1..T-1.
+        """
+        inputs = torch.cat([self.encode(first)[:, None], self.encode(rest)], 1)
+        hidden, _ = self._recur(self._with_frame_number(inputs, 0), None, masks)
+        before = hidden[:, :-1].detach() if detach_scorer else hidden[:, :-1]
+        return self.class_logits(hidden, masks), self.cell_logits(before, views, masks)
+
+    def class_logits(self, hidden: Tensor, masks: DropoutMasks | None) -> Tensor:
+        """Score the classes (eq. 2): (N, T, H) -> (N, T, outputs)."""
+        inner = torch.tanh(self.head(hidden))
+        return self.classes(inner if masks is None else inner * masks.head[:, None])  # type: ignore[no-any-return]
+
+    def cell_logits(self, hidden: Tensor, views: Views, masks: DropoutMasks | None) -> Tensor:
+        """Score the cells of the next frame: hidden (N, T, H) and views of T frames -> (N, T, K*K)."""
+        episodes, frames = hidden.shape[:2]
+        size = self.shape.grid_size
+        familiar = views.visits / (1 + views.visits)
+        grid = torch.cat([views.content, views.seen[..., None], familiar[..., None]], -1)
+        grid = grid.flatten(0, 1).transpose(1, 2).reshape(episodes * frames, -1, size, size)  # (N*T, P + 2, K, K)
+        inner = self.visible(grid).flatten(2).transpose(1, 2).reshape(episodes, frames, size**2, -1) + self.place
+        if self.config.hidden_in_scorer:
+            inner = inner + self.state(hidden)[:, :, None]
+        inner = torch.tanh(inner)
+        if masks is not None:
+            inner = inner * masks.scorer[:, None, None]
+        return self.score(inner)[..., 0]  # type: ignore[no-any-return]
+
+    def _with_frame_number(self, inputs: Tensor, first: int) -> Tensor:
+        if not self.config.frame_embedding:
+            return inputs
+        numbers = torch.arange(first, first + inputs.shape[1], device=inputs.device)
+        return inputs + self.when(numbers)  # type: ignore[no-any-return]
+
+    def _recur(
+        self, inputs: Tensor, layers: list[tuple[Tensor, Tensor]] | None, masks: DropoutMasks | None
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        after = []
+        for index, lstm in enumerate(self.lstm):
+            if masks is not None:
+                inputs = inputs * masks.inputs[index][:, None]
+            inputs, state = lstm(inputs, None if layers is None else layers[index])
+            after.append(state)
+        return inputs, after
+
+
+def slice_weights(cell_logits: Tensor, cells: Tensor, kind: SliceWeights) -> Tensor:
+    """Return l of eq. 3 over the chosen cells, (N, m), summing to 1; a constant to the update."""
+    if kind == "uniform":
+        return torch.full(cells.shape, 1 / cells.shape[1], device=cells.device)
+    return cell_logits.gather(1, cells).softmax(1)

@@ -1,0 +1,288 @@
+"""Train where to look and what to say, together, by REINFORCE (Wang et al., ISCAS 2017), and compare with controls.
+
+    python agents/reinforce.py                                    # the embedded synthetic source
+    python agents/reinforce.py --source STORE --glimpses 1        # real features, written by glimpse_env.extract
+    python agents/reinforce.py --resume RUN                       # go on after an interruption
+
+The learned policy and each control are trained alike, one after the other; validation chooses each one's checkpoint,
+and the test split is played once with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from agents.building import Sources, check_device, make_envs, make_policy, open_splits, sample_slices
+from agents.config import Arguments, Config, parse_arguments
+from agents.evaluation import Evaluation, evaluate
+from agents.filmstrip import save_film_strip
+from agents.objective import glimpse_losses, phase_of_update
+from agents.results import EVALUATION_ENVS, TEST_SEED, arm_folder, best_policy, evaluate_run, summarise, table
+from agents.rollout import SEES_EVERYTHING, Looking, Manner, collect_rollout
+from agents.runs import Checkpoints, MetricsLog, provenance, read_json, write_json
+from glimpse_env import ClipSource
+
+
+def clips_of_update(num_clips: int, config: Config, update: int) -> NDArray[np.int64]:
+    """Return the (B,) clips of an update: epoch after epoch, each in an order of its own drawn from the run's seed."""
+    positions = np.arange(update * config.clips, (update + 1) * config.clips)
+    orders = {
+        epoch: np.random.default_rng([config.seed, epoch]).permutation(num_clips)
+        for epoch in np.unique(positions // num_clips).tolist()
+    }
+    return np.array(
+        [orders[epoch][place] for epoch, place in zip(positions // num_clips, positions % num_clips, strict=True)]
+    )
+
+
+def seed_of_update(config: Config, update: int) -> int:
+    """Return the seed of all that is drawn in an update, so that a resumed run draws what the unbroken one does."""
+    return int(np.random.SeedSequence([config.seed, update]).generate_state(1)[0])
+
+
+class Arm:
+    """One way of looking and the network trained on it: what is saved, resumed and measured.
+
+    Args:
+        config: of the run.
+        looking: how this arm chooses cells.
+        folder: where its files go.
+        sources: the three splits.
+    """
+
+    def __init__(self, config: Config, looking: Looking, folder: Path, sources: Sources) -> None:
+        self.config, self.looking, self.folder, self.sources = config, looking, folder, sources
+        self.checkpoints = Checkpoints(folder)
+        self.policy = make_policy(config, sources["train"], looking)
+        if config.policy.projection_size < sources["train"].depth:
+            self.policy.fit_components(sample_slices(sources["train"]))
+        self.policy.to(config.device)
+        scorer = self.policy.scorer_parameters()
+        own = {id(parameter) for parameter in scorer}
+        rest = [parameter for parameter in self.policy.parameters() if id(parameter) not in own]
+        groups = [
+            {"params": rest, "weight_decay": config.weight_decay},
+            {"params": scorer, "weight_decay": config.scorer_weight_decay},
+        ]
+        self.optimizer = torch.optim.Adam(groups, lr=config.learning_rate)
+        self.envs = make_envs(config, sources["train"], looking, config.clips * config.rollouts, train=True)
+        self.validation_envs = make_envs(config, sources["validation"], looking, EVALUATION_ENVS, train=False)
+        explorers = torch.arange(self.envs.num_envs) % config.rollouts >= config.learned_rollouts
+        self.explorers = explorers.to(config.device) if config.random_rollouts else None
+        self.update, self.seconds, self.best_score, self.best_update = 0, 0.0, -1.0, 0
+
+    @property
+    def manner(self) -> Manner:
+        """How this arm plays when it is measured."""
+        return Manner(looking=self.looking, greedy=True)
+
+    def train(self) -> None:
+        """Run the updates that are left, validating, logging and saving on the way."""
+        self._resume()
+        log = MetricsLog(self.folder, self.update)
+        started, saved = time.perf_counter() - self.seconds, time.perf_counter()
+        bar = tqdm(total=self.config.updates, initial=self.update, desc=self.looking, unit="update", disable=None)
+        while self.update < self.config.updates:
+            scalars = self._train_once()
+            self.update += 1
+            if self._is_due():
+                scalars |= self._validate()
+            self.seconds = time.perf_counter() - started
+            if self._is_due() or self.update % 10 == 0:
+                log.write(self.update, scalars | {"time/seconds": self.seconds})
+                bar.set_postfix({name.split("/")[1]: f"{scalars[name]:.3f}" for name in _SHOWN if name in scalars})
+            bar.update()
+            if self._is_due() or time.perf_counter() - saved > self.config.checkpoint_seconds:
+                self._save()
+                saved = time.perf_counter()
+        bar.close()
+        log.close()
+
+    def test(self) -> Evaluation:
+        """Play the test split with the checkpoint that validation chose."""
+        self.policy.load_state_dict(self.checkpoints.load_best())
+        envs = make_envs(self.config, self.sources["test"], self.looking, EVALUATION_ENVS, train=False)
+        return evaluate(envs, self.policy.eval(), self.manner, seed=TEST_SEED)
+
+    def _train_once(self) -> dict[str, float]:
+        config, policy = self.config, self.policy
+        warming = self.looking == "learned" and phase_of_update(config, self.update) == "warmup"
+        manner = Manner(
+            looking="random" if warming else self.looking, sample_classes=config.abstain, mirror=config.mirror
+        )
+        seed = seed_of_update(config, self.update)
+        generator = torch.Generator(config.device).manual_seed(seed)
+        clips = clips_of_update(self.envs.num_clips, config, self.update).repeat(config.rollouts)
+        masks = policy.draw_masks(len(clips), generator)
+        rollout = collect_rollout(
+            self.envs, policy, clips, manner, generator=generator, masks=masks, explorers=self.explorers, seed=seed
+        )
+        losses = glimpse_losses(policy, rollout, masks, config, update=self.update, looking=self.looking)
+        norm = self._optimise(losses.total, clips)
+        scalars = losses.scalars() | {"train/gradient_norm": norm}
+        scalars["train/accuracy"] = float(rollout.is_correct.float().mean())
+        if (hits := rollout.hits()) is not None and self.looking not in SEES_EVERYTHING:
+            scalars["train/focus"] = float(hits.any(2).float().mean())
+        return scalars
+
+    def _optimise(self, loss: Tensor, clips: NDArray[np.int64]) -> float:
+        rate = self.config.learning_rate * (1 - 0.9 * self.update / self.config.updates)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm))
+        if not np.isfinite(norm):
+            names = [self.envs.source.clip_id(clip) for clip in np.unique(clips).tolist()]
+            raise FloatingPointError(
+                f"the gradient of update {self.update} is not finite, on clips {names}: lower the learning rate, or "
+                f"look at these clips; the last good state is in {self.checkpoints.last}"
+            )
+        self.optimizer.step()
+        return norm
+
+    def _is_due(self) -> bool:
+        """Say whether the update just made ends a stretch that validation looks at; the warm-up is not worth a look."""
+        trained = self.looking != "learned" or self.update > self.config.warmup_updates
+        due = self.update % self.config.validate_every == 0 and trained
+        return due or self.update == self.config.updates
+
+    def _validate(self) -> dict[str, float]:
+        measured = evaluate(self.validation_envs, self.policy.eval(), self.manner, seed=TEST_SEED)
+        self.policy.train()
+        if measured.accuracy > self.best_score:
+            self.best_score, self.best_update = measured.accuracy, self.update
+            self.checkpoints.save_best(self.policy.state_dict())
+        scalars = {"eval/accuracy": measured.accuracy, "eval/reward": measured.reward}
+        return scalars | ({} if measured.focus is None else {"eval/focus": measured.focus})
+
+    def _save(self) -> None:
+        self.checkpoints.save_last(
+            {
+                "policy": self.policy.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "update": self.update,
+                "seconds": self.seconds,
+                "best_score": self.best_score,
+                "best_update": self.best_update,
+            }
+        )
+
+    def _resume(self) -> None:
+        state = self.checkpoints.load_last()
+        if state is None:
+            return
+        self.policy.load_state_dict(state["policy"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.update, self.seconds = state["update"], state["seconds"]
+        self.best_score, self.best_update = state["best_score"], state["best_update"]
+
+
+_SHOWN = ("train/classification", "train/accuracy", "train/returns", "train/focus", "eval/accuracy")
+
+
+def train(config: Config, out: Path) -> dict[str, Any]:
+    """Train the learned policy and its controls into the folder `out`, or finish what was begun there.
+
+    Returns:
+        what result.json holds: by name of arm, `accuracy`, `vote_accuracy`, `focus` and `focus_per_look` on the test
+        split; and `glimpses_per_frame`, `test_clips`, `train_seconds` of the learned policy, and `seed`.
+
+    Raises:
+        ValueError: the configuration cannot be played; the folder belongs to a run of another configuration.
+    """
+    check_device(config.device)
+    sources = open_splits(config)
+    _claim_folder(config, out, sources["train"])
+    measured: dict[str, Any] = {}
+    for looking in config.arms:
+        measured[looking] = _finish_arm(config, looking, arm_folder(out, looking), sources)
+    result = summarise(config, measured, sources["test"].num_clips)
+    correct = measured["learned"]["test"]["correct"]
+    save_examples(config, out, sources, correct)
+    write_json(out / "result.json", result)
+    return result
+
+
+def _claim_folder(config: Config, out: Path, source: ClipSource) -> None:
+    path = out / "config.json"
+    if path.exists():
+        if read_json(path)["config"] != _as_json(config):
+            raise ValueError(
+                f"{out} holds a run of another configuration: choose another --out, or go on with --resume"
+            )
+        return
+    shape = {"grid_size": source.grid_size, "depth": source.depth, "frames": config.frames or source.num_frames}
+    classes = {"class_names": list(source.class_names), "frames_per_second": source.frames_per_second}
+    write_json(path, {"config": _as_json(config)} | provenance() | {"source": shape | classes})
+
+
+def _as_json(config: Config) -> dict[str, Any]:
+    return config.to_json() | {"controls": list(config.controls)}
+
+
+def _finish_arm(config: Config, looking: Looking, folder: Path, sources: Sources) -> dict[str, Any]:
+    path = folder / "evaluation.json"
+    if path.exists():
+        finished: dict[str, Any] = read_json(path)
+        return finished
+    arm = Arm(config, looking, folder, sources)
+    arm.train()
+    measured = {
+        "test": dataclasses.asdict(arm.test()),
+        "validation_accuracy": arm.best_score,
+        "best_update": arm.best_update,
+        "train_seconds": arm.seconds,
+    }
+    write_json(path, measured)
+    finished = read_json(path)
+    return finished
+
+
+def save_examples(config: Config, out: Path, sources: Sources, correct: list[bool]) -> None:
+    """Draw the first two clips of the test split that the policy gets right and the first two that it gets wrong."""
+    right, wrong = np.flatnonzero(correct)[:2], np.flatnonzero(~np.asarray(correct))[:2]
+    clips = np.concatenate([right, wrong]).tolist()
+    envs = make_envs(config, sources["test"], "learned", len(clips), train=False)
+    policy = best_policy(config, out, sources["train"])
+    save_film_strip(out / "glimpses.png", envs, policy, clips, Manner(greedy=True), seed=TEST_SEED)
+
+
+def default_folder(config: Config) -> Path:
+    """Name a new run's folder by source, seed and time."""
+    return Path("runs") / f"{Path(config.source).name}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def main(arguments: Arguments) -> None:
+    """Do what the command line asks."""
+    if arguments.evaluate is not None:
+        print(table(evaluate_run(arguments.evaluate)))
+        return
+    if arguments.resume is not None:
+        config, out = Config.from_json(read_json(arguments.resume / "config.json")["config"]), arguments.resume
+    else:
+        config = arguments.config
+        out = arguments.out or default_folder(config)
+    print(f"preset {config.preset}: {config.policy}\nwriting to {out}")
+    result = train(config, out)
+    print(table(result))
+    print(
+        f"trained the policy in {result['train_seconds']:.0f} s; wrote {out}/result.json, glimpses.png and checkpoints"
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_arguments())
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,74 @@
+"""What a run came to: its arms measured on the test split, side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from agents.building import check_device, make_envs, make_policy, open_splits
+from agents.config import Config
+from agents.evaluation import evaluate
+from agents.policy import GlimpsePolicy
+from agents.rollout import Looking, Manner
+from agents.runs import Checkpoints, read_json
+from glimpse_env import ClipSource
+
+EVALUATION_ENVS = 64
+TEST_SEED = 0  # draws the glimpses of controls that choose by chance
+
+
+def arm_folder(run: Path, looking: Looking) -> Path:
+    """Return where an arm's files are."""
+    return run if looking == "learned" else run / "controls" / looking
+
+
+def best_policy(config: Config, run: Path, source: ClipSource, looking: Looking = "learned") -> GlimpsePolicy:
+    """Load the checkpoint that validation chose for an arm of a run."""
+    policy = make_policy(config, source, looking)
+    policy.load_state_dict(Checkpoints(arm_folder(run, looking)).load_best())
+    return policy.eval().to(config.device)
+
+
+def summarise(config: Config, measured: dict[str, Any], test_clips: int) -> dict[str, Any]:
+    """Put what each arm reached on the test split side by side."""
+    names = ("accuracy", "vote_accuracy", "focus", "focus_per_look", "reward")
+    columns = {name: {arm: values["test"][name] for arm, values in measured.items()} for name in names}
+    focus = {name: {arm: value for arm, value in columns[name].items() if value is not None} for name in names[2:4]}
+    return (
+        columns
+        | focus
+        | {
+            "validation_accuracy": {arm: values["validation_accuracy"] for arm, values in measured.items()},
+            "glimpses_per_frame": measured["learned"]["test"]["glimpses_per_frame"],
+            "test_clips": test_clips,
+            "train_seconds": measured["learned"]["train_seconds"],
+            "seed": config.seed,
+            "reward_maximised": config.reward,
+        }
+    )
+
+
+def table(result: dict[str, Any]) -> str:
+    """Lay out a result for reading."""
+    lines = [f"{'':10}{'accuracy':>10}{'vote':>8}{'focus':>8}{'per look':>10}"]
+    for arm in result["accuracy"]:
+        cells = [result[name].get(arm) for name in ("accuracy", "vote_accuracy", "focus", "focus_per_look")]
+        shown = ["-" if value is None else f"{value:.3f}" for value in cells]
+        lines.append(f"{arm:10}{shown[0]:>10}{shown[1]:>8}{shown[2]:>8}{shown[3]:>10}")
+    return "\n".join(lines)
+
+
+def evaluate_run(run: Path) -> dict[str, Any]:
+    """Play the test split again with every finished arm of a run; nothing is written."""
+    config = Config.from_json(read_json(run / "config.json")["config"])
+    check_device(config.device)
+    sources = open_splits(config)
+    measured: dict[str, Any] = {}
+    for looking in config.arms:
+        earlier = read_json(arm_folder(run, looking) / "evaluation.json")
+        policy = best_policy(config, run, sources["train"], looking)
+        envs = make_envs(config, sources["test"], looking, EVALUATION_ENVS, train=False)
+        again = evaluate(envs, policy, Manner(looking=looking, greedy=True), seed=TEST_SEED)
+        measured[looking] = earlier | {"test": dataclasses.asdict(again)}
+    return summarise(config, measured, sources["test"].num_clips)

@@ -1,0 +1,210 @@
+"""Playing episodes: the policy steps the vector environment through its public API, and what it did is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from agents.glimpses import centre_cells, draw_cells, oracle_cells, random_cells
+from agents.policy import DropoutMasks, GlimpsePolicy, Looks, Views, slice_weights
+from glimpse_env import VideoGlimpseVectorEnv
+
+Looking = Literal["learned", "random", "centre", "mean", "all", "oracle"]
+SEES_EVERYTHING: tuple[Looking, ...] = ("mean", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How episodes are played.
+
+    Attributes:
+        looking: which cells are chosen; "mean" and "all" attend to every cell of the cube.
+        greedy: take the likeliest cells instead of drawing them.
+        sample_classes: draw the predicted class instead of taking the likeliest.
+        mirror: show each episode mirrored left to right with probability one half.
+    """
+
+    looking: Looking = "learned"
+    greedy: bool = False
+    sample_classes: bool = False
+    mirror: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """N whole episodes. Cells are in the policy's coordinates: mirrored where the episode was."""
+
+    clips: NDArray[np.int64]  # (N,)
+    first: Looks
+    rest: Looks  # (N, T - 1, ...)
+    views: Views  # (N, T - 1, ...)
+    cells: Tensor  # (N, T - 1, m) int64, chosen at frames 1..T-1
+    predictions: Tensor  # (N, T) int64
+    class_logits: Tensor  # (N, T, outputs), as they were when acting
+    frame_labels: Tensor  # (N, T, C) bool
+    rewards: Tensor  # (N,) eq. 7
+    is_correct: Tensor  # (N,) bool
+    glimpses: Tensor  # (N,) int64
+    actors: Tensor | None  # (N, T, K*K) bool, where the source knows
+
+    def hits(self) -> Tensor | None:
+        """Return (N, T - 1, m) bool: the looks that fell on the actor; None where the source does not know."""
+        return None if self.actors is None else self.actors[:, 1:].gather(2, self.cells)
+
+
+def actor_cells(envs: VideoGlimpseVectorEnv) -> Tensor | None:
+    """Return (N, T, K*K) bool for the episodes just begun: where the actor is; None where the source does not know."""
+    actors = []
+    for clip, window in zip(envs.engine.clip.tolist(), envs.engine.window, strict=True):
+        actor = envs.source.actor(clip)
+        if actor is None:
+            return None
+        actors.append(actor[window].reshape(len(window), -1))
+    return torch.from_numpy(np.stack(actors))
+
+
+@torch.no_grad()
+def collect_rollout(
+    envs: VideoGlimpseVectorEnv,
+    policy: GlimpsePolicy,
+    clips: NDArray[np.int64],
+    manner: Manner,
+    *,
+    generator: torch.Generator,
+    masks: DropoutMasks | None = None,
+    explorers: Tensor | None = None,
+    seed: int | None = None,
+) -> Rollout:
+    """Play one episode of each of the (N,) `clips`.
+
+    Args:
+        envs: N environments that are not reset by themselves (autoreset_mode "Disabled").
+        generator: of cells, classes and mirroring, on the policy's device.
+        masks: the dropout to act under; None acts without.
+        explorers: (N,) bool, the episodes that look at random cells whatever the manner.
+        seed: of the environments, which draw windows where `jitter` is on.
+    """
+    observations, _ = envs.reset(seed=seed, options={"clip": clips})
+    player = _Player(policy, manner, generator, masks, explorers, actor_cells(envs), envs)
+    infos: dict[str, Any] = {}
+    frame_labels, rewards = [], np.zeros(len(clips))
+    for _ in range(policy.shape.frames):
+        actions = player.act(torch.from_numpy(observations).flatten(1, 2).float())  # (N, K, K, D) -> (N, K*K, D)
+        observations, rewards, _, _, infos = envs.step(actions)
+        frame_labels.append(torch.from_numpy(infos["frame_labels"]))
+    return player.rollout(clips, torch.stack(frame_labels, 1), rewards, infos)
+
+
+class _Player:
+    """What N episodes look like from the policy's side while they are played."""
+
+    def __init__(
+        self,
+        policy: GlimpsePolicy,
+        manner: Manner,
+        generator: torch.Generator,
+        masks: DropoutMasks | None,
+        explorers: Tensor | None,
+        actors: Tensor | None,
+        envs: VideoGlimpseVectorEnv,
+    ) -> None:
+        episodes = envs.num_envs
+        device, size = policy.place.device, policy.shape.grid_size
+        self.policy, self.manner, self.generator, self.masks = policy, manner, generator, masks
+        if manner.looking == "oracle" and actors is None:
+            raise ValueError("the oracle needs a source that knows where the actor is, and this one does not")
+        self.everything = torch.arange(size**2, device=device).expand(episodes, -1)
+        self.flip = self.everything[0].reshape(size, size).flip(1).flatten()
+        self.mirrored = torch.zeros(episodes, dtype=torch.bool, device=device)
+        if manner.mirror:
+            self.mirrored = torch.rand(episodes, generator=generator, device=device) < 0.5
+        self.actors = None if actors is None else self._mirror(actors.to(device), axis=2)
+        self.state = policy.initial_state(episodes)
+        self.visits = torch.zeros(episodes, size**2, device=device)
+        self.cells, self.weights = self.everything, slice_weights(self.visits, self.everything, "uniform")
+        self.looks: list[Looks] = []
+        self.views: list[Views] = []
+        self.chosen: list[Tensor] = []
+        self.predictions: list[Tensor] = []
+        self.class_logits: list[Tensor] = []
+        self.explorers, self.glimpses = explorers, envs.engine.rules.glimpses
+
+    def act(self, cubes: Tensor) -> NDArray[np.int64]:
+        """Answer (N, K*K, D) visible cubes of one frame with (N, m + 1) actions."""
+        cubes = self._mirror(cubes.to(self.everything.device), axis=1)
+        attended = self.everything if self.manner.looking in SEES_EVERYTHING else self.cells
+        looks = self.policy.collect(cubes, attended, self.weights)
+        seen = torch.zeros_like(self.visits).scatter_(1, self.cells, 1.0)
+        view = Views(self.policy.project(cubes), seen, self.visits)
+        class_logits, cell_logits, self.state = self.policy.step(self.state, looks, view, self.masks)
+        prediction = self._predict(class_logits)
+        cells = self._choose(cell_logits)
+        if self.explorers is not None:
+            elsewhere = random_cells(cell_logits.shape, self.glimpses, self.generator)
+            cells = torch.where(self.explorers[:, None], elsewhere, cells)
+        self._remember(looks, view, cells, prediction, class_logits)
+        if self.manner.looking not in SEES_EVERYTHING:
+            self.weights = slice_weights(cell_logits, cells, self.policy.config.slice_weights)
+        self.cells = cells
+        self.visits = self.visits.scatter_add(1, cells, torch.ones_like(cells, dtype=self.visits.dtype))
+        played = torch.where(self.mirrored[:, None], self.flip[cells], cells)
+        return torch.cat([played, prediction[:, None]], 1).cpu().numpy()
+
+    def rollout(
+        self, clips: NDArray[np.int64], frame_labels: Tensor, rewards: NDArray[np.float64], infos: dict[str, Any]
+    ) -> Rollout:
+        """Put what was done beside what came of it."""
+        device = self.everything.device
+        return Rollout(
+            clips=clips,
+            first=self.looks[0],
+            rest=Looks(*(torch.stack(parts, 1) for parts in zip(*self.looks[1:], strict=True))),
+            views=Views(*(torch.stack(parts, 1) for parts in zip(*self.views[:-1], strict=True))),
+            cells=torch.stack(self.chosen[:-1], 1),
+            predictions=torch.stack(self.predictions, 1),
+            class_logits=torch.stack(self.class_logits, 1),
+            frame_labels=frame_labels.to(device),
+            rewards=torch.from_numpy(rewards).float().to(device),
+            is_correct=torch.from_numpy(infos["is_correct"]),
+            glimpses=torch.from_numpy(infos["glimpses"]),
+            actors=self.actors,
+        )
+
+    def _remember(self, looks: Looks, view: Views, cells: Tensor, prediction: Tensor, class_logits: Tensor) -> None:
+        self.looks.append(looks)
+        self.views.append(view)
+        self.chosen.append(cells)
+        self.predictions.append(prediction)
+        self.class_logits.append(class_logits)
+
+    def _mirror(self, values: Tensor, *, axis: int) -> Tensor:
+        if not self.manner.mirror:
+            return values
+        shape = [len(values)] + [1] * (values.ndim - 1)
+        return torch.where(self.mirrored.reshape(shape), values.index_select(axis, self.flip), values)
+
+    def _predict(self, class_logits: Tensor) -> Tensor:
+        if not self.manner.sample_classes:
+            return class_logits.argmax(1)
+        return torch.multinomial(class_logits.softmax(1), 1, generator=self.generator)[:, 0]
+
+    def _choose(self, cell_logits: Tensor) -> Tensor:
+        """Choose (N, m) cells of the next frame; any will do after the last one, where they are ignored."""
+        looking, glimpses = self.manner.looking, self.glimpses
+        if looking == "learned":
+            if self.manner.greedy:
+                return cell_logits.topk(glimpses, dim=1).indices
+            return draw_cells(cell_logits, glimpses, self.generator)
+        if looking == "random":
+            return random_cells(cell_logits.shape, glimpses, self.generator)
+        if looking == "oracle":
+            assert self.actors is not None
+            following = min(self.state.frame, self.actors.shape[1] - 1)
+            return oracle_cells(self.actors[:, following], glimpses, self.generator)
+        centre = centre_cells(self.policy.shape.grid_size, glimpses).to(cell_logits.device)
+        return centre.expand(len(cell_logits), -1)
