@@ -1,5 +1,9 @@
 """Video files to frames at a fixed rate, with decord, or with PyAV where decord cannot be imported.
 
+decord 0.6 gives wrong frames of some containers without noticing, so that those are left to PyAV: it begins MPEG
+transport streams in the middle. In AVI and other files without timestamps its seeks go astray, so that they are read
+in order. Both decoders give the same pictures.
+
 Time: a frame's timestamp counts from the first frame of its file. AVI files keep no presentation times, and some
 others keep broken ones: their frame i is taken to show at i / (the file's average rate). The samples of a clip lie at
 t_n = start + (n - 1) / frames_per_second, and each is the decoded frame whose timestamp is nearest, ties to the
@@ -15,6 +19,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +38,15 @@ Decoder = Literal["decord", "pyav"]
 
 
 class VideoError(RuntimeError):
-    """A video file cannot be read; the message names the file and the reason."""
+    """A video file cannot be read; the message names the file and the reason.
+
+    Attributes:
+        reason: why, in one line that is the same from run to run.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.reason = reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +75,29 @@ class _Reader(Protocol):
         """Return (n, height, width, 3) RGB of the frames with these ascending numbers."""
 
 
-def default_decoder() -> Decoder:
-    """Return decord where it is installed, PyAV where it is not."""
-    return "decord" if importlib.util.find_spec("decord") else "pyav"
+def decoder_versions() -> str:
+    """Return the names and versions of the libraries that decode."""
+    packages = ("decord", "av") if _has_decord() else ("av",)
+    return ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
 
 
-def decoder_version(decoder: Decoder) -> str:
-    """Return the name and version of the library behind a decoder."""
-    package = {"decord": "decord", "pyav": "av"}[decoder]
-    return f"{decoder} {importlib.metadata.version(package)}"
+def choose_decoder(path: Path) -> Decoder:
+    """Return decord for AVI, MP4 and Matroska files where it is installed, otherwise PyAV."""
+    return "decord" if _has_decord() and _container(path) != "other" else "pyav"
+
+
+def _has_decord() -> bool:
+    return importlib.util.find_spec("decord") is not None
+
+
+def _container(path: Path) -> Literal["avi", "mp4", "matroska", "other"]:
+    with path.open("rb") as file:
+        header = file.read(12)
+    if header[:4] == b"RIFF" and header[8:] == b"AVI ":
+        return "avi"
+    if header[4:8] == b"ftyp":
+        return "mp4"
+    return "matroska" if header[:4] == b"\x1a\x45\xdf\xa3" else "other"
 
 
 def decode_clip(
@@ -82,7 +109,7 @@ def decode_clip(
         path: the video file.
         frames_per_second: the rate of the samples; above the file's own rate, frames repeat.
         max_frames: a longer clip keeps its centred window of so many samples.
-        decoder: the library to decode with; `default_decoder()` without it.
+        decoder: the library to decode with; `choose_decoder(path)` without it.
 
     Returns:
         The samples; only the frames that they need are decoded and converted.
@@ -91,15 +118,15 @@ def decode_clip(
         VideoError: the file is missing, no video, without frames, or breaks off before a frame that is needed.
     """
     if not path.is_file():
-        raise VideoError(f"{path}: no such file")
+        raise VideoError(path, "no such file")
     try:
-        reader = _open(path, decoder or default_decoder())
+        reader = _open(path, decoder or choose_decoder(path))
         times = sample_times(reader.timestamps, frames_per_second=frames_per_second, max_frames=max_frames)
         numbers = nearest_frames(reader.timestamps, times)
         needed, positions = np.unique(numbers, return_inverse=True)
         frames, thumbnails = _read_resized(reader, needed.tolist())
     except Exception as error:  # decoders raise whatever their C code reports, of many types
-        raise VideoError(f"{path}: {_reason(error)}") from error
+        raise VideoError(path, _reason(path, error)) from error
     return DecodedClip(times=times, numbers=numbers, frames=frames[positions], thumbnails=thumbnails[positions])
 
 
@@ -154,10 +181,7 @@ def _usable_timestamps(
     path: Path, timestamps: NDArray[np.float64], frames_per_second: float
 ) -> tuple[NDArray[np.float64], bool]:
     """Count timestamps from the first; where the file has none worth the name, space them evenly and say False."""
-    with path.open("rb") as file:
-        header = file.read(12)
-    is_avi = header[:4] == b"RIFF" and header[8:] == b"AVI "
-    if is_avi or not (np.isfinite(timestamps).all() and (np.diff(timestamps) > 0).all()):
+    if _container(path) == "avi" or not (np.isfinite(timestamps).all() and (np.diff(timestamps) > 0).all()):
         return np.arange(len(timestamps)) / frames_per_second, False
     return timestamps - timestamps[:1], True
 
@@ -186,6 +210,8 @@ class _DecordReader:
 
 
 class _PyAVReader:
+    """Decodes every frame up to the last one needed: seeking differs too much between containers to be trusted."""
+
     def __init__(self, path: Path) -> None:
         import av
 
@@ -193,34 +219,29 @@ class _PyAVReader:
             stream: Any = container.streams.video[0]
             packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
             rate, unit = float(stream.average_rate), float(stream.time_base)
-        self._pts = sorted(packet.pts for packet in packets if packet.pts is not None)
-        known = self._pts if len(self._pts) == len(packets) else [np.nan] * len(packets)
-        self.timestamps, self._timed = _usable_timestamps(path, np.array(known, dtype=np.float64) * unit, rate)
-        self._container: Any = av.open(str(path))
-        self._frames: Iterator[tuple[int, Any]] | None = None
+        pts = np.sort(np.array([np.nan if packet.pts is None else packet.pts for packet in packets], dtype=np.float64))
+        self.timestamps, _ = _usable_timestamps(path, pts * unit, rate)
+        self._frames: Iterator[tuple[int, Any]] = enumerate(_decoded(path))
 
     def read(self, numbers: list[int]) -> NDArray[np.uint8]:
-        self._frames = self._frames or self._numbered_from(numbers[0])
         return np.stack([self._find(number).to_ndarray(format="rgb24") for number in numbers])
 
-    def _numbered_from(self, first: int) -> Iterator[tuple[int, Any]]:
-        """Decode from the key frame before frame `first`, or from the beginning where seeking is not to be trusted."""
-        stream = self._container.streams.video[0]
-        if not self._timed:
-            return enumerate(self._container.decode(stream))
-        number_of = {pts: number for number, pts in enumerate(self._pts)}
-        self._container.seek(self._pts[first], stream=stream)
-        return ((number_of.get(frame.pts, -1), frame) for frame in self._container.decode(stream))
-
     def _find(self, number: int) -> Any:
-        assert self._frames is not None
         for position, frame in self._frames:
             if position == number:
                 return frame
         raise EOFError(f"frame {number} of {len(self.timestamps)} cannot be decoded")
 
 
-def _reason(error: Exception) -> str:
-    """Return a decoder's message in one line, without the times and addresses that differ from run to run."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].split('] ', 1)[-1] if lines else 'no message'}"
+def _decoded(path: Path) -> Iterator[Any]:
+    import av
+
+    with av.open(str(path)) as container:
+        yield from container.decode(video=0)
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Return a decoder's message in one line, without the times, paths and addresses that differ from run to run."""
+    lines = str(error).strip().splitlines() or ["the video breaks off"]
+    message = re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", lines[0]).replace(str(path), path.name)
+    return f"{type(error).__name__}: {message}"

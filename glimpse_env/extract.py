@@ -34,8 +34,7 @@ from glimpse_env.decode import (
     DecodedClip,
     VideoError,
     decode_clip,
-    decoder_version,
-    default_decoder,
+    decoder_versions,
 )
 from glimpse_env.manifest import Manifest, StoreError
 from glimpse_env.store_writer import ClipArrays, StoreWriter
@@ -299,7 +298,7 @@ def _extract_shards(
             results = embed(clips, backbone, batch_size=settings.batch_size, stopwatch=stopwatch)
             if written is not None:
                 stopwatch.time("waiting for the disk", written.result)
-            arrays, failures = _sorted_out(shares[shard], results, coverage, settings.videos)
+            arrays, failures = _sorted_out(shares[shard], results, coverage)
             frames += sum(len(clip.features) for clip in arrays)
             written = disk.submit(writer.write_shard, shard, arrays, failures)
         if written is not None:
@@ -319,13 +318,13 @@ def _watched(
 
 
 def _sorted_out(
-    clips: Sequence[VideoClip], results: Sequence[VideoFeatures | VideoError], coverage: Any, root: Path
+    clips: Sequence[VideoClip], results: Sequence[VideoFeatures | VideoError], coverage: Any
 ) -> tuple[list[ClipArrays], dict[str, str]]:
     """Tell the clips that could be read from the reasons why others could not."""
     arrays, failures = [], {}
     for clip, result in zip(clips, results, strict=True):
         if isinstance(result, VideoError):
-            failures[clip.clip_id] = str(result).replace(f"{root}/", "")
+            failures[clip.clip_id] = result.reason
         else:
             arrays.append(
                 ClipArrays(
@@ -360,7 +359,7 @@ def _manifest(settings: Settings, dataset: VideoDataset, backbone: Backbone, *, 
         backbone=backbone.name,
         weights_sha256=backbone.weights_sha256,
         resize_rule=RESIZE_RULE,
-        decoder=decoder_version(default_decoder()),
+        decoder=decoder_versions(),
         software=f"torch {torch.__version__}",
         device=backbone.device.type,
         threads=settings.threads,

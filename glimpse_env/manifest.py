@@ -31,7 +31,7 @@ class Manifest:
         backbone: name of the network.
         weights_sha256: of its weights file.
         resize_rule: how frames became its input.
-        decoder: library and version that decoded.
+        decoder: libraries that decoded, with their versions.
         software: versions of what else decides the last bits.
         device: kind of processor that the network ran on.
         threads: of the network.
