@@ -28,6 +28,10 @@ class WeightsError(ValueError):
     """A weights file is missing, cannot be read, belongs to another network or was never trained."""
 
 
+class DeviceError(RuntimeError):
+    """The processor asked for is not there."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
     """A loaded network and what a store records of it.
@@ -69,7 +73,7 @@ def load_backbone(name: str, *, weights: Path | None = None, device: str = "cpu"
 
     Raises:
         ValueError: there is no such network.
-        RuntimeError: the device is not there.
+        DeviceError: the device is not there.
         WeightsError: the weights are missing, do not fit the network or were never trained.
     """
     if name not in get_args(BackboneName):
@@ -190,10 +194,12 @@ def local_response_norm(x: Tensor) -> Tensor:
 
 
 def _find_device(device: str) -> torch.device:
-    target = torch.device(device)
-    if target.type == "cuda" and (target.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise RuntimeError(f"device {device!r} asked for, but torch sees {found} GPUs here: use --device cpu")
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by how it was built
+        reason = str(error).splitlines()[0]
+        raise DeviceError(f"device {device!r} is not available here ({reason}): choose cpu") from error
     return target
 
 

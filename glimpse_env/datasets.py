@@ -75,6 +75,8 @@ def hmdb51(videos: Path, splits: Path) -> VideoDataset:
         for video, folds in tags[name].items()
         if any(folds)
     }
+    if not used:
+        raise DatasetError(f"the split files in {splits} use no videos: every one is tagged 0")
     paths = {clip: videos / class_names[label] / video for clip, (label, video, _) in used.items()}
     _require_files(paths.values(), named_by=f"the split files in {splits}", under=videos)
     parts = [_hmdb_fold(used, class_names, fold) for fold in range(num_folds)]

@@ -3,18 +3,15 @@
     python -m glimpse_env.extract hmdb51 --videos DIR --splits DIR --weights FILE --out STORE
     python -m glimpse_env.extract folder --videos DIR --weights FILE --out STORE
 
-Decoding runs ahead on its own threads while the network works. Batches cross the borders between clips, and those of
-one shard never mix with another's, so that a run that was killed and went on computes what an unbroken one would.
+A run that was killed goes on where it was with the same command, and gives the same store: what is lost is the share
+of clips, a shard, that it was at. Videos that cannot be read are named, listed in the store's report.json and skipped.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,24 +20,14 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from glimpse_env.backbones import Backbone, BackboneName, WeightsError, load_backbone
+from glimpse_env.backbones import Backbone, BackboneName, DeviceError, WeightsError, load_backbone
 from glimpse_env.datasets import DatasetError, VideoClip, VideoDataset, folder, hmdb51
-from glimpse_env.decode import (
-    FRAME_SIZE,
-    RESIZE_RULE,
-    DecodedClip,
-    VideoError,
-    decode_clip,
-    decoder_versions,
-)
+from glimpse_env.decode import RESIZE_RULE, DecodedClip, VideoError, decoder_versions
+from glimpse_env.features import Stopwatch, VideoFeatures, decode_ahead, embed
 from glimpse_env.manifest import Manifest, StoreError
-from glimpse_env.store_writer import ClipArrays, StoreWriter
-
-_SHARD_FRAMES = 1024  # about 100 MB of features, and what a killed run computes again at most
-_CLIPS_AHEAD = 12  # decoded clips that may wait for the network
+from glimpse_env.store_writer import ClipArrays, StoreWriter, write_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +58,11 @@ class Settings:
     """of the network on the CPU"""
     decode_threads: int = 1
     """clips decoded at the same time"""
+    shard_frames: int = 1024
+    """frames that a shard of the store may hold: what a killed run computes again at most (100 MB for 1024)"""
 
     def __post_init__(self) -> None:
-        for name in ("frames", "fps", "batch_size", "threads", "decode_threads"):
+        for name in ("frames", "fps", "batch_size", "threads", "decode_threads", "shard_frames"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.max_frames is not None and self.max_frames < self.frames:
@@ -82,6 +71,10 @@ class Settings:
     @property
     def frames_kept(self) -> int:
         return self.max_frames or self.frames
+
+    @property
+    def clips_per_shard(self) -> int:
+        return max(1, self.shard_frames // self.frames_kept)
 
     def dataset(self) -> VideoDataset:
         """Describe the videos."""
@@ -104,141 +97,6 @@ class Folder(Settings):
     """Your own videos, split by name into train, validation and test."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class VideoFeatures:
-    """What the network makes of one video.
-
-    Attributes:
-        path: the video.
-        times: (n,) float64 seconds.
-        numbers: (n,) int64, which frames of the file they are.
-        thumbnails: (n, 112, 112, 3) uint8 RGB.
-        features: (n, K, K, D) float16.
-    """
-
-    path: Path
-    times: NDArray[np.float64]
-    numbers: NDArray[np.int64]
-    thumbnails: NDArray[np.uint8]
-    features: NDArray[np.float16]
-
-
-@dataclass
-class Stopwatch:
-    """Seconds spent, by activity."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def time(self, activity: str, call: Callable[[], Any]) -> Any:
-        begun = time.perf_counter()
-        try:
-            return call()
-        finally:
-            self.seconds[activity] = self.seconds.get(activity, 0.0) + time.perf_counter() - begun
-
-
-def extract_videos(
-    paths: Sequence[Path],
-    backbone: Backbone,
-    *,
-    frames_per_second: float,
-    max_frames: int,
-    batch_size: int = 16,
-) -> list[VideoFeatures | VideoError]:
-    """Extract features of any video files, in memory.
-
-    Args:
-        paths: the files.
-        backbone: a loaded network.
-        frames_per_second: the rate of the samples.
-        max_frames: a longer video keeps its centred window of so many samples.
-        batch_size: frames per network call.
-
-    Returns:
-        For each file, in order, its features, or the error that says why it cannot be read.
-    """
-    decoded = decode_ahead(paths, frames_per_second=frames_per_second, max_frames=max_frames, threads=1)
-    return embed(zip(paths, decoded, strict=True), backbone, batch_size=batch_size, stopwatch=Stopwatch())
-
-
-def decode_ahead(
-    paths: Iterable[Path], *, frames_per_second: float, max_frames: int, threads: int
-) -> Iterator[DecodedClip | VideoError]:
-    """Decode files in order on threads of their own, a few clips before they are asked for."""
-
-    def decode(path: Path) -> DecodedClip | VideoError:
-        try:
-            return decode_clip(path, frames_per_second=frames_per_second, max_frames=max_frames)
-        except VideoError as error:
-            return error
-
-    remaining = iter(paths)
-    # One thread for resizing leaves the processor to the network.
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            waiting = deque(pool.submit(decode, path) for path in itertools.islice(remaining, _CLIPS_AHEAD))
-            while waiting:
-                outcome = waiting.popleft().result()
-                waiting.extend(pool.submit(decode, path) for path in itertools.islice(remaining, 1))
-                yield outcome
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def embed(
-    clips: Iterable[tuple[Path, DecodedClip | VideoError]],
-    backbone: Backbone,
-    *,
-    batch_size: int,
-    stopwatch: Stopwatch,
-) -> list[VideoFeatures | VideoError]:
-    """Run the network over decoded clips in batches of one fixed size, the last one padded with black."""
-    batcher = _Batcher(backbone, batch_size, stopwatch)
-    results: list[VideoFeatures | VideoError] = []
-    for path, clip in clips:
-        if isinstance(clip, VideoError):
-            results.append(clip)
-            continue
-        cubes = np.empty((len(clip.frames), backbone.grid_size, backbone.grid_size, backbone.depth), np.float16)
-        batcher.add(clip.frames, cubes)
-        results.append(
-            VideoFeatures(path=path, times=clip.times, numbers=clip.numbers, thumbnails=clip.thumbnails, features=cubes)
-        )
-    batcher.flush()
-    return results
-
-
-class _Batcher:
-    """Gathers frames of many clips into full batches and gives the cubes back to the clips."""
-
-    def __init__(self, backbone: Backbone, batch_size: int, stopwatch: Stopwatch) -> None:
-        self._backbone = backbone
-        self._stopwatch = stopwatch
-        self._frames = np.zeros((batch_size, FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
-        self._targets: list[NDArray[np.float16]] = []
-
-    def add(self, frames: NDArray[np.uint8], cubes: NDArray[np.float16]) -> None:
-        """Take (n, 224, 224, 3) frames, and fill (n, K, K, D) `cubes` by the next flush at the latest."""
-        for frame, target in zip(frames, cubes, strict=True):
-            self._frames[len(self._targets)] = frame
-            self._targets.append(target)
-            if len(self._targets) == len(self._frames):
-                self.flush()
-
-    def flush(self) -> None:
-        """Run what is gathered."""
-        if self._targets:
-            self._frames[len(self._targets) :] = 0
-            cubes = self._stopwatch.time("network", self._run)
-            for target, cube in zip(self._targets, cubes, strict=False):
-                target[...] = cube
-            self._targets.clear()
-
-    def _run(self) -> NDArray[np.float16]:
-        cubes: NDArray[np.float16] = self._backbone.cubes(torch.from_numpy(self._frames)).half().cpu().numpy()
-        return cubes
-
-
 def extract(settings: Settings) -> Path:
     """Extract a data set into a feature store, or go on where an earlier run was stopped.
 
@@ -254,15 +112,15 @@ def extract(settings: Settings) -> Path:
     dataset = settings.dataset()
     coverage = _open_coverage(settings.actor_coverage, dataset.clips)
     backbone = load_backbone(settings.backbone, weights=settings.weights, device=settings.device)
-    shares = _shares(dataset.clips, max(1, _SHARD_FRAMES // settings.frames_kept))
+    shares = _shares(dataset.clips, settings.clips_per_shard)
     manifest = _manifest(settings, dataset, backbone, num_shards=len(shares))
     writer = StoreWriter(settings.out, manifest, dataset.clips)
     stopwatch = Stopwatch()
-    begun = time.perf_counter()
-    frames = _extract_shards(settings, writer, shares, backbone, coverage, stopwatch)
-    failures = writer.finish()
-    stopwatch.seconds["total"] = time.perf_counter() - begun
-    _report(settings.out, len(dataset.clips), frames, failures, stopwatch)
+    with stopwatch.measure("total"):
+        frames = _extract_shards(settings, writer, shares, backbone, coverage, stopwatch)
+        failures = writer.finish()
+    write_report(settings.out, failures=failures, frames=frames, seconds=stopwatch.seconds)
+    _tell(settings.out, len(dataset.clips), frames, failures, stopwatch)
     return settings.out
 
 
@@ -296,21 +154,26 @@ def _extract_shards(
         for shard in missing:
             clips = _watched(shares[shard], decoded, bar, stopwatch)
             results = embed(clips, backbone, batch_size=settings.batch_size, stopwatch=stopwatch)
-            if written is not None:
-                stopwatch.time("waiting for the disk", written.result)
+            _wait(written, stopwatch)
             arrays, failures = _sorted_out(shares[shard], results, coverage)
             frames += sum(len(clip.features) for clip in arrays)
             written = disk.submit(writer.write_shard, shard, arrays, failures)
-        if written is not None:
-            stopwatch.time("waiting for the disk", written.result)
+        _wait(written, stopwatch)
     return frames
+
+
+def _wait(written: Future[None] | None, stopwatch: Stopwatch) -> None:
+    if written is not None:
+        with stopwatch.measure("waiting for the disk"):
+            written.result()
 
 
 def _watched(
     clips: Sequence[VideoClip], decoded: Iterator[DecodedClip | VideoError], bar: Any, stopwatch: Stopwatch
 ) -> Iterator[tuple[Path, DecodedClip | VideoError]]:
     for clip in clips:
-        outcome = stopwatch.time("waiting for decoded frames", lambda: next(decoded))
+        with stopwatch.measure("waiting for decoded frames"):
+            outcome = next(decoded)
         if isinstance(outcome, VideoError):
             bar.write(f"skipped: {outcome}")
         yield clip.path, outcome
@@ -371,21 +234,19 @@ def _manifest(settings: Settings, dataset: VideoDataset, backbone: Backbone, *, 
         depth=backbone.depth,
         dtype="float16",
         has_coverage=settings.actor_coverage is not None,
+        clips_per_shard=settings.clips_per_shard,
         num_shards=num_shards,
     )
 
 
-def _report(out: Path, clips: int, frames: int, failures: dict[str, str], stopwatch: Stopwatch) -> None:
-    """Write `report.json` and tell the same on the screen."""
-    rate = frames / stopwatch.seconds["total"]
-    seconds = {activity: round(value, 2) for activity, value in stopwatch.seconds.items()}
-    content = {"clips": clips, "failures": failures, "frames": frames, "frames_per_second": rate, "seconds": seconds}
-    (out / "report.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(
-        f"{out}: {clips - len(failures)} of {clips} clips; {frames} frames in this run, {rate:.1f} a second {seconds}"
-    )
+def _tell(out: Path, clips: int, frames: int, failures: Mapping[str, str], stopwatch: Stopwatch) -> None:
     for clip, reason in failures.items():
         print(f"not read: {clip}: {reason}")
+    seconds = ", ".join(f"{value:.1f} s {activity}" for activity, value in stopwatch.seconds.items())
+    rate = frames / stopwatch.seconds["total"]
+    print(
+        f"{out}: {clips - len(failures)} of {clips} clips. This run: {frames} frames, {rate:.1f} a second ({seconds})"
+    )
 
 
 def main() -> None:
@@ -393,7 +254,7 @@ def main() -> None:
     command = Annotated[HMDB51, tyro.conf.subcommand("hmdb51")] | Annotated[Folder, tyro.conf.subcommand("folder")]
     try:
         extract(tyro.cli(command, prog="python -m glimpse_env.extract", description=__doc__))
-    except (DatasetError, WeightsError, StoreError, RuntimeError, ValueError) as error:
+    except (DatasetError, WeightsError, DeviceError, StoreError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
 
 

@@ -43,6 +43,7 @@ class Manifest:
         depth: D.
         dtype: of the features.
         has_coverage: whether it is known where the actor is.
+        clips_per_shard: videos whose frames share a shard.
         num_shards: how many shards there are.
         max_feature: the largest feature.
         complete: whether the extraction has finished.
@@ -68,6 +69,7 @@ class Manifest:
     depth: int
     dtype: str
     has_coverage: bool
+    clips_per_shard: int
     num_shards: int
     max_feature: float = 0.0
     complete: bool = False

@@ -54,7 +54,7 @@ class StoreWriter:
     Args:
         path: the store's folder; made where it is missing.
         manifest: what the store is to hold.
-        clips: all clips asked for; shard k takes the k-th of `manifest.num_shards` equal shares.
+        clips: all clips asked for; shard k takes the k-th `manifest.clips_per_shard` of them.
 
     Raises:
         StoreError: the folder holds something else, or a store that was begun with other settings.
@@ -161,6 +161,22 @@ class StoreWriter:
             "starts": np.array([entry["start"] for _, entry in entries], np.float64),
             "splits": np.array([[SPLIT_CODES[part] for part in clip.splits] for clip in clips], np.uint8).T.copy(),
         }
+
+
+def write_report(path: Path, *, failures: Mapping[str, str], frames: int, seconds: Mapping[str, float]) -> None:
+    """Note in the store's `report.json` what could not be read and how long this run took, after those before it.
+
+    Args:
+        path: the store's folder.
+        failures: clips that could not be read, with the reasons.
+        frames: how many frames this run extracted; with none, only the failures are noted.
+        seconds: by activity, and in `total`.
+    """
+    file = path / "report.json"
+    runs = json.loads(file.read_bytes())["runs"] if file.exists() else []
+    if frames:
+        runs.append({"frames": frames, "frames_per_second": frames / seconds["total"], "seconds": dict(seconds)})
+    _write_atomically(file, _json({"failures": dict(failures), "runs": runs}))
 
 
 def _require_same(path: Path, manifest: Manifest) -> bool:

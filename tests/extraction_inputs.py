@@ -1,0 +1,55 @@
+"""Videos and weights written for tests of decoding and extraction."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from glimpse_env.backbones import BVLCGoogLeNet
+
+
+def write_video(path, *, frames, fps=30, codec="libx264", size=(96, 64), timestamps=None):
+    """Write a video in which every frame differs: a white bar moves over a ground that brightens.
+
+    Args:
+        path: file to write; its suffix tells the container.
+        frames: how many.
+        fps: constant rate, where there are no timestamps.
+        codec: of FFmpeg.
+        size: width and height in pixels.
+        timestamps: one for each frame, in 1/600 s.
+    """
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps, options={"bf": "2", "crf": "10"} if codec == "libx264" else {})
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        stream.gop_size = 12
+        if timestamps is not None:
+            stream.codec_context.time_base = Fraction(1, 600)
+        for number in range(frames):
+            frame = av.VideoFrame.from_ndarray(_picture(number, frames, size), format="rgb24")
+            if timestamps is not None:
+                frame.pts, frame.time_base = timestamps[number], Fraction(1, 600)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def _picture(number, frames, size):
+    picture = np.full((size[1], size[0], 3), 30 + 200 * number // frames, np.uint8)
+    left = number * size[0] // frames
+    picture[:, left : left + 6] = 255
+    return picture
+
+
+def write_bvlc_weights(path):
+    """Write weights with which the original GoogLeNet is alive, though it knows nothing."""
+    torch.manual_seed(0)
+    network = BVLCGoogLeNet()
+    for name, parameter in network.named_parameters():
+        if name.endswith("weight"):
+            torch.nn.init.kaiming_normal_(parameter, nonlinearity="relu")
+        else:
+            torch.nn.init.zeros_(parameter)
+    save_file(network.state_dict(), path)
