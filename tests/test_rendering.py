@@ -58,6 +58,8 @@ def test_the_prediction_is_green_where_it_is_right(pictured):
         env.step(np.array([0, prediction]))
         assert colour in prediction_colours(env.render())
         assert not {RIGHT, WRONG} - {colour} & prediction_colours(env.render())
+    env.reset()
+    assert prediction_colours(env.render()) == {PLAIN}  # the last episode's are forgotten
 
 
 def test_an_unknown_truth_judges_nothing():

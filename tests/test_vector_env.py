@@ -1,5 +1,7 @@
 """The vector environment: it plays what single environments play, and keeps Gymnasium's vector contract."""
 
+import itertools
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -344,6 +346,21 @@ def test_copies_are_never_used_again(toy, observation, autoreset):
         np.testing.assert_array_equal(first[0], kept)
         first = following
     np.testing.assert_array_equal(toy.features, bank)
+
+
+@pytest.mark.parametrize("autoreset", AUTORESETS)
+def test_every_mask_is_an_array_of_its_own(toy, autoreset):
+    envs = VideoGlimpseVectorEnv(2, source=toy, frames=1, glimpses=1, autoreset_mode=autoreset)
+    envs.reset(seed=1)
+    _, _, terminations, _, infos = envs.step(np.zeros((2, 2), int))
+    reset_mask = np.array([True, True])
+    _, others = envs.reset(options={"reset_mask": reset_mask})
+    arrays = [terminations, reset_mask, envs.engine.done]
+    for told in (infos, others, infos.get("final_info", {})):
+        arrays += [value for key, value in told.items() if key.startswith("_")]
+    assert len(arrays) >= 3 + 5 + 5
+    for first, second in itertools.combinations(arrays, 2):
+        assert not np.shares_memory(first, second)
 
 
 # ---- bad input
