@@ -1,0 +1,319 @@
+"""The feature store: what is written is read, and damage is noticed."""
+
+import json
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from glimpse_env.datasets import VideoClip
+from glimpse_env.manifest import Manifest, StoreError, manifest_text, read_manifest
+from glimpse_env.sources import ClipSource, Segment
+from glimpse_env.store import FeatureStore, StoreSplit, main
+from glimpse_env.store_writer import ClipArrays, StoreWriter, write_report
+
+MANIFEST = Manifest(
+    dataset="toy",
+    class_names=("run", "walk"),
+    num_folds=2,
+    clips_sha256="0" * 64,
+    trimmed=True,
+    backbone="toy",
+    weights_sha256="1" * 64,
+    resize_rule="none",
+    decoder="none",
+    software="none",
+    device="cpu",
+    threads=1,
+    batch_size=1,
+    frames_per_second=10.0,
+    num_frames=3,
+    max_frames=5,
+    grid_size=2,
+    depth=3,
+    dtype="float16",
+    has_coverage=True,
+    clips_per_shard=2,
+    num_shards=2,
+)
+LENGTHS = {"a": 3, "b": 5, "c": 1, "d": 2}
+SPLITS = {"a": ("train", "test"), "b": ("test", "train"), "c": ("train", None), "d": ("train", "train")}
+STARTS = {"a": 0.0, "b": 0.5, "c": 0.0, "d": 1.0}
+
+
+def arrays_of(name):
+    rng = np.random.default_rng(ord(name))
+    count = LENGTHS[name]
+    return ClipArrays(
+        clip_id=name,
+        start=STARTS[name],
+        features=rng.random((count, 2, 2, 3)).astype(np.float16),
+        thumbnails=rng.integers(256, size=(count, 112, 112, 3), dtype=np.uint8),
+        coverage=rng.integers(52, size=(count, 2, 2), dtype=np.uint8),
+    )
+
+
+CLIPS = [
+    VideoClip(clip_id=name, path=Path(name), label=label, splits=SPLITS[name])
+    for label, name in zip((0, 1, 1, 0), "abcd", strict=True)
+]
+
+
+def write_store(path, manifest=MANIFEST):
+    writer = StoreWriter(path, manifest, CLIPS)
+    writer.write_shard(1, [arrays_of("c"), arrays_of("d")], {})
+    writer.write_shard(0, [arrays_of("a"), arrays_of("b")], {})
+    writer.finish()
+    return path
+
+
+@pytest.fixture
+def store(tmp_path):
+    return write_store(tmp_path / "store")
+
+
+def test_a_split_is_a_clip_source_of_what_was_written(store):
+    source = FeatureStore.open(store).split("train")
+    assert isinstance(source, ClipSource)
+    assert [source.clip_id(clip) for clip in range(source.num_clips)] == ["a", "c", "d"]
+    assert (source.class_names, source.num_frames, source.frames_per_second) == (("run", "walk"), 3, 10.0)
+    assert (source.grid_size, source.depth, source.trimmed) == (2, 3, True)
+    assert source.max_feature == max(arrays_of(name).features.max() for name in "abcd")
+
+
+def test_folds_have_their_own_splits(store):
+    opened = FeatureStore.open(str(store))
+    ids = {
+        (split, fold): [source.clip_id(clip) for clip in range(source.num_clips)]
+        for split, fold in [("train", 1), ("test", 1), ("train", 2), ("test", 2)]
+        for source in [opened.split(split, fold=fold)]
+    }
+    assert ids == {("train", 1): ["a", "c", "d"], ("test", 1): ["b"], ("train", 2): ["b", "d"], ("test", 2): ["a"]}
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("clips", [[0, 2, 1, 2, 0], [0, 0], [1, 2, 2], []])
+def test_cubes_and_slices_come_from_the_right_shards(store, dtype, clips):
+    source = FeatureStore.open(store).split("train")
+    rng = np.random.default_rng(0)
+    names = [source.clip_id(clip) for clip in clips]
+    frames = np.array([rng.integers(LENGTHS[name]) for name in names], np.int64)
+    cells = rng.integers(4, size=len(clips))
+    clips = np.array(clips, np.int64)
+    expected = [arrays_of(name).features[frame] for name, frame in zip(names, frames, strict=True)]
+    cubes = np.empty((len(clips), 2, 2, 3), dtype)
+    source.read_cubes(clips, frames, cubes)
+    np.testing.assert_array_equal(cubes, np.reshape(expected, cubes.shape))
+    slices = np.empty((len(clips), 3), dtype)
+    source.read_slices(clips, frames, cells, slices)
+    picked = [cube.reshape(4, 3)[cell] for cube, cell in zip(expected, cells, strict=True)]
+    np.testing.assert_array_equal(slices, np.reshape(picked, slices.shape))
+
+
+def test_times_and_segments_cover_the_frames(store):
+    opened = FeatureStore.open(store)
+    test = opened.split("test")
+    np.testing.assert_allclose(test.frame_times(0), [0.5, 0.6, 0.7, 0.8, 0.9])
+    (segment,) = test.segments(0)
+    assert segment == Segment(pytest.approx(0.45), pytest.approx(0.95), 1)
+    (alone,) = opened.split("train").segments(1)
+    assert alone == Segment(pytest.approx(-0.05), pytest.approx(0.05), 1)
+
+
+def test_pictures_are_copies_of_the_thumbnails(store):
+    source = FeatureStore.open(store).split("train")
+    picture = source.image(2, 1)
+    np.testing.assert_array_equal(picture, arrays_of("d").thumbnails[1])
+    picture[:] = 0
+    assert source.image(2, 1).any()
+
+
+def test_the_actor_is_where_more_than_a_tenth_is_covered(store):
+    source = FeatureStore.open(store).split("train")
+    np.testing.assert_array_equal(source.actor(2), arrays_of("d").coverage >= 26)
+    assert source.actor(0).any()
+    assert not source.actor(0).all()
+
+
+def test_without_coverage_nobody_knows_where_the_actor_is(tmp_path):
+    source = FeatureStore.open(write_store(tmp_path, replace(MANIFEST, has_coverage=False))).split("train")
+    assert source.actor(0) is None
+
+
+def test_a_split_survives_pickling(store):
+    source = pickle.loads(pickle.dumps(FeatureStore.open(store).split("train", fold=2)))  # noqa: S301 (made here)
+    assert isinstance(source, StoreSplit)
+    assert (source.split, source.fold, source.clip_id(1)) == ("train", 2, "d")
+
+
+def test_reading_needs_no_torch(store):
+    code = (
+        "import sys; sys.modules['torch'] = None; from glimpse_env.store import FeatureStore; "
+        f"print(FeatureStore.open({str(store)!r}).split('test').image(0, 4).shape)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.stdout == "(112, 112, 3)\n", ran.stderr
+
+
+def test_stores_of_the_same_clips_are_the_same_bytes(tmp_path, store):
+    again = write_store(tmp_path / "again")
+    assert contents(store) == contents(again)
+
+
+def contents(store):
+    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+def test_a_store_that_is_not_there(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"^no feature store at .*: write one with python -m glimpse_env\.extract$"
+    ):
+        FeatureStore.open(tmp_path / "none")
+
+
+def test_unknown_splits_and_folds(store):
+    opened = FeatureStore.open(store)
+    with pytest.raises(ValueError, match=r"unknown split 'val': .* has train, validation, test"):
+        opened.split("val")
+    for fold in (0, 3, "1"):
+        with pytest.raises(ValueError, match=rf"unknown fold {fold!r}: .* has fold 1, 2"):
+            opened.split("train", fold=fold)
+    with pytest.raises(ValueError, match=r"split 'validation' of fold 1 has no clips in"):
+        opened.split("validation")
+
+
+@pytest.mark.parametrize("name", ["shards/00001/features.npy", "shards/00000/thumbnails.npy", "index.npz"])
+def test_a_file_that_was_cut_is_noticed_on_opening(store, name):
+    path = store / name
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(StoreError, match=rf"{path} has \d+ bytes instead of \d+"):
+        FeatureStore.open(store)
+    path.unlink()
+    with pytest.raises(StoreError, match=rf"{path} is missing"):
+        FeatureStore.open(store)
+
+
+@pytest.mark.parametrize("name", ["shards/00001/features.npy", "shards/00000/coverage.npy", "shards/00001/record.json"])
+def test_a_file_that_was_altered_is_noticed_by_verify(store, name):
+    assert name in list(FeatureStore.open(store).verify())
+    content = bytearray((store / name).read_bytes())
+    content[-2] ^= 1
+    (store / name).write_bytes(content)
+    with pytest.raises(StoreError, match=rf"{name} was altered: its sha256 is not the manifest's"):
+        list(FeatureStore.open(store).verify())
+
+
+def test_an_altered_manifest_is_noticed_on_opening(store):
+    path = store / "manifest.json"
+    path.write_text(path.read_text().replace('"grid_size": 2', '"grid_size": 7'))
+    with pytest.raises(StoreError, match=r"manifest\.json was altered"):
+        FeatureStore.open(store)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 3, "format_version": 1}'])
+def test_a_damaged_manifest_is_noticed_on_opening(store, text):
+    (store / "manifest.json").write_text(text)
+    with pytest.raises(StoreError, match=r"manifest\.json is (damaged|of format 3)"):
+        FeatureStore.open(store)
+
+
+def test_a_newer_format_is_refused(store):
+    path = store / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 2}))
+    with pytest.raises(StoreError, match=r"manifest\.json is of format version 2, newer than the 1 .*: update it"):
+        FeatureStore.open(store)
+
+
+def test_a_manifest_that_names_other_files_is_refused(store):
+    manifest, files = read_manifest(store)
+    (store / "manifest.json").write_text(manifest_text(manifest, {**files, "../../secret": {"bytes": 1, "sha256": ""}}))
+    with pytest.raises(StoreError, match="lists other files than a store of this format has"):
+        FeatureStore.open(store)
+
+
+def test_arrays_of_the_wrong_shape_are_refused(store):
+    manifest, files = read_manifest(store)
+    (store / "manifest.json").write_text(manifest_text(replace(manifest, depth=4), files))
+    source = FeatureStore.open(store).split("train")
+    with pytest.raises(
+        StoreError, match=r"features\.npy holds float16 \(8, 2, 2, 3\), expected float16 rows of \(2, 2, 4\)"
+    ):
+        source.read_cubes(np.array([0]), np.array([0]), np.empty((1, 2, 2, 4)))
+
+
+def test_an_unfinished_store_is_refused_and_goes_on(tmp_path, store):
+    path = tmp_path / "unfinished"
+    StoreWriter(path, MANIFEST, CLIPS).write_shard(0, [arrays_of("a"), arrays_of("b")], {})
+    with pytest.raises(StoreError, match="unfinished is unfinished: run the command that began it again"):
+        FeatureStore.open(path)
+    (path / "shards" / "00001.partial").mkdir()
+    writer = StoreWriter(path, MANIFEST, CLIPS)
+    assert writer.missing_shards() == [1]
+    writer.write_shard(1, [arrays_of("c"), arrays_of("d")], {})
+    writer.finish()
+    assert contents(path) == contents(store)
+    complete = StoreWriter(path, MANIFEST, CLIPS)
+    assert complete.is_complete
+    assert complete.missing_shards() == []
+
+
+def test_a_store_of_other_settings_is_not_gone_on_with(store):
+    with pytest.raises(StoreError, match=r"begun with other settings \(num_frames 3 there and 4 now\): choose another"):
+        StoreWriter(store, replace(MANIFEST, num_frames=4), CLIPS)
+
+
+def test_a_folder_of_other_things_is_not_written_to(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(StoreError, match="is neither empty nor a feature store"):
+        StoreWriter(tmp_path, MANIFEST, CLIPS)
+
+
+def test_clips_that_failed_are_left_out_and_told(tmp_path):
+    writer = StoreWriter(tmp_path, MANIFEST, CLIPS)
+    writer.write_shard(0, [arrays_of("b")], {"a": "broken"})
+    writer.write_shard(1, [], {"c": "empty", "d": "text"})
+    assert writer.finish() == {"a": "broken", "c": "empty", "d": "text"}
+    source = FeatureStore.open(tmp_path).split("test")
+    cube = np.empty((1, 2, 2, 3), np.float16)
+    source.read_cubes(np.array([0]), np.array([4]), cube)
+    np.testing.assert_array_equal(cube[0], arrays_of("b").features[4])
+
+
+def test_a_store_without_clips_is_not_finished(tmp_path):
+    writer = StoreWriter(tmp_path, MANIFEST, CLIPS)
+    for shard, names in enumerate(("ab", "cd")):
+        writer.write_shard(shard, [], dict.fromkeys(names, "broken"))
+    with pytest.raises(StoreError, match=r"none of the 4 videos could be read, so .* is empty: broken"):
+        writer.finish()
+
+
+def test_the_report_keeps_every_run_and_is_no_part_of_the_store(store):
+    write_report(store, failures={"x": "broken"}, frames=10, seconds={"total": 2.0})
+    write_report(store, failures={"x": "broken"}, frames=0, seconds={"total": 0.1})
+    report = json.loads((store / "report.json").read_text())
+    assert report["failures"] == {"x": "broken"}
+    assert [run["frames_per_second"] for run in report["runs"]] == [5.0]
+    assert "report.json" not in list(FeatureStore.open(store).verify())
+
+
+def run_main(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["store", *map(str, arguments)])
+    main()
+
+
+def test_the_command_line_verifies_and_describes(store, monkeypatch, capsys):
+    run_main(monkeypatch, "verify", store)
+    assert "all 9 files are as they were written" in capsys.readouterr().out
+    run_main(monkeypatch, "info", store)
+    out = capsys.readouterr().out
+    assert "4, 11 frames" in out
+    assert "train 3, validation 0, test 1" in out
+
+
+def test_the_command_line_tells_errors_in_a_line(tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="error: no feature store at"):
+        run_main(monkeypatch, "info", tmp_path / "none")
