@@ -1,0 +1,91 @@
+"""Sources and configurations small enough to train on in a test."""
+
+import numpy as np
+import torch
+
+from agents.config import Config
+from agents.policy import PolicyConfig
+from glimpse_env import ArraySource
+from glimpse_env.datasets import VideoClip
+from glimpse_env.manifest import Manifest
+from glimpse_env.store_writer import ClipArrays, StoreWriter
+
+torch.set_num_threads(1)  # networks this small lose time to a second thread
+
+TINY_NETWORK = PolicyConfig(embedding_size=6, hidden_size=8, scorer_size=5, projection_size=4)
+
+
+def tiny_config(**changes):
+    """Return a configuration that trains in a second or two."""
+    settings = {
+        "glimpses": 2, "policy": TINY_NETWORK, "updates": 6, "warmup_updates": 2, "clips": 3, "rollouts": 2,
+        "validate_every": 2, "learning_rate": 1e-2, "checkpoint_seconds": 0.0,
+    }  # fmt: skip
+    return Config(**(settings | changes))
+
+
+def marked_source(clips, *, frames=4, classes=3, seed=0, kind=ArraySource, **fields):
+    """Return clips of a 3 x 3 grid in which one marked cell tells the class, and the others mislead.
+
+    Channel 0 marks the actor's cell, which does not move. The other channels are the classes: from frame 2 on the
+    actor's cell shows its own, and every other cell one drawn anew in each frame. So frame 1 tells where to look, and
+    nothing but looking there tells the class.
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.arange(clips) % classes
+    places = rng.integers(0, 9, clips)
+    shown = rng.integers(0, classes, (clips, frames, 9))
+    shown[np.arange(clips), :, places] = labels[:, None]
+    features = np.zeros((clips, frames, 9, 1 + classes), np.float32)
+    features[:, 1:, :, 1:] = np.eye(classes)[shown[:, 1:]]
+    features[np.arange(clips), :, places, 0] = 1
+    features += rng.uniform(0, 0.1, features.shape).astype(np.float32)
+    actors = np.zeros((clips, frames, 9), np.bool_)
+    actors[np.arange(clips), :, places] = True
+    return kind(
+        features=features.reshape(clips, frames, 3, 3, -1),
+        labels=labels,
+        class_names=tuple("class" + "abcdefgh"[label] for label in range(classes)),
+        frames_per_second=10.0,
+        actors=actors.reshape(clips, frames, 3, 3),
+        **fields,
+    )
+
+
+def marked_splits(clips=12, **fields):
+    """Return the three splits that training takes."""
+    return {
+        name: marked_source(clips, seed=seed, **fields) for seed, name in enumerate(("train", "validation", "test"))
+    }
+
+
+def write_marked_store(path):
+    """Write 24 marked clips into a feature store: 12 train, 6 validate, 6 test."""
+    source = marked_source(24)
+    parts = ["train", "validation", "train", "test"]
+    clips = [
+        VideoClip(
+            clip_id=source.clip_id(clip), path=path, label=int(source.labels[clip]), splits=(parts[clip // 3 % 4],)
+        )
+        for clip in range(24)
+    ]
+    manifest = Manifest(
+        dataset="marked", class_names=source.class_names, num_folds=1, clips_sha256="0" * 64, trimmed=True,
+        backbone="none", weights_sha256="1" * 64, resize_rule="none", decoder="none", software="none", device="cpu",
+        threads=1, batch_size=1, frames_per_second=10.0, num_frames=4, max_frames=4, grid_size=3, depth=4,
+        dtype="float16", has_coverage=True, clips_per_shard=24, num_shards=1,
+    )  # fmt: skip
+    writer = StoreWriter(path, manifest, clips)
+    arrays = [
+        ClipArrays(
+            clip_id=source.clip_id(clip),
+            start=0.0,
+            features=source.features[clip].astype(np.float16),
+            thumbnails=np.full((4, 112, 112, 3), 10 * clip, np.uint8),
+            coverage=source.actors[clip].astype(np.uint8) * 255,
+        )
+        for clip in range(24)
+    ]
+    writer.write_shard(0, arrays, {})
+    writer.finish()
+    return path
