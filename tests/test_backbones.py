@@ -1,0 +1,183 @@
+"""The networks: their layers, their weights, and the weights that they refuse."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from extraction_inputs import write_bvlc_weights
+from safetensors.torch import load_file, save_file
+from torchvision.models.googlenet import GoogLeNet
+
+from glimpse_env.backbones import (
+    BVLCGoogLeNet,
+    DeviceError,
+    WeightsError,
+    load_backbone,
+    local_response_norm,
+    normalise_bvlc,
+    normalise_imagenet,
+)
+
+DATA = Path(os.environ.get("VIDEOGLIMPSE_DATA", "/nonexistent"))
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="VIDEOGLIMPSE_DATA does not point at the real data")
+
+
+@pytest.fixture(scope="module")
+def bvlc_weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "bvlc.safetensors"
+    write_bvlc_weights(path)
+    return path
+
+
+def living_torchvision_network():
+    """Return torchvision's GoogLeNet with random weights and batch norms that fit their inputs, so that it is alive."""
+    torch.manual_seed(0)
+    network = GoogLeNet(aux_logits=True, init_weights=False)
+    network.train()(torch.randn(2, 3, 224, 224))  # moves the running means and variances
+    return network.eval()
+
+
+def pictures(count):
+    return torch.randint(256, (count, 224, 224, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+def test_local_response_norm_is_torchs():
+    x = torch.rand(2, 9, 4, 4, generator=torch.Generator().manual_seed(0)) * 200
+    torch.testing.assert_close(local_response_norm(x), F.local_response_norm(x, 5, alpha=1e-4, beta=0.75, k=1.0))
+
+
+def test_bvlc_input_is_bgr_less_the_means():
+    red = torch.tensor([200.0, 100.0, 50.0]).view(1, 3, 1, 1)
+    assert normalise_bvlc(red).flatten().tolist() == [50 - 104, 100 - 117, 200 - 123]
+
+
+def test_torchvision_input_is_normalised_and_transformed_as_in_torchvision():
+    rgb = torch.rand(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    means, deviations = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 1, 3, 1, 1)
+    expected = GoogLeNet(transform_input=True, init_weights=False)._transform_input((rgb - means) / deviations)
+    torch.testing.assert_close(normalise_imagenet(rgb * 255), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_bvlc_has_the_published_number_of_parameters():
+    network = BVLCGoogLeNet()
+    assert sum(parameter.numel() for parameter in network.parameters()) == 6_998_552
+    assert len(network.state_dict()) == 116
+
+
+def test_cubes_are_channel_last_and_independent_of_the_rest_of_the_batch(bvlc_weights):
+    backbone = load_backbone("bvlc_googlenet", weights=bvlc_weights)
+    frames = pictures(4)
+    cubes = backbone.cubes(frames)
+    assert (cubes.shape, cubes.dtype) == ((4, 7, 7, 1024), torch.float32)
+    assert cubes.min() == 0
+    assert torch.equal(backbone.cubes(frames.flip(0)).flip(0), cubes)
+    assert torch.equal(backbone.cubes(torch.cat([frames[:1], torch.zeros_like(frames[1:])]))[0], cubes[0])
+
+
+def test_the_folded_torchvision_trunk_computes_what_torchvision_does(tmp_path):
+    network = living_torchvision_network()
+    torch.save(network.state_dict(), tmp_path / "googlenet.pth")
+    backbone = load_backbone("googlenet", weights=tmp_path / "googlenet.pth")
+    expected = []
+    network.inception5b.register_forward_hook(lambda module, inputs, output: expected.append(output))
+    frames = pictures(2)
+    with torch.inference_mode():
+        network(normalise_imagenet(frames.permute(0, 3, 1, 2).float()))
+    torch.testing.assert_close(backbone.cubes(frames).permute(0, 3, 1, 2), expected[0], rtol=1e-3, atol=1e-3)
+    assert backbone.name == "googlenet"
+
+
+@pytest.mark.parametrize(
+    ("name", "build"),
+    [
+        ("bvlc_googlenet", BVLCGoogLeNet),
+        ("googlenet", lambda: GoogLeNet(aux_logits=True, init_weights=True)),
+        ("googlenet", lambda: GoogLeNet(aux_logits=False, init_weights=False)),
+    ],
+)
+def test_untrained_weights_are_refused(tmp_path, name, build):
+    torch.manual_seed(0)
+    torch.save(build().state_dict(), tmp_path / "random.pth")
+    with pytest.raises(
+        WeightsError, match=r"random\.pth: the largest activation .* is \d\.\de-\d+, as with random weights"
+    ):
+        load_backbone(name, weights=tmp_path / "random.pth")
+
+
+def test_weights_that_are_not_numbers_are_refused(tmp_path, bvlc_weights):
+    tensors = load_file(bvlc_weights)
+    tensors["conv1/7x7_s2.weight"][0, 0, 0, 0] = torch.nan
+    save_file(tensors, tmp_path / "nan.safetensors")
+    with pytest.raises(WeightsError, match=r"nan\.safetensors: the largest activation for a test picture is nan"):
+        load_backbone("bvlc_googlenet", weights=tmp_path / "nan.safetensors")
+
+
+def test_weights_of_the_other_network_are_refused(tmp_path, bvlc_weights):
+    with pytest.raises(
+        WeightsError, match=r"bvlc\.safetensors does not fit googlenet: \d+ tensors differ .*--backbone"
+    ):
+        load_backbone("googlenet", weights=bvlc_weights)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda tensors: tensors.pop("conv2/3x3.bias"), "conv2/3x3.bias is missing"),
+        (lambda tensors: tensors.update(extra=torch.zeros(1)), "extra is unexpected"),
+        (
+            lambda tensors: tensors.update({"inception_3a/5x5.weight": torch.zeros(32, 16, 3, 3)}),
+            r"inception_3a/5x5.weight has shape \(32, 16, 3, 3\) instead of \(32, 16, 5, 5\)",
+        ),
+    ],
+)
+def test_weights_that_almost_fit_are_refused(tmp_path, bvlc_weights, change, problem):
+    tensors = load_file(bvlc_weights)
+    change(tensors)
+    save_file(tensors, tmp_path / "changed.safetensors")
+    with pytest.raises(WeightsError, match=rf"does not fit bvlc_googlenet: 1 tensors differ \({problem}\)"):
+        load_backbone("bvlc_googlenet", weights=tmp_path / "changed.safetensors")
+
+
+@pytest.mark.parametrize("name", ["text.safetensors", "text.pth"])
+def test_files_that_are_no_weights_are_refused(tmp_path, name):
+    (tmp_path / name).write_text("hello" * 100)
+    with pytest.raises(WeightsError, match=rf"{name} cannot be read as weights"):
+        load_backbone("bvlc_googlenet", weights=tmp_path / name)
+
+
+def test_pickled_objects_are_refused(tmp_path):
+    torch.save({"model": GoogLeNet}, tmp_path / "object.pth")
+    with pytest.raises(WeightsError, match=r"object\.pth cannot be read as weights"):
+        load_backbone("googlenet", weights=tmp_path / "object.pth")
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    with pytest.raises(WeightsError, match=r"list\.pth holds no dictionary of tensors"):
+        load_backbone("googlenet", weights=tmp_path / "list.pth")
+
+
+def test_weights_that_are_missing(tmp_path, monkeypatch):
+    with pytest.raises(WeightsError, match=r"no weights file at .*none\.pth$"):
+        load_backbone("googlenet", weights=tmp_path / "none.pth")
+    with pytest.raises(WeightsError, match="bvlc_googlenet needs a weights file: pass --weights"):
+        load_backbone("bvlc_googlenet")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"no weights file at .*: download https://download\.pytorch\.org/.* to it"):
+        load_backbone("googlenet")
+
+
+def test_an_unknown_backbone(bvlc_weights):
+    with pytest.raises(ValueError, match="unknown backbone 'resnet': choose one of bvlc_googlenet, googlenet"):
+        load_backbone("resnet", weights=bvlc_weights)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_there(bvlc_weights, device):
+    with pytest.raises(DeviceError, match=rf"device '{device}' is not available here \(.*\): choose cpu"):
+        load_backbone("bvlc_googlenet", weights=bvlc_weights, device=device)
+
+
+@needs_data
+def test_the_published_weights_fit_and_are_alive():
+    backbone = load_backbone("bvlc_googlenet", weights=DATA / "weights" / "bvlc_googlenet.safetensors")
+    assert 1 < backbone.cubes(pictures(1)).max() < 1000
