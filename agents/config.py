@@ -92,11 +92,16 @@ class Config:
         for name in ("updates", "clips", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.warmup_updates + self.scorer_updates <= self.updates or self.warmup_updates < 0:
+        for name in ("warmup_updates", "scorer_updates", "penalty", "entropy_bonus"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.warmup_updates + self.scorer_updates > self.updates:
             raise ValueError(
                 f"warmup_updates and scorer_updates must fit into updates, got {self.warmup_updates} + "
                 f"{self.scorer_updates} > {self.updates}"
             )
+        if not 0 <= self.random_share < 1:
+            raise ValueError(f"random_share must lie in [0, 1), got {self.random_share}")
         if self.learned_rollouts < 2:
             raise ValueError(
                 "a leave-one-out baseline needs at least 2 rollouts of each clip that look where the policy chooses, "

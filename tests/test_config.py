@@ -1,0 +1,135 @@
+"""What a run is told: refusals, presets, and the ways from the command line and to JSON."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from agents.config import PRESETS, Config, parse_arguments, preset_for
+from agents.policy import PolicyConfig
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"updates": 0}, "updates must be at least 1, got 0"),
+        ({"clips": 0}, "clips must be at least 1, got 0"),
+        ({"validate_every": -5}, "validate_every must be at least 1, got -5"),
+        ({"warmup_updates": -1}, "warmup_updates must not be negative, got -1"),
+        ({"scorer_updates": -1}, "scorer_updates must not be negative, got -1"),
+        ({"penalty": -1.0}, "penalty must not be negative, got -1.0"),
+        ({"entropy_bonus": -0.5}, "entropy_bonus must not be negative, got -0.5"),
+        (
+            {"updates": 10, "warmup_updates": 8, "scorer_updates": 3},
+            r"warmup_updates and scorer_updates must fit into updates, got 8 \+ 3 > 10",
+        ),
+        ({"rollouts": 1}, "needs at least 2 rollouts of each clip that look where the policy chooses, got 1"),
+        ({"rollouts": 4, "random_share": 0.75}, "got 1: raise rollouts or lower random_share"),
+        ({"random_share": 1.0}, r"random_share must lie in \[0, 1\), got 1.0"),
+        ({"random_share": -0.1}, r"random_share must lie in \[0, 1\), got -0.1"),
+        ({"frames": 1}, "frames must be at least 2, one to choose in and one to look at, got 1"),
+        ({"reward": "clip_log_score", "credit": "causal"}, "reward 'clip_log_score' .* needs credit 'terminal'"),
+        ({"controls": ("random", "corner")}, "controls must be among .*'oracle'.*, got 'corner'"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("rollouts", "share", "learned", "exploring"), [(4, 0.0, 4, 0), (4, 0.25, 3, 1), (4, 0.49, 3, 1), (8, 0.5, 4, 4)]
+)
+def test_the_random_share_is_rounded_down(rollouts, share, learned, exploring):
+    config = Config(rollouts=rollouts, random_share=share)
+    assert (config.learned_rollouts, config.random_rollouts) == (learned, exploring)
+
+
+def test_the_policy_is_trained_before_its_controls():
+    assert Config(controls=("mean", "random")).arms == ("learned", "mean", "random")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_configuration_goes_through_json_and_back(name):
+    config = dataclasses.replace(PRESETS[name], controls=("all", "oracle"), frames=7, policy=PolicyConfig(layers=2))
+    again = Config.from_json(json.loads(json.dumps(config.to_json())))
+    assert again == config
+
+
+def test_presets_know_their_names():
+    assert {name: preset.preset for name, preset in PRESETS.items()} == {name: name for name in PRESETS}
+
+
+def test_an_unknown_preset_is_named():
+    with pytest.raises(ValueError, match=r"preset must be one of .*'paper'.*, got 'big'"):
+        preset_for("synthetic", "big")
+
+
+def test_the_papers_preset_is_the_papers():
+    paper = PRESETS["paper"]
+    assert (paper.policy.encoder, paper.policy.layers, paper.policy.hidden_size) == ("sum", 3, 512)
+    assert (paper.policy.dropout, paper.weight_decay, paper.credit, paper.reward) == (0.5, 1e-5, "terminal", "eq7")
+
+
+# ---- the command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "preset", "source"),
+    [
+        ([], "small", "synthetic"),
+        (["--source", "stores/mine"], "features", "stores/mine"),
+        (["--source=stores/mine"], "features", "stores/mine"),
+        (["--source", "stores/mine", "--preset", "paper"], "paper", "stores/mine"),
+        (["--preset", "features"], "features", "synthetic"),
+    ],
+)
+def test_the_source_chooses_the_preset_unless_it_is_given(arguments, preset, source):
+    config = parse_arguments(arguments).config
+    assert config == dataclasses.replace(PRESETS[preset], source=source)
+
+
+def test_flags_override_the_preset():
+    arguments = ["--preset", "paper", "--updates", "7", "--glimpses", "1", "--seed", "3", "--mirror", "--frames", "6"]
+    arguments += ["--policy.hidden-size", "9"]
+    config = parse_arguments(arguments).config
+    paper = PRESETS["paper"]
+    expected = dataclasses.replace(
+        paper,
+        updates=7,
+        glimpses=1,
+        policy=dataclasses.replace(paper.policy, hidden_size=9),
+        seed=3,
+        mirror=True,
+        frames=6,
+    )
+    assert config == expected
+
+
+@pytest.mark.parametrize("controls", [(), ("random",), ("random", "centre", "mean", "all", "oracle")])
+def test_controls_are_listed_after_their_flag(controls):
+    assert parse_arguments(["--controls", *controls, "--seed", "2"]).controls == controls
+
+
+@pytest.mark.parametrize("name", ["out", "resume", "evaluate"])
+def test_folders_are_no_part_of_the_configuration(name):
+    arguments = parse_arguments([f"--{name}", "runs/a"])
+    assert getattr(arguments, name) == Path("runs/a")
+    assert arguments.config == Config()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "big"], "argument --preset: invalid choice: 'big'"),
+        (["--controls", "corner"], "corner"),
+        (["--glimpses", "many"], "many"),
+        (["--colour", "red"], "--colour"),
+    ],
+)
+def test_the_command_line_names_what_it_does_not_know(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_arguments(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
