@@ -35,7 +35,10 @@ def living_torchvision_network():
     """Return torchvision's GoogLeNet with random weights and batch norms that fit their inputs, so that it is alive."""
     torch.manual_seed(0)
     network = GoogLeNet(aux_logits=True, init_weights=False)
-    network.train()(torch.randn(2, 3, 224, 224))  # moves the running means and variances
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    network.train()(torch.randn(2, 3, 224, 224))  # sets the running means and variances
     return network.eval()
 
 
