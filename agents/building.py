@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -13,6 +14,7 @@ from agents.config import Config
 from agents.policy import GlimpsePolicy, InputShape
 from agents.rollout import SEES_EVERYTHING, Looking
 from glimpse_env import ClipSource, VideoGlimpseVectorEnv, open_source
+from glimpse_env.store import StoreSplit
 
 Sources = dict[str, ClipSource]
 
@@ -26,9 +28,27 @@ def open_splits(config: Config) -> Sources:
 
 def check_device(device: str) -> None:
     """Raise ValueError where the device asked for is not there."""
-    kind = torch.device(device).type
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r} was asked for, but no CUDA device is available: use --device cpu")
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is none that torch knows: use --device cpu, cuda or cuda:1") from error
+    found = torch.cuda.device_count()
+    if wanted.type == "cuda" and (wanted.index or 0) >= found:
+        raise ValueError(f"device {device!r} was asked for, but there are {found} CUDA devices here: use --device cpu")
+
+
+def describe_source(config: Config, source: ClipSource) -> dict[str, Any]:
+    """Return what a run keeps of its source, for playing other videos later; `extraction` is None without a store."""
+    names = ("backbone", "weights_sha256", "resize_rule", "max_frames", "batch_size")
+    manifest = source.store.manifest if isinstance(source, StoreSplit) else None
+    return {
+        "grid_size": source.grid_size,
+        "depth": source.depth,
+        "frames": config.frames or source.num_frames,
+        "class_names": list(source.class_names),
+        "frames_per_second": source.frames_per_second,
+        "extraction": manifest and {name: getattr(manifest, name) for name in names},
+    }
 
 
 def make_envs(

@@ -22,7 +22,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from agents.building import Sources, check_device, make_envs, make_policy, open_splits, sample_slices
+from agents.building import (
+    Sources,
+    check_device,
+    describe_source,
+    make_envs,
+    make_policy,
+    open_splits,
+    sample_slices,
+)
 from agents.config import Arguments, Config, parse_arguments
 from agents.evaluation import Evaluation, evaluate
 from agents.filmstrip import save_film_strip
@@ -222,9 +230,7 @@ def _claim_folder(config: Config, out: Path, source: ClipSource) -> None:
                 f"{out} holds a run of another configuration: choose another --out, or go on with --resume"
             )
         return
-    shape = {"grid_size": source.grid_size, "depth": source.depth, "frames": config.frames or source.num_frames}
-    classes = {"class_names": list(source.class_names), "frames_per_second": source.frames_per_second}
-    write_json(path, {"config": _as_json(config)} | provenance() | {"source": shape | classes})
+    write_json(path, {"config": _as_json(config)} | provenance() | {"source": describe_source(config, source)})
 
 
 def _as_json(config: Config) -> dict[str, Any]:
