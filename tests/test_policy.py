@@ -114,12 +114,6 @@ def test_masks_keep_the_mean_and_drop_the_share_asked_for():
 # ---- what the network is made of
 
 
-def test_the_first_policy_is_uniform():
-    rollout = play(policy := GlimpsePolicy(SMALL, SHAPE))
-    _, cell_logits = policy(rollout.first, rollout.rest, rollout.views, None)
-    assert (cell_logits == 0).all()
-
-
 @pytest.mark.parametrize(
     ("config", "count"),
     [
@@ -178,7 +172,7 @@ def test_the_plain_sum_is_eq_3_and_what_and_where_knows_the_place():
     here, there = (placed.encode(placed.collect(alike, torch.tensor([c]), half)) for c in ([0, 1], [7, 8]))
     assert (here - there).abs().max() > 0.1
     slices = torch.relu(placed.what(alike[0, :2]) + placed.where(torch.tensor([0, 1])))
-    torch.testing.assert_close(here[0], slices.mean(0))
+    torch.testing.assert_close(here[0] / here[0].norm(), slices.sum(0) / slices.sum(0).norm())
 
 
 def test_the_frame_number_is_part_of_the_input():

@@ -1,0 +1,201 @@
+"""Eq. 8 put together: each phase's terms, and the policy's gradient against every way of playing an episode."""
+
+import dataclasses
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from agent_toys import TINY_NETWORK, marked_source, tiny_config
+
+from agents.building import make_policy
+from agents.glimpses import cells_log_prob, first_draw_entropy
+from agents.losses import attention_penalty, class_loss, clip_log_score, frame_log_scores, leave_one_out
+from agents.objective import (
+    advantages_of,
+    class_choice_loss,
+    eq7_rewards,
+    frame_returns,
+    glimpse_losses,
+    phase_of_update,
+)
+from agents.rollout import Manner, Rollout, collect_rollout
+from glimpse_env import ArraySource, VideoGlimpseVectorEnv
+
+
+def play(config, source, clips, manner=None, seed=1):
+    """Return a policy drawn so wildly that its predictions depend on its looks, a rollout of it and its masks."""
+    policy = make_policy(config, source, "learned")
+    rng = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.copy_(2 * torch.randn(parameter.shape, generator=rng))
+    envs = VideoGlimpseVectorEnv(
+        len(clips), source=source, glimpses=config.glimpses, eta=config.eta, abstain=config.abstain,
+        autoreset_mode="Disabled",
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    masks = policy.draw_masks(len(clips), generator)
+    manner = manner or Manner(sample_classes=config.abstain)
+    return policy, collect_rollout(envs, policy, np.asarray(clips), manner, generator=generator, masks=masks), masks
+
+
+def losses_of(config, update, looking="learned"):
+    """Return the losses of an update on four clips, and what they are made of."""
+    policy, rollout, masks = play(config, marked_source(4), np.arange(4).repeat(config.rollouts))
+    losses = glimpse_losses(policy, rollout, masks, config, update=update, looking=looking)
+    class_logits, cell_logits = policy(rollout.first, rollout.rest, rollout.views, masks)
+    return losses, rollout, class_logits, cell_logits
+
+
+# ---- phases
+
+
+def test_phases_follow_each_other():
+    config = tiny_config(updates=6, warmup_updates=2, scorer_updates=1)
+    phases = [phase_of_update(config, update) for update in range(6)]
+    assert phases == ["warmup", "warmup", "scorer", "joint", "joint", "joint"]
+
+
+@pytest.mark.parametrize("looking", ["random", "centre", "mean", "all", "oracle"])
+def test_a_control_minimises_the_cross_entropy_alone(looking):
+    losses, rollout, class_logits, _ = losses_of(tiny_config(warmup_updates=0, penalty=1.0), 3, looking)
+    assert losses.total.item() == pytest.approx(class_loss(class_logits, rollout.frame_labels).item())
+
+
+def test_the_warm_up_minimises_the_cross_entropy_alone():
+    losses, rollout, class_logits, _ = losses_of(tiny_config(warmup_updates=2, penalty=1.0), 1)
+    assert losses.total.item() == pytest.approx(class_loss(class_logits, rollout.frame_labels).item())
+
+
+@pytest.mark.parametrize(("scorer_updates", "joint"), [(0, 1), (6, 0)])
+def test_eq_8_adds_up(scorer_updates, joint):
+    config = tiny_config(warmup_updates=0, scorer_updates=scorer_updates, penalty=0.3, entropy_bonus=0.2, rollouts=3)
+    losses, rollout, class_logits, cell_logits = losses_of(config, update=2)
+    classification = class_loss(class_logits, rollout.frame_labels)
+    # Each rollout's return after a choice, less the mean of the other two of its clip, over the root mean square.
+    after = eq7_rewards(rollout, config).flip(1).cumsum(1).flip(1)[:, 1:].reshape(4, 3, 3)
+    assert after.std(1).max() > 0
+    advantages = after - (after.sum(1, keepdim=True) - after) / 2
+    advantages = (advantages / advantages.square().mean().sqrt()).flatten(0, 1)
+    gradient = -(advantages * cells_log_prob(cell_logits, rollout.cells)).sum(1).mean()
+    entropy = first_draw_entropy(cell_logits).mean()
+    bonus = 0.2 * (1 - 2 / 6) * 3  # a third of the updates is over; three choices an episode
+    expected = joint * classification + gradient + 0.3 * attention_penalty(cell_logits) - bonus * entropy
+    torch.testing.assert_close(losses.total, expected)
+    torch.testing.assert_close(losses.policy, gradient)
+    assert losses.returns.item() == pytest.approx(rollout.rewards.mean().item())
+
+
+def test_the_scorers_phase_leaves_the_classifier_alone():
+    config = tiny_config(warmup_updates=0, scorer_updates=6)
+    policy, rollout, masks = play(config, marked_source(4), np.arange(4).repeat(2))
+    glimpse_losses(policy, rollout, masks, config, update=0, looking="learned").total.backward()
+    scorer = {id(parameter) for parameter in policy.scorer_parameters()}
+    assert all((parameter.grad is not None) is (id(parameter) in scorer) for parameter in policy.parameters())
+
+
+def test_the_log_names_every_term():
+    losses, *_ = losses_of(tiny_config(), 3)
+    scalars = losses.scalars()
+    names = ("total", "classification", "policy", "penalty", "entropy", "returns")
+    assert set(scalars) == {f"train/{name}" for name in names}
+    assert scalars["train/total"] == losses.total.item()
+
+
+# ---- credit
+
+
+def test_shares_of_eq_7_sum_to_what_was_paid():
+    for abstain in (False, True):
+        config = tiny_config(eta=0.3, abstain=abstain)
+        _, rollout, _ = play(config, marked_source(12), np.arange(12))
+        torch.testing.assert_close(eq7_rewards(rollout, config).sum(1), rollout.rewards)
+        assert len(rollout.rewards.unique()) > 2
+
+
+def test_returns_are_in_the_units_of_the_reward_chosen():
+    config = tiny_config()
+    _, rollout, _ = play(config, marked_source(6), np.arange(6))
+    whole = rollout.rewards[:, None].expand(-1, 3)
+    torch.testing.assert_close(frame_returns(rollout, dataclasses.replace(config, credit="terminal")), whole)
+    first = eq7_rewards(rollout, config)[:, 0]
+    torch.testing.assert_close(frame_returns(rollout, config)[:, 0], rollout.rewards - first)
+
+    logits, labels = rollout.class_logits, rollout.frame_labels
+    frames = frame_returns(rollout, dataclasses.replace(config, reward="frame_log_score"))
+    torch.testing.assert_close(frames[:, -1], frame_log_scores(logits, labels)[:, -1])
+    clip = frame_returns(rollout, dataclasses.replace(config, reward="clip_log_score", credit="terminal"))
+    torch.testing.assert_close(clip, clip_log_score(logits, labels)[:, None].expand(-1, 3))
+
+
+def test_explorers_have_no_say_in_the_policys_gradient():
+    config = tiny_config(rollouts=4, random_share=0.25)
+    returns = torch.tensor([[6.0, 0.0, 3.0, 100.0], [1.0, 1.0, 4.0, -100.0]]).reshape(8, 1)
+    expected = torch.tensor([4.5, -4.5, 0.0, -1.5, -1.5, 3.0])
+    expected = expected / expected.square().mean().sqrt()
+    torch.testing.assert_close(advantages_of(returns, config)[:, 0], expected)
+    losses, *_ = losses_of(config, 3)
+    assert losses.total.isfinite()
+
+
+@pytest.mark.parametrize("credit", ["causal", "terminal"])
+def test_drawn_classes_are_credited_with_their_frame_or_with_all(credit):
+    config = tiny_config(abstain=True, credit=credit, warmup_updates=0)
+    losses, rollout, class_logits, cell_logits = losses_of(config, 3)
+    shares = eq7_rewards(rollout, config).reshape(4, 2, 4)
+    paid = shares if credit == "causal" else shares.sum(2, keepdim=True).expand(-1, -1, 4)
+    advantages = paid - paid.flip(1)  # with two rollouts the other one is the baseline
+    advantages = (advantages / advantages.square().mean().sqrt()).flatten(0, 1)
+    log_probs = class_logits.log_softmax(2).gather(2, rollout.predictions[..., None])[..., 0]
+    expected = -(advantages * log_probs).sum(1).mean()
+    torch.testing.assert_close(class_choice_loss(class_logits, rollout, config), expected)
+    bonus = config.entropy_bonus * (1 - 3 / 6) * 3
+    rest = losses.classification + losses.policy - bonus * first_draw_entropy(cell_logits).mean()
+    torch.testing.assert_close(losses.total, rest + expected)
+
+
+# ---- the gradient, through network and environment
+
+
+def select(rollout, index):
+    """Return some of a rollout's episodes, in any order and number."""
+
+    def pick(value):
+        if isinstance(value, tuple):
+            return type(value)(*(part[index] for part in value))
+        return value if value is None else value[index]
+
+    return Rollout(**{field.name: pick(getattr(rollout, field.name)) for field in dataclasses.fields(rollout)})
+
+
+@pytest.mark.parametrize("credit", ["causal", "terminal"])
+def test_the_mean_over_all_pairs_of_rollouts_is_the_gradient_of_the_expected_reward(credit):
+    """A uniform policy plays each of the 4 * 4 ways to look at two frames of four cells equally often."""
+    rng = np.random.default_rng(2)
+    features = rng.uniform(0, 2, (1, 3, 2, 2, 4)).astype(np.float32)
+    source = ArraySource(features=features, labels=np.array([1]), class_names=("a", "b"))
+    config = tiny_config(glimpses=1, credit=credit, policy=dataclasses.replace(TINY_NETWORK, frame_embedding=False))
+    policy, rollout, masks = play(config, source, [0] * 400, Manner(looking="random"))
+    ways = {tuple(cells): episode for episode, cells in enumerate(rollout.cells[..., 0].tolist())}
+    assert set(ways) == set(product(range(4), repeat=2))
+    rollout = select(rollout, torch.tensor(list(ways.values())))
+    masks = policy.draw_masks(16, torch.Generator())  # nothing is dropped
+    assert len(rollout.rewards.unique()) > 1
+    with torch.no_grad():
+        policy.score.weight.zero_()
+
+    _, cell_logits = policy(rollout.first, rollout.rest, rollout.views, masks)
+    probabilities = cells_log_prob(cell_logits, rollout.cells).sum(1).exp()
+    torch.testing.assert_close(probabilities, torch.full((16,), 1 / 16))
+    (exact,) = torch.autograd.grad((probabilities * rollout.rewards).sum(), policy.score.weight)
+
+    pairs = torch.cartesian_prod(torch.arange(16), torch.arange(16)).flatten()
+    batch = select(rollout, pairs)
+    losses = glimpse_losses(
+        policy, batch, policy.draw_masks(512, torch.Generator()), config, update=3, looking="learned"
+    )
+    (estimate,) = torch.autograd.grad(losses.policy, policy.score.weight)
+    scale = leave_one_out(frame_returns(batch, config).reshape(256, 2, 2)).square().mean().sqrt()
+    assert exact.abs().max() > 0.01
+    torch.testing.assert_close(-estimate * scale, exact, rtol=1e-4, atol=1e-6)
