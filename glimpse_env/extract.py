@@ -26,8 +26,8 @@ from glimpse_env.backbones import Backbone, BackboneName, DeviceError, WeightsEr
 from glimpse_env.datasets import DatasetError, VideoClip, VideoDataset, folder, hmdb51
 from glimpse_env.decode import RESIZE_RULE, DecodedClip, VideoError, decoder_versions
 from glimpse_env.features import Stopwatch, VideoFeatures, decode_ahead, embed
-from glimpse_env.manifest import Manifest, StoreError
-from glimpse_env.store_writer import ClipArrays, StoreWriter, write_report
+from glimpse_env.store.manifest import Manifest, StoreError
+from glimpse_env.store.writer import ClipArrays, StoreWriter, write_report
 
 
 @dataclass(frozen=True, kw_only=True)

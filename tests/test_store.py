@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from glimpse_env.datasets import VideoClip
-from glimpse_env.manifest import Manifest, StoreError, manifest_text, read_manifest
 from glimpse_env.sources import ClipSource, Segment
-from glimpse_env.store import FeatureStore, StoreSplit, main
-from glimpse_env.store_writer import ClipArrays, StoreWriter, write_report
+from glimpse_env.store import FeatureStore, StoreSplit
+from glimpse_env.store.__main__ import main
+from glimpse_env.store.manifest import Manifest, StoreError, manifest_text, read_manifest
+from glimpse_env.store.writer import ClipArrays, StoreWriter, write_report
 
 MANIFEST = Manifest(
     dataset="toy",

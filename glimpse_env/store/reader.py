@@ -1,39 +1,19 @@
-"""The feature store: a data set's feature cubes on disk, read lazily by any number of processes.
-
-Format, version 1. A store is a folder:
-
-    manifest.json               what the store holds (`Manifest`), the size and sha256 of every other file, and its own
-                                sha256 (of the rest as JSON with sorted keys and no spaces); `complete` is false until
-                                the extraction has finished, and only complete stores open
-    index.npz                   one entry per clip, in the order of their ids: clip_ids (str), labels (int64),
-                                shards (int64), first_rows (int64), num_frames (int64), starts (float64, seconds of the
-                                first frame), and splits (folds, clips) uint8: 0 unused, 1 train, 2 validation, 3 test
-    shards/<5 digits>/          rows are frames; the frames of a clip are consecutive rows of one shard
-        features.npy            (rows, K, K, D) float16, never negative
-        thumbnails.npy          (rows, 112, 112, 3) uint8 RGB
-        coverage.npy            (rows, K, K) uint8, how much of the cell the actor covers, 255 = all; optional
-        record.json             the shard's clips, the videos of its share that could not be read and why
-    report.json                 failures and timings for people; no part of the store, and the only file whose bytes may
-                                differ between two extractions with the same settings
-
-Clips differ in length: only real frames are stored. Frame n of a clip, from 0, shows at starts + n / frames_per_second.
-Nothing is pickled. Reading needs NumPy alone; `glimpse_env.extract` writes stores.
-"""
+"""Reading a feature store: NumPy only, lazily, shared by processes."""
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse_env.manifest import SPLIT_CODES, Bank, Manifest, StoreError, file_sha256, read_manifest, shard_folder
 from glimpse_env.sources import Segment, gather_rows
 from glimpse_env.splits import SPLITS
+from glimpse_env.store.manifest import SPLIT_CODES, Bank, Manifest, StoreError, file_sha256, read_manifest, shard_folder
 
 _COVERED = 255 / 10  # a cell is the actor's when more than a tenth of it is covered
 
@@ -270,42 +250,3 @@ def _by_shard(shards: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64
 
 def _reopen(path: Path, split: str, fold: int) -> StoreSplit:
     return FeatureStore.open(path).split(split, fold=fold)
-
-
-def _verify(path: Path) -> None:
-    """Read every file of a store and compare its checksum."""
-    store = FeatureStore.open(path)
-    for name in store.verify():
-        print(f"ok  {name}")
-    print(f"{path}: all {len(store.files)} files are as they were written")
-
-
-def _info(path: Path) -> None:
-    """Print what a store holds."""
-    store = FeatureStore.open(path)
-    for name, value in asdict(store.manifest).items():
-        print(f"{name:18} {', '.join(value) if isinstance(value, tuple) else value}")
-    print(f"{'clips':18} {len(store.index['clip_ids'])}, {store.index['num_frames'].sum()} frames")
-    for fold, codes in enumerate(store.index["splits"], start=1):
-        counts = ", ".join(f"{name} {(codes == code).sum()}" for name, code in SPLIT_CODES.items() if name)
-        print(f"{f'fold {fold}':18} {counts}")
-    print(f"{'bytes':18} {sum(file['bytes'] for file in store.files.values())}")
-
-
-def main() -> None:
-    """Run the command line: `verify DIR` or `info DIR`."""
-    import tyro
-
-    try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"verify": _verify, "info": _info},
-            prog="python -m glimpse_env.store",
-            description="Look into a feature store.",
-            config=(tyro.conf.PositionalRequiredArgs,),
-        )
-    except (FileNotFoundError, StoreError) as error:
-        raise SystemExit(f"error: {error}") from None
-
-
-if __name__ == "__main__":
-    main()

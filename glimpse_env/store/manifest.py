@@ -1,4 +1,4 @@
-"""The manifest of a feature store: what it says, how it is written and checked. `glimpse_env.store` has the format."""
+"""The manifest of a feature store: what it says, how it is written and checked."""
 
 from __future__ import annotations
 

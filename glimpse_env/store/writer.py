@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse_env.datasets import VideoClip
-from glimpse_env.manifest import (
+from glimpse_env.store.manifest import (
     SPLIT_CODES,
     Manifest,
     StoreError,

@@ -1,0 +1,26 @@
+"""The feature store: a data set's feature cubes on disk, read lazily by any number of processes.
+
+Format, version 1. A store is a folder:
+
+    manifest.json               what the store holds (`Manifest`), the size and sha256 of every other file, and its own
+                                sha256 (of the rest as JSON with sorted keys and no spaces); `complete` is false until
+                                the extraction has finished, and only complete stores open
+    index.npz                   one entry per clip, in the order of their ids: clip_ids (str), labels (int64),
+                                shards (int64), first_rows (int64), num_frames (int64), starts (float64, seconds of the
+                                first frame), and splits (folds, clips) uint8: 0 unused, 1 train, 2 validation, 3 test
+    shards/<5 digits>/          rows are frames; the frames of a clip are consecutive rows of one shard
+        features.npy            (rows, K, K, D) float16, never negative
+        thumbnails.npy          (rows, 112, 112, 3) uint8 RGB
+        coverage.npy            (rows, K, K) uint8, how much of the cell the actor covers, 255 = all; optional
+        record.json             the shard's clips, the videos of its share that could not be read and why
+    report.json                 failures and timings for people; no part of the store, and the only file whose bytes may
+                                differ between two extractions with the same settings
+
+Clips differ in length: only real frames are stored. Frame n of a clip, from 0, shows at starts + n / frames_per_second.
+Nothing is pickled. Reading needs NumPy alone; `glimpse_env.extract` writes stores.
+"""
+
+from glimpse_env.store.manifest import Manifest, StoreError
+from glimpse_env.store.reader import FeatureStore, StoreSplit
+
+__all__ = ["FeatureStore", "Manifest", "StoreError", "StoreSplit"]
