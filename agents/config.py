@@ -48,9 +48,9 @@ class Config:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """The network."""
 
-    updates: int = 1000
+    updates: int = 600
     """Optimiser steps."""
-    warmup_updates: int = 100
+    warmup_updates: int = 150
     """Of them, how many at the start play random glimpses and train the classifier alone."""
     scorer_updates: int = 0
     """After those, how many train the location logits alone."""
@@ -58,8 +58,8 @@ class Config:
     """B, the clips of an update."""
     rollouts: int = 4
     """R, the rollouts of each clip; their returns are each other's baseline."""
-    learning_rate: float = 1e-3
-    """Of Adam at the start; it falls linearly to a tenth."""
+    learning_rate: float = 3e-3
+    """Of Adam; over the last third of the updates it falls linearly to a tenth."""
     weight_decay: float = 0.0
     """L2 penalty on the weights (eq. 8)."""
     scorer_weight_decay: float = 0.0

@@ -130,7 +130,8 @@ class GlimpsePolicy(nn.Module):
         self.state = nn.Linear(hidden, config.scorer_size, bias=False)
         self.place = nn.Parameter(torch.zeros(cells, config.scorer_size))
         self.score = nn.Linear(config.scorer_size, 1, bias=False)
-        nn.init.zeros_(self.score.weight)  # the first policy is uniform
+        for embedding in (module for module in self.modules() if isinstance(module, nn.Embedding)):
+            nn.init.normal_(embedding.weight, std=0.1)
 
     def fit_components(self, slices: Tensor) -> None:
         """Set the projection that the location logits see to the principal components of (n, D) slices, scaled to unit
@@ -183,7 +184,9 @@ class GlimpsePolicy(nn.Module):
         if self.config.encoder == "sum":
             return looks.content
         embedded = F.relu(self.what(looks.content) + self.where(looks.cells))
-        return (looks.weights[..., None] * embedded).sum(-2)
+        return (looks.weights[..., None] * embedded).sum(-2) * looks.cells.shape[
+            -1
+        ] ** 0.5  # few and many alike in scale
 
     def step(
         self, state: RecurrentState, looks: Looks, view: Views, masks: DropoutMasks | None

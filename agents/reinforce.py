@@ -144,7 +144,7 @@ class Arm:
         return scalars
 
     def _optimise(self, loss: Tensor, clips: NDArray[np.int64]) -> float:
-        rate = self.config.learning_rate * (1 - 0.9 * self.update / self.config.updates)
+        rate = self.config.learning_rate * min(1.0, 0.1 + 0.9 * 3 * (1 - self.update / self.config.updates))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
