@@ -2,7 +2,8 @@
 
 decord 0.6 gives wrong frames of some containers without noticing, so that those are left to PyAV: it begins MPEG
 transport streams in the middle. In AVI and other files without timestamps its seeks go astray, so that they are read
-in order. Both decoders give the same pictures.
+in order. Files that decord cannot open, such as Matroska with a single frame, get a second chance with PyAV. Both give
+the same pictures.
 
 Time: a frame's timestamp counts from the first frame of its file. AVI files keep no presentation times, and some
 others keep broken ones: their frame i is taken to show at i / (the file's average rate). The samples of a clip lie at
@@ -81,9 +82,9 @@ def decoder_versions() -> str:
     return ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
 
 
-def choose_decoder(path: Path) -> Decoder:
-    """Return decord for AVI, MP4 and Matroska files where it is installed, otherwise PyAV."""
-    return "decord" if _has_decord() and _container(path) != "other" else "pyav"
+def decoders_for(path: Path) -> tuple[Decoder, ...]:
+    """Return the decoders to try: for AVI, MP4 and Matroska decord first where it is installed, then PyAV."""
+    return ("decord", "pyav") if _has_decord() and _container(path) != "other" else ("pyav",)
 
 
 def _has_decord() -> bool:
@@ -109,7 +110,7 @@ def decode_clip(
         path: the video file.
         frames_per_second: the rate of the samples; above the file's own rate, frames repeat.
         max_frames: a longer clip keeps its centred window of so many samples.
-        decoder: the library to decode with; `choose_decoder(path)` without it.
+        decoder: the library to decode with; all of `decoders_for(path)` in turn without it.
 
     Returns:
         The samples; only the frames that they need are decoded and converted.
@@ -119,14 +120,23 @@ def decode_clip(
     """
     if not path.is_file():
         raise VideoError(path, "no such file")
-    try:
-        reader = _open(path, decoder or choose_decoder(path))
-        times = sample_times(reader.timestamps, frames_per_second=frames_per_second, max_frames=max_frames)
-        numbers = nearest_frames(reader.timestamps, times)
-        needed, positions = np.unique(numbers, return_inverse=True)
-        frames, thumbnails = _read_resized(reader, needed.tolist())
-    except Exception as error:  # decoders raise whatever their C code reports, of many types
-        raise VideoError(path, _reason(path, error)) from error
+    errors: list[Exception] = []
+    for choice in (decoder,) if decoder else decoders_for(path):
+        try:
+            return _decode(path, choice, frames_per_second=frames_per_second, max_frames=max_frames)
+        except Exception as error:  # decoders raise whatever their C code reports, of many types
+            errors.append(error)
+    raise VideoError(path, _reason(path, errors[0])) from errors[0]
+
+
+def _decode(path: Path, decoder: Decoder, *, frames_per_second: float, max_frames: int) -> DecodedClip:
+    reader = _DecordReader(path) if decoder == "decord" else _PyAVReader(path)
+    if len(reader.timestamps) == 0:
+        raise ValueError("the file holds no video frames")
+    times = sample_times(reader.timestamps, frames_per_second=frames_per_second, max_frames=max_frames)
+    numbers = nearest_frames(reader.timestamps, times)
+    needed, positions = np.unique(numbers, return_inverse=True)
+    frames, thumbnails = _read_resized(reader, needed.tolist())
     return DecodedClip(times=times, numbers=numbers, frames=frames[positions], thumbnails=thumbnails[positions])
 
 
@@ -152,13 +162,6 @@ def nearest_frames(timestamps: NDArray[np.float64], times: NDArray[np.float64]) 
     borders = (timestamps[1:] + timestamps[:-1]) / 2
     # The sixth decimal is far below a frame and above the rounding of n / frames_per_second.
     return np.searchsorted(borders, times - 1e-6, side="left")
-
-
-def _open(path: Path, decoder: Decoder) -> _Reader:
-    reader = _DecordReader(path) if decoder == "decord" else _PyAVReader(path)
-    if len(reader.timestamps) == 0:
-        raise ValueError("the file holds no video frames")
-    return reader
 
 
 def _read_resized(reader: _Reader, numbers: list[int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

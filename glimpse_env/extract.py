@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from glimpse_env.backbones import Backbone, BackboneName, DeviceError, WeightsError, load_backbone
@@ -186,19 +187,30 @@ def _sorted_out(
     """Tell the clips that could be read from the reasons why others could not."""
     arrays, failures = [], {}
     for clip, result in zip(clips, results, strict=True):
-        if isinstance(result, VideoError):
-            failures[clip.clip_id] = result.reason
-        else:
+        try:
+            if isinstance(result, VideoError):
+                raise result
             arrays.append(
                 ClipArrays(
                     clip_id=clip.clip_id,
                     start=float(result.times[0]),
                     features=result.features,
                     thumbnails=result.thumbnails,
-                    coverage=None if coverage is None else coverage[clip.clip_id][result.numbers],
+                    coverage=None if coverage is None else _coverage_of(clip, result, coverage),
                 )
             )
+        except VideoError as error:
+            failures[clip.clip_id] = error.reason
     return arrays, failures
+
+
+def _coverage_of(clip: VideoClip, result: VideoFeatures, coverage: Any) -> NDArray[np.uint8]:
+    whole: NDArray[np.uint8] = coverage[clip.clip_id]
+    grid, needed = result.features.shape[1:3], int(result.numbers[-1]) + 1
+    if whole.dtype != np.uint8 or whole.shape[1:] != grid or len(whole) < needed:
+        expected = f"({needed} or more, {grid[0]}, {grid[1]})"
+        raise VideoError(clip.path, f"its actor coverage is {whole.dtype} {whole.shape}, not uint8 {expected}")
+    return whole[result.numbers]
 
 
 def _open_coverage(path: Path | None, clips: Sequence[VideoClip]) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from extraction_inputs import write_video
 
 from glimpse_env import decode
-from glimpse_env.decode import VideoError, choose_decoder, decode_clip, nearest_frames, resize, sample_times
+from glimpse_env.decode import VideoError, decode_clip, decoders_for, nearest_frames, resize, sample_times
 
 DATA = Path(os.environ.get("VIDEOGLIMPSE_DATA", "/nonexistent"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="VIDEOGLIMPSE_DATA does not point at the real data")
@@ -94,12 +94,12 @@ def test_a_variable_frame_rate_is_sampled_by_timestamps(tmp_path):
 def test_decord_is_left_out_where_it_is_not_installed_or_goes_astray(tmp_path, monkeypatch):
     write_video(tmp_path / "a.mp4", frames=3)
     write_video(tmp_path / "a.ts", frames=3)
-    assert choose_decoder(tmp_path / "a.ts") == "pyav"
+    assert decoders_for(tmp_path / "a.ts") == ("pyav",)
     if decode._has_decord():
-        assert choose_decoder(tmp_path / "a.mp4") == "decord"
+        assert decoders_for(tmp_path / "a.mp4") == ("decord", "pyav")
         assert decode.decoder_versions().startswith("decord 0.")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert choose_decoder(tmp_path / "a.mp4") == "pyav"
+    assert decoders_for(tmp_path / "a.mp4") == ("pyav",)
     assert decode.decoder_versions().startswith("av ")
 
 
@@ -115,6 +115,11 @@ def test_files_that_cannot_be_decoded_raise_one_error(tmp_path, decoder, content
     with pytest.raises(VideoError, match=r"a\.mp4: \w+: ") as caught:
         decode_clip(path, frames_per_second=30, max_frames=30, decoder=decoder)
     assert str(tmp_path) not in caught.value.reason
+
+
+def test_what_decord_cannot_open_pyav_decodes(tmp_path):
+    write_video(tmp_path / "one.mkv", frames=1)
+    assert decode_clip(tmp_path / "one.mkv", frames_per_second=30, max_frames=30).times.tolist() == [0.0]
 
 
 def test_a_missing_file(tmp_path):

@@ -1,0 +1,259 @@
+"""Extraction end to end on videos written here: what comes out, what is skipped, and what a kill leaves behind."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from extraction_inputs import write_bvlc_weights, write_video
+
+from glimpse_env.backbones import WeightsError, load_backbone
+from glimpse_env.datasets import DatasetError
+from glimpse_env.decode import VideoError, decode_clip
+from glimpse_env.extract import HMDB51, Folder, extract, main
+from glimpse_env.features import extract_videos
+from glimpse_env.store import FeatureStore, StoreError
+from glimpse_env.store.manifest import manifest_text, read_manifest
+
+LENGTHS = {"run/a.mp4": 8, "run/b.mp4": 3, "run/c.avi": 20, "walk/a.mp4": 6, "walk/b.mkv": 1, "walk/c.avi": 5}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "bvlc.safetensors"
+    write_bvlc_weights(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Two classes of three videos, and one file that is none."""
+    root = tmp_path_factory.mktemp("videos")
+    for name, frames in LENGTHS.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        write_video(root / name, frames=frames, codec="mpeg4" if name.endswith("avi") else "libx264")
+    (root / "walk" / "notes.mp4").write_text("this is no video")
+    return root
+
+
+@pytest.fixture(scope="module")
+def settings(videos, weights, tmp_path_factory):
+    """Small batches and shards of two clips each, so that their borders fall everywhere."""
+    out = tmp_path_factory.mktemp("stores") / "whole"
+    return Folder(
+        videos=videos,
+        out=out,
+        weights=weights,
+        frames=4,
+        max_frames=6,
+        fps=15.0,
+        batch_size=4,
+        threads=1,
+        shard_frames=12,
+    )
+
+
+@pytest.fixture(scope="module")
+def store(settings):
+    return FeatureStore.open(extract(settings))
+
+
+def contents(path):
+    files = {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    del files["report.json"]
+    return files
+
+
+def command(settings, out):
+    """Return the command line of the settings, writing to another folder."""
+    flags = {
+        name.replace("_", "-"): value for name, value in vars(replace(settings, out=out)).items() if value is not None
+    }
+    return ["folder", *(text for name, value in flags.items() for text in (f"--{name}", str(value)))]
+
+
+def test_the_store_holds_what_the_network_makes_of_the_sampled_frames(store, settings):
+    backbone = load_backbone("bvlc_googlenet", weights=settings.weights)
+    assert store.index["clip_ids"].tolist() == sorted(LENGTHS)
+    assert store.index["num_frames"].tolist() == [4, 2, 6, 3, 1, 3]
+    for split in ("train", "validation", "test"):
+        source = store.split(split)
+        for clip in range(source.num_clips):
+            decoded = decode_clip(settings.videos / source.clip_id(clip), frames_per_second=15.0, max_frames=6)
+            np.testing.assert_allclose(source.frame_times(clip), decoded.times)
+            count = len(decoded.times)
+            cubes = np.empty((count, 7, 7, 1024), np.float32)
+            source.read_cubes(np.full(count, clip), np.arange(count), cubes)
+            reference = backbone.cubes(torch.from_numpy(decoded.frames)).numpy()
+            assert np.linalg.norm(cubes - reference) < 1e-3 * np.linalg.norm(reference)
+            np.testing.assert_array_equal(source.image(clip, count - 1), decoded.thumbnails[-1])
+            assert source.class_names[source.segments(clip)[0].label] == source.clip_id(clip).split("/")[0]
+
+
+def test_a_file_that_is_no_video_is_told_and_skipped(settings, store, tmp_path, capsys):
+    extract(replace(settings, out=tmp_path / "again"))
+    captured = capsys.readouterr()
+    assert "skipped: " in captured.out + captured.err
+    assert "not read: walk/notes.mp4: " in captured.out
+    report = json.loads((tmp_path / "again" / "report.json").read_text())
+    assert list(report["failures"]) == ["walk/notes.mp4"]
+    assert report["runs"][0]["frames"] == 19
+    assert contents(tmp_path / "again") == contents(settings.out)
+
+
+def test_the_manifest_says_how_the_store_was_made(store, settings):
+    manifest = store.manifest
+    assert (manifest.dataset, manifest.class_names, manifest.num_folds) == ("folder", ("run", "walk"), 1)
+    assert (manifest.backbone, manifest.resize_rule) == ("bvlc_googlenet", "direct-bilinear-224")
+    assert manifest.weights_sha256 == load_backbone("bvlc_googlenet", weights=settings.weights).weights_sha256
+    assert (manifest.num_frames, manifest.max_frames, manifest.frames_per_second) == (4, 6, 15.0)
+    assert (manifest.grid_size, manifest.depth, manifest.num_shards) == (7, 1024, 4)
+    assert manifest.max_feature > 1
+
+
+def test_an_interrupted_extraction_goes_on_to_the_same_store(settings, store, tmp_path, capsys):
+    again = replace(settings, out=tmp_path / "again")
+    extract(again)
+    whole = contents(again.out)
+    manifest, _ = read_manifest(again.out)
+    begun = manifest_text(replace(manifest, complete=False, max_feature=0.0), {})
+    (again.out / "manifest.json").write_text(begun)
+    (again.out / "index.npz").unlink()
+    (again.out / "shards" / "00001").rename(again.out / "shards" / "00001.partial")
+    (again.out / "shards" / "00001.partial" / "record.json").unlink()
+    with pytest.raises(StoreError, match="is unfinished: run the command that began it again"):
+        FeatureStore.open(again.out)
+    capsys.readouterr()
+    extract(again)
+    assert contents(again.out) == whole
+    assert "This run: 9 frames" in capsys.readouterr().out
+    extract(again)
+    assert contents(again.out) == whole
+    assert "This run: 0 frames" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shards", [0, 1, 3])
+def test_a_killed_extraction_goes_on_to_the_same_store(settings, store, tmp_path, shards):
+    out = tmp_path / "killed"
+    arguments = [sys.executable, "-m", "glimpse_env.extract", *command(settings, out)]
+    running = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while running.poll() is None and len(list((out / "shards").glob("?????"))) < shards:
+        time.sleep(0.001)
+    if not shards:
+        time.sleep(np.random.default_rng().uniform(2, 6))
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    subprocess.run(arguments, check=True, capture_output=True)
+    assert contents(out) == contents(settings.out)
+
+
+def test_other_settings_do_not_go_on_with_a_store(settings, store):
+    with pytest.raises(StoreError, match=r"begun with other settings \(frames_per_second 15\.0 there and 30\.0 now\)"):
+        extract(replace(settings, fps=30.0))
+
+
+def test_official_splits_and_coverage_reach_the_store(videos, weights, tmp_path):
+    (tmp_path / "run_test_split1.txt").write_text("a.mp4 1\nb.mp4 2\n")
+    (tmp_path / "run_test_split2.txt").write_text("a.mp4 2\nb.mp4 1\n")
+    coverage = {
+        "run/a": np.arange(8 * 49, dtype=np.uint16).reshape(8, 7, 7).astype(np.uint8),
+        "run/b": np.zeros((3, 7, 7), np.uint8),
+    }
+    np.savez(tmp_path / "coverage.npz", **coverage)
+    settings = HMDB51(
+        videos=videos,
+        splits=tmp_path,
+        out=tmp_path / "store",
+        weights=weights,
+        frames=2,
+        fps=15.0,
+        actor_coverage=tmp_path / "coverage.npz",
+        batch_size=4,
+        threads=1,
+    )
+    store = FeatureStore.open(extract(settings))
+    first, second = store.split("train", fold=1), store.split("train", fold=2)
+    assert (first.clip_id(0), second.clip_id(0)) == ("run/a", "run/b")
+    # 8 frames give 4 samples at half the rate, of which the middle two are frames 2 and 4.
+    np.testing.assert_array_equal(first.actor(0), coverage["run/a"][[2, 4]] > 25.5)
+    assert not second.actor(0).any()
+
+
+def test_coverage_that_lacks_clips_is_refused(settings, tmp_path):
+    np.savez(tmp_path / "coverage.npz", **{"run/a.mp4": np.zeros((8, 7, 7), np.uint8)})
+    with pytest.raises(DatasetError, match=r"coverage\.npz has no coverage of 6 clips: run/b\.mp4, "):
+        extract(replace(settings, actor_coverage=tmp_path / "coverage.npz", out=tmp_path / "store"))
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((4, 7, 7), np.uint8), np.zeros((8, 5, 5), np.uint8), np.zeros((8, 7, 7))])
+def test_coverage_that_does_not_fit_its_video_fails_the_clip(settings, tmp_path, wrong):
+    videos = tmp_path / "videos"
+    (videos / "run").mkdir(parents=True)
+    for name in ("a.mp4", "b.mp4"):
+        write_video(videos / "run" / name, frames=8)
+    np.savez(tmp_path / "coverage.npz", **{"run/a.mp4": wrong, "run/b.mp4": np.zeros((8, 7, 7), np.uint8)})
+    extract(replace(settings, videos=videos, actor_coverage=tmp_path / "coverage.npz", out=tmp_path / "store"))
+    failures = json.loads((tmp_path / "store" / "report.json").read_text())["failures"]
+    assert failures == {"run/a.mp4": f"its actor coverage is {wrong.dtype} {wrong.shape}, not uint8 (7 or more, 7, 7)"}
+
+
+def test_videos_of_which_none_can_be_read(settings, tmp_path):
+    (tmp_path / "videos" / "walk").mkdir(parents=True)
+    (tmp_path / "videos" / "walk" / "a.mp4").touch()
+    with pytest.raises(StoreError, match="none of the 1 videos could be read"):
+        extract(replace(settings, videos=tmp_path / "videos", out=tmp_path / "store"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("frames", 0), ("fps", -1.0), ("fps", float("nan")), ("batch_size", 0)])
+def test_settings_that_make_no_sense(settings, name, value):
+    with pytest.raises(ValueError, match=f"{name} must be positive, got"):
+        replace(settings, **{name: value})
+    with pytest.raises(ValueError, match=r"max_frames must be at least frames \(4\), got 3"):
+        replace(settings, max_frames=3)
+
+
+def test_features_of_any_videos_in_memory(settings, store, videos):
+    backbone = load_backbone("bvlc_googlenet", weights=settings.weights)
+    paths = [videos / "run" / "c.avi", videos / "walk" / "notes.mp4", videos / "run" / "a.mp4"]
+    long, broken, short = extract_videos(paths, backbone, frames_per_second=15.0, max_frames=6, batch_size=4)
+    assert isinstance(broken, VideoError)
+    assert (long.path, long.features.shape, long.features.dtype) == (paths[0], (6, 7, 7, 1024), np.float16)
+    np.testing.assert_allclose(long.times, np.arange(2, 8) / 15)
+    np.testing.assert_array_equal(long.numbers, np.arange(4, 16, 2))
+    assert short.thumbnails.shape == (4, 112, 112, 3)
+    np.testing.assert_array_equal(short.features, store.bank("features", 0)[:4])
+
+
+def run_main(monkeypatch, arguments):
+    monkeypatch.setattr(sys, "argv", ["extract", *arguments])
+    main()
+
+
+def test_the_command_line_is_the_settings(settings, store, tmp_path, monkeypatch, capsys):
+    run_main(monkeypatch, command(settings, tmp_path / "store"))
+    assert contents(tmp_path / "store") == contents(settings.out)
+    assert "6 of 7 clips. This run: 19 frames" in capsys.readouterr().out
+
+
+def test_the_command_line_tells_errors_in_a_line(settings, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="error: no weights file at"):
+        run_main(monkeypatch, command(replace(settings, weights=tmp_path / "none"), tmp_path / "store"))
+    with pytest.raises(SystemExit, match=r"error: device 'cuda:99' is not available here"):
+        run_main(monkeypatch, command(replace(settings, device="cuda:99"), tmp_path / "store"))
+    with pytest.raises(SystemExit, match="error: no folder of videos at"):
+        run_main(monkeypatch, command(replace(settings, videos=tmp_path / "none"), tmp_path / "store"))
+    with pytest.raises(SystemExit):
+        run_main(monkeypatch, [*command(settings, tmp_path / "store"), "--frames", "0"])
+    assert "frames must be positive, got 0" in capsys.readouterr().err
+
+
+def test_weights_of_another_network_are_refused(settings, tmp_path):
+    with pytest.raises(WeightsError, match="does not fit googlenet"):
+        extract(replace(settings, backbone="googlenet", out=tmp_path / "store"))
+    assert not (tmp_path / "store").exists()
