@@ -6,6 +6,7 @@ so it is the same on every platform and in whatever order clips are read.
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,9 +19,10 @@ NUM_CLIPS = {"train": 4000, "validation": 400, "test": 1000}
 NUM_FRAMES = 16
 GRID_SIZE = 7
 DEPTH = 32
-MAX_FEATURE = 4.0
+MAX_FEATURE = 8.0
 
 _SEED = 2017
+_CONTRAST_SCALE = np.float32(2**-12)  # clutter alone seldom reaches 1, where a feature begins
 _CELL_PIXELS = 16
 _NUM_DISTRACTORS = 8
 _NOISE_BITS = 4  # colours stay below 256 - 16: adding noise then never overflows a byte
@@ -28,54 +30,43 @@ _POSE_ORDERS = np.array([["ABCD".index(pose) for pose in name] for name in CLASS
 
 # Each character is two by two pixels of a body.
 _POSES = (
-    ("#....#", "##..##", ".####.", "..##..", "..##..", "..##.."),  # A: arms up
-    ("..##..", "######", "######", "..##..", "..##..", "..##.."),  # B: arms out
-    ("..##..", "..##..", ".####.", "##..##", "#....#", "#....#"),  # C: legs apart
-    ("##....", "###...", ".###..", "..###.", "...###", "....##"),  # D: falling over
+    ("##...##", "##...##", "##...##", ".##.##.", "..###..", "...#...", "......."),  # A: arms up
+    (".......", ".......", "#######", "#######", "#######", ".......", "......."),  # B: lying
+    (".......", "...#...", "..###..", ".##.##.", "##...##", "##...##", "##...##"),  # C: legs apart
+    ("..###..", "..###..", "..###..", "..###..", "..###..", "..###..", "..###.."),  # D: standing
 )
-_BODY_COLOURS = np.array([(225, 225, 225), (120, 170, 230), (120, 210, 140), (190, 150, 220)], np.uint8)
-_HALO_COLOUR = np.array((239, 110, 0), np.uint8)
+_ACTOR_COLOUR = np.array((239, 180, 60), np.uint8)
+_DISTRACTOR_COLOURS = np.array([(130, 140, 150), (110, 150, 160), (130, 120, 170), (115, 165, 140)], np.uint8)
 
 _STEPS = np.zeros((16, 2), np.int64)  # a quarter of all frames begin with a move, so a cell is kept for four on average
 _STEPS[:4] = (-1, 0), (1, 0), (0, -1), (0, 1)
 
 
-def _shifted(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return (3, 3, P * P * 3): the (P, P) mask shifted by -1, 0 or 1 pixels down and right, for each channel."""
-    shifts = [[np.roll(mask, (down, right), (0, 1)) for right in (-1, 0, 1)] for down in (-1, 0, 1)]
-    return np.array(shifts).reshape(3, 3, -1).repeat(3, axis=2)
-
-
-def _draw_bodies() -> NDArray[np.bool_]:
-    """Return (poses, 3, 3, P * P * 3), where each pose's body covers a pixel."""
-    margin = (_CELL_PIXELS - 2 * len(_POSES[0])) // 2
+def _draw_sprites() -> NDArray[np.bool_]:
+    """Return (poses, 3, 3, P * P * 3), where each pose covers a pixel, shifted by -1, 0 or 1 pixels down and right."""
     bodies = np.array([[[mark == "#" for mark in row] for row in pose] for pose in _POSES]).repeat(2, 1).repeat(2, 2)
-    return np.array([_shifted(np.pad(body, margin)) for body in bodies])
-
-
-def _draw_halo() -> NDArray[np.bool_]:
-    """Return (3, 3, P * P * 3), where the ring around a body covers a pixel."""
-    halo = np.zeros((_CELL_PIXELS, _CELL_PIXELS), np.bool_)
-    halo[[1, -2], 3:-3] = halo[3:-3, [1, -2]] = True
-    return _shifted(halo)
+    centred = np.pad(bodies, ((0, 0), (1, 1), (1, 1)))
+    shifted = [[np.roll(centred, (down, right), (1, 2)) for right in (-1, 0, 1)] for down in (-1, 0, 1)]
+    return np.array(shifted).transpose(2, 0, 1, 3, 4).reshape(len(_POSES), 3, 3, -1).repeat(3, axis=3)
 
 
 def _draw_projection() -> NDArray[np.float32]:
-    """Return (P * P * 3, D) small integer weights, alike within 4 x 4 pixels; each channel's sum is zero."""
+    """Return (P * P * 3, D) whole weights that sum to zero in each column: contrasts of shape, then of hue."""
+    hues = 4 * np.array(list(permutations((1, 0, -1)))).T  # (3, 6), over the whole cell
     rng = np.random.Generator(np.random.PCG64(_SEED))
-    weights = rng.integers(-2, 3, (4, 4, 3, DEPTH))
-    weights = weights - rng.permuted(weights.reshape(-1, DEPTH), axis=0).reshape(weights.shape)
-    projection: NDArray[np.float32] = weights.repeat(4, 0).repeat(4, 1).reshape(-1, DEPTH).astype(np.float32)
-    return projection
+    shapes = rng.integers(-2, 3, (16, DEPTH - hues.shape[1]))
+    shapes -= rng.permuted(shapes, axis=0)
+    shapes = shapes.reshape(4, 4, 1, -1).repeat(4, 0).repeat(4, 1).repeat(3, 2)  # (P, P, 3, D - 6), in grey
+    weights = np.concatenate((shapes, np.broadcast_to(hues, (_CELL_PIXELS, _CELL_PIXELS, *hues.shape))), axis=3)
+    return weights.reshape(-1, DEPTH).astype(np.float32, copy=False)
 
 
-_BODIES = _draw_bodies()
-_HALO = _draw_halo()
+_SPRITES = _draw_sprites()
 _PROJECTION = _draw_projection()
 
 
 class _Script(NamedTuple):
-    """What everyone does in a clip: N actors, the marked one last."""
+    """What everyone does in a clip: N figures, the actor last."""
 
     poses: NDArray[np.int64]  # (T, N)
     rows: NDArray[np.int64]  # (T, N)
@@ -85,7 +76,7 @@ class _Script(NamedTuple):
 
 
 def _write_script(rng: np.random.Generator, label: int) -> _Script:
-    """Draw the clip's actors: the marked one acts out `label`, the distractors other classes."""
+    """Draw what the actor does to act out `label`, and what the distractors do, each acting out another class."""
     count, frames = _NUM_DISTRACTORS + 1, np.arange(NUM_FRAMES)[:, None, None]
     others = (label + rng.integers(1, len(CLASS_NAMES), _NUM_DISTRACTORS)) % len(CLASS_NAMES)
     segments = _POSE_ORDERS.shape[1]
@@ -100,18 +91,18 @@ def _write_script(rng: np.random.Generator, label: int) -> _Script:
     cells = cells.cumsum(0) % period
     rows, columns = np.minimum(cells, period - cells).transpose(2, 0, 1)  # walks are mirrored at the borders
     shifts = rng.integers(0, 3, (2, NUM_FRAMES, count))
-    return _Script(poses, rows, columns, shifts, _BODY_COLOURS[rng.integers(0, len(_BODY_COLOURS), count)])
+    colours = _DISTRACTOR_COLOURS[rng.integers(0, len(_DISTRACTOR_COLOURS), count)]
+    colours[-1] = _ACTOR_COLOUR
+    return _Script(poses, rows, columns, shifts, colours)
 
 
 def _render(rng: np.random.Generator, script: _Script) -> NDArray[np.uint8]:
-    """Return (T, K, K, P * P * 3) RGB, cell by cell; of those who share a cell the marked actor shows."""
-    blocks = rng.integers(60, 100, (GRID_SIZE, GRID_SIZE, 4, 4, 1), np.uint8)
+    """Return (T, K, K, P * P * 3) RGB, cell by cell; of those who share a cell the actor shows."""
+    blocks = rng.integers(50, 85, (GRID_SIZE, GRID_SIZE, 4, 4, 1), np.uint8)
     clutter = blocks.repeat(4, 2).repeat(4, 3).repeat(3, 4).reshape(GRID_SIZE, GRID_SIZE, -1)
-    down, right = script.shifts
     colours = np.tile(script.colours, _CELL_PIXELS**2)  # (N, P * P * 3)
-    drawn = np.where(_BODIES[script.poses, down, right], colours, clutter[script.rows, script.columns])
-    halo = np.tile(_HALO_COLOUR, _CELL_PIXELS**2)
-    drawn[:, -1] = np.where(_HALO[down[:, -1], right[:, -1]], halo, drawn[:, -1])
+    down, right = script.shifts
+    drawn = np.where(_SPRITES[script.poses, down, right], colours, clutter[script.rows, script.columns])
     cells = clutter[None].repeat(NUM_FRAMES, 0)
     cells[np.arange(NUM_FRAMES)[:, None], script.rows, script.columns] = drawn  # the last one drawn stays
     pairs = np.frombuffer(rng.bytes(cells.size // 2), np.uint8)
@@ -122,22 +113,24 @@ def _render(rng: np.random.Generator, script: _Script) -> NDArray[np.uint8]:
 def _embed(cells: NDArray[np.uint8]) -> NDArray[np.float16]:
     """Return (..., D) features of (..., P * P * 3) pixels: rectified contrasts, zero where a cell is plain."""
     contrasts: NDArray[np.float32] = cells.astype(np.float32) @ _PROJECTION
-    features: NDArray[np.float32] = np.clip(contrasts * np.float32(2**-13), 0, MAX_FEATURE)
+    features: NDArray[np.float32] = np.clip(contrasts * _CONTRAST_SCALE - 1, 0, MAX_FEATURE)
     return features.astype(np.float16)
 
 
 class SyntheticSource:
-    """Clips of an actor, told by an orange halo, among distractors without one.
+    """Clips of one bright amber actor among dull distractors; the order of the actor's poses is the class.
 
-    A clip has 16 frames of 112 x 112 pixels, on a grid of 7 x 7 cells. The actor fills one cell, now and then moves to
-    a neighbouring one, and goes through four poses of about four frames each; their order is the class, whose name
-    spells it. Eight distractors move alike and go through the orders of other classes, over grey clutter and noise. So
-    no frame tells the class, most cells mislead, and the mean over cells mixes nine orders: who finds the actor and
-    follows it knows the action. Classes come in pairs that share their poses and pairs that share their timing,
-    so each look that lands rules some out.
+    A clip has 16 frames of 112 x 112 pixels, on a grid of 7 x 7 cells. The actor fills one cell, moves to a
+    neighbouring one every fourth frame or so, and goes through four poses of about four frames each, which the class's
+    name spells: A is arms up, B lying, C legs apart, D standing. Eight distractors move alike and go through the orders
+    of other classes, over grey clutter and noise.
 
-    Features are 32 fixed random contrasts of a cell's pixels, rectified, in [0, 4], held as float16. Clips are made
-    when first read, and kept.
+    So no frame tells the class, most cells mislead, and the mean over cells mixes nine orders: who finds the actor and
+    follows it knows the action. Classes come in pairs that share their poses and pairs that share their timing, so that
+    each look that lands rules some out.
+
+    Features are 32 fixed contrasts of a cell's pixels, rectified and held as float16. Clips are made when first read,
+    and kept.
 
     Args:
         split: "train", "validation" or "test"; no clip is in two of them.
@@ -207,7 +200,8 @@ class SyntheticSource:
         return _render(rng, _write_script(rng, self._label(clip)))
 
     def _make_missing(self, clips: NDArray[np.int64]) -> None:
-        for clip in np.unique(clips[~self._is_made[clips]]).tolist():
+        missing = clips[~self._is_made[clips]]
+        for clip in np.unique(missing).tolist() if missing.size else ():
             features = _embed(self._pixels(clip)).reshape(NUM_FRAMES, -1)
             self._cubes[clip * NUM_FRAMES : (clip + 1) * NUM_FRAMES] = features
             self._is_made[clip] = True
