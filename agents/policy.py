@@ -170,9 +170,8 @@ class GlimpsePolicy(nn.Module):
 
     def collect(self, cubes: Tensor, cells: Tensor, weights: Tensor) -> Looks:
         """Take the slices at (N, m) `cells` from (N, K*K, D) `cubes`; `weights` are l of eq. 3, (N, m)."""
-        everything = cells.shape[1] == cubes.shape[1]
-        slices = cubes if everything else cubes.gather(1, cells[..., None].expand(-1, -1, cubes.shape[2]))
-        content = (weights[..., None] * slices).sum(1) if self.config.encoder == "sum" else slices
+        slices = cubes[torch.arange(len(cubes), device=cubes.device)[:, None], cells]
+        content = torch.bmm(weights[:, None], slices)[:, 0] if self.config.encoder == "sum" else slices
         return Looks(content, cells, weights)
 
     def project(self, cubes: Tensor) -> Tensor:
@@ -255,9 +254,20 @@ class GlimpsePolicy(nn.Module):
         for index, lstm in enumerate(self.lstm):
             if masks is not None:
                 inputs = inputs * masks.inputs[index][:, None]
-            inputs, state = lstm(inputs, None if layers is None else layers[index])
+            inputs, state = self._run(lstm, inputs, None if layers is None else layers[index])
             after.append(state)
         return inputs, after
+
+    @staticmethod
+    def _run(
+        lstm: nn.LSTM, inputs: Tensor, state: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Run one layer over (N, T, width), by its cell where T is 1: the fused call repacks its weights every time."""
+        if state is None or inputs.shape[1] > 1:
+            return lstm(inputs, state)  # type: ignore[no-any-return]
+        weights = lstm._flat_weights  # of input, of state, and their biases
+        hidden, cell = torch.lstm_cell(inputs[:, 0], (state[0][0], state[1][0]), *weights)
+        return hidden[:, None], (hidden[None], cell[None])
 
 
 def slice_weights(cell_logits: Tensor, cells: Tensor, kind: SliceWeights) -> Tensor:

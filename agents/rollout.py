@@ -136,11 +136,12 @@ class _Player:
 
     def act(self, cubes: Tensor) -> NDArray[np.int64]:
         """Answer (N, K*K, D) visible cubes of one frame with (N, m + 1) actions."""
-        cubes = self._mirror(cubes.to(self.everything.device), axis=1)
+        cubes = cubes.to(self.everything.device)
         attended = self.everything if self.manner.looking in SEES_EVERYTHING else self.cells
-        looks = self.policy.collect(cubes, attended, self.weights)
+        # What is taken from a cube is mirrored, not the cube: few numbers instead of K * K * D.
+        looks = self.policy.collect(cubes, self._place(attended), self.weights)._replace(cells=attended)
         seen = torch.zeros_like(self.visits).scatter_(1, self.cells, 1.0)
-        view = Views(self.policy.project(cubes), seen, self.visits)
+        view = Views(self._mirror(self.policy.project(cubes), axis=1), seen, self.visits)
         class_logits, cell_logits, self.state = self.policy.step(self.state, looks, view, self.masks)
         prediction = self._predict(class_logits)
         cells = self._choose(cell_logits)
@@ -152,8 +153,7 @@ class _Player:
             self.weights = slice_weights(cell_logits, cells, self.policy.config.slice_weights)
         self.cells = cells
         self.visits = self.visits.scatter_add(1, cells, torch.ones_like(cells, dtype=self.visits.dtype))
-        played = torch.where(self.mirrored[:, None], self.flip[cells], cells)
-        return torch.cat([played, prediction[:, None]], 1).cpu().numpy()
+        return torch.cat([self._place(cells), prediction[:, None]], 1).cpu().numpy()
 
     def rollout(
         self, clips: NDArray[np.int64], frame_labels: Tensor, rewards: NDArray[np.float64], infos: dict[str, Any]
@@ -181,6 +181,10 @@ class _Player:
         self.chosen.append(cells)
         self.predictions.append(prediction)
         self.class_logits.append(class_logits)
+
+    def _place(self, cells: Tensor) -> Tensor:
+        """Return where (N, m) cells of the policy are in the environment's grid."""
+        return torch.where(self.mirrored[:, None], self.flip[cells], cells) if self.manner.mirror else cells
 
     def _mirror(self, values: Tensor, *, axis: int) -> Tensor:
         if not self.manner.mirror:
