@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -97,24 +98,22 @@ class Arm:
     def train(self) -> None:
         """Run the updates that are left, validating, logging and saving on the way."""
         self._resume()
-        log = MetricsLog(self.folder, self.update)
         started, saved = time.perf_counter() - self.seconds, time.perf_counter()
         bar = tqdm(total=self.config.updates, initial=self.update, desc=self.looking, unit="update", disable=None)
-        while self.update < self.config.updates:
-            scalars = self._train_once()
-            self.update += 1
-            if self._is_due():
-                scalars |= self._validate()
-            self.seconds = time.perf_counter() - started
-            if self._is_due() or self.update % 10 == 0:
-                log.write(self.update, scalars | {"time/seconds": self.seconds})
-                bar.set_postfix({name.split("/")[1]: f"{scalars[name]:.3f}" for name in _SHOWN if name in scalars})
-            bar.update()
-            if self._is_due() or time.perf_counter() - saved > self.config.checkpoint_seconds:
-                self._save()
-                saved = time.perf_counter()
-        bar.close()
-        log.close()
+        with closing(MetricsLog(self.folder, self.update)) as log, bar:
+            while self.update < self.config.updates:
+                scalars = self._train_once()
+                self.update += 1
+                if self._is_due():
+                    scalars |= self._validate()
+                self.seconds = time.perf_counter() - started
+                if self._is_due() or self.update % 10 == 0:
+                    log.write(self.update, scalars | {"time/seconds": self.seconds})
+                    bar.set_postfix({name.split("/")[1]: f"{scalars[name]:.3f}" for name in _SHOWN if name in scalars})
+                bar.update()
+                if self._is_due() or time.perf_counter() - saved > self.config.checkpoint_seconds:
+                    self._save()
+                    saved = time.perf_counter()
 
     def test(self) -> Evaluation:
         """Play the test split with the checkpoint that validation chose."""

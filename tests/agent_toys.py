@@ -1,5 +1,8 @@
 """Sources and configurations small enough to train on in a test."""
 
+import json
+from dataclasses import dataclass, field
+
 import numpy as np
 import torch
 
@@ -7,12 +10,30 @@ from agents.config import Config
 from agents.policy import PolicyConfig
 from glimpse_env import ArraySource
 from glimpse_env.datasets import VideoClip
-from glimpse_env.manifest import Manifest
-from glimpse_env.store_writer import ClipArrays, StoreWriter
+from glimpse_env.store.manifest import Manifest
+from glimpse_env.store.writer import ClipArrays, StoreWriter
 
 torch.set_num_threads(1)  # networks this small lose time to a second thread
 
 TINY_NETWORK = PolicyConfig(embedding_size=6, hidden_size=8, scorer_size=5, projection_size=4)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Watched(ArraySource):
+    """Counts the clips that are read, and after so many fails as a disk does."""
+
+    limit: float = float("inf")
+    count: list = field(default_factory=list)
+
+    def read_cubes(self, clips, frames, out):
+        self.count.append(len(clips))
+        if sum(self.count) > self.limit:
+            raise OSError("the disk is gone")
+        super().read_cubes(clips, frames, out)
+
+    def read_slices(self, clips, frames, cells, out):
+        self.count.append(len(clips))
+        super().read_slices(clips, frames, cells, out)
 
 
 def tiny_config(**changes):
@@ -89,3 +110,9 @@ def write_marked_store(path):
     writer.write_shard(0, arrays, {})
     writer.finish()
     return path
+
+
+def metrics_of(folder):
+    """Return the logged scalars without the times."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]

@@ -1,0 +1,243 @@
+"""Training: a run from end to end, its repetition, its interruption, and that it learns where to look."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from agent_toys import TINY_NETWORK, Watched, marked_splits, metrics_of, tiny_config, write_marked_store
+
+from agents.config import Arguments
+from agents.reinforce import Arm, clips_of_update, default_folder, main, seed_of_update, train
+from agents.results import evaluate_run, table
+from agents.runs import Checkpoints, read_json
+
+MEASURES = ("accuracy", "vote_accuracy", "focus", "focus_per_look")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return str(write_marked_store(tmp_path_factory.mktemp("store") / "marked"))
+
+
+@pytest.fixture(scope="module")
+def finished(store, tmp_path_factory):
+    """The configuration of a run with every control, its folder and its result."""
+    config = tiny_config(source=store, controls=("random", "centre", "mean", "all", "oracle"))
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    return config, out, train(config, out)
+
+
+# ---- a run from end to end
+
+
+def test_a_run_leaves_all_its_files(finished):
+    config, out, result = finished
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if "tfevents" not in path.name}
+    arm = {"metrics.jsonl", "best.safetensors", "last.pt", "evaluation.json"}
+    controls = {f"controls/{name}" for name in config.controls}
+    assert files == arm | {"config.json", "result.json", "glimpses.png", "controls"} | controls | {
+        f"{folder}/{name}" for folder in controls for name in arm
+    }
+    assert len(list(out.rglob("*tfevents*"))) == 6
+    assert read_json(out / "result.json") == result
+
+
+def test_the_result_has_what_the_measures_need(finished):
+    config, _, result = finished
+    seen = {"learned", "random", "centre", "oracle"}
+    assert set(result["accuracy"]) == set(result["vote_accuracy"]) == seen | {"mean", "all"}
+    assert set(result["focus"]) == set(result["focus_per_look"]) == seen
+    assert all(0 <= value <= 1 for name in MEASURES for value in result[name].values())
+    assert result["focus"]["oracle"] == 1.0
+    assert result["focus_per_look"]["oracle"] == 0.5  # the actor has one cell, and there are two looks
+    assert (result["glimpses_per_frame"], result["test_clips"], result["seed"]) == (2.0, 6, config.seed)
+    assert result["train_seconds"] > 0
+
+
+def test_the_configuration_is_kept_with_its_provenance(finished):
+    config, out, _ = finished
+    kept = read_json(out / "config.json")
+    assert type(config).from_json(kept["config"]) == config
+    assert {"versions", "git_commit", "machine", "threads"} < set(kept)
+    assert kept["source"] == {
+        "grid_size": 3, "depth": 4, "frames": 4, "class_names": ["classa", "classb", "classc"],
+        "frames_per_second": 10.0,
+        "extraction": {
+            "backbone": "none", "weights_sha256": "1" * 64, "resize_rule": "none", "max_frames": 4, "batch_size": 1,
+        },
+    }  # fmt: skip
+
+
+def test_metrics_are_logged_under_their_kind(finished):
+    _, out, _ = finished
+    lines = metrics_of(out)
+    assert [line["update"] for line in lines] == [4, 6]  # validation does not look at the warm-up of two updates
+    assert {"train/total", "train/gradient_norm", "train/accuracy", "train/focus", "eval/accuracy", "eval/focus"} < set(
+        lines[0]
+    )
+    assert [line["update"] for line in metrics_of(out / "controls" / "mean")] == [2, 4, 6]
+
+
+def test_the_same_seed_gives_the_same_numbers(finished, tmp_path):
+    config, out, result = finished
+    again = train(dataclasses.replace(config, controls=("random",)), tmp_path / "again")
+    assert again["accuracy"] == {name: result["accuracy"][name] for name in ("learned", "random")}
+    for arm in (".", "controls/random"):
+        assert metrics_of(out / arm) == metrics_of(tmp_path / "again" / arm)
+        one, two = (Checkpoints(folder / arm).best.read_bytes() for folder in (out, tmp_path / "again"))
+        assert one == two
+
+
+def test_another_seed_gives_others(finished, tmp_path):
+    config, out, _ = finished
+    train(dataclasses.replace(config, controls=(), seed=2), tmp_path)
+    assert metrics_of(out)[0]["train/total"] != metrics_of(tmp_path)[0]["train/total"]
+
+
+def test_a_finished_run_is_not_trained_again(finished):
+    config, out, result = finished
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("best.safetensors")}
+    assert train(config, out) == result
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("best.safetensors")}
+
+
+def test_playing_the_test_split_again_gives_the_same_result(finished):
+    _, out, result = finished
+    assert evaluate_run(out) == result
+
+
+def test_the_table_shows_every_arm(finished):
+    _, _, result = finished
+    lines = table(result).splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["learned", "random", "centre", "mean", "all", "oracle"]
+    assert lines[4].split()[3:] == ["-", "-"]  # who sees everything has no focus
+    assert lines[1].split()[1] == f"{result['accuracy']['learned']:.3f}"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"reward": "clip_log_score", "credit": "terminal", "mirror": True, "observation": "cube", "glimpses": 1},
+        {"reward": "frame_log_score", "scorer_updates": 2, "random_share": 0.4, "rollouts": 3, "penalty": 0.1},
+        {"abstain": True, "frames": 3, "jitter": True, "credit": "terminal"},
+        {
+            "policy": dataclasses.replace(
+                TINY_NETWORK, encoder="sum", slice_weights="softmax", layers=2, dropout=0.5, scorer_dropout=0.3,
+                projection_size=2,
+            )
+        },
+    ],
+    ids=["clip score", "frame score", "abstain", "paper"],
+)  # fmt: skip
+def test_every_option_trains(store, tmp_path, changes):
+    result = train(tiny_config(source=store, controls=(), **changes), tmp_path)
+    assert result["test_clips"] == 6
+    assert all(np.isfinite(value) for line in metrics_of(tmp_path) for value in line.values())
+
+
+def test_the_command_line_trains_goes_on_and_evaluates(store, tmp_path, capsys):
+    config = tiny_config(source=store, controls=())
+    fields = {entry.name: getattr(config, entry.name) for entry in dataclasses.fields(config)}
+    main(Arguments(**fields, out=tmp_path / "run"))
+    told = capsys.readouterr().out
+    assert told.startswith(f"preset small: {config.policy}\nwriting to {tmp_path / 'run'}\n")
+    assert f"wrote {tmp_path / 'run'}/result.json" in told
+    for arguments in (Arguments(resume=tmp_path / "run"), Arguments(evaluate=tmp_path / "run")):
+        main(arguments)
+        assert table(read_json(tmp_path / "run" / "result.json")) in capsys.readouterr().out
+
+
+def test_a_new_run_is_named_by_source_and_seed():
+    assert str(default_folder(tiny_config(source="stores/mine", seed=3))).startswith("runs/mine-seed3-")
+
+
+# ---- what is refused
+
+
+def test_a_folder_of_another_configuration_is_refused(finished):
+    config, out, _ = finished
+    with pytest.raises(ValueError, match=rf"{out} holds a run of another configuration: choose another --out"):
+        train(dataclasses.replace(config, seed=5), out)
+
+
+def test_a_folder_that_is_no_runs_is_refused(tmp_path):
+    for arguments in (Arguments(resume=tmp_path), Arguments(evaluate=tmp_path)):
+        with pytest.raises(FileNotFoundError, match=f"no config.json in {tmp_path}"):
+            main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda:99", "device 'cuda:99' was asked for, but there are .* CUDA devices here: use --device cpu"),
+        ("tpu9", "device 'tpu9' is none that torch knows"),
+    ],
+)
+def test_a_device_that_is_not_there_is_named(store, tmp_path, device, message):
+    with pytest.raises(ValueError, match=message):
+        train(tiny_config(source=store, device=device), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"source": "nowhere"}, FileNotFoundError, "no source 'nowhere'"),
+        ({"fold": 2}, ValueError, "unknown fold 2"),
+        ({"glimpses": 10}, ValueError, "glimpses must be 1 to 9"),
+        ({"eta": 1.5}, ValueError, r"eta must lie in \[0, 1\], got 1.5"),
+    ],
+)
+def test_what_cannot_be_played_is_named(store, tmp_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        train(tiny_config(**({"source": store} | changes)), tmp_path / "run")
+
+
+def test_a_gradient_that_is_not_finite_names_the_clips(tmp_path):
+    config, sources = tiny_config(clips=2), marked_splits()
+    arm = Arm(config, "learned", tmp_path, sources)
+    with torch.no_grad():
+        arm.policy.classes.bias.fill_(float("nan"))
+    names = "', '".join(sources["train"].clip_id(clip) for clip in sorted(clips_of_update(12, config, 0)))
+    message = rf"the gradient of update 0 is not finite, on clips \['{names}'\]: lower the learning rate"
+    with pytest.raises(FloatingPointError, match=message):
+        arm.train()
+
+
+# ---- data and chance
+
+
+def test_every_clip_is_played_once_an_epoch():
+    config = tiny_config(clips=4)
+    played = np.concatenate([clips_of_update(10, config, update) for update in range(10)])
+    epochs = played.reshape(4, 10)
+    assert (np.sort(epochs) == np.arange(10)).all()
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 4
+    again = [clips_of_update(10, config, update) for update in (7, 2)]  # whatever was asked before
+    assert np.array_equal(again, [played[28:32], played[8:12]])
+
+
+def test_seeds_differ_between_updates_and_runs():
+    seeds = {seed_of_update(tiny_config(seed=seed), update) for seed in (1, 2) for update in range(50)}
+    assert len(seeds) == 100
+
+
+def test_training_never_reads_the_test_split(tmp_path):
+    sources = marked_splits(kind=Watched)
+    arm = Arm(tiny_config(), "learned", tmp_path, sources)
+    arm.train()
+    assert sources["test"].count == []
+    assert sum(sources["validation"].count) > 0
+    measured = arm.test()
+    assert sum(sources["test"].count) > 0
+    assert len(measured.correct) == 12
+
+
+def test_validation_chooses_the_checkpoint(tmp_path):
+    arm = Arm(tiny_config(updates=30, validate_every=3, warmup_updates=0), "learned", tmp_path, marked_splits())
+    arm.train()
+    looks = [(line["update"], line["eval/accuracy"]) for line in metrics_of(tmp_path) if "eval/accuracy" in line]
+    assert [update for update, _ in looks] == list(range(3, 31, 3))
+    best = max(accuracy for _, accuracy in looks)
+    assert (arm.best_score, arm.best_update) == (best, next(update for update, value in looks if value == best))
