@@ -95,10 +95,10 @@ def _draw_frame(axis: Axes, image: NDArray[np.uint8], grid_size: int, cells: NDA
 
 
 def _draw_scores(axis: Axes, scores: NDArray[np.float32], truth: list[int], names: Sequence[str]) -> None:
-    """Draw the best classes' scores and the truth's, the truth in green."""
+    """Draw the best classes' scores and the truth's: green where true, red where not, blue where that is unknown."""
     best = np.argsort(-scores)[:SHOWN_CLASSES].tolist()
     shown = best + [label for label in truth if label not in best]
-    colours = ["tab:green" if label in truth else "tab:red" for label in shown]
+    colours = ["tab:green" if label in truth else "tab:red" if truth else "tab:blue" for label in shown]
     axis.barh(range(len(shown)), scores[shown], color=colours)
     axis.set_yticks(range(len(shown)), [_shortened(names[label], 18) for label in shown], fontsize=7)
     axis.set_xlim(0, 1)

@@ -1,0 +1,121 @@
+"""Film strips: one row for each episode, its frames with the cells looked at, and its classes with their scores."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from agent_toys import marked_source, tiny_config
+from matplotlib.colors import to_rgba
+from PIL import Image
+
+from agents.building import make_envs, make_policy
+from agents.evaluation import class_scores
+from agents.filmstrip import DIMMED, film_strip, save_film_strip
+from agents.rollout import Manner, collect_rollout
+
+
+def draw(source, clips, looking="learned", **changes):
+    """Return the figure and the rollout that it shows."""
+    config = tiny_config()
+    envs = make_envs(config, source, looking, len(clips), train=False)
+    policy = make_policy(config, source, looking)
+    generator = torch.Generator().manual_seed(1)
+    rollout = collect_rollout(envs, policy, np.array(clips), Manner(looking=looking), generator=generator)
+    return film_strip(rollout, envs, **changes), rollout
+
+
+def rows_of(figure, columns):
+    return [figure.axes[first : first + columns] for first in range(0, len(figure.axes), columns)]
+
+
+@pytest.fixture
+def pictured():
+    """Six marked clips with pictures: frame n of clip i (from 0) is all 40 i + 10 n."""
+    grey = 40 * np.arange(6)[:, None] + 10 * np.arange(4)
+    images = np.broadcast_to(grey[..., None, None, None], (6, 4, 30, 30, 3)).astype(np.uint8)
+    return dataclasses.replace(
+        marked_source(6), images=images, clip_ids=[f"a clip of a long name {i}" for i in range(6)]
+    )
+
+
+def test_a_row_holds_the_frames_and_the_scores(pictured):
+    figure, rollout = draw(pictured, [2, 4])
+    rows = rows_of(figure, 5)
+    assert len(rows) == 2
+    for episode, row in enumerate(rows):
+        assert [len(axis.images) for axis in row] == [1, 1, 1, 1, 0]
+        scores = rollout.class_logits[episode].softmax(1)
+        best = [f"class{'abc'[int(frame.argmax())]} {float(frame.max()):.2f}" for frame in scores]
+        assert [axis.get_title() for axis in row[:4]] == [f"{n}: {said}" for n, said in enumerate(best, 1)]
+        assert row[0].get_ylabel() == f"a clip of a long name {[2, 4][episode]}"
+        means = class_scores(rollout.class_logits[[episode]], 3)[0]
+        assert [bar.get_width() for bar in row[4].patches] == pytest.approx(means.sort(descending=True).values.tolist())
+
+
+def test_the_frames_are_the_sources_bright_where_seen(pictured):
+    figure, rollout = draw(pictured, [2])
+    (row,) = rows_of(figure, 5)
+    assert (row[0].images[0].get_array() == 80).all()  # the first glance is whole
+    assert not row[0].patches
+    for frame, axis in enumerate(row[1:4], 1):
+        shown, grey = axis.images[0].get_array()[..., 0], 80 + 10 * frame
+        cells = rollout.cells[0, frame - 1].tolist()
+        bright = np.zeros((3, 3), bool)
+        bright.flat[cells] = True
+        assert (shown == np.where(bright, grey, int(grey * DIMMED)).repeat(10, 0).repeat(10, 1)).all()
+        corners = [(10 * (cell % 3) - 0.5, 10 * (cell // 3) - 0.5) for cell in cells]
+        assert [patch.get_xy() for patch in axis.patches] == corners
+        assert [text.get_text() for text in axis.texts] == ["1", "2"]
+
+
+def test_columns_are_spread_from_the_first_frame_to_the_last(pictured):
+    figure, _ = draw(pictured, [0], columns=2)
+    assert [axis.get_title().split(":")[0] for axis in figure.axes[:2]] == ["1", "4"]
+    assert len(figure.axes) == 3
+
+
+def test_who_sees_everything_has_no_cells(pictured):
+    figure, _ = draw(pictured, [1], looking="all", sees_everything=True)
+    (row,) = rows_of(figure, 5)
+    assert not any(axis.patches for axis in row[:4])
+    assert (row[3].images[0].get_array() == 70).all()
+
+
+def test_the_truth_is_green_and_shown_if_it_is_not_among_the_best():
+    source = marked_source(8, classes=5)
+    figure, _ = draw(source, range(8))
+    lengths = set()
+    for episode, row in enumerate(rows_of(figure, 5)):
+        named = [label.get_text() for label in row[4].get_yticklabels()]
+        green = [bar.get_facecolor() == to_rgba("tab:green") for bar in row[4].patches]
+        assert [name for name, is_true in zip(named, green, strict=True) if is_true] == [
+            "class" + "abcde"[source.labels[episode]]
+        ]
+        lengths.add(len(named))
+    assert lengths == {3, 4}
+
+
+def test_an_unknown_truth_colours_nothing_right_or_wrong():
+    figure, _ = draw(dataclasses.replace(marked_source(2), labels=np.full(2, -1)), [0])
+    assert {bar.get_facecolor() for bar in figure.axes[4].patches} == {to_rgba("tab:blue")}
+
+
+def test_a_source_without_pictures_is_grey():
+    figure, _ = draw(marked_source(2), [0])
+    assert (figure.axes[0].images[0].get_array() == 128).all()
+
+
+@pytest.mark.parametrize("looking", ["learned", "all"])
+def test_a_png_is_written_whole(pictured, tmp_path, looking):
+    config = tiny_config()
+    envs = make_envs(config, pictured, looking, 3, train=False)
+    policy = make_policy(config, pictured, looking)
+    path = tmp_path / "new" / "strip.png"
+    rollout = save_film_strip(path, envs, policy, [5, 0, 2], Manner(looking=looking, greedy=True), seed=0)
+    assert rollout.clips.tolist() == [5, 0, 2]
+    assert [entry.name for entry in path.parent.iterdir()] == ["strip.png"]
+    with Image.open(path) as image:
+        image.load()
+        assert image.format == "PNG"
+        assert image.width > image.height > 300
