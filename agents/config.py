@@ -60,6 +60,8 @@ class Config:
     """R, the rollouts of each clip; their returns are each other's baseline."""
     learning_rate: float = 3e-3
     """Of Adam; over the last third of the updates it falls linearly to a tenth."""
+    scorer_learning_rate: float = 3e-3
+    """Of the weights of the location logits alone, likewise."""
     weight_decay: float = 0.0
     """L2 penalty on the weights (eq. 8)."""
     scorer_weight_decay: float = 0.0

@@ -176,7 +176,8 @@ class GlimpsePolicy(nn.Module):
 
     def project(self, cubes: Tensor) -> Tensor:
         """Return (N, K*K, P): what the location logits see of (N, K*K, D) cubes."""
-        return cubes @ self.components if self.components.shape[0] != self.components.shape[1] else cubes
+        depth, projected = self.components.shape
+        return cubes if depth == projected else torch.matmul(cubes, self.components)
 
     def encode(self, looks: Looks) -> Tensor:
         """Return the attended input X', (N, ..., width)."""
@@ -254,6 +255,7 @@ class GlimpsePolicy(nn.Module):
         for index, lstm in enumerate(self.lstm):
             if masks is not None:
                 inputs = inputs * masks.inputs[index][:, None]
+            assert isinstance(lstm, nn.LSTM)
             inputs, state = self._run(lstm, inputs, None if layers is None else layers[index])
             after.append(state)
         return inputs, after
@@ -265,8 +267,7 @@ class GlimpsePolicy(nn.Module):
         """Run one layer over (N, T, width), by its cell where T is 1: the fused call repacks its weights every time."""
         if state is None or inputs.shape[1] > 1:
             return lstm(inputs, state)  # type: ignore[no-any-return]
-        weights = lstm._flat_weights  # of input, of state, and their biases
-        hidden, cell = torch.lstm_cell(inputs[:, 0], (state[0][0], state[1][0]), *weights)
+        hidden, cell = torch.lstm_cell(inputs[:, 0], (state[0][0], state[1][0]), *lstm.parameters())
         return hidden[:, None], (hidden[None], cell[None])
 
 

@@ -80,10 +80,10 @@ class Arm:
         own = {id(parameter) for parameter in scorer}
         rest = [parameter for parameter in self.policy.parameters() if id(parameter) not in own]
         groups = [
-            {"params": rest, "weight_decay": config.weight_decay},
-            {"params": scorer, "weight_decay": config.scorer_weight_decay},
+            {"params": rest, "lr": config.learning_rate, "weight_decay": config.weight_decay},
+            {"params": scorer, "lr": config.scorer_learning_rate, "weight_decay": config.scorer_weight_decay},
         ]
-        self.optimizer = torch.optim.Adam(groups, lr=config.learning_rate)
+        self.optimizer = torch.optim.Adam(groups)
         self.envs = make_envs(config, sources["train"], looking, config.clips * config.rollouts, train=True)
         self.validation_envs = make_envs(config, sources["validation"], looking, EVALUATION_ENVS, train=False)
         explorers = torch.arange(self.envs.num_envs) % config.rollouts >= config.learned_rollouts
@@ -143,9 +143,12 @@ class Arm:
         return scalars
 
     def _optimise(self, loss: Tensor, clips: NDArray[np.int64]) -> float:
-        rate = self.config.learning_rate * min(1.0, 0.1 + 0.9 * 3 * (1 - self.update / self.config.updates))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        config = self.config
+        decay = min(1.0, 0.1 + 0.9 * 3 * (1 - self.update / config.updates))
+        for group, rate in zip(
+            self.optimizer.param_groups, (config.learning_rate, config.scorer_learning_rate), strict=True
+        ):
+            group["lr"] = rate * decay
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm))
