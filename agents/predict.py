@@ -1,0 +1,205 @@
+"""Say what happens in anyone's video files, with the policy of a finished run.
+
+    python -m agents.predict --run RUN VIDEO [VIDEO ...] --weights FILE
+
+Videos go through the extraction that made the features of the run's store, and the policy plays one greedy episode of
+each, seeing no more of them than it saw of the clips it was trained on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+
+from agents.building import check_device, make_envs
+from agents.config import Config
+from agents.evaluation import class_scores, play_split
+from agents.filmstrip import save_film_strip
+from agents.results import best_policy
+from agents.rollout import Manner
+from agents.runs import read_json
+from glimpse_env import ArraySource
+from glimpse_env.backbones import Backbone, WeightsError, load_backbone
+from glimpse_env.decode import RESIZE_RULE, VideoError
+from glimpse_env.features import VideoFeatures, extract_videos
+
+DRAWN_VIDEOS = 16  # rows of a film strip that can still be looked at
+GREEDY = Manner(greedy=True)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Say what happens in video files, with the policy of a finished run."""
+
+    videos: tyro.conf.Positional[tuple[Path, ...]]
+    """Video files; those that cannot be read are skipped with the reason."""
+    run: Path
+    """Folder of a run that was trained on a feature store."""
+    weights: Path | None = None
+    """Weights of the network that extracted the store; googlenet's are found where torchvision keeps them."""
+    out: Path = Path("glimpses.png")
+    """Film strip to write, of the first sixteen videos."""
+    top: int = 5
+    """How many classes to print for each video."""
+    device: str = "cpu"
+    """"cpu", "cuda" or "cuda:1"."""
+
+    def __post_init__(self) -> None:
+        if not self.videos:
+            raise ValueError("name at least one video file")
+        if self.top < 1:
+            raise ValueError(f"top must be at least 1, got {self.top}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a run's config.json says of the videos behind it, and so of what it takes to play another one.
+
+    Attributes:
+        config: of the run.
+        class_names: the C classes.
+        frames: T.
+        frames_per_second: the rate at which videos were sampled.
+        max_frames: the most frames that were kept of a video, its middle ones; an episode plays the middle T of them.
+        backbone, weights_sha256, resize_rule, batch_size: as in the store's manifest.
+    """
+
+    config: Config
+    class_names: tuple[str, ...]
+    frames: int
+    frames_per_second: float
+    max_frames: int
+    backbone: str
+    weights_sha256: str
+    resize_rule: str
+    batch_size: int
+
+    @classmethod
+    def of_run(cls, run: Path) -> Recipe:
+        """Read it.
+
+        Raises:
+            FileNotFoundError: `run` is no run's folder.
+            ValueError: the run's features do not come from videos, or were resized by a rule that is not this code's.
+        """
+        content = read_json(run / "config.json")
+        config, source = Config.from_json(content["config"]), content["source"]
+        if source["extraction"] is None:
+            raise ValueError(
+                f"{run} was trained on {config.source!r}, which has no network that turns videos into features: take "
+                "a run that was trained on a store written by python -m glimpse_env.extract"
+            )
+        recipe = cls(
+            config=config,
+            class_names=tuple(source["class_names"]),
+            frames=source["frames"],
+            frames_per_second=source["frames_per_second"],
+            **source["extraction"],
+        )
+        if recipe.resize_rule != RESIZE_RULE:
+            raise ValueError(
+                f"the features of {run} were resized by {recipe.resize_rule!r}, and this version resizes by "
+                f"{RESIZE_RULE!r}: extract and train with one version"
+            )
+        return recipe
+
+
+def load_recorded_backbone(recipe: Recipe, weights: Path | None, device: str) -> Backbone:
+    """Load the network that extracted the run's features.
+
+    Raises:
+        WeightsError: `weights` are missing, do not fit, or are not those that the run's features were made with.
+    """
+    backbone = load_backbone(recipe.backbone, weights=weights, device=device)
+    if backbone.weights_sha256 != recipe.weights_sha256:
+        raise WeightsError(
+            f"{weights or 'the downloaded weights'} have sha256 {backbone.weights_sha256}, but the run's features were "
+            f"made by {recipe.backbone} with weights of sha256 {recipe.weights_sha256}: give that file"
+        )
+    return backbone
+
+
+def as_source(videos: Sequence[VideoFeatures], recipe: Recipe) -> ArraySource:
+    """Make clips of unknown class: the middle T frames of each video, a shorter one repeating its last frame."""
+    windows = [window(len(video.features), recipe.frames) for video in videos]
+    return ArraySource(
+        features=np.stack([video.features[frames] for video, frames in zip(videos, windows, strict=True)]),
+        images=np.stack([video.thumbnails[frames] for video, frames in zip(videos, windows, strict=True)]),
+        labels=np.full(len(videos), -1),
+        class_names=recipe.class_names,
+        frames_per_second=recipe.frames_per_second,
+        clip_ids=[video.path.name for video in videos],
+    )
+
+
+def window(length: int, frames: int) -> NDArray[np.int64]:
+    """Return (frames,) indices into `length` frames, those that the environment would play of such a clip."""
+    first = max(0, length - frames) // 2
+    return np.minimum(np.arange(first, first + frames), length - 1)
+
+
+def play_videos(
+    videos: Sequence[VideoFeatures], recipe: Recipe, run: Path, *, out: Path, device: str, rows: int = DRAWN_VIDEOS
+) -> NDArray[np.float32]:
+    """Play one episode of each video with the run's best policy, and draw the first `rows` of them into `out`.
+
+    Returns:
+        (videos, C) class scores.
+    """
+    config = dataclasses.replace(recipe.config, device=device)
+    source = as_source(videos, recipe)
+    envs = make_envs(config, source, "learned", min(len(videos), rows), train=False)
+    policy = best_policy(config, run, source)
+    scores = [
+        class_scores(rollout.class_logits, len(recipe.class_names))[:valid]
+        for rollout, valid in play_split(envs, policy, GREEDY, seed=0)
+    ]
+    save_film_strip(out, envs, policy, range(envs.num_envs), GREEDY, seed=0)
+    return torch.cat(scores).cpu().numpy()
+
+
+def describe(path: Path, scores: NDArray[np.float32], names: Sequence[str], top: int) -> str:
+    """Lay out the best classes of one video for reading."""
+    best = np.argsort(-scores, kind="stable")[:top].tolist()
+    return "\n".join([str(path), *(f"  {scores[label]:.3f}  {names[label]}" for label in best)])
+
+
+def main(arguments: Arguments) -> int:
+    """Do what the command line asks and return the exit status: 1 where no video could be read."""
+    check_device(arguments.device)
+    recipe = Recipe.of_run(arguments.run)
+    backbone = load_recorded_backbone(recipe, arguments.weights, arguments.device)
+    results = extract_videos(
+        arguments.videos,
+        backbone,
+        frames_per_second=recipe.frames_per_second,
+        max_frames=recipe.max_frames,
+        batch_size=recipe.batch_size,
+    )
+    for result in results:
+        if isinstance(result, VideoError):
+            print(f"skipped: {result}", file=sys.stderr)
+    videos = [result for result in results if isinstance(result, VideoFeatures)]
+    if not videos:
+        print(f"error: none of the {len(results)} videos could be read", file=sys.stderr)
+        return 1
+    all_scores = play_videos(videos, recipe, arguments.run, out=arguments.out, device=arguments.device)
+    for video, scores in zip(videos, all_scores, strict=True):
+        print(describe(video.path, scores, recipe.class_names, arguments.top))
+    print(f"wrote {arguments.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(tyro.cli(Arguments, prog="python -m agents.predict")))
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
