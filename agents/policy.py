@@ -42,6 +42,9 @@ class PolicyConfig:
     hidden_in_scorer: bool = True
     """Let the LSTM's state speak in the location logits, beside what is visible."""
 
+    repulsion: float = 0.0
+    """How strongly the location logits avoid cells that were chosen before, at the start; learned from there."""
+
     def __post_init__(self) -> None:
         for name in ("embedding_size", "layers", "hidden_size", "projection_size", "scorer_size"):
             if getattr(self, name) < 1:
@@ -103,10 +106,11 @@ class GlimpsePolicy(nn.Module):
 
     The location logit of cell i for frame n + 1 is u . tanh(Wc * v_n + Wd h_n + e)_i, where v_n holds the visible
     slices of frame n, whether each cell was seen, and how often, and Wc is a 3 x 3 convolution over the grid, so that
-    neighbours of what was seen can be chosen.
+    neighbours of what was seen can be chosen. A learned repulsion times v / (1 + v), v the earlier visits of the cell,
+    is taken off.
     """
 
-    components: Tensor
+    components: Tensor  # (D, P)
 
     def __init__(self, config: PolicyConfig, shape: InputShape) -> None:
         super().__init__()
@@ -130,6 +134,7 @@ class GlimpsePolicy(nn.Module):
         self.state = nn.Linear(hidden, config.scorer_size, bias=False)
         self.place = nn.Parameter(torch.zeros(cells, config.scorer_size))
         self.score = nn.Linear(config.scorer_size, 1, bias=False)
+        self.repulsion = nn.Parameter(torch.tensor(config.repulsion))
         for embedding in (module for module in self.modules() if isinstance(module, nn.Embedding)):
             nn.init.normal_(embedding.weight, std=0.1)
 
@@ -147,7 +152,7 @@ class GlimpsePolicy(nn.Module):
     def scorer_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that nothing but the location logits use."""
         modules = (self.visible, self.state, self.score)
-        return [self.place, *(parameter for module in modules for parameter in module.parameters())]
+        return [self.place, self.repulsion, *(parameter for module in modules for parameter in module.parameters())]
 
     def draw_masks(self, episodes: int, generator: torch.Generator) -> DropoutMasks:
         """Draw the dropout of `episodes` episodes."""
@@ -177,16 +182,15 @@ class GlimpsePolicy(nn.Module):
     def project(self, cubes: Tensor) -> Tensor:
         """Return (N, K*K, P): what the location logits see of (N, K*K, D) cubes."""
         depth, projected = self.components.shape
-        return cubes if depth == projected else torch.matmul(cubes, self.components)
+        return cubes if depth == projected else F.linear(cubes, self.components.T)
 
     def encode(self, looks: Looks) -> Tensor:
         """Return the attended input X', (N, ..., width)."""
         if self.config.encoder == "sum":
             return looks.content
         embedded = F.relu(self.what(looks.content) + self.where(looks.cells))
-        return (looks.weights[..., None] * embedded).sum(-2) * looks.cells.shape[
-            -1
-        ] ** 0.5  # few and many alike in scale
+        attended = (looks.weights[..., None] * embedded).sum(-2)
+        return attended * looks.cells.shape[-1] ** 0.5  # few looks and many come out alike in scale
 
     def step(
         self, state: RecurrentState, looks: Looks, view: Views, masks: DropoutMasks | None
@@ -240,7 +244,8 @@ class GlimpsePolicy(nn.Module):
         inner = torch.tanh(inner)
         if masks is not None:
             inner = inner * masks.scorer[:, None, None]
-        return self.score(inner)[..., 0]  # type: ignore[no-any-return]
+        scores: Tensor = self.score(inner)[..., 0]
+        return scores - self.repulsion * familiar
 
     def _with_frame_number(self, inputs: Tensor, first: int) -> Tensor:
         if not self.config.frame_embedding:
