@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -190,7 +191,7 @@ class GlimpsePolicy(nn.Module):
             return looks.content
         embedded = F.relu(self.what(looks.content) + self.where(looks.cells))
         attended = (looks.weights[..., None] * embedded).sum(-2)
-        return attended * looks.cells.shape[-1] ** 0.5  # few looks and many come out alike in scale
+        return attended * math.sqrt(looks.cells.shape[-1])  # few looks and many come out alike in scale
 
     def step(
         self, state: RecurrentState, looks: Looks, view: Views, masks: DropoutMasks | None
