@@ -77,7 +77,7 @@ class Config:
     reward: Reward = "eq7"
     """What is maximised: eq. 7, or a log-score of the label in its place."""
     random_share: float = 0.0
-    """Share of each clip's rollouts that look at random cells for the classifier's sake alone, rounded down."""
+    """Share of each clip's rollouts of the learned policy that look at random cells, for the classifier's sake alone."""
 
     controls: tuple[Control, ...] = ("random",)
     """Ways of looking that learn nothing about it, each trained like the policy."""
@@ -155,16 +155,20 @@ PRESETS: dict[Preset, Config] = {
             dropout=0.5,
             scorer_size=16,
             scorer_dropout=0.3,
+            repulsion=6.0,
         ),
         mirror=True,
         jitter=True,
-        updates=240,
+        updates=200,
         warmup_updates=80,
+        clips=16,
         learning_rate=5e-4,
         weight_decay=1e-5,
         scorer_weight_decay=1e-3,
+        entropy_bonus=0.003,
         credit="terminal",
         reward="clip_log_score",
+        random_share=0.5,
         validate_every=20,
     ),
     "paper": Config(
@@ -176,6 +180,7 @@ PRESETS: dict[Preset, Config] = {
         updates=1000,
         warmup_updates=0,
         learning_rate=5e-4,
+        scorer_learning_rate=5e-4,
         weight_decay=1e-5,
         penalty=1.0,
         credit="terminal",

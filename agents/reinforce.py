@@ -87,7 +87,7 @@ class Arm:
         self.envs = make_envs(config, sources["train"], looking, config.clips * config.rollouts, train=True)
         self.validation_envs = make_envs(config, sources["validation"], looking, EVALUATION_ENVS, train=False)
         explorers = torch.arange(self.envs.num_envs) % config.rollouts >= config.learned_rollouts
-        self.explorers = explorers.to(config.device) if config.random_rollouts else None
+        self.explorers = explorers.to(config.device) if config.random_rollouts and looking == "learned" else None
         self.update, self.seconds, self.best_score, self.best_update = 0, 0.0, -1.0, 0
 
     @property
