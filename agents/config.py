@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,8 @@ class Config:
 
     updates: int = 600
     """Optimiser steps."""
+    epochs: float | None = None
+    """Passes over the training clips, in place of updates."""
     warmup_updates: int = 150
     """Of them, how many at the start play random glimpses and train the classifier alone."""
     scorer_updates: int = 0
@@ -77,7 +80,7 @@ class Config:
     reward: Reward = "eq7"
     """What is maximised: eq. 7, or a log-score of the label in its place."""
     random_share: float = 0.0
-    """Share of each clip's rollouts of the learned policy that look at random cells, for the classifier's sake alone."""
+    """Share of the learned policy's rollouts that look at random cells, for the classifier's sake alone."""
 
     controls: tuple[Control, ...] = ("random",)
     """Ways of looking that learn nothing about it, each trained like the policy."""
@@ -91,6 +94,8 @@ class Config:
     """At most this much training is lost by a kill."""
 
     def __post_init__(self) -> None:
+        if self.epochs is not None and self.epochs <= 0:
+            raise ValueError(f"epochs must be positive, got {self.epochs}")
         for name in ("updates", "clips", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -131,6 +136,12 @@ class Config:
     def arms(self) -> tuple[Looking, ...]:
         """The learned policy and its controls, in the order in which they are trained."""
         return ("learned", *self.controls)
+
+    def for_clips(self, num_clips: int) -> Config:
+        """Return this configuration with its epochs, if it has any, counted in updates."""
+        if self.epochs is None:
+            return self
+        return dataclasses.replace(self, updates=math.ceil(self.epochs * num_clips / self.clips), epochs=None)
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` takes."""
@@ -177,7 +188,8 @@ PRESETS: dict[Preset, Config] = {
         policy=PolicyConfig(
             encoder="sum", slice_weights="softmax", frame_embedding=False, layers=3, hidden_size=512, dropout=0.5
         ),
-        updates=1000,
+        frames=30,
+        epochs=10,
         warmup_updates=0,
         learning_rate=5e-4,
         scorer_learning_rate=5e-4,

@@ -213,6 +213,7 @@ def train(config: Config, out: Path) -> dict[str, Any]:
     """
     check_device(config.device)
     sources = open_splits(config)
+    config = config.for_clips(sources["train"].num_clips)
     _claim_folder(config, out, sources["train"])
     measured: dict[str, Any] = {}
     for looking in config.arms:
