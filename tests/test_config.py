@@ -14,6 +14,7 @@ from agents.policy import PolicyConfig
     ("changes", "message"),
     [
         ({"updates": 0}, "updates must be at least 1, got 0"),
+        ({"epochs": 0.0}, "epochs must be positive, got 0.0"),
         ({"clips": 0}, "clips must be at least 1, got 0"),
         ({"validate_every": -5}, "validate_every must be at least 1, got -5"),
         ({"warmup_updates": -1}, "warmup_updates must not be negative, got -1"),
@@ -44,6 +45,13 @@ def test_what_cannot_be_trained_is_refused(changes, message):
 def test_the_random_share_is_rounded_down(rollouts, share, learned, exploring):
     config = Config(rollouts=rollouts, random_share=share)
     assert (config.learned_rollouts, config.random_rollouts) == (learned, exploring)
+
+
+@pytest.mark.parametrize(("num_clips", "updates"), [(96, 30), (97, 31), (10, 4)])
+def test_epochs_are_counted_in_updates(num_clips, updates):
+    counted = Config(epochs=10, clips=32, warmup_updates=0).for_clips(num_clips)
+    assert (counted.updates, counted.epochs) == (updates, None)
+    assert counted.for_clips(5) == counted
 
 
 def test_the_policy_is_trained_before_its_controls():

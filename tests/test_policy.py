@@ -117,17 +117,18 @@ def test_masks_keep_the_mean_and_drop_the_share_asked_for():
 @pytest.mark.parametrize(
     ("config", "count"),
     [
-        # Two LSTM layers of 4 gates, each with two biases; head and classes; convolution over P + 2, Wd, e and u.
+        # Two LSTM layers of 4 gates, each with two biases; head and classes; what scores cells: a convolution over
+        # P + 2 channels, Wd, e, u and the repulsion.
         (
             dataclasses.replace(SMALL, encoder="sum", frame_embedding=False),
             4 * 6 * (4 + 6 + 2) + 4 * 6 * (6 + 6 + 2) + (6 * 6 + 6) + (6 * 3 + 3)
-            + (4 * 9 * 4 + 4) + 6 * 4 + 9 * 4 + 4,
+            + (4 * 9 * 4 + 4) + 6 * 4 + 9 * 4 + 4 + 1,
         ),
         # A slice embedding with its bias, one for cells, one for frames, and an LSTM as wide.
         (
             dataclasses.replace(SMALL, layers=1),
             (4 * 5 + 5) + 9 * 5 + 4 * 5 + 4 * 6 * (5 + 6 + 2) + (6 * 6 + 6) + (6 * 3 + 3)
-            + (4 * 9 * 4 + 4) + 6 * 4 + 9 * 4 + 4,
+            + (4 * 9 * 4 + 4) + 6 * 4 + 9 * 4 + 4 + 1,
         ),
     ],
     ids=["sum", "what_and_where"],
@@ -137,7 +138,7 @@ def test_it_has_the_parameters_it_should(config, count):
     assert sum(parameter.numel() for parameter in policy.parameters()) == count
     scorer = {id(parameter) for parameter in policy.scorer_parameters()}
     named = {name for name, parameter in policy.named_parameters() if id(parameter) in scorer}
-    assert named == {"place", "visible.weight", "visible.bias", "state.weight", "score.weight"}
+    assert named == {"place", "repulsion", "visible.weight", "visible.bias", "state.weight", "score.weight"}
 
 
 @pytest.mark.parametrize("name", ["embedding_size", "layers", "hidden_size", "projection_size", "scorer_size"])
@@ -202,6 +203,19 @@ def test_neighbours_of_what_is_visible_are_scored_by_it(part):
     hidden = torch.zeros(1, 1, 6)
     moved = policy.cell_logits(hidden, Views(*changed), None) != policy.cell_logits(hidden, views, None)
     assert moved.flatten().nonzero().flatten().tolist() == [0, 1, 3, 4]
+
+
+def test_cells_that_were_chosen_before_are_avoided_as_strongly_as_learned():
+    policy = GlimpsePolicy(dataclasses.replace(SMALL, repulsion=6.0), SHAPE)
+    visits = torch.tensor([0.0, 1.0, 2.0] * 3)
+    with torch.no_grad():
+        policy.score.weight.zero_()
+    logits = policy.cell_logits(
+        torch.zeros(1, 1, 6), Views(torch.zeros(1, 1, 9, 2), visits[None, None], visits[None, None]), None
+    )
+    assert logits[0, 0].tolist() == pytest.approx([0.0, -3.0, -4.0] * 3)  # 6 v / (1 + v) less
+    logits.sum().backward()
+    assert policy.repulsion.grad.item() == pytest.approx(-3 * (1 / 2 + 2 / 3))
 
 
 def test_uniform_slice_weights_ignore_the_logits():
