@@ -1,0 +1,98 @@
+"""Put runs that differ in their seed alone together: means, 95 % intervals, and differences to random paired by seed.
+
+python -m agents.seeds RUN [RUN ...]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from scipy import stats
+
+from agents.runs import read_json
+
+COLUMNS = ("accuracy", "vote_accuracy", "focus", "focus_per_look")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Print a Markdown table of finished runs that differ in their seed alone."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of the runs."""
+
+
+def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean of n values and half the width of Student's 95 % interval; infinite for a single value."""
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else np.inf
+    return float(np.mean(values)), spread / len(values) ** 0.5 * float(stats.t.ppf(0.975, max(len(values) - 1, 1)))
+
+
+def read_runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Read the results of runs.
+
+    Raises:
+        FileNotFoundError: a folder is not that of a finished run.
+        ValueError: the runs differ in more than their seed, or two share one.
+    """
+    if not folders:
+        raise ValueError("name at least one run's folder")
+    configs = [read_json(folder / "config.json")["config"] for folder in folders]
+    seeds = [config.pop("seed") for config in configs]
+    for folder, config in zip(folders, configs, strict=True):
+        differing = [name for name in config if config[name] != configs[0][name]]
+        if differing:
+            raise ValueError(f"{folder} differs from {folders[0]} in {', '.join(differing)}: compare like with like")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"two runs share a seed: {sorted(seeds)}")
+    return [read_json(folder / "result.json") for folder in folders]
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Return the runs as a Markdown table, an arm a row."""
+    lines = [
+        "| glimpses | accuracy | minus random | vote | focus | focus per look |",
+        "|---|---|---|---|---|---|",
+    ]
+    for arm in results[0]["accuracy"]:
+        cells = [_shown([result[name].get(arm) for result in results]) for name in COLUMNS]
+        random = [result["accuracy"].get("random") for result in results]
+        gains = [
+            None if base is None else result["accuracy"][arm] - base
+            for result, base in zip(results, random, strict=True)
+        ]
+        cells.insert(1, "-" if arm == "random" else _shown(gains, signed=True))
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _shown(values: Sequence[float | None], *, signed: bool = False) -> str:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return "-"
+    mean, half = mean_and_interval(known)
+    return f"{mean:{'+' if signed else ''}.3f}" + ("" if np.isinf(half) else f" ± {half:.3f}")
+
+
+def main(arguments: Arguments) -> None:
+    """Print the table of the runs named."""
+    results = read_runs(arguments.runs)
+    seconds = [result["train_seconds"] for result in results]
+    print(table(results))
+    print(
+        f"\n{len(results)} seeds, {results[0]['test_clips']} test clips; "
+        f"the policy was trained in {min(seconds):.0f} to {max(seconds):.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Arguments))
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
