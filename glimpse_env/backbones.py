@@ -41,7 +41,7 @@ class Backbone:
         weights_sha256: of the weights file.
         device: where it runs.
         network: normalised pictures (N, 3, 224, 224) float32 to activations (N, D, K, K).
-        normalise: RGB (N, 3, 224, 224) float32 in 0..255 to what the network expects.
+        normalise: RGB frames (N, 224, 224, 3) uint8 to those pictures.
         grid_size: K.
         depth: D.
     """
@@ -57,8 +57,8 @@ class Backbone:
     def cubes(self, frames: Tensor) -> Tensor:
         """Return the feature cubes (N, K, K, D) float32 of (N, 224, 224, 3) uint8 RGB frames."""
         with torch.inference_mode():
-            pictures = frames.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # channels-last in memory
-            activations: Tensor = self.network(self.normalise(pictures.float()))
+            pictures = self.normalise(frames.to(self.device, non_blocking=True))
+            activations: Tensor = self.network(pictures)
             return activations.permute(0, 2, 3, 1)  # (N, D, K, K) -> (N, K, K, D)
 
 
@@ -99,19 +99,26 @@ def load_backbone(name: str, *, weights: Path | None = None, device: str = "cpu"
     return backbone
 
 
-def normalise_bvlc(pictures: Tensor) -> Tensor:
-    """RGB 0..255 to BGR minus the training set's mean colour, as Caffe's models expect; (N, 3, height, width)."""
-    means = torch.tensor([104.0, 117.0, 123.0], device=pictures.device).view(3, 1, 1)
-    return (pictures.flip(1) - means).contiguous(memory_format=torch.channels_last)
+def normalise_bvlc(frames: Tensor) -> Tensor:
+    """Turn RGB into BGR less the training set's mean colour, as Caffe's models expect.
 
+    Args:
+        frames: (N, height, width, 3) uint8 RGB.
 
-def normalise_imagenet(pictures: Tensor) -> Tensor:
-    """RGB 0..255 to what torchvision's GoogLeNet takes; (N, 3, height, width).
-
-    Its weights came from TensorFlow and expect values in -1..1: torchvision normalises with ImageNet's means and
-    deviations and then undoes that (`transform_input=True`). Both steps are one here.
+    Returns:
+        (N, 3, height, width) float32, channels last in memory.
     """
-    return (pictures / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+    means = torch.tensor([104.0, 117.0, 123.0], device=frames.device)
+    return frames.flip(3).float().sub_(means).permute(0, 3, 1, 2)
+
+
+def normalise_imagenet(frames: Tensor) -> Tensor:
+    """Scale RGB to -1..1, which torchvision's GoogLeNet was trained with.
+
+    torchvision normalises with ImageNet's means and deviations and then undoes that (`transform_input=True`), since the
+    weights came from TensorFlow. Both steps are one here; shapes as in `normalise_bvlc`.
+    """
+    return frames.float().div_(127.5).sub_(1).permute(0, 3, 1, 2)
 
 
 # Channels of each inception module (table 1 of the paper): input, 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool.

@@ -52,15 +52,18 @@ def test_local_response_norm_is_torchs():
 
 
 def test_bvlc_input_is_bgr_less_the_means():
-    red = torch.tensor([200.0, 100.0, 50.0]).view(1, 3, 1, 1)
-    assert normalise_bvlc(red).flatten().tolist() == [50 - 104, 100 - 117, 200 - 123]
+    pictures = normalise_bvlc(torch.tensor([200, 100, 50], dtype=torch.uint8).expand(1, 4, 5, 3))
+    assert pictures.shape == (1, 3, 4, 5)
+    assert pictures[0, :, 3, 4].tolist() == [50 - 104, 100 - 117, 200 - 123]
+    assert pictures.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_torchvision_input_is_normalised_and_transformed_as_in_torchvision():
-    rgb = torch.rand(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    frames = pictures(1)
     means, deviations = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 1, 3, 1, 1)
+    rgb = frames.permute(0, 3, 1, 2) / 255
     expected = GoogLeNet(transform_input=True, init_weights=False)._transform_input((rgb - means) / deviations)
-    torch.testing.assert_close(normalise_imagenet(rgb * 255), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(normalise_imagenet(frames), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_bvlc_has_the_published_number_of_parameters():
@@ -87,7 +90,7 @@ def test_the_folded_torchvision_trunk_computes_what_torchvision_does(tmp_path):
     network.inception5b.register_forward_hook(lambda module, inputs, output: expected.append(output))
     frames = pictures(2)
     with torch.inference_mode():
-        network(normalise_imagenet(frames.permute(0, 3, 1, 2).float()))
+        network(normalise_imagenet(frames))
     torch.testing.assert_close(backbone.cubes(frames).permute(0, 3, 1, 2), expected[0], rtol=1e-3, atol=1e-3)
     assert backbone.name == "googlenet"
 
