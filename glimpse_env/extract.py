@@ -261,11 +261,17 @@ def _tell(out: Path, clips: int, frames: int, failures: Mapping[str, str], stopw
     )
 
 
+def parse_arguments(arguments: Sequence[str] | None = None) -> Settings:
+    """Read the command line: a data set and its settings."""
+    command = Annotated[HMDB51, tyro.conf.subcommand("hmdb51")] | Annotated[Folder, tyro.conf.subcommand("folder")]
+    settings: Settings = tyro.cli(command, args=arguments, prog="python -m glimpse_env.extract", description=__doc__)
+    return settings
+
+
 def main() -> None:
     """Run the command line."""
-    command = Annotated[HMDB51, tyro.conf.subcommand("hmdb51")] | Annotated[Folder, tyro.conf.subcommand("folder")]
     try:
-        extract(tyro.cli(command, prog="python -m glimpse_env.extract", description=__doc__))
+        extract(parse_arguments())
     except (DatasetError, WeightsError, DeviceError, StoreError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
 

@@ -1,0 +1,55 @@
+"""The README's code runs as written; of the commands that take long only the arguments are parsed."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tyro
+
+from agents import config, predict, seeds
+from glimpse_env import extract
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"^```(\w+)( long)?\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+PYTHON = [code for language, _, code in BLOCKS if language == "python"]
+COMMANDS = [
+    line.split("#")[0].strip()
+    for language, _, code in BLOCKS
+    if language == "bash"
+    for line in code.replace("\\\n", " ").splitlines()
+    if "python" in line.split("#")[0]
+]
+PARSERS = {
+    "agents/reinforce.py": config.parse_arguments,
+    "agents.predict": lambda arguments: tyro.cli(predict.Arguments, args=arguments),
+    "agents.seeds": lambda arguments: tyro.cli(seeds.Arguments, args=arguments),
+    "glimpse_env.extract": extract.parse_arguments,
+}
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_python_blocks_run(code):
+    finished = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_parse(command):
+    words = shlex.split(command.split("&&")[-1])
+    words = words[words.index("python") + 1 :]
+    program, arguments = (words[1], words[2:]) if words[0] == "-m" else (words[0], words[1:])
+    if program == "glimpse_env.store":
+        assert arguments[0] in ("verify", "info")
+    else:
+        assert PARSERS[program](arguments) is not None
+
+
+def test_the_first_screen_has_both_commands():
+    first_screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:25])
+    assert 'pip install -e ".[all]" && python agents/reinforce.py' in first_screen
+    assert 'pip install -e ".[all,test]" && pytest' in first_screen
+    assert len(PYTHON) >= 1
+    assert len(COMMANDS) >= 5
