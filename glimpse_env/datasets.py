@@ -91,7 +91,7 @@ def folder(videos: Path) -> VideoDataset:
     """Describe anyone's own videos: a folder per class, named after it.
 
     Args:
-        videos: holds the class folders. Hidden files, and those without one of `VIDEO_SUFFIXES`, are no clips.
+        videos: holds the class folders. What is hidden, or lacks one of `VIDEO_SUFFIXES`, is no clip.
 
     Returns:
         One fold: 15 % of each class's videos test, as many validate, the rest train, chosen by the sha256 of their
@@ -105,7 +105,7 @@ def folder(videos: Path) -> VideoDataset:
     files = {
         f"{path.parent.name}/{path.name}": path
         for path in sorted(videos.glob("*/*"))
-        if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.parent.name[0] != "."
     }
     if not files:
         raise DatasetError(f"no videos in {videos}: it should hold a folder per class, with files such as walk/a.mp4")

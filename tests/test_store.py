@@ -15,6 +15,7 @@ from glimpse_env.sources import ClipSource, Segment
 from glimpse_env.store import FeatureStore, StoreSplit
 from glimpse_env.store.__main__ import main
 from glimpse_env.store.manifest import Manifest, StoreError, manifest_text, read_manifest
+from glimpse_env.store.reader import widen
 from glimpse_env.store.writer import ClipArrays, StoreWriter, write_report
 
 MANIFEST = Manifest(
@@ -113,6 +114,14 @@ def test_cubes_and_slices_come_from_the_right_shards(store, dtype, clips):
     source.read_slices(clips, frames, cells, slices)
     picked = [cube.reshape(4, 3)[cell] for cube, cell in zip(expected, cells, strict=True)]
     np.testing.assert_array_equal(slices, np.reshape(picked, slices.shape))
+
+
+def test_widening_is_exact_for_every_finite_half():
+    halves = np.arange(65536).astype(np.uint16).view(np.float16)
+    halves = halves[np.isfinite(halves)]
+    out = np.empty(halves.shape, np.float32)
+    widen(halves, out)
+    np.testing.assert_array_equal(out.view(np.int32), halves.astype(np.float32).view(np.int32))
 
 
 def test_times_and_segments_cover_the_frames(store):
@@ -271,6 +280,14 @@ def test_a_folder_of_other_things_is_not_written_to(tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(StoreError, match="is neither empty nor a feature store"):
         StoreWriter(tmp_path, MANIFEST, CLIPS)
+
+
+@pytest.mark.parametrize("value", [-1, np.inf, np.nan])
+def test_features_that_are_no_activations_are_not_written(tmp_path, value):
+    clip = arrays_of("a")
+    clip.features[1, 0, 1, 2] = value
+    with pytest.raises(StoreError, match="features of 'a' are negative, or too large for float16"):
+        StoreWriter(tmp_path, MANIFEST, CLIPS).write_shard(0, [clip], {})
 
 
 def test_clips_that_failed_are_left_out_and_told(tmp_path):

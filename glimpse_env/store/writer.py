@@ -87,7 +87,13 @@ class StoreWriter:
             shard: its number.
             clips: those that could be read, in order.
             failures: why the others of its share could not be read.
+
+        Raises:
+            StoreError: a feature is negative, infinite or no number.
         """
+        for clip in clips:
+            if clip.features.size and not (clip.features.min() >= 0 and np.isfinite(clip.features.max())):
+                raise StoreError(f"features of {clip.clip_id!r} are negative, or too large for float16")
         final = self.path / shard_folder(shard)
         partial = final.with_name(f"{final.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
