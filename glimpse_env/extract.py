@@ -50,7 +50,8 @@ class Settings:
     max_frames: int | None = None
     """most frames to keep of a clip, its middle ones; more than --frames lets training jitter (default: --frames)"""
     actor_coverage: Path | None = None
-    """.npz with, for each `<class>/<name>`, uint8 (frames, 7, 7): how much of each cell the actor covers, 255 = all"""
+    """.npz with, under each clip's id, uint8 (frames, 7, 7): how much of each cell the actor covers, 255 = all; ids are
+    `<class>/<name>`, of your own videos with the suffix"""
     batch_size: int = 16
     """frames per network call"""
     device: str = "cpu"

@@ -125,6 +125,7 @@ def test_folder_takes_a_class_from_each_folder(tmp_path):
         "run/a.avi",
         "run/notes.txt",
         "run/.hidden.mp4",
+        ".cache/a.mp4",
         "stray.mp4",
     ):
         touch(tmp_path / name)
