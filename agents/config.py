@@ -80,7 +80,8 @@ class Config:
     reward: Reward = "eq7"
     """What is maximised: eq. 7, or a log-score of the label in its place."""
     random_share: float = 0.0
-    """Share of the learned policy's rollouts that look at random cells, for the classifier's sake alone."""
+    """Share of the learned policy's choices in training that are random instead: the classifier must not come to lean on
+    the glimpses it is given, and the policy gradient leaves them out."""
 
     controls: tuple[Control, ...] = ("random",)
     """Ways of looking that learn nothing about it, each trained like the policy."""
@@ -109,11 +110,8 @@ class Config:
             )
         if not 0 <= self.random_share < 1:
             raise ValueError(f"random_share must lie in [0, 1), got {self.random_share}")
-        if self.learned_rollouts < 2:
-            raise ValueError(
-                "a leave-one-out baseline needs at least 2 rollouts of each clip that look where the policy chooses, "
-                f"got {self.learned_rollouts}: raise rollouts or lower random_share"
-            )
+        if self.rollouts < 2:
+            raise ValueError(f"a leave-one-out baseline needs at least 2 rollouts of each clip, got {self.rollouts}")
         if self.frames is not None and self.frames < 2:
             raise ValueError(f"frames must be at least 2, one to choose in and one to look at, got {self.frames}")
         if self.reward == "clip_log_score" and self.credit == "causal":
@@ -121,16 +119,6 @@ class Config:
         for control in self.controls:
             if control not in get_args(Control):
                 raise ValueError(f"controls must be among {get_args(Control)}, got {control!r}")
-
-    @property
-    def random_rollouts(self) -> int:
-        """How many of the R rollouts look at random cells."""
-        return int(self.rollouts * self.random_share)
-
-    @property
-    def learned_rollouts(self) -> int:
-        """How many of the R rollouts look where the policy chooses."""
-        return self.rollouts - self.random_rollouts
 
     @property
     def arms(self) -> tuple[Looking, ...]:
@@ -180,6 +168,7 @@ PRESETS: dict[Preset, Config] = {
         entropy_bonus=0.003,
         credit="terminal",
         reward="clip_log_score",
+        random_share=0.5,
         validate_every=20,
     ),
     "paper": Config(

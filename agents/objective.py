@@ -74,8 +74,9 @@ def eq7_rewards(rollout: Rollout, config: Config) -> Tensor:
 
 
 def advantages_of(returns: Tensor, config: Config) -> Tensor:
-    """Return (B * R', ...) normalised leave-one-out advantages of the R' rollouts of each clip that do not explore."""
-    return normalised(leave_one_out(_learned(returns, config))).flatten(0, 1)
+    """Return (B * R, ...) normalised advantages over the other rollouts of the same clip."""
+    groups = returns.reshape(-1, config.rollouts, *returns.shape[1:])
+    return normalised(leave_one_out(groups)).flatten(0, 1)
 
 
 def class_choice_loss(class_logits: Tensor, rollout: Rollout, config: Config) -> Tensor:
@@ -84,12 +85,7 @@ def class_choice_loss(class_logits: Tensor, rollout: Rollout, config: Config) ->
     rewards = eq7_rewards(rollout, config)
     if config.credit == "terminal":
         rewards = rewards.sum(1, keepdim=True).expand_as(rewards)
-    return policy_gradient_loss(_learned(log_probs, config).flatten(0, 1), advantages_of(rewards, config))
-
-
-def _learned(values: Tensor, config: Config) -> Tensor:
-    """Return (B, R', ...) of (B * R, ...): the rollouts whose cells the policy chose."""
-    return values.reshape(-1, config.rollouts, *values.shape[1:])[:, : config.learned_rollouts]
+    return policy_gradient_loss(log_probs, advantages_of(rewards, config))
 
 
 def glimpse_losses(
@@ -105,9 +101,8 @@ def glimpse_losses(
     )
     classification = class_loss(class_logits, rollout.frame_labels)
     returns = frame_returns(rollout, config)
-    log_probs = cells_log_prob(
-        _learned(cell_logits, config).flatten(0, 1), _learned(rollout.cells, config).flatten(0, 1)
-    )
+    # What was drawn at random says nothing of the policy: its gradient is that of the mixture of both.
+    log_probs = cells_log_prob(cell_logits, rollout.cells) * ~rollout.explored
     gradient = policy_gradient_loss(log_probs, advantages_of(returns, config))
     entropy = first_draw_entropy(cell_logits).mean()
     penalty = attention_penalty(cell_logits)

@@ -86,8 +86,6 @@ class Arm:
         self.optimizer = torch.optim.Adam(groups)
         self.envs = make_envs(config, sources["train"], looking, config.clips * config.rollouts, train=True)
         self.validation_envs = make_envs(config, sources["validation"], looking, EVALUATION_ENVS, train=False)
-        explorers = torch.arange(self.envs.num_envs) % config.rollouts >= config.learned_rollouts
-        self.explorers = explorers.to(config.device) if config.random_rollouts and looking == "learned" else None
         self.update, self.seconds, self.best_score, self.best_update = 0, 0.0, -1.0, 0
 
     @property
@@ -123,17 +121,18 @@ class Arm:
 
     def _train_once(self) -> dict[str, float]:
         config, policy = self.config, self.policy
-        warming = self.looking == "learned" and phase_of_update(config, self.update) == "warmup"
+        learning = self.looking == "learned" and phase_of_update(config, self.update) != "warmup"
         manner = Manner(
-            looking="random" if warming else self.looking, sample_classes=config.abstain, mirror=config.mirror
+            looking="random" if self.looking == "learned" and not learning else self.looking,
+            sample_classes=config.abstain,
+            mirror=config.mirror,
+            random_share=config.random_share if learning else 0.0,
         )
         seed = seed_of_update(config, self.update)
         generator = torch.Generator(config.device).manual_seed(seed)
         clips = clips_of_update(self.envs.num_clips, config, self.update).repeat(config.rollouts)
         masks = policy.draw_masks(len(clips), generator)
-        rollout = collect_rollout(
-            self.envs, policy, clips, manner, generator=generator, masks=masks, explorers=self.explorers, seed=seed
-        )
+        rollout = collect_rollout(self.envs, policy, clips, manner, generator=generator, masks=masks, seed=seed)
         losses = glimpse_losses(policy, rollout, masks, config, update=self.update, looking=self.looking)
         norm = self._optimise(losses.total, clips)
         scalars = losses.scalars() | {"train/gradient_norm": norm}

@@ -27,12 +27,14 @@ class Manner:
         greedy: take the likeliest cells instead of drawing them.
         sample_classes: draw the predicted class instead of taking the likeliest.
         mirror: show each episode mirrored left to right with probability one half.
+        random_share: the probability that a frame's cells are drawn at random instead.
     """
 
     looking: Looking = "learned"
     greedy: bool = False
     sample_classes: bool = False
     mirror: bool = False
+    random_share: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,7 @@ class Rollout:
     rest: Looks  # (N, T - 1, ...)
     views: Views  # (N, T - 1, ...)
     cells: Tensor  # (N, T - 1, m) int64, chosen at frames 1..T-1
+    explored: Tensor  # (N, T - 1) bool: chosen at random, whatever the manner
     predictions: Tensor  # (N, T) int64
     class_logits: Tensor  # (N, T, outputs), as they were when acting
     frame_labels: Tensor  # (N, T, C) bool
@@ -77,7 +80,6 @@ def collect_rollout(
     *,
     generator: torch.Generator,
     masks: DropoutMasks | None = None,
-    explorers: Tensor | None = None,
     seed: int | None = None,
 ) -> Rollout:
     """Play one episode of each of the (N,) `clips`.
@@ -86,11 +88,10 @@ def collect_rollout(
         envs: N environments that are not reset by themselves (autoreset_mode "Disabled").
         generator: of cells, classes and mirroring, on the policy's device.
         masks: the dropout to act under; None acts without.
-        explorers: (N,) bool, the episodes that look at random cells whatever the manner.
         seed: of the environments, which draw windows where `jitter` is on.
     """
     observations, _ = envs.reset(seed=seed, options={"clip": clips})
-    player = _Player(policy, manner, generator, masks, explorers, actor_cells(envs), envs)
+    player = _Player(policy, manner, generator, masks, actor_cells(envs), envs)
     infos: dict[str, Any] = {}
     frame_labels, rewards = [], np.zeros(len(clips))
     for _ in range(policy.shape.frames):
@@ -109,7 +110,6 @@ class _Player:
         manner: Manner,
         generator: torch.Generator,
         masks: DropoutMasks | None,
-        explorers: Tensor | None,
         actors: Tensor | None,
         envs: VideoGlimpseVectorEnv,
     ) -> None:
@@ -132,7 +132,8 @@ class _Player:
         self.chosen: list[Tensor] = []
         self.predictions: list[Tensor] = []
         self.class_logits: list[Tensor] = []
-        self.explorers, self.glimpses = explorers, envs.engine.rules.glimpses
+        self.explored: list[Tensor] = []
+        self.glimpses = envs.engine.rules.glimpses
 
     def act(self, cubes: Tensor) -> NDArray[np.int64]:
         """Answer (N, K*K, D) visible cubes of one frame with (N, m + 1) actions."""
@@ -144,10 +145,7 @@ class _Player:
         view = Views(self._mirror(self.policy.project(cubes), axis=1), seen, self.visits)
         class_logits, cell_logits, self.state = self.policy.step(self.state, looks, view, self.masks)
         prediction = self._predict(class_logits)
-        cells = self._choose(cell_logits)
-        if self.explorers is not None:
-            elsewhere = random_cells(cell_logits.shape, self.glimpses, self.generator)
-            cells = torch.where(self.explorers[:, None], elsewhere, cells)
+        cells = self._explore(self._choose(cell_logits))
         self._remember(looks, view, cells, prediction, class_logits)
         if self.manner.looking not in SEES_EVERYTHING:
             self.weights = slice_weights(cell_logits, cells, self.policy.config.slice_weights)
@@ -166,6 +164,7 @@ class _Player:
             rest=Looks(*(torch.stack(parts, 1) for parts in zip(*self.looks[1:], strict=True))),
             views=Views(*(torch.stack(parts, 1) for parts in zip(*self.views[:-1], strict=True))),
             cells=torch.stack(self.chosen[:-1], 1),
+            explored=torch.stack(self.explored[:-1], 1),
             predictions=torch.stack(self.predictions, 1),
             class_logits=torch.stack(self.class_logits, 1),
             frame_labels=frame_labels.to(device),
@@ -196,6 +195,17 @@ class _Player:
         if not self.manner.sample_classes:
             return class_logits.argmax(1)
         return torch.multinomial(class_logits.softmax(1), 1, generator=self.generator)[:, 0]
+
+    def _explore(self, cells: Tensor) -> Tensor:
+        """Replace a share of (N, m) choices by random ones, and remember which."""
+        explored = torch.zeros(len(cells), dtype=torch.bool, device=cells.device)
+        if self.manner.random_share:
+            draws = torch.rand(len(cells), generator=self.generator, device=cells.device)
+            explored = draws < self.manner.random_share
+            elsewhere = random_cells(self.visits.shape, self.glimpses, self.generator)
+            cells = torch.where(explored[:, None], elsewhere, cells)
+        self.explored.append(explored)
+        return cells
 
     def _choose(self, cell_logits: Tensor) -> Tensor:
         """Choose (N, m) cells of the next frame; any will do after the last one, where they are ignored."""

@@ -27,12 +27,12 @@ def make_toy_policy(source, *, outputs=3, frames=4, **changes):
         return GlimpsePolicy(config, shape)
 
 
-def play(source, manner, *, clips, policy=None, seed=1, explorers=None, **settings):
+def play(source, manner, *, clips, policy=None, seed=1, **settings):
     """Return the rollout and the environments as it left them."""
     envs = make_toy_envs(source, len(clips), **settings)
     policy = policy or make_toy_policy(source)
     generator = torch.Generator().manual_seed(seed)
-    return collect_rollout(envs, policy, np.array(clips), manner, generator=generator, explorers=explorers), envs
+    return collect_rollout(envs, policy, np.array(clips), manner, generator=generator), envs
 
 
 def staring_policy(source, cell):
@@ -132,14 +132,15 @@ def test_a_greedy_policy_takes_the_likeliest_cells(toy):
     assert (rollout.cells[..., 0] == 7).all()
 
 
-def test_explorers_look_at_random_cells_whatever_the_manner(toy):
-    explorers = torch.arange(40) % 2 == 1
-    rollout, envs = play(toy, Manner(greedy=True), clips=[0] * 40, policy=staring_policy(toy, 7), explorers=explorers)
-    assert (rollout.cells[~explorers][..., 0] == 7).all()
-    counts = rollout.cells[explorers].flatten().bincount(minlength=9)  # 120 looks on 9 cells
+def test_a_share_of_choices_is_random_whatever_the_manner(toy):
+    manner = Manner(greedy=True, random_share=0.5)
+    rollout, envs = play(toy, manner, clips=[0] * 80, policy=staring_policy(toy, 7))
+    assert (rollout.cells[~rollout.explored][..., 0] == 7).all()
+    assert 0.35 < rollout.explored.float().mean() < 0.65  # 240 choices: four standard deviations are 0.13
+    counts = rollout.cells[rollout.explored].flatten().bincount(minlength=9)
     assert counts.min() > 3
     assert (torch.from_numpy(envs.engine.cells) == rollout.cells[:, -1]).all()
-    assert (cells_in(rollout, torch.zeros(40).long()) == rollout.cells).all()
+    assert (cells_in(rollout, torch.zeros(80).long()) == rollout.cells).all()
 
 
 def test_the_centre_looks_at_the_centre(toy):
