@@ -80,8 +80,8 @@ class Config:
     reward: Reward = "eq7"
     """What is maximised: eq. 7, or a log-score of the label in its place."""
     random_share: float = 0.0
-    """Share of the learned policy's choices in training that are random instead: the classifier must not come to lean on
-    the glimpses it is given, and the policy gradient leaves them out."""
+    """Share of the learned policy's choices in training that are random instead: the classifier must not come to lean
+    on the glimpses it is given. The policy gradient leaves them out."""
 
     controls: tuple[Control, ...] = ("random",)
     """Ways of looking that learn nothing about it, each trained like the policy."""

@@ -73,6 +73,11 @@ class DropoutMasks:
     head: Tensor  # (N, H)
     scorer: Tensor  # (N, S)
 
+    def repeated(self, times: int) -> DropoutMasks:
+        """Return the masks of N * times episodes, each of these `times` times in a row."""
+        inputs = [mask.repeat_interleave(times, 0) for mask in self.inputs]
+        return DropoutMasks(inputs, self.head.repeat_interleave(times, 0), self.scorer.repeat_interleave(times, 0))
+
 
 @dataclass
 class RecurrentState:

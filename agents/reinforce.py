@@ -122,17 +122,21 @@ class Arm:
     def _train_once(self) -> dict[str, float]:
         config, policy = self.config, self.policy
         learning = self.looking == "learned" and phase_of_update(config, self.update) != "warmup"
+        # Rollouts that are each other's baseline see the same: what differs in their returns is where they looked.
+        together = config.rollouts if learning else 1
         manner = Manner(
             looking="random" if self.looking == "learned" and not learning else self.looking,
             sample_classes=config.abstain,
             mirror=config.mirror,
+            mirrored_together=together,
             random_share=config.random_share if learning else 0.0,
         )
         seed = seed_of_update(config, self.update)
         generator = torch.Generator(config.device).manual_seed(seed)
         clips = clips_of_update(self.envs.num_clips, config, self.update).repeat(config.rollouts)
-        masks = policy.draw_masks(len(clips), generator)
-        rollout = collect_rollout(self.envs, policy, clips, manner, generator=generator, masks=masks, seed=seed)
+        masks = policy.draw_masks(len(clips) // together, generator).repeated(together)
+        windows = [seed + episode // together for episode in range(len(clips))]
+        rollout = collect_rollout(self.envs, policy, clips, manner, generator=generator, masks=masks, seed=windows)
         losses = glimpse_losses(policy, rollout, masks, config, update=self.update, looking=self.looking)
         norm = self._optimise(losses.total, clips)
         scalars = losses.scalars() | {"train/gradient_norm": norm}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,7 +27,8 @@ class Manner:
         looking: which cells are chosen; "mean" and "all" attend to every cell of the cube.
         greedy: take the likeliest cells instead of drawing them.
         sample_classes: draw the predicted class instead of taking the likeliest.
-        mirror: show each episode mirrored left to right with probability one half.
+        mirror: show episodes mirrored left to right with probability one half.
+        mirrored_together: how many episodes in a row are mirrored or not together.
         random_share: the probability that a frame's cells are drawn at random instead.
     """
 
@@ -34,6 +36,7 @@ class Manner:
     greedy: bool = False
     sample_classes: bool = False
     mirror: bool = False
+    mirrored_together: int = 1
     random_share: float = 0.0
 
 
@@ -80,7 +83,7 @@ def collect_rollout(
     *,
     generator: torch.Generator,
     masks: DropoutMasks | None = None,
-    seed: int | None = None,
+    seed: int | Sequence[int] | None = None,
 ) -> Rollout:
     """Play one episode of each of the (N,) `clips`.
 
@@ -122,7 +125,8 @@ class _Player:
         self.flip = self.everything[0].reshape(size, size).flip(1).flatten()
         self.mirrored = torch.zeros(episodes, dtype=torch.bool, device=device)
         if manner.mirror:
-            self.mirrored = torch.rand(episodes, generator=generator, device=device) < 0.5
+            draws = torch.rand(episodes // manner.mirrored_together, generator=generator, device=device)
+            self.mirrored = (draws < 0.5).repeat_interleave(manner.mirrored_together)
         self.actors = None if actors is None else self._mirror(actors.to(device), axis=2)
         self.state = policy.initial_state(episodes)
         self.visits = torch.zeros(episodes, size**2, device=device)
@@ -148,7 +152,9 @@ class _Player:
         cells = self._explore(self._choose(cell_logits))
         self._remember(looks, view, cells, prediction, class_logits)
         if self.manner.looking not in SEES_EVERYTHING:
-            self.weights = slice_weights(cell_logits, cells, self.policy.config.slice_weights)
+            # Location logits that are not learned from weigh nothing.
+            kind = self.policy.config.slice_weights if self.manner.looking == "learned" else "uniform"
+            self.weights = slice_weights(cell_logits, cells, kind)
         self.cells = cells
         self.visits = self.visits.scatter_add(1, cells, torch.ones_like(cells, dtype=self.visits.dtype))
         return torch.cat([self._place(cells), prediction[:, None]], 1).cpu().numpy()
