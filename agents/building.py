@@ -37,6 +37,18 @@ def check_device(device: str) -> None:
         raise ValueError(f"device {device!r} was asked for, but there are {found} CUDA devices here: use --device cpu")
 
 
+def check_playable(config: Config, source: ClipSource) -> None:
+    """Raise ValueError where an arm of the configuration cannot be played on the source, before any work is done."""
+    make_envs(config, source, "learned", 1, train=True)
+    if (config.frames or source.num_frames) < 2:
+        raise ValueError("an agent needs clips of at least 2 frames, one to choose in and one to look at: set --frames")
+    if "oracle" in config.controls and source.actor(0) is None:
+        raise ValueError(
+            "control 'oracle' needs a source that knows where the actor is, and this one does not: leave it out, or "
+            "extract with --actor-coverage"
+        )
+
+
 def describe_source(config: Config, source: ClipSource) -> dict[str, Any]:
     """Return what a run keeps of its source, for playing other videos later; `extraction` is None without a store."""
     names = ("backbone", "weights_sha256", "resize_rule", "max_frames", "batch_size")

@@ -45,11 +45,11 @@ class Config:
     """Weight of true against false positives in the reward (eq. 7)."""
     preset: Preset = "small"
     """What the other defaults are: "small" for the synthetic cubes, "features" for stores of real features, "paper" for
-    the paper to the letter. Without it the source decides between the first two."""
+    the paper's choices where it makes them. Without it the source decides between the first two."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """The network."""
 
-    updates: int = 600
+    updates: int = 800
     """Optimiser steps."""
     epochs: float | None = None
     """Passes over the training clips, in place of updates."""
@@ -74,7 +74,7 @@ class Config:
     penalty: float = 0.0
     """lambda, the weight of the doubly stochastic attention penalty (eq. 8)."""
     entropy_bonus: float = 0.01
-    """Weight of the entropy of the location logits at the start; it falls linearly to 0."""
+    """Weight of the entropy of the location logits; it falls linearly from the first update to 0 at the last."""
     credit: Credit = "causal"
     """"causal": a glimpse is credited with what is predicted after it; "terminal": with r_T (the paper)."""
     reward: Reward = "eq7"
@@ -84,7 +84,7 @@ class Config:
     on the glimpses it is given. The policy gradient leaves them out."""
 
     controls: tuple[Control, ...] = ("random",)
-    """Ways of looking that learn nothing about it, each trained like the policy."""
+    """Ways of looking that learn nothing about it, each trained like the policy; with a "sum" encoder all is mean."""
     seed: int = 1
     """Of every random choice."""
     device: str = "cpu"

@@ -44,7 +44,7 @@ class Losses:
     policy: Tensor
     penalty: Tensor
     entropy: Tensor
-    returns: Tensor
+    reward: Tensor
 
     def scalars(self) -> dict[str, float]:
         """Return the terms under their names in the log."""
@@ -93,7 +93,8 @@ def glimpse_losses(
 ) -> Losses:
     """Compute eq. 8 for a batch of rollouts, laid out clip by clip.
 
-    The total of an arm that does not learn where to look, and of the warm-up, is the cross-entropy alone.
+    The total of an arm that does not learn where to look, and of the warm-up, is the cross-entropy alone, with
+    abstention also the policy gradient of the drawn classes: without it "no prediction" would never be learned.
     """
     phase = phase_of_update(config, update)
     class_logits, cell_logits = policy(
@@ -106,19 +107,20 @@ def glimpse_losses(
     gradient = policy_gradient_loss(log_probs, advantages_of(returns, config))
     entropy = first_draw_entropy(cell_logits).mean()
     penalty = attention_penalty(cell_logits)
-    total = classification
+    saying = classification
+    if config.abstain:
+        saying = saying + class_choice_loss(class_logits, rollout, config)
+    total = saying
     if looking == "learned" and phase != "warmup":
         bonus = config.entropy_bonus * (1 - update / config.updates) * log_probs.shape[1]
         total = gradient - bonus * entropy + config.penalty * penalty
         if phase == "joint":
-            total = total + classification
-            if config.abstain:
-                total = total + class_choice_loss(class_logits, rollout, config)
+            total = total + saying
     return Losses(
         total=total,
         classification=classification,
         policy=gradient,
         penalty=penalty,
         entropy=entropy,
-        returns=rollout.rewards.mean(),
+        reward=rollout.rewards.mean(),
     )

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from agents.building import (
     Sources,
     check_device,
+    check_playable,
     describe_source,
     make_envs,
     make_policy,
@@ -36,7 +37,7 @@ from agents.config import Arguments, Config, parse_arguments
 from agents.evaluation import Evaluation, evaluate
 from agents.filmstrip import save_film_strip
 from agents.objective import glimpse_losses, phase_of_update
-from agents.results import EVALUATION_ENVS, TEST_SEED, arm_folder, best_policy, evaluate_run, summarise, table
+from agents.results import EVALUATION_ENVS, VALIDATION_SEED, arm_folder, best_policy, evaluate_run, summarise, table
 from agents.rollout import SEES_EVERYTHING, Looking, Manner, collect_rollout
 from agents.runs import Checkpoints, MetricsLog, provenance, read_json, write_json
 from glimpse_env import ClipSource
@@ -105,6 +106,8 @@ class Arm:
                 if self._is_due():
                     scalars |= self._validate()
                 self.seconds = time.perf_counter() - started
+                if bar.disable and self._is_due():
+                    print(_progress_line(self.looking, self.update, self.config.updates, scalars), flush=True)
                 if self._is_due() or self.update % 10 == 0:
                     log.write(self.update, scalars | {"time/seconds": self.seconds})
                     bar.set_postfix({name.split("/")[1]: f"{scalars[name]:.3f}" for name in _SHOWN if name in scalars})
@@ -117,7 +120,7 @@ class Arm:
         """Play the test split with the checkpoint that validation chose."""
         self.policy.load_state_dict(self.checkpoints.load_best())
         envs = make_envs(self.config, self.sources["test"], self.looking, EVALUATION_ENVS, train=False)
-        return evaluate(envs, self.policy.eval(), self.manner, seed=TEST_SEED)
+        return evaluate(envs, self.policy.eval(), self.manner, seed=self.config.seed)
 
     def _train_once(self) -> dict[str, float]:
         config, policy = self.config, self.policy
@@ -171,7 +174,7 @@ class Arm:
         return due or self.update == self.config.updates
 
     def _validate(self) -> dict[str, float]:
-        measured = evaluate(self.validation_envs, self.policy.eval(), self.manner, seed=TEST_SEED)
+        measured = evaluate(self.validation_envs, self.policy.eval(), self.manner, seed=VALIDATION_SEED)
         self.policy.train()
         if measured.accuracy > self.best_score:
             self.best_score, self.best_update = measured.accuracy, self.update
@@ -201,7 +204,13 @@ class Arm:
         self.best_score, self.best_update = state["best_score"], state["best_update"]
 
 
-_SHOWN = ("train/classification", "train/accuracy", "train/returns", "train/focus", "eval/accuracy")
+def _progress_line(looking: Looking, update: int, updates: int, scalars: dict[str, float]) -> str:
+    """Say without a terminal what the progress bar says on one."""
+    shown = "  ".join(f"{name} {scalars[name]:.3f}" for name in _SHOWN if name in scalars)
+    return f"{looking} {update}/{updates}  {shown}"
+
+
+_SHOWN = ("train/classification", "train/accuracy", "train/reward", "train/focus", "eval/accuracy")
 
 
 def train(config: Config, out: Path) -> dict[str, Any]:
@@ -217,6 +226,7 @@ def train(config: Config, out: Path) -> dict[str, Any]:
     check_device(config.device)
     sources = open_splits(config)
     config = config.for_clips(sources["train"].num_clips)
+    check_playable(config, sources["train"])
     _claim_folder(config, out, sources["train"])
     measured: dict[str, Any] = {}
     for looking in config.arms:
@@ -267,7 +277,7 @@ def save_examples(config: Config, out: Path, sources: Sources, correct: list[boo
     clips = np.concatenate([right, wrong]).tolist()
     envs = make_envs(config, sources["test"], "learned", len(clips), train=False)
     policy = best_policy(config, out, sources["train"])
-    save_film_strip(out / "glimpses.png", envs, policy, clips, Manner(greedy=True), seed=TEST_SEED)
+    save_film_strip(out / "glimpses.png", envs, policy, clips, Manner(greedy=True), seed=VALIDATION_SEED)
 
 
 def default_folder(config: Config) -> Path:
@@ -282,6 +292,7 @@ def main(arguments: Arguments) -> None:
         return
     if arguments.resume is not None:
         config, out = Config.from_json(read_json(arguments.resume / "config.json")["config"]), arguments.resume
+        print("going on under the run's own configuration; other flags are ignored")
     else:
         config = arguments.config
         out = arguments.out or default_folder(config)

@@ -15,7 +15,7 @@ from agents.runs import Checkpoints, read_json
 from glimpse_env import ClipSource
 
 EVALUATION_ENVS = 64
-TEST_SEED = 0  # draws the glimpses of controls that choose by chance
+VALIDATION_SEED = 0  # the same random glimpses at every look, so that checkpoints can be compared
 
 
 def arm_folder(run: Path, looking: Looking) -> Path:
@@ -69,6 +69,6 @@ def evaluate_run(run: Path) -> dict[str, Any]:
         earlier = read_json(arm_folder(run, looking) / "evaluation.json")
         policy = best_policy(config, run, sources["train"], looking)
         envs = make_envs(config, sources["test"], looking, EVALUATION_ENVS, train=False)
-        again = evaluate(envs, policy, Manner(looking=looking, greedy=True), seed=TEST_SEED)
+        again = evaluate(envs, policy, Manner(looking=looking, greedy=True), seed=config.seed)
         measured[looking] = earlier | {"test": dataclasses.asdict(again)}
     return summarise(config, measured, sources["test"].num_clips)

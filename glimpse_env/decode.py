@@ -120,10 +120,16 @@ def decode_clip(
     """
     if not path.is_file():
         raise VideoError(path, "no such file")
+    try:
+        choices = (decoder,) if decoder else decoders_for(path)
+    except OSError as error:
+        raise VideoError(path, _reason(path, error)) from error
     errors: list[Exception] = []
-    for choice in (decoder,) if decoder else decoders_for(path):
+    for choice in choices:
         try:
             return _decode(path, choice, frames_per_second=frames_per_second, max_frames=max_frames)
+        except MemoryError:  # says nothing of the video
+            raise
         except Exception as error:  # decoders raise whatever their C code reports, of many types
             errors.append(error)
     raise VideoError(path, _reason(path, errors[0])) from errors[0]

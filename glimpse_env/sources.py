@@ -91,21 +91,21 @@ def gather_rows(bank: NDArray[Any], rows: NDArray[np.int64], out: NDArray[Any]) 
         # With mode="raise" NumPy buffers the whole output first, which doubles the bytes moved.
         np.take(bank, rows, axis=0, out=out.reshape(len(rows), bank.shape[1]), mode="clip")
     elif bank.dtype == np.float16 and out.dtype == np.float32 and out.flags.c_contiguous:
-        halves = np.take(bank.view(np.uint16), rows, axis=0, mode="clip")
-        _widen(halves, out.reshape(len(rows), bank.shape[1]))
+        halves = np.take(bank, rows, axis=0, mode="clip")
+        widen(halves, out.reshape(len(rows), bank.shape[1]))
     else:
         out[...] = bank[rows].reshape(out.shape)
 
 
-def _widen(halves: NDArray[np.uint16], out: NDArray[np.float32]) -> None:
-    """Write the float16 numbers whose bits are `halves` into `out`, exactly, six times as fast as NumPy's cast.
+def widen(halves: NDArray[np.float16], out: NDArray[np.float32]) -> None:
+    """Convert finite float16 into `out` exactly, six times as fast as NumPy does.
 
-    A half's exponent and fraction, moved to a float's place, read as the number times 2^-112: the difference of the two
-    exponents' biases. It holds for every finite number that is not negative, the subnormal ones among them.
+    The bits of a half, moved to where a float has its exponent and fraction, are the number over 2 ** 112.
     """
-    bits = out.view(np.uint32)
-    np.copyto(bits, halves)
+    bits = out.view(np.int32)
+    bits[...] = halves.view(np.int16)  # the sign fills the upper half
     bits <<= 13
+    bits &= ~0x70000000  # of the sign's copies only the first is one
     out *= np.float32(2.0**112)
 
 

@@ -85,7 +85,7 @@ def test_eq_8_adds_up(scorer_updates, joint):
     expected = joint * classification + gradient + 0.3 * attention_penalty(cell_logits) - bonus * entropy
     torch.testing.assert_close(losses.total, expected)
     torch.testing.assert_close(losses.policy, gradient)
-    assert losses.returns.item() == pytest.approx(rollout.rewards.mean().item())
+    assert losses.reward.item() == pytest.approx(rollout.rewards.mean().item())
 
 
 def test_the_scorers_phase_leaves_the_classifier_alone():
@@ -99,7 +99,7 @@ def test_the_scorers_phase_leaves_the_classifier_alone():
 def test_the_log_names_every_term():
     losses, *_ = losses_of(tiny_config(), 3)
     scalars = losses.scalars()
-    names = ("total", "classification", "policy", "penalty", "entropy", "returns")
+    names = ("total", "classification", "policy", "penalty", "entropy", "reward")
     assert set(scalars) == {f"train/{name}" for name in names}
     assert scalars["train/total"] == losses.total.item()
 

@@ -129,7 +129,7 @@ class StoreWriter:
             raise StoreError(f"none of the {len(failures)} videos could be read, so {self.path} is empty: {first}")
         if not self.is_complete:
             index = self._index(records)
-            _write_atomically(self.path / "index.npz", lambda file: np.savez(file, allow_pickle=False, **index))
+            _write_atomically(self.path / "index.npz", lambda file: np.savez(file, **index))  # type: ignore[arg-type]
             files = {
                 f"{f}/{name}": facts
                 for f, r in zip(folders, records, strict=True)

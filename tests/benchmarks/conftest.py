@@ -17,6 +17,6 @@ def report(request):
 
 def pytest_terminal_summary(terminalreporter, config):
     if lines := config.stash[LINES]:
-        terminalreporter.section("environment steps a second, one process")
+        terminalreporter.section("benchmarks beside their limits")
         for line in lines:
             terminalreporter.write_line(line)
