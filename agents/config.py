@@ -49,11 +49,11 @@ class Config:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """The network."""
 
-    updates: int = 800
+    updates: int = 1000
     """Optimiser steps."""
     epochs: float | None = None
     """Passes over the training clips, in place of updates."""
-    warmup_updates: int = 150
+    warmup_updates: int = 300
     """Of them, how many at the start play random glimpses and train the classifier alone."""
     scorer_updates: int = 0
     """After those, how many train the location logits alone."""
@@ -73,7 +73,7 @@ class Config:
     """The gradient is clipped to this norm."""
     penalty: float = 0.0
     """lambda, the weight of the doubly stochastic attention penalty (eq. 8)."""
-    entropy_bonus: float = 0.01
+    entropy_bonus: float = 0.003
     """Weight of the entropy of the location logits; it falls linearly from the first update to 0 at the last."""
     credit: Credit = "causal"
     """"causal": a glimpse is credited with what is predicted after it; "terminal": with r_T (the paper)."""

@@ -59,7 +59,8 @@ def trained(videos, weights, tmp_path_factory):
             fps=10.0, batch_size=4, threads=1,
         )
     )  # fmt: skip
-    config = tiny_config(source=str(store), controls=(), updates=2, warmup_updates=0, observation="cube")
+    # Seed 2: untrained features silence the few rectifiers of most tiny networks, which then score all videos alike.
+    config = tiny_config(source=str(store), controls=(), seed=2, updates=2, warmup_updates=0, observation="cube")
     out = tmp_path_factory.mktemp("runs") / "run"
     train(config, out)
     return config, out
