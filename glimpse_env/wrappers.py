@@ -1,0 +1,135 @@
+"""Other shapes of the same episodes, for algorithms that want them; Gymnasium's own wrappers do the rest.
+
+Each wraps the single environment and goes into `gym.make_vec(..., vectorization_mode="sync", wrappers=[...])` too.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+from numpy.typing import NDArray
+
+from glimpse_env.env import VideoGlimpseEnv
+
+_MOST_ACTIONS = 2**20  # an output layer with more is a mistake: five looks of 49 and 8 classes make 2 * 10**9
+
+
+class DiscreteAction(gym.ActionWrapper[NDArray[Any], np.int64, NDArray[np.int64]], RecordConstructorArgs):
+    """One number for cells and class together, as DQN and its kind want: `cell * C + class` where glimpses is 1.
+
+    Raises:
+        ValueError: the action space is no MultiDiscrete, or has more than 2**20 actions.
+    """
+
+    def __init__(self, env: gym.Env[NDArray[Any], NDArray[np.int64]]) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        counts = _multi_discrete(env).nvec
+        actions = prod(counts.tolist())
+        if actions > _MOST_ACTIONS:
+            raise ValueError(f"{actions} actions are too many for one Discrete space: use glimpses=1")
+        self.action_space = spaces.Discrete(actions)
+        self._counts = tuple(counts.tolist())
+
+    def action(self, action: np.int64) -> NDArray[np.int64]:
+        if not 0 <= action < prod(self._counts):
+            raise ValueError(f"an action must be 0 to {prod(self._counts) - 1}, got {action}")
+        return np.array(np.unravel_index(action, self._counts), np.int64)
+
+
+class TupleAction(gym.ActionWrapper[NDArray[Any], tuple[Any, ...], NDArray[np.int64]], RecordConstructorArgs):
+    """Where to look and what to say apart: `(cells, class)`, as in the paper's a_n = (l_{n+1}, p_n).
+
+    Raises:
+        ValueError: the action space is no MultiDiscrete.
+    """
+
+    def __init__(self, env: gym.Env[NDArray[Any], NDArray[np.int64]]) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        counts = _multi_discrete(env).nvec
+        self.action_space = spaces.Tuple((spaces.MultiDiscrete(counts[:-1]), spaces.Discrete(counts[-1])))
+
+    def action(self, action: tuple[Any, ...]) -> NDArray[np.int64]:
+        looks, prediction = action
+        return np.append(looks, prediction)
+
+
+class PreviousAction(
+    gym.Wrapper[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[np.int64]], RecordConstructorArgs
+):
+    """Append the previous action to a flat observation, one-hot part by part; zeros after a reset.
+
+    Raises:
+        ValueError: the observation is not flat.
+    """
+
+    def __init__(self, env: gym.Env[NDArray[Any], NDArray[np.int64]]) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        self._width = spaces.flatdim(env.action_space)
+        self.observation_space = _longer(env, np.zeros(self._width), np.ones(self._width))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], Any]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return np.append(observation, np.zeros(self._width, observation.dtype)), info
+
+    def step(self, action: NDArray[np.int64]) -> tuple[NDArray[Any], Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        previous = np.asarray(spaces.flatten(self.env.action_space, action), observation.dtype)
+        return np.append(observation, previous), reward, terminated, truncated, info
+
+
+class TimeLeft(gym.Wrapper[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[np.int64]], RecordConstructorArgs):
+    """Append the share of the episode's steps that are still to come to a flat observation: 1 at first, 0 at the end.
+
+    Gymnasium's TimeAwareObservation needs a time limit, and these episodes end by themselves.
+
+    Raises:
+        ValueError: the observation is not flat.
+    """
+
+    def __init__(self, env: gym.Env[NDArray[Any], NDArray[np.int64]]) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        unwrapped = env.unwrapped
+        assert isinstance(unwrapped, VideoGlimpseEnv)
+        self._steps = unwrapped.engine.rules.frames
+        self._left = self._steps
+        self.observation_space = _longer(env, np.zeros(1), np.ones(1))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], Any]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._left = self._steps
+        return self._append(observation), info
+
+    def step(self, action: NDArray[np.int64]) -> tuple[NDArray[Any], Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._left -= 1
+        return self._append(observation), reward, terminated, truncated, info
+
+    def _append(self, observation: NDArray[Any]) -> NDArray[Any]:
+        return np.append(observation, np.asarray([self._left / self._steps], observation.dtype))
+
+
+def _multi_discrete(env: gym.Env[Any, Any]) -> spaces.MultiDiscrete:
+    if not isinstance(env.action_space, spaces.MultiDiscrete):
+        raise ValueError(f"the action space must be MultiDiscrete, got {env.action_space}")
+    return env.action_space
+
+
+def _longer(env: gym.Env[Any, Any], low: NDArray[Any], high: NDArray[Any]) -> spaces.Box:
+    """Return the flat observation space of `env` with values within `low` and `high` appended."""
+    space = env.observation_space
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        raise ValueError(
+            f"the observation must be a flat Box, got {space}: wrap the environment in "
+            "gymnasium.wrappers.FlattenObservation first"
+        )
+    dtype: Any = space.dtype
+    return spaces.Box(np.append(space.low, low).astype(dtype), np.append(space.high, high).astype(dtype), dtype=dtype)
