@@ -76,9 +76,12 @@ class _Script(NamedTuple):
 
 
 def _write_script(rng: np.random.Generator, label: int) -> _Script:
-    """Draw what the actor does to act out `label`, and what the distractors do, each acting out another class."""
+    """Draw what the actor does to act out `label`, and what the distractors do, each acting out a class of its own.
+
+    That class may be the actor's: if it never were, who sees many distractors could tell the label by what is missing.
+    """
     count, frames = _NUM_DISTRACTORS + 1, np.arange(NUM_FRAMES)[:, None, None]
-    others = (label + rng.integers(1, len(CLASS_NAMES), _NUM_DISTRACTORS)) % len(CLASS_NAMES)
+    others = rng.integers(0, len(CLASS_NAMES), _NUM_DISTRACTORS)
     segments = _POSE_ORDERS.shape[1]
     changes = np.arange(1, segments) * NUM_FRAMES // segments + rng.integers(-1, 2, (count, segments - 1))
     orders = _POSE_ORDERS[np.append(others, label)]  # (N, segments)
@@ -122,8 +125,8 @@ class SyntheticSource:
 
     A clip has 16 frames of 112 x 112 pixels, on a grid of 7 x 7 cells. The actor fills one cell, moves to a
     neighbouring one every fourth frame or so, and goes through four poses of about four frames each, which the class's
-    name spells: A is arms up, B lying, C legs apart, D standing. Eight distractors move alike and go through the orders
-    of other classes, over grey clutter and noise.
+    name spells: A is arms up, B lying, C legs apart, D standing. Eight distractors move alike, each through the
+    order of a class drawn at random, over grey clutter and noise.
 
     So no frame tells the class, most cells mislead, and the mean over cells mixes nine orders: who finds the actor and
     follows it knows the action. Classes come in pairs that share their poses and pairs that share their timing, so that
