@@ -119,6 +119,8 @@ class _Player:
         episodes = envs.num_envs
         device, size = policy.place.device, policy.shape.grid_size
         self.policy, self.manner, self.generator, self.masks = policy, manner, generator, masks
+        if envs.engine.rules.glimpses is None:
+            raise ValueError("this policy takes the same number of looks in every frame: set glimpses")
         if manner.looking == "oracle" and actors is None:
             raise ValueError("the oracle needs a source that knows where the actor is, and this one does not")
         self.everything = torch.arange(size**2, device=device).expand(episodes, -1)

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse_env.rules import EpisodeRules, classes_at
-from glimpse_env.sources import ClipSource
+from glimpse_env.matching import claimed_segments, classes_at, predicted_segments
+from glimpse_env.rules import EpisodeRules
+from glimpse_env.sources import ClipSource, Segment
 
 
 class Outcome(NamedTuple):
@@ -36,7 +37,8 @@ class EpisodeEngine:
         clip: (N,) int64, the clip played; -1 before the first `begin`.
         frame: (N,) int64, the frame of the current observation, 1..T.
         done: (N,) bool, True after the last prediction.
-        cells: (N, m) int64, the cells seen in the current frame; meaningless in frame 1, which is seen whole.
+        cells: (N, m) int64, the cells seen in the current frame, -1 where a slot saw nothing (a repeated cell, or fewer
+            looks than K*K where glimpses are unlimited); meaningless in frame 1, which is seen whole.
         predictions: (N, T) int64, the classes predicted so far; -1 where none is yet.
         window: (N, T) int64, the index within the source's frames of the clip of each frame of the episode.
         label: (N,) int64 for a trimmed source (-1: unknown), otherwise (N, C) bool.
@@ -44,19 +46,23 @@ class EpisodeEngine:
 
     def __init__(self, source: ClipSource, rules: EpisodeRules, num_envs: int) -> None:
         rules.check_source(source)
-        classes, frames = len(source.class_names), rules.frames
+        classes, frames, slots = len(source.class_names), rules.frames, rules.most_looks(source)
         self.source, self.rules, self.num_envs = source, rules, num_envs
         self.observation_shape = rules.observation_shape(source)
-        self.action_counts = np.append(np.full(rules.glimpses, source.grid_size**2), classes + rules.abstain)
+        self.action_counts = rules.action_space(source).nvec
         self.clip = np.full(num_envs, -1, np.int64)
         self.frame = np.zeros(num_envs, np.int64)
         self.done = np.zeros(num_envs, np.bool_)
-        self.cells = np.zeros((num_envs, rules.glimpses), np.int64)
+        self.cells = np.full((num_envs, slots), -1, np.int64)
         self.predictions = np.full((num_envs, frames), -1, np.int64)
         self.label = np.full(num_envs, -1, np.int64) if source.trimmed else np.zeros((num_envs, classes), np.bool_)
         self.window = np.zeros((num_envs, frames), np.int64)
         self._frame_labels = np.zeros((num_envs, frames, classes), np.bool_)
+        self._truths: list[tuple[Segment, ...]] = [()] * num_envs
         self._looks = np.zeros(num_envs, np.int64)
+        # Written before they are read, and kept: a step makes nothing of a cube's size but what it returns.
+        self._slices = np.empty((num_envs * slots, source.depth), rules.dtype)
+        self._cube = np.empty((1, source.grid_size, source.grid_size, source.depth), np.float32)
 
     def begin(self, env: int, clip: int, generator: np.random.Generator) -> None:
         """Start an episode of `clip` in `env`; `generator` places the window where `jitter` is on.
@@ -71,7 +77,7 @@ class EpisodeEngine:
         slack = max(0, len(times) - frames)
         offset = int(generator.integers(slack + 1)) if self.rules.jitter and slack else slack // 2
         self.window[env] = np.minimum(np.arange(offset, offset + frames), len(times) - 1)
-        segments = source.segments(clip)
+        segments = self._truths[env] = self._true_segments(clip, times[self.window[env]])
         self._frame_labels[env] = classes_at(times[self.window[env]], segments, len(source.class_names))
         labels = [segment.label for segment in segments]
         if source.trimmed:
@@ -82,7 +88,7 @@ class EpisodeEngine:
         self.predictions[env] = -1
 
     def check_actions(self, actions: Any, envs: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Return `actions` as (N, m + 1) int64 after checking the rows of `envs`, cells first and the class last.
+        """Return `actions` as (N, m + 1) or (N, K*K + 1) int64 after checking the rows of `envs`.
 
         Raises:
             TypeError: the actions are not integers.
@@ -93,11 +99,11 @@ class EpisodeEngine:
         if actions.dtype.kind not in "iu":
             raise TypeError(f"actions must be integers, got {actions.dtype}")
         if actions.shape != shape:
-            raise ValueError(f"actions must have shape {shape} (glimpsed cells, then the class), got {actions.shape}")
+            raise ValueError(f"actions must have shape {shape} (where to look, then the class), got {actions.shape}")
         bad = ((actions < 0) | (actions >= self.action_counts)) & envs[:, None]
         if bad.any():
             env, part = np.argwhere(bad)[0]
-            name = "class" if part == self.rules.glimpses else f"cell {part}"
+            name = "class" if part == actions.shape[1] - 1 else f"cell {part}"
             raise ValueError(
                 f"{name} of the action of environment {env} must be 0 to {self.action_counts[part] - 1}, "
                 f"got {actions[env, part]}"
@@ -111,25 +117,32 @@ class EpisodeEngine:
         self.predictions[rows, frames - 1] = actions[rows, -1]
         ended = frames == self.rules.frames
         going, ending = rows[~ended], rows[ended]
-        self.cells[going] = actions[going, :-1]
-        self._looks[going] += self.rules.glimpses - repeated(self.cells[going]).sum(1)
+        self.cells[going] = self._chosen(actions[going, :-1])
+        self._looks[going] += (self.cells[going] >= 0).sum(1)
         self.frame[going] += 1
         self.done[ending] = True
         rewards = np.zeros(self.num_envs)
         if len(ending):
             outcome = self.outcome(ending)
-            rewards[ending] = self.rules.reward(outcome.true_positives, outcome.false_positives)
+            rewards[ending] = self.rules.reward(outcome.true_positives, outcome.false_positives, outcome.glimpses)
         return rewards
 
     def outcome(self, envs: NDArray[np.int64]) -> Outcome:
-        """Count N+ and N- of the (n,) `envs` and take each one's majority vote, ties to the lowest class."""
+        """Count N+ and N- of the (n,) `envs`, whose episodes are over, and take the majority votes, ties to the lowest
+        class.
+        """
         classes = np.arange(len(self.source.class_names))
         chosen = self.predictions[envs, :, None] == classes  # (n, T, C); abstentions choose nothing
-        true_positives = (chosen & self._frame_labels[envs]).sum((1, 2))
         votes = chosen.sum(1)
         truth = self.label[envs, None] == classes if self.label.ndim == 1 else self.label[envs]
         is_correct = truth[np.arange(len(envs)), votes.argmax(1)] & (votes.max(1) > 0)
-        return Outcome(true_positives, votes.sum(1) - true_positives, self._looks[envs], is_correct)
+        if self.rules.matching == "frame":
+            true_positives = (chosen & self._frame_labels[envs]).sum((1, 2))
+            false_positives = votes.sum(1) - true_positives
+        else:
+            counts = np.array([self._count_segments(env) for env in envs.tolist()], np.int64).reshape(-1, 2)
+            true_positives, false_positives = counts.T
+        return Outcome(true_positives, false_positives, self._looks[envs], is_correct)
 
     def info(self) -> dict[str, NDArray[Any]]:
         """Return what is told of every episode at every step, as new arrays of N rows."""
@@ -142,8 +155,13 @@ class EpisodeEngine:
         }
 
     def final_info(self) -> dict[str, NDArray[Any]]:
-        """Return what is told besides at the end, as new arrays of N rows that mean nothing in unfinished episodes."""
-        return self.outcome(np.arange(self.num_envs))._asdict()
+        """Return what is told besides at the end, as new arrays of N rows: zeros in unfinished episodes."""
+        ended = np.flatnonzero(self.done)
+        infos = {}
+        for key, values in self.outcome(ended)._asdict().items():
+            infos[key] = np.zeros(self.num_envs, values.dtype)
+            infos[key][ended] = values
+        return infos
 
     def frame_labels(self) -> NDArray[np.bool_]:
         """Return (N, C), the classes true at the frame just predicted; all False before the first prediction."""
@@ -176,7 +194,8 @@ class EpisodeEngine:
         whole, partly, blind = self._views()
         if self.rules.observation == "glimpsed":
             self._write_cubes(whole, out)
-            self._rows(out)[partly[:, None], self.cells[partly]] = self._slices(partly, out)
+            envs, _, cells, slices = self._read_looks(partly)
+            self._rows(out)[envs, cells] = slices
         elif self.rules.observation == "cube":
             self._write_cubes(np.sort(np.concatenate([whole, partly])), out)
             out[blind] = 0
@@ -190,7 +209,36 @@ class EpisodeEngine:
         if self.rules.observation == "glimpsed":
             whole, partly, _ = self._views()
             out[whole] = 0
-            self._rows(out)[partly[:, None], self.cells[partly]] = 0
+            envs, _, cells = self._looks_of(partly)
+            self._rows(out)[envs, cells] = 0
+
+    def _true_segments(self, clip: int, times: NDArray[np.float64]) -> tuple[Segment, ...]:
+        """Return the truth of a clip; that of a trimmed one reaches as far as the (T,) `times` of the frames played."""
+        segments = self.source.segments(clip)
+        if not self.source.trimmed:
+            return segments
+        half = 0.5 / self.source.frames_per_second
+        first, last = float(times[0] - half), float(times[-1] + half)
+        return tuple(Segment(max(start, first), min(end, last), label) for start, end, label in segments)
+
+    def _chosen(self, looks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the (n, m) cells that checked actions choose, -1 where a slot chooses none."""
+        if self.rules.glimpses is None:
+            cells = np.arange(looks.shape[1])
+            ascending = np.sort(np.where(looks == 1, cells, len(cells)), axis=1)
+            return np.where(ascending < len(cells), ascending, -1)
+        return np.where(repeated(looks), -1, looks)
+
+    def _count_segments(self, env: int) -> tuple[int, int]:
+        """Return N+ and N- of an episode that is over, in segments."""
+        predicted = predicted_segments(
+            self.predictions[env],
+            self.source.frame_times(int(self.clip[env]))[self.window[env]],
+            frame_seconds=1 / self.source.frames_per_second,
+            num_classes=len(self.source.class_names),
+        )
+        claimed = claimed_segments(predicted, self._truths[env], overlap_threshold=self.rules.overlap_threshold)
+        return len(claimed), len(predicted) - len(claimed)
 
     def _views(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Split the episodes into those that see a whole frame, chosen cells of it, or nothing."""
@@ -212,31 +260,44 @@ class EpisodeEngine:
             for env in envs:
                 self.source.read_cubes(*self._places(np.array([env])), out[env : env + 1])
 
-    def _slices(self, envs: NDArray[np.int64], out: NDArray[Any]) -> NDArray[Any]:
-        """Read the chosen slices of `envs` as (len(envs), m, D)."""
-        clips, frames = self._places(envs)
-        glimpses = self.rules.glimpses
-        slices = np.empty((len(envs), glimpses, self.source.depth), out.dtype)
-        flat = slices.reshape(-1, self.source.depth)
-        self.source.read_slices(clips.repeat(glimpses), frames.repeat(glimpses), self.cells[envs].ravel(), flat)
-        return slices
+    def _looks_of(self, envs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the environment, the slot and the cell of each of the L looks of `envs` at their current frames."""
+        cells = self.cells[envs]
+        row, slot = np.nonzero(cells >= 0)
+        return envs[row], slot, cells[row, slot]
+
+    def _read_looks(
+        self, envs: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
+        """Return `_looks_of` with the slices looked at, (L, D), in memory that the next call writes over."""
+        looking, slot, cells = self._looks_of(envs)
+        slices = self._slices[: len(looking)]
+        self.source.read_slices(*self._places(looking), cells, slices)
+        return looking, slot, cells, slices
 
     def _write_slices(self, envs: NDArray[np.int64], out: NDArray[Any]) -> None:
         depth, size = self.source.depth, self.source.grid_size
-        out[envs, :, :depth] = self._slices(envs, out)
-        out[envs, :, depth] = (self.cells[envs] // size + 0.5) / size
-        out[envs, :, depth + 1] = (self.cells[envs] % size + 0.5) / size
-        env, look = np.nonzero(repeated(self.cells[envs]))
-        out[envs[env], look] = 0
+        looking, slot, cells, slices = self._read_looks(envs)
+        if len(looking) < out.shape[1] * len(envs):
+            row, idle = np.nonzero(self.cells[envs] < 0)
+            out[envs[row], idle] = 0
+        out[looking, slot, :depth] = slices
+        out[looking, slot, depth] = (cells // size + 0.5) / size
+        out[looking, slot, depth + 1] = (cells % size + 0.5) / size
 
     def _write_first_glances(self, envs: NDArray[np.int64], out: NDArray[Any]) -> None:
         size, depth = self.source.grid_size, self.source.depth
         for env in envs:
-            cube = np.empty((1, size, size, depth), np.float32)
-            self.source.read_cubes(*self._places(np.array([env])), cube)
-            # In float64, since a float32 mean can be rounded above every number in it, and so out of the space.
-            out[env, :, :depth] = cube.mean((0, 1, 2), np.float64)
-            out[env, :, depth:] = 0.5
+            self.source.read_cubes(*self._places(np.array([env])), self._cube)
+            if self.rules.glimpses is None:
+                cells = np.arange(size**2)
+                out[env, :, :depth] = self._cube.reshape(size**2, depth)
+                out[env, :, depth] = (cells // size + 0.5) / size
+                out[env, :, depth + 1] = (cells % size + 0.5) / size
+            else:
+                # In float64, since a float32 mean can be rounded above every number in it, and so out of the space.
+                out[env, :, :depth] = self._cube.mean((0, 1, 2), np.float64)
+                out[env, :, depth:] = 0.5
 
 
 def repeated(cells: NDArray[np.int64]) -> NDArray[np.bool_]:

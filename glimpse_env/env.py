@@ -48,14 +48,16 @@ class EpisodeArguments(TypedDict, total=False):
     split: str
     fold: int
     frames: int | None
-    glimpses: int
+    glimpses: int | None
     observation: Observation
     dtype: FeatureType
     eta: float
     positive_reward: float
     negative_reward: float
     matching: Matching
+    overlap_threshold: float
     abstain: bool | None
+    look_cost: float
     jitter: bool
 
 

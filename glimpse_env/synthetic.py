@@ -1,123 +1,36 @@
-"""The embedded source: small rendered videos in which the order of one marked actor's poses is the action.
+"""The embedded sources: small rendered videos in which the order of one marked actor's poses is the action.
 
-Needs NumPy alone. A clip is a function of its split and index, computed in integers (where floats hold them, exactly),
-so it is the same on every platform and in whatever order clips are read.
+They need NumPy alone. A clip is a function of its split and index, in whatever order clips are read.
 """
 
 from __future__ import annotations
 
-from itertools import permutations
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse_env.figures import (
+    CELL_PIXELS,
+    DEPTH,
+    GRID_SIZE,
+    MAX_FEATURE,
+    SEED,
+    Script,
+    embed,
+    place_actor,
+    render,
+    write_script,
+)
 from glimpse_env.sources import Segment, gather_rows
 
 CLASS_NAMES = ("AABC", "ABBC", "CBAA", "CBBA", "DDBC", "DBBC", "CBDD", "CBBD")
-NUM_CLIPS = {"train": 4000, "validation": 400, "test": 1000}
-NUM_FRAMES = 16
-GRID_SIZE = 7
-DEPTH = 32
-MAX_FEATURE = 8.0
 
-_SEED = 2017
-_CONTRAST_SCALE = np.float32(2**-12)  # clutter alone seldom reaches 1, where a feature begins
-_CELL_PIXELS = 16
+_SPLITS = ("train", "validation", "test")
 _NUM_DISTRACTORS = 8
-_NOISE_BITS = 4  # colours stay below 256 - 16: adding noise then never overflows a byte
 _POSE_ORDERS = np.array([["ABCD".index(pose) for pose in name] for name in CLASS_NAMES])
-
-# Each character is two by two pixels of a body.
-_POSES = (
-    ("##...##", "##...##", "##...##", ".##.##.", "..###..", "...#...", "......."),  # A: arms up
-    (".......", ".......", "#######", "#######", "#######", ".......", "......."),  # B: lying
-    (".......", "...#...", "..###..", ".##.##.", "##...##", "##...##", "##...##"),  # C: legs apart
-    ("..###..", "..###..", "..###..", "..###..", "..###..", "..###..", "..###.."),  # D: standing
-)
-_ACTOR_COLOUR = np.array((239, 180, 60), np.uint8)
-_DISTRACTOR_COLOURS = np.array([(130, 140, 150), (110, 150, 160), (130, 120, 170), (115, 165, 140)], np.uint8)
-
-_STEPS = np.zeros((16, 2), np.int64)  # a quarter of all frames begin with a move, so a cell is kept for four on average
-_STEPS[:4] = (-1, 0), (1, 0), (0, -1), (0, 1)
-
-
-def _draw_sprites() -> NDArray[np.bool_]:
-    """Return (poses, 3, 3, P * P * 3), where each pose covers a pixel, shifted by -1, 0 or 1 pixels down and right."""
-    bodies = np.array([[[mark == "#" for mark in row] for row in pose] for pose in _POSES]).repeat(2, 1).repeat(2, 2)
-    centred = np.pad(bodies, ((0, 0), (1, 1), (1, 1)))
-    shifted = [[np.roll(centred, (down, right), (1, 2)) for right in (-1, 0, 1)] for down in (-1, 0, 1)]
-    return np.array(shifted).transpose(2, 0, 1, 3, 4).reshape(len(_POSES), 3, 3, -1).repeat(3, axis=3)
-
-
-def _draw_projection() -> NDArray[np.float32]:
-    """Return (P * P * 3, D) whole weights that sum to zero in each column: contrasts of shape, then of hue."""
-    hues = 4 * np.array(list(permutations((1, 0, -1)))).T  # (3, 6), over the whole cell
-    rng = np.random.Generator(np.random.PCG64(_SEED))
-    shapes = rng.integers(-2, 3, (16, DEPTH - hues.shape[1]))
-    shapes -= rng.permuted(shapes, axis=0)
-    shapes = shapes.reshape(4, 4, 1, -1).repeat(4, 0).repeat(4, 1).repeat(3, 2)  # (P, P, 3, D - 6), in grey
-    weights = np.concatenate((shapes, np.broadcast_to(hues, (_CELL_PIXELS, _CELL_PIXELS, *hues.shape))), axis=3)
-    return weights.reshape(-1, DEPTH).astype(np.float32, copy=False)
-
-
-_SPRITES = _draw_sprites()
-_PROJECTION = _draw_projection()
-
-
-class _Script(NamedTuple):
-    """What everyone does in a clip: N figures, the actor last."""
-
-    poses: NDArray[np.int64]  # (T, N)
-    rows: NDArray[np.int64]  # (T, N)
-    columns: NDArray[np.int64]  # (T, N)
-    shifts: NDArray[np.int64]  # (2, T, N), 0..2 for -1..1 pixels down and right
-    colours: NDArray[np.uint8]  # (N, 3)
-
-
-def _write_script(rng: np.random.Generator, label: int) -> _Script:
-    """Draw what the actor does to act out `label`, and what the distractors do, each acting out a class of its own.
-
-    That class may be the actor's: if it never were, who sees many distractors could tell the label by what is missing.
-    """
-    count, frames = _NUM_DISTRACTORS + 1, np.arange(NUM_FRAMES)[:, None, None]
-    others = rng.integers(0, len(CLASS_NAMES), _NUM_DISTRACTORS)
-    segments = _POSE_ORDERS.shape[1]
-    changes = np.arange(1, segments) * NUM_FRAMES // segments + rng.integers(-1, 2, (count, segments - 1))
-    orders = _POSE_ORDERS[np.append(others, label)]  # (N, segments)
-    poses = orders[np.arange(count), (frames >= changes).sum(2)]  # (T, N)
-
-    cells = np.empty((NUM_FRAMES, count, 2), np.int64)
-    cells[0] = rng.integers(0, GRID_SIZE, (count, 2))
-    cells[1:] = _STEPS[rng.integers(0, len(_STEPS), (NUM_FRAMES - 1, count))]
-    period = 2 * (GRID_SIZE - 1)
-    cells = cells.cumsum(0) % period
-    rows, columns = np.minimum(cells, period - cells).transpose(2, 0, 1)  # walks are mirrored at the borders
-    shifts = rng.integers(0, 3, (2, NUM_FRAMES, count))
-    colours = _DISTRACTOR_COLOURS[rng.integers(0, len(_DISTRACTOR_COLOURS), count)]
-    colours[-1] = _ACTOR_COLOUR
-    return _Script(poses, rows, columns, shifts, colours)
-
-
-def _render(rng: np.random.Generator, script: _Script) -> NDArray[np.uint8]:
-    """Return (T, K, K, P * P * 3) RGB, cell by cell; of those who share a cell the actor shows."""
-    blocks = rng.integers(50, 85, (GRID_SIZE, GRID_SIZE, 4, 4, 1), np.uint8)
-    clutter = blocks.repeat(4, 2).repeat(4, 3).repeat(3, 4).reshape(GRID_SIZE, GRID_SIZE, -1)
-    colours = np.tile(script.colours, _CELL_PIXELS**2)  # (N, P * P * 3)
-    down, right = script.shifts
-    drawn = np.where(_SPRITES[script.poses, down, right], colours, clutter[script.rows, script.columns])
-    cells = clutter[None].repeat(NUM_FRAMES, 0)
-    cells[np.arange(NUM_FRAMES)[:, None], script.rows, script.columns] = drawn  # the last one drawn stays
-    pairs = np.frombuffer(rng.bytes(cells.size // 2), np.uint8)
-    cells += np.concatenate((pairs & 2**_NOISE_BITS - 1, pairs >> _NOISE_BITS)).reshape(cells.shape)
-    return cells
-
-
-def _embed(cells: NDArray[np.uint8]) -> NDArray[np.float16]:
-    """Return (..., D) features of (..., P * P * 3) pixels: rectified contrasts, zero where a cell is plain."""
-    contrasts: NDArray[np.float32] = cells.astype(np.float32) @ _PROJECTION
-    features: NDArray[np.float32] = np.clip(contrasts * _CONTRAST_SCALE - 1, 0, MAX_FEATURE)
-    return features.astype(np.float16)
+_IDLE = 4
+_SEGMENT_FRAMES = (10, 15)
 
 
 class SyntheticSource:
@@ -143,68 +56,133 @@ class SyntheticSource:
     """
 
     class_names: tuple[str, ...] = CLASS_NAMES
-    num_frames: int = NUM_FRAMES
+    num_frames: int = 16
     frames_per_second: float = 8.0
     grid_size: int = GRID_SIZE
     depth: int = DEPTH
     max_feature: float = MAX_FEATURE
     trimmed: bool = True
 
+    _clips_per_split: tuple[int, ...] = (4000, 400, 1000)
+    _name: str = "synthetic"
+    _seed: int = SEED
+
     def __init__(self, split: str = "train") -> None:
-        if split not in NUM_CLIPS:
-            raise ValueError(f"the synthetic source has no split {split!r}: choose one of {', '.join(NUM_CLIPS)}")
+        if split not in _SPLITS:
+            raise ValueError(f"the synthetic source has no split {split!r}: choose one of {', '.join(_SPLITS)}")
         self.split = split
-        self.num_clips = NUM_CLIPS[split]
+        self.num_clips = self._clips_per_split[_SPLITS.index(split)]
         # Memory that was never written is not resident, so opening costs nothing.
-        self._cubes = np.empty((self.num_clips * NUM_FRAMES, GRID_SIZE**2 * DEPTH), np.float16)
+        self._cubes = np.empty((self.num_clips * self.num_frames, GRID_SIZE**2 * DEPTH), np.float16)
         self._is_made = np.zeros(self.num_clips, np.bool_)
 
     def __reduce__(self) -> tuple[type[SyntheticSource], tuple[str]]:
         return type(self), (self.split,)  # copies make their clips anew, which is cheaper than carrying them
 
     def clip_id(self, clip: int) -> str:
-        return f"synthetic-{self.split}-{clip:04d}"
+        return f"{self._name}-{self.split}-{clip:04d}"
 
     def segments(self, clip: int) -> tuple[Segment, ...]:
-        return (Segment(0.0, NUM_FRAMES / self.frames_per_second, self._label(clip)),)
+        return (Segment(0.0, self.num_frames / self.frames_per_second, self._label(clip)),)
 
     def frame_times(self, clip: int) -> NDArray[np.float64]:
-        return np.arange(NUM_FRAMES) / self.frames_per_second
+        return np.arange(self.num_frames) / self.frames_per_second
 
     def read_cubes(self, clips: NDArray[np.int64], frames: NDArray[np.int64], out: NDArray[Any]) -> None:
         self._make_missing(clips)
-        gather_rows(self._cubes, clips * NUM_FRAMES + frames, out)
+        gather_rows(self._cubes, clips * self.num_frames + frames, out)
 
     def read_slices(
         self, clips: NDArray[np.int64], frames: NDArray[np.int64], cells: NDArray[np.int64], out: NDArray[Any]
     ) -> None:
         self._make_missing(clips)
-        rows = (clips * NUM_FRAMES + frames) * GRID_SIZE**2 + cells
+        rows = (clips * self.num_frames + frames) * GRID_SIZE**2 + cells
         gather_rows(self._cubes.reshape(-1, DEPTH), rows, out)
 
     def image(self, clip: int, frame: int) -> NDArray[np.uint8]:
-        cells = self._pixels(clip)[frame].reshape(GRID_SIZE, GRID_SIZE, _CELL_PIXELS, _CELL_PIXELS, 3)
+        cells = self._pixels(clip)[frame].reshape(GRID_SIZE, GRID_SIZE, CELL_PIXELS, CELL_PIXELS, 3)
         return np.concatenate(np.concatenate(cells, axis=1), axis=1)
 
     def actor(self, clip: int) -> NDArray[np.bool_]:
-        script = _write_script(self._generator(clip), self._label(clip))
-        where = np.zeros((NUM_FRAMES, GRID_SIZE, GRID_SIZE), np.bool_)
-        where[np.arange(NUM_FRAMES), script.rows[:, -1], script.columns[:, -1]] = True
-        return where
+        return place_actor(self._script(self._generator(clip), clip))
 
     def _label(self, clip: int) -> int:
         return clip % len(CLASS_NAMES)
 
     def _generator(self, clip: int) -> np.random.Generator:
-        return np.random.Generator(np.random.PCG64([_SEED, list(NUM_CLIPS).index(self.split), clip]))
+        return np.random.Generator(np.random.PCG64([self._seed, _SPLITS.index(self.split), clip]))
+
+    def _script(self, rng: np.random.Generator, clip: int) -> Script:
+        """Draw what the actor does to act out its class, and what the distractors do, each acting out one of its own.
+
+        That class may be the actor's: if it never were, who sees many distractors could tell the label by what is
+        missing.
+        """
+        others = rng.integers(0, len(CLASS_NAMES), _NUM_DISTRACTORS)
+        orders = _POSE_ORDERS[np.append(others, self._label(clip))]  # (N, poses)
+        count, number = orders.shape
+        changes = np.arange(1, number) * self.num_frames // number + rng.integers(-1, 2, (count, number - 1))
+        frames = np.arange(self.num_frames)[:, None, None]
+        return write_script(rng, orders[np.arange(count), (frames >= changes).sum(2)])
 
     def _pixels(self, clip: int) -> NDArray[np.uint8]:
         rng = self._generator(clip)
-        return _render(rng, _write_script(rng, self._label(clip)))
+        return render(rng, self._script(rng, clip))
 
     def _make_missing(self, clips: NDArray[np.int64]) -> None:
         missing = clips[~self._is_made[clips]]
         for clip in np.unique(missing).tolist() if missing.size else ():
-            features = _embed(self._pixels(clip)).reshape(NUM_FRAMES, -1)
-            self._cubes[clip * NUM_FRAMES : (clip + 1) * NUM_FRAMES] = features
+            features = embed(self._pixels(clip)).reshape(self.num_frames, -1)
+            self._cubes[clip * self.num_frames : (clip + 1) * self.num_frames] = features
             self._is_made[clip] = True
+
+
+class UntrimmedSyntheticSource(SyntheticSource):
+    """Longer clips in which the actor acts two or three times, in one or two classes, and ducks idly in between.
+
+    A clip has 48 frames at 8 a second. An action takes 10 to 14 of them and goes through the poses of its class as in
+    `SyntheticSource`; before, between and after there is background, of at least one frame, in which no class is true.
+    Distractors act and idle in the same way, each at times of its own.
+
+    Args:
+        split: "train", "validation" or "test"; no clip is in two of them.
+
+    Raises:
+        ValueError: there is no such split.
+    """
+
+    num_frames: int = 48
+    trimmed: bool = False
+
+    _clips_per_split: tuple[int, ...] = (2000, 200, 400)
+    _name: str = "synthetic-untrimmed"
+    _seed: int = SEED + 1
+
+    def segments(self, clip: int) -> tuple[Segment, ...]:
+        return tuple(
+            Segment((first - 0.5) / self.frames_per_second, (end - 0.5) / self.frames_per_second, label)
+            for first, end, label in self._timeline(self._generator(clip), self._label(clip))
+        )
+
+    def _timeline(self, rng: np.random.Generator, label: int) -> list[tuple[int, int, int]]:
+        """Draw one figure's actions as (first frame, frame after the last, class); `label` is among the classes."""
+        count = int(rng.integers(2, 4))
+        other = (label + int(rng.integers(1, len(CLASS_NAMES)))) % len(CLASS_NAMES)
+        labels = np.where(rng.integers(0, 2, count) == 1, other, label)
+        labels[rng.integers(count)] = label
+        lengths = rng.integers(*_SEGMENT_FRAMES, count)
+        spare = self.num_frames - int(lengths.sum()) - (count + 1)
+        cuts = np.sort(rng.integers(0, spare + 1, count))
+        firsts = cuts + np.arange(1, count + 1) + lengths.cumsum() - lengths
+        return list(zip(firsts.tolist(), (firsts + lengths).tolist(), labels.tolist(), strict=True))
+
+    def _script(self, rng: np.random.Generator, clip: int) -> Script:
+        timelines = [self._timeline(rng, self._label(clip))]  # the actor's first: `segments` draws it alone
+        timelines += [self._timeline(rng, int(rng.integers(len(CLASS_NAMES)))) for _ in range(_NUM_DISTRACTORS)]
+        poses = np.full((self.num_frames, len(timelines)), _IDLE)
+        for figure, timeline in enumerate(reversed(timelines)):
+            for first, end, label in timeline:
+                order = _POSE_ORDERS[label]
+                changes = np.arange(1, len(order)) * (end - first) // len(order) + rng.integers(-1, 2, len(order) - 1)
+                poses[first:end, figure] = order[(np.arange(end - first)[:, None] >= changes).sum(1)]
+        return write_script(rng, poses)

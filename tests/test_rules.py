@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from glimpse_env.rules import EpisodeRules, classes_at
+from glimpse_env.matching import classes_at
+from glimpse_env.rules import EpisodeRules
 from glimpse_env.sources import Segment
 
 
@@ -52,12 +53,11 @@ def test_no_segments_are_background():
             r"observation must be one of \('glimpsed', 'cube', 'slices'\), got 'Cube'",
         ),
         ({"dtype": np.float32}, ValueError, r"dtype must be one of \('float32', 'float16'\), got <class"),
-        ({"matching": "iou"}, ValueError, r"matching must be one of \('frame',\), got 'iou'"),
+        ({"matching": "iou"}, ValueError, r"matching must be one of \('frame', 'segment'\), got 'iou'"),
         ({"frames": 0}, ValueError, "frames must be at least 1, got 0"),
         ({"frames": -3}, ValueError, "frames must be at least 1, got -3"),
         ({"frames": 4.0}, TypeError, "frames must be an integer, got 4.0 of type float"),
         ({"glimpses": "5"}, TypeError, "glimpses must be an integer, got '5' of type str"),
-        ({"glimpses": None}, TypeError, "glimpses must be an integer, got None of type NoneType"),
         ({"eta": 2}, ValueError, r"eta must lie in \[0, 1\], got 2"),
         ({"positive_reward": -1.0}, ValueError, r"positive_reward \(R\+\) must be positive and finite, got -1.0"),
         ({"positive_reward": np.inf}, ValueError, r"positive_reward \(R\+\) must be positive and finite, got inf"),
@@ -80,5 +80,5 @@ def test_the_ends_of_etas_range_are_in_it(eta):
 def test_as_many_glimpses_as_there_are_cells(toy, glimpses):
     EpisodeRules(frames=4, glimpses=9).check_source(toy)
     EpisodeRules(frames=4, glimpses=1).check_source(toy)
-    with pytest.raises(ValueError, match=f"glimpses must be 1 to 9, the cells of a 3 x 3 cube, got {glimpses}"):
+    with pytest.raises(ValueError, match=f"glimpses must be 1 to 9, the cells of a 3 x 3 .* got {glimpses}"):
         EpisodeRules(frames=4, glimpses=glimpses).check_source(toy)

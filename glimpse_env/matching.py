@@ -1,0 +1,66 @@
+"""Comparing what was predicted with what is true: frame by frame, or segment by segment (Yeung et al., CVPR 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glimpse_env.sources import Segment
+
+
+def classes_at(times: NDArray[np.float64], segments: Iterable[Segment], num_classes: int) -> NDArray[np.bool_]:
+    """Return (frames, C) bool: the classes whose segments contain each of the (frames,) `times` in seconds."""
+    labels = np.zeros((len(times), num_classes), np.bool_)
+    for start, end, label in segments:
+        labels[(start <= times) & (times <= end), label] = True
+    return labels
+
+
+def predicted_segments(
+    predictions: NDArray[np.int64], times: NDArray[np.float64], *, frame_seconds: float, num_classes: int
+) -> list[Segment]:
+    """Return the runs of equal predictions as segments, in order of time; runs of "no prediction" are none.
+
+    Args:
+        predictions: (T,) classes; C and above say "no prediction".
+        times: (T,) seconds, ascending.
+        frame_seconds: how long a frame stands for, half of it before its time and half after.
+        num_classes: C.
+    """
+    borders = np.flatnonzero(np.diff(predictions)) + 1
+    firsts, lasts = np.append(0, borders), np.append(borders, len(predictions)) - 1
+    half = frame_seconds / 2
+    return [
+        Segment(float(times[first] - half), float(times[last] + half), int(predictions[first]))
+        for first, last in zip(firsts, lasts, strict=True)
+        if predictions[first] < num_classes
+    ]
+
+
+def temporal_iou(first: Segment, second: Segment) -> float:
+    """Return the time two segments share over the time that either takes; 0 where neither takes any.
+
+    It is rounded to nine decimals: half of a clip is half of it, whatever seconds its frames fall on.
+    """
+    shared = max(0.0, min(first.end, second.end) - max(first.start, second.start))
+    either = (first.end - first.start) + (second.end - second.start) - shared
+    return round(shared / either, 9) if either > 0 else 0.0
+
+
+def claimed_segments(predicted: Sequence[Segment], truths: Iterable[Segment], *, overlap_threshold: float) -> set[int]:
+    """Return which of the `predicted` segments are true positives.
+
+    Every truth, in order of (start, end, class), claims among the unclaimed predictions of its class the one that it
+    overlaps most, if their temporal IoU exceeds `overlap_threshold`; ties go to the earliest.
+    """
+    claimed: set[int] = set()
+    for truth in sorted(truths):
+        candidates = [
+            index for index, segment in enumerate(predicted) if index not in claimed and segment.label == truth.label
+        ]
+        best = max(candidates, key=lambda index: temporal_iou(predicted[index], truth), default=None)
+        if best is not None and temporal_iou(predicted[best], truth) > overlap_threshold:
+            claimed.add(best)
+    return claimed

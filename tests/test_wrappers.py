@@ -1,0 +1,100 @@
+"""Wrappers: the same episodes in other shapes."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env
+from gymnasium.wrappers import FlattenObservation
+
+from glimpse_env import VideoGlimpseEnv
+from glimpse_env.wrappers import DiscreteAction, PreviousAction, TimeLeft, TupleAction
+
+
+def make(**arguments):
+    return gym.make("VideoGlimpse-v0", **arguments)
+
+
+@pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version")
+@pytest.mark.parametrize(
+    "env",
+    [
+        DiscreteAction(make(glimpses=1)),
+        TupleAction(make()),
+        TupleAction(make(glimpses=None)),
+        PreviousAction(FlattenObservation(make(observation="slices", dtype="float16"))),
+        TimeLeft(FlattenObservation(make(observation="slices", dtype="float16"))),
+        PreviousAction(TimeLeft(FlattenObservation(make(observation="slices", glimpses=None)))),
+    ],
+    ids=str,
+)
+def test_passes_gymnasiums_check(env):
+    check_env(env, skip_render_check=True)
+
+
+def test_one_number_is_a_cell_and_a_class(toy):
+    env = DiscreteAction(VideoGlimpseEnv(source=toy, glimpses=1))
+    assert env.action_space == spaces.Discrete(9 * 3)
+    env.reset(options={"clip": 0})
+    observation, *_ = env.step(5 * 3 + 2)
+    assert np.flatnonzero(observation.reshape(9, 2).any(1)).tolist() == [5]
+    assert env.unwrapped.engine.predictions[0, 0] == 2
+
+
+@pytest.mark.parametrize("action", [-1, 27])
+def test_a_number_out_of_range(toy, action):
+    env = DiscreteAction(VideoGlimpseEnv(source=toy, glimpses=1))
+    env.reset(seed=1)
+    with pytest.raises(ValueError, match=f"an action must be 0 to 26, got {action}"):
+        env.step(action)
+
+
+def test_too_many_actions_for_one_number():
+    with pytest.raises(ValueError, match="2259801992 actions are too many for one Discrete space: use glimpses=1"):
+        DiscreteAction(make())
+
+
+def test_only_a_multi_discrete_action_can_be_taken_apart():
+    with pytest.raises(ValueError, match="the action space must be MultiDiscrete, got Discrete"):
+        TupleAction(DiscreteAction(make(glimpses=1)))
+
+
+def test_where_to_look_and_what_to_say_apart(toy):
+    env = TupleAction(VideoGlimpseEnv(source=toy, glimpses=2))
+    env.reset(options={"clip": 0})
+    observation, *_ = env.step((np.array([3, 8]), np.int64(1)))
+    assert np.flatnonzero(observation.reshape(9, 2).any(1)).tolist() == [3, 8]
+    assert env.unwrapped.engine.predictions[0, 0] == 1
+
+
+def test_the_previous_action_is_appended_one_hot(toy):
+    env = PreviousAction(FlattenObservation(VideoGlimpseEnv(source=toy, glimpses=1)))
+    first, _ = env.reset(seed=1)
+    assert first.shape == (18 + 9 + 3,)
+    assert not first[18:].any()
+    second, *_ = env.step(np.array([4, 2]))
+    assert np.flatnonzero(second[18:]).tolist() == [4, 9 + 2]
+    again, _ = env.reset()
+    assert not again[18:].any()
+
+
+def test_the_time_left_runs_from_one_to_zero(toy):
+    env = TimeLeft(FlattenObservation(VideoGlimpseEnv(source=toy, glimpses=1)))
+    for _ in range(2):
+        left = [env.reset()[0][-1], *(env.step(np.array([0, 0]))[0][-1] for _ in range(4))]
+        assert left == [1, 0.75, 0.5, 0.25, 0]
+
+
+@pytest.mark.parametrize("wrapper", [PreviousAction, TimeLeft])
+def test_only_flat_observations_can_be_appended_to(wrapper):
+    with pytest.raises(ValueError, match=r"must be a flat Box.*gymnasium.wrappers.FlattenObservation first"):
+        wrapper(make())
+
+
+def test_wrappers_go_into_make_vec():
+    envs = gym.make_vec(
+        "VideoGlimpse-v0", num_envs=2, vectorization_mode="sync", wrappers=[FlattenObservation, TimeLeft],
+        observation="slices",
+    )  # fmt: skip
+    observations, _ = envs.reset(seed=1)
+    assert observations[:, -1].tolist() == [1, 1]
