@@ -3,11 +3,14 @@
 import copy
 import hashlib
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 
+from glimpse_env.matching import classes_at
 from glimpse_env.sources import ClipSource
-from glimpse_env.synthetic import CLASS_NAMES, SyntheticSource
+from glimpse_env.synthetic import CLASS_NAMES, SyntheticSource, UntrimmedSyntheticSource
 
 SPLITS = ("train", "validation", "test")
 
@@ -172,3 +175,67 @@ def test_a_copy_makes_its_clips_anew():
     twin = copy.deepcopy(source)
     assert twin.split == "validation"
     np.testing.assert_array_equal(read_clip(twin, 2), read_clip(source, 2))
+
+
+# ---- untrimmed
+
+
+def test_untrimmed_clips_have_two_or_three_actions_between_background():
+    source, half = UntrimmedSyntheticSource("train"), 0.5 / 8
+    counts, classes, used = set(), set(), np.zeros(len(CLASS_NAMES), int)
+    for clip in range(64):
+        segments = source.segments(clip)
+        counts.add(len(segments))
+        classes.add(len({segment.label for segment in segments}))
+        used[[segment.label for segment in segments]] += 1
+        borders = (
+            np.array([[start, end] for start, end, _ in segments]) + half
+        )  # in frames: start, and one after the end
+        frames = (borders * 8).round(6)
+        np.testing.assert_array_equal(frames, frames.round())
+        lengths = frames[:, 1] - frames[:, 0]
+        assert 10 <= lengths.min()
+        assert lengths.max() <= 14
+        assert (np.diff(np.concatenate([[0], frames.ravel(), [48]]))[::2] >= 1).all()  # background
+        assert clip % 8 in {segment.label for segment in segments}
+    assert (counts, classes) == ({2, 3}, {1, 2})
+    assert used.min() > 0
+
+
+def test_the_actor_acts_within_its_segments_and_ducks_outside():
+    source = UntrimmedSyntheticSource("validation")
+    for clip in range(6):
+        actor, times = source.actor(clip), source.frame_times(clip)
+        is_background = ~classes_at(times, source.segments(clip), 8).any(1)
+        for frame in range(48):
+            body = amber_pixels(source.image(clip, frame))[actor[frame]][0]
+            assert (body.sum() == 36) == is_background[frame]  # nine marks of two by two pixels, fewer than any pose
+        for start, end, label in source.segments(clip):
+            middles = [int((start + (end - start) * part) * 8 + 0.5) for part in (0.125, 0.375, 0.625, 0.875)]
+            poses = [pose_of(amber_pixels(source.image(clip, frame))[actor[frame]][0]) for frame in middles]
+            assert sum(pose == truth for pose, truth in zip(poses, CLASS_NAMES[label], strict=True)) >= 3
+
+
+def test_untrimmed_splits_are_disjoint_and_reproducible():
+    first = [read_clip(UntrimmedSyntheticSource(split), clip) for split in SPLITS for clip in (0, 8)]
+    assert len({cubes.tobytes() for cubes in first}) == len(first)
+    again = read_clip(UntrimmedSyntheticSource("train"), 0)
+    np.testing.assert_array_equal(again, first[0])
+
+
+@pytest.mark.parametrize("matching", ["frame", "segment"])
+def test_who_knows_an_untrimmed_clip_earns_all_of_it(matching):
+    env = gym.make("VideoGlimpse-v0", source="synthetic-untrimmed", matching=matching, glimpses=1)
+    for clip in range(4):
+        _, info = env.reset(options={"clip": clip})
+        assert info["label"].dtype == np.bool_
+        truth = classes_at(np.arange(48) / 8, env.unwrapped.source.segments(clip), 8)
+        for labels in truth:
+            _, reward, _, _, info = env.step([0, labels.argmax() if labels.any() else 8])
+        expected = truth.any(1).sum() if matching == "frame" else len(env.unwrapped.source.segments(clip))
+        assert (info["true_positives"], info["false_positives"], reward) == (expected, 0, expected / 2)
+        assert info["is_correct"]
+
+
+def test_an_untrimmed_environment_passes_gymnasiums_check():
+    check_env(gym.make("VideoGlimpse-v0", source="synthetic-untrimmed", render_mode="rgb_array").unwrapped)
