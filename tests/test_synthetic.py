@@ -194,7 +194,7 @@ def test_untrimmed_clips_have_two_or_three_actions_between_background():
         frames = (borders * 8).round(6)
         np.testing.assert_array_equal(frames, frames.round())
         lengths = frames[:, 1] - frames[:, 0]
-        assert 10 <= lengths.min()
+        assert lengths.min() >= 10
         assert lengths.max() <= 14
         assert (np.diff(np.concatenate([[0], frames.ravel(), [48]]))[::2] >= 1).all()  # background
         assert clip % 8 in {segment.label for segment in segments}
