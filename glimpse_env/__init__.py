@@ -7,7 +7,7 @@ import gymnasium
 
 from glimpse_env.catalogue import open_source
 from glimpse_env.engine import EpisodeEngine
-from glimpse_env.env import VideoGlimpseEnv, VideoGlimpseVectorEnv
+from glimpse_env.env import EpisodeArguments, VideoGlimpseEnv, VideoGlimpseVectorEnv
 from glimpse_env.rules import EpisodeRules
 from glimpse_env.sources import ArraySource, ClipSource, Segment
 from glimpse_env.store import FeatureStore
@@ -16,6 +16,7 @@ from glimpse_env.synthetic import SyntheticSource
 __all__ = [
     "ArraySource",
     "ClipSource",
+    "EpisodeArguments",
     "EpisodeEngine",
     "EpisodeRules",
     "FeatureStore",

@@ -1,0 +1,163 @@
+"""The adapter for Stable-Baselines3: its VecEnv contract, its algorithms, and what the extractors see."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("sb3_contrib")
+
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecMonitor, VecVideoRecorder
+
+from agents.sb3 import CubeFeatures, GlimpseVecEnv, SliceFeatures
+from glimpse_env import VideoGlimpseEnv
+from glimpse_env.wrappers import DiscreteAction
+
+
+@pytest.mark.parametrize("rules", [{}, {"glimpses": None}, {"observation": "slices"}, {"dtype": "float16"}])
+def test_plays_what_a_dummy_vec_env_plays(uneven, rules):
+    """Fifty steps against Stable-Baselines3's own vector environment over single environments, infos and all."""
+    arguments = {"source": uneven, "frames": 4, "glimpses": 2, **rules}
+    ours = GlimpseVecEnv(3, **arguments)
+    theirs = DummyVecEnv([lambda: VideoGlimpseEnv(**arguments)] * 3)
+    ours.action_space.seed(3)
+    for envs in (ours, theirs):
+        envs.seed(5)
+    np.testing.assert_array_equal(ours.reset(), theirs.reset())
+    assert_same_infos(ours.reset_infos, theirs.reset_infos)
+    for _ in range(50):
+        actions = np.stack([ours.action_space.sample() for _ in range(3)])
+        result, expected = ours.step(actions), theirs.step(actions)
+        for one, other in zip(result[:3], expected[:3], strict=True):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other)
+        assert_same_infos(result[3], expected[3])
+        assert_same_infos(ours.reset_infos, theirs.reset_infos)
+
+
+def assert_same_infos(first, second):
+    assert len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert type(one[key]) is type(other[key]), key
+            np.testing.assert_array_equal(one[key], other[key])
+
+
+def test_what_is_returned_stays_as_it_is(toy):
+    envs = GlimpseVecEnv(2, source=toy, glimpses=1)
+    envs.seed(1)
+    first = envs.reset()
+    kept = first.copy()
+    envs.step(np.zeros((2, 2), np.int64))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_options_choose_the_clips_of_one_reset(toy):
+    envs = GlimpseVecEnv(2, source=toy, glimpses=1)
+    envs.set_options([{"clip": 3}, {"clip": 1}])
+    envs.reset()
+    assert [info["clip"] for info in envs.reset_infos] == [3, 1]
+    envs.set_options({"clip": 2})
+    envs.reset()
+    assert [info["clip"] for info in envs.reset_infos] == [2, 2]
+    envs.set_options([{"clip": 3}, {}])
+    with pytest.raises(ValueError, match="a clip for every environment or for none"):
+        envs.reset()
+
+
+def test_attributes_are_read_and_never_set(toy):
+    envs = GlimpseVecEnv(3, source=toy, render_mode="rgb_array")
+    assert envs.get_attr("num_clips") == [5, 5, 5]
+    assert envs.get_attr("class_names", [0, 2]) == [("run", "jump", "wave")] * 2
+    assert envs.has_attr("class_names")
+    assert not envs.has_attr("nothing_like_it")
+    assert envs.env_is_wrapped(gym.Wrapper, 1) == [False]
+    with pytest.raises(AttributeError, match="eta cannot be set: pass it to GlimpseVecEnv"):
+        envs.set_attr("eta", 0.3)
+    with pytest.raises(AttributeError, match="render cannot be called on single environments"):
+        envs.env_method("render")
+
+
+def test_episodes_are_monitored(toy):
+    envs = VecMonitor(VecCheckNan(GlimpseVecEnv(2, source=toy, glimpses=2)), info_keywords=("is_correct", "glimpses"))
+    envs.seed(1)
+    envs.reset()
+    for _ in range(4):
+        _, rewards, _, infos = envs.step(np.array([[0, 1, 0], [2, 2, 1]]))
+    for env, looks in ((0, 6), (1, 3)):
+        episode = infos[env]["episode"]
+        assert (episode["r"], episode["l"]) == (rewards[env], 4)
+        assert episode["glimpses"] == infos[env]["glimpses"] == looks
+        assert episode["is_correct"] == infos[env]["is_correct"]
+
+
+def test_pictures_are_tiled(toy):
+    envs = GlimpseVecEnv(4, source=toy, render_mode="rgb_array")
+    envs.reset()
+    assert envs.render().shape == (2 * 384, 2 * 336, 3)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_a_video_is_recorded(toy, tmp_path):
+    pytest.importorskip("moviepy")
+    envs = VecVideoRecorder(
+        GlimpseVecEnv(2, source=toy, glimpses=1, render_mode="rgb_array"), str(tmp_path), lambda step: step == 0,
+        video_length=4,
+    )  # fmt: skip
+    envs.reset()
+    for _ in range(6):
+        envs.step(np.zeros((2, 2), np.int64))
+    envs.close()
+    (video,) = tmp_path.glob("*.mp4")
+    assert video.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "policy", "extractor", "observation"),
+    [
+        (PPO, "MlpPolicy", SliceFeatures, "slices"),
+        (PPO, "MlpPolicy", CubeFeatures, "glimpsed"),
+        (A2C, "MlpPolicy", SliceFeatures, "slices"),
+        (RecurrentPPO, "MlpLstmPolicy", SliceFeatures, "slices"),
+    ],
+)
+def test_algorithms_learn_on_it(algorithm, policy, extractor, observation):
+    envs = GlimpseVecEnv(2, observation=observation, frames=4)
+    model = algorithm(
+        policy, envs, n_steps=32, gamma=1.0, seed=1, device="cpu",
+        policy_kwargs={"features_extractor_class": extractor},
+    ).learn(64)  # fmt: skip
+    assert model.num_timesteps == 64
+    action, _ = model.predict(envs.reset())
+    assert all(one in envs.action_space for one in action)
+
+
+def test_dqn_learns_on_one_number():
+    env = DiscreteAction(gym.make("VideoGlimpse-v0", glimpses=1, observation="slices", frames=4))
+    model = DQN("MlpPolicy", env, learning_starts=8, gamma=1.0, seed=1, device="cpu", buffer_size=64).learn(16)
+    assert model.num_timesteps == 16
+
+
+def test_rows_that_are_no_looks_add_nothing():
+    torch.manual_seed(1)
+    space = GlimpseVecEnv(1, observation="slices").observation_space
+    extractor = SliceFeatures(space, features_dim=16)
+    observation = torch.rand(2, 5, space.shape[1])
+    observation[:, 3:] = 0
+    torch.testing.assert_close(extractor(observation), extractor(observation[:, :3]))
+    assert extractor(observation).abs().sum() > 0
+
+
+def test_unseen_slices_add_nothing():
+    torch.manual_seed(1)
+    space = GlimpseVecEnv(1).observation_space
+    extractor = CubeFeatures(space, features_dim=16)
+    observation = torch.zeros(1, 7, 7, 32)
+    assert not extractor(observation).any()
+    observation[0, 2, 3] = 1.0
+    here = extractor(observation)
+    assert here.any()
+    assert not torch.equal(here, extractor(observation.flip(1)))  # a place tells
