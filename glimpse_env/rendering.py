@@ -53,7 +53,13 @@ def render_engine(engine: EpisodeEngine, env: int) -> NDArray[np.uint8]:
 
 
 def draw(
-    image: NDArray[np.uint8], seen: NDArray[np.bool_], *, title: str, prediction: str, truth: str
+    image: NDArray[np.uint8],
+    seen: NDArray[np.bool_],
+    *,
+    title: str,
+    prediction: str,
+    truth: str,
+    unseen_brightness: float = UNSEEN_BRIGHTNESS,
 ) -> NDArray[np.uint8]:
     """Draw one frame.
 
@@ -62,6 +68,7 @@ def draw(
         seen: (K, K) bool, the cells to show bright.
         title, prediction, truth: the caption; the prediction is green where it is the truth, red where it is not, and
             plain where one of them is empty or the prediction is `ABSTAINED`.
+        unseen_brightness: of the other cells, 0 to hide them.
 
     Returns:
         (SIDE + CAPTION_HEIGHT, SIDE, 3) RGB.
@@ -70,7 +77,7 @@ def draw(
 
     frame = np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR), np.float32)
     bright = np.asarray(Image.fromarray(seen).resize((SIDE, SIDE), Image.Resampling.NEAREST))
-    frame = frame * np.where(bright, 1.0, UNSEEN_BRIGHTNESS)[..., None]
+    frame = frame * np.where(bright, 1.0, unseen_brightness)[..., None]
     canvas = np.zeros((SIDE + CAPTION_HEIGHT, SIDE, 3), np.uint8)
     canvas[:SIDE] = frame
     picture = Image.fromarray(canvas)

@@ -1,0 +1,140 @@
+"""Play VideoGlimpse yourself: choose where to look next with the mouse, and guess the action with a number key.
+
+    pip install -e ".[play]"
+    python examples/play.py
+
+The first frame is seen whole. Click the cells of the next frame that you want to see (the oldest choice gives way once
+you have as many as you may), press the number of the class you believe in, then space for the next frame. At the end
+your score is shown; space begins another clip, escape leaves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+
+import gymnasium as gym
+import numpy as np
+import pygame
+from numpy.typing import NDArray
+
+from glimpse_env import VideoGlimpseEnv
+from glimpse_env.rendering import SIDE, draw
+
+LINE = 18
+CHOSEN = (255, 120, 40)
+
+
+class Game:
+    """One person's episodes; what the keys and the mouse do, without a window."""
+
+    def __init__(self, env: VideoGlimpseEnv, seed: int | None) -> None:
+        self.env = env
+        self.size = env.source.grid_size
+        self.begin(seed)
+
+    def begin(self, seed: int | None = None) -> None:
+        """Start another clip."""
+        self.env.reset(seed=seed)
+        self.cells: list[int] = []
+        self.guess = 0
+        self.reward: float | None = None
+        self.seen = self.picture_of_frame()
+
+    def click(self, x: int, y: int) -> None:
+        """Choose the cell under a pixel for the next frame, or give it up again."""
+        if self.reward is not None or not (0 <= x < SIDE and 0 <= y < SIDE):
+            return
+        cell = y * self.size // SIDE * self.size + x * self.size // SIDE
+        if cell in self.cells:
+            self.cells.remove(cell)
+        else:
+            self.cells = [*self.cells, cell][-self.env.engine.rules.glimpses :]
+
+    def say(self, label: int) -> None:
+        """Guess a class."""
+        if label < len(self.env.class_names):
+            self.guess = label
+
+    def go_on(self) -> None:
+        """Play the chosen cells and the guess, or begin another clip after the last frame."""
+        if self.reward is not None:
+            self.begin()
+            return
+        glimpses = self.env.engine.rules.glimpses
+        looks = (self.cells or [0]) + [(self.cells or [0])[0]] * glimpses  # a repeated cell is one look
+        _, reward, terminated, _, self.info = self.env.step(np.array([*looks[:glimpses], self.guess]))
+        self.cells = []
+        self.seen = self.picture_of_frame()
+        if terminated:
+            self.reward = reward
+
+    def picture_of_frame(self) -> NDArray[np.uint8]:
+        """Return what may be seen of the current frame."""
+        engine = self.env.engine
+        image = self.env.source.image(int(engine.clip[0]), engine.source_frame(0))
+        if image is None:
+            raise SystemExit("this source keeps no pictures of its frames: there is nothing for a person to see")
+        title = f"frame {engine.frame[0]} of {engine.rules.frames}"
+        return draw(image, engine.seen(0), title=title, prediction="", truth="", unseen_brightness=0.0)[:SIDE]
+
+    def lines(self) -> list[str]:
+        """Return what stands below the picture."""
+        names = self.env.class_names
+        classes = [f"{index + 1} {name}{' <' if index == self.guess else ''}" for index, name in enumerate(names)]
+        rows = ["   ".join(classes[start : start + 4]) for start in range(0, len(classes), 4)]
+        if self.reward is None:
+            engine = self.env.engine
+            left = engine.rules.glimpses - len(self.cells)
+            return [f"frame {engine.frame[0]} of {engine.rules.frames}: {left} looks left; space goes on", *rows]
+        truth = names[self.info["label"]] if np.ndim(self.info["label"]) == 0 else "several"
+        score = f"{self.info['true_positives']} of {self.env.engine.rules.frames} right, reward {self.reward:.1f}"
+        return [f"it was {truth}: {score}; space begins another", *rows]
+
+
+def show(game: Game, screen: pygame.Surface, font: pygame.font.Font) -> None:
+    """Draw the game into the window."""
+    screen.fill((20, 20, 20))
+    screen.blit(pygame.surfarray.make_surface(game.seen.swapaxes(0, 1)), (0, 0))
+    side = SIDE / game.size
+    for cell in game.cells:
+        row, column = divmod(cell, game.size)
+        pygame.draw.rect(screen, CHOSEN, (column * side, row * side, side, side), width=3)
+    for number, line in enumerate(game.lines()):
+        screen.blit(font.render(line, True, (230, 230, 230)), (6, SIDE + 6 + number * LINE))
+    pygame.display.flip()
+
+
+def play(game: Game) -> None:
+    """Run the window until it is closed."""
+    pygame.init()
+    try:
+        screen = pygame.display.set_mode((SIDE + 80, SIDE + 12 + len(game.lines()) * LINE))
+        pygame.display.set_caption("VideoGlimpse")
+        font = pygame.font.Font(None, 18)
+        while True:
+            show(game, screen, font)
+            event = pygame.event.wait()
+            if event.type == pygame.QUIT or (event.type == pygame.KEYDOWN and event.key == pygame.K_ESCAPE):
+                return
+            if event.type == pygame.MOUSEBUTTONDOWN:
+                game.click(*event.pos)
+            elif event.type == pygame.KEYDOWN and event.key == pygame.K_SPACE:
+                game.go_on()
+            elif event.type == pygame.KEYDOWN and pygame.K_1 <= event.key <= pygame.K_9:
+                game.say(event.key - pygame.K_1)
+    finally:
+        pygame.quit()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Look around in a video and guess the action.")
+    parser.add_argument("--source", default="synthetic", help='"synthetic", or the path of a feature store')
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--glimpses", type=int, default=5)
+    parser.add_argument("--seed", type=int)
+    arguments = parser.parse_args()
+    env = gym.make("VideoGlimpse-v0", source=arguments.source, split=arguments.split, glimpses=arguments.glimpses)
+    play(Game(env.unwrapped, arguments.seed))

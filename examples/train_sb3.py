@@ -1,0 +1,112 @@
+"""Train one of Stable-Baselines3's algorithms on VideoGlimpse, then play test episodes.
+
+    pip install -e ".[sb3,contrib]"
+    python examples/train_sb3.py --algorithm recurrent_ppo --steps 1000000
+
+PPO, A2C and RecurrentPPO step 64 episodes at once through `GlimpseVecEnv`. DQN wants one number for an action: it gets
+one look a frame, and cell and class together (`DiscreteAction`). Only RecurrentPPO remembers earlier frames; the others
+see the frame at hand, and the order of poses, which is the class, is hidden from them. Written with Stable-Baselines3
+2.9.2 and sb3-contrib 2.9.2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.wrappers import FlattenObservation
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
+
+from agents.sb3 import GlimpseVecEnv, SliceFeatures
+from glimpse_env.wrappers import DiscreteAction, TimeLeft
+
+ENVS = 64
+
+
+def make_envs(algorithm: str, split: str, envs: int = ENVS) -> VecEnv:
+    """Return `envs` episodes of "slices" of a split, in the shape that the algorithm takes."""
+    if algorithm == "dqn":
+
+        def make() -> gym.Env:
+            env = gym.make("VideoGlimpse-v0", split=split, observation="slices", glimpses=1)
+            return DiscreteAction(TimeLeft(FlattenObservation(env)))
+
+        return VecMonitor(DummyVecEnv([make] * min(envs, 8)), info_keywords=("is_correct",))
+    return VecMonitor(GlimpseVecEnv(envs, split=split, observation="slices"), info_keywords=("is_correct",))
+
+
+def make_model(algorithm: str, envs: VecEnv, seed: int) -> BaseAlgorithm:
+    """Return the algorithm; gamma is 1, since the only reward comes at the end."""
+    shared = {"gamma": 1.0, "seed": seed, "device": "cpu"}
+    if algorithm == "dqn":
+        return DQN("MlpPolicy", envs, learning_starts=2000, buffer_size=100_000, exploration_fraction=0.5, **shared)
+    shared["policy_kwargs"] = {"features_extractor_class": SliceFeatures}
+    if algorithm == "a2c":
+        return A2C("MlpPolicy", envs, n_steps=16, learning_rate=1e-3, use_rms_prop=False, **shared)
+    if algorithm == "ppo":
+        return PPO("MlpPolicy", envs, n_steps=32, batch_size=512, n_epochs=4, ent_coef=0.003, **shared)
+    shared["policy_kwargs"] |= {"lstm_hidden_size": 128, "net_arch": [], "enable_critic_lstm": True}
+    return RecurrentPPO(
+        "MlpLstmPolicy", envs, n_steps=32, batch_size=512, n_epochs=4, ent_coef=0.003, learning_rate=1e-3, **shared
+    )
+
+
+def accuracy(model: BaseAlgorithm, envs: VecEnv, episodes: int) -> float:
+    """Return the share of episodes whose most frequent prediction, chosen greedily, is right."""
+    right, state, starts = [], None, np.ones(envs.num_envs, np.bool_)
+    observations = envs.reset()
+    while len(right) < episodes:
+        actions, state = model.predict(observations, state=state, episode_start=starts, deterministic=True)
+        observations, _, starts, infos = envs.step(actions)
+        right += [infos[env]["is_correct"] for env in np.flatnonzero(starts)]
+    return float(np.mean(right[:episodes]))
+
+
+class Curve(BaseCallback):
+    """Play validation episodes every so many steps."""
+
+    def __init__(self, envs: VecEnv, *, every: int, episodes: int) -> None:
+        super().__init__()
+        self.envs, self.every, self.episodes, self.points = envs, every, episodes, []
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps >= self.every * (len(self.points) + 1):
+            self.points.append((self.num_timesteps, accuracy(self.model, self.envs, self.episodes)))
+            print("{:>10} steps: validation accuracy {:.3f}".format(*self.points[-1]), flush=True)
+        return True
+
+
+def main(algorithm: str, steps: int, seed: int, test_episodes: int, out: Path | None) -> None:
+    envs, watched = make_envs(algorithm, "train"), make_envs(algorithm, "validation")
+    watched.seed(seed + 1000)
+    model = make_model(algorithm, envs, seed)
+    before = accuracy(model, watched, test_episodes)
+    curve = Curve(watched, every=max(steps // 20, 1), episodes=200)
+    start = time.perf_counter()
+    model.learn(steps, callback=curve)
+    seconds = time.perf_counter() - start
+    test = make_envs(algorithm, "test")
+    test.seed(seed + 2000)
+    after = accuracy(model, test, test_episodes)
+    print(f"{algorithm}: {before:.3f} untrained, {after:.3f} after {steps} steps ({seconds:.0f} s); chance 0.125")
+    if out is not None:
+        result = {"algorithm": algorithm, "seed": seed, "steps": steps, "train_seconds": seconds}
+        out.write_text(json.dumps(result | {"vote_accuracy": after, "curve": curve.points}, indent=1))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Train one of Stable-Baselines3's algorithms on VideoGlimpse.")
+    parser.add_argument("--algorithm", choices=("ppo", "a2c", "recurrent_ppo", "dqn"), default="recurrent_ppo")
+    parser.add_argument("--steps", type=int, default=500_000, help="environment steps")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--test-episodes", type=int, default=1000)
+    parser.add_argument("--out", type=Path, help="a JSON file for the result and the curve")
+    main(**vars(parser.parse_args()))

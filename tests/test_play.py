@@ -1,0 +1,100 @@
+"""Playing by hand: the game without a window, and the window without a screen."""
+
+import importlib.util
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from glimpse_env import VideoGlimpseEnv
+from glimpse_env.rendering import SIDE
+
+pygame = pytest.importorskip("pygame")
+
+_SPEC = importlib.util.spec_from_file_location("play", Path(__file__).parent.parent / "examples" / "play.py")
+play = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(play)
+
+
+@pytest.fixture
+def game():
+    return play.Game(VideoGlimpseEnv(glimpses=2), seed=1)
+
+
+def middle(cell):
+    return (2 * (cell % 7) + 1) * SIDE // 14, (2 * (cell // 7) + 1) * SIDE // 14
+
+
+def test_clicks_choose_cells_and_the_oldest_gives_way(game):
+    for cell in (3, 10, 48):
+        game.click(*middle(cell))
+    assert game.cells == [10, 48]
+    game.click(*middle(10))
+    assert game.cells == [48]
+    game.click(SIDE + 5, 20)
+    assert game.cells == [48]
+
+
+def test_only_what_was_chosen_is_seen(game):
+    assert game.seen.reshape(7, SIDE // 7, 7, SIDE // 7, 3).max((1, 3, 4)).all()  # the first frame is whole
+    game.click(*middle(8))
+    game.go_on()
+    seen = game.seen.reshape(7, SIDE // 7, 7, SIDE // 7, 3).max((1, 3, 4))
+    assert np.argwhere(seen > 0).tolist() == [[1, 1]]
+    assert game.env.engine.cells[0].tolist() == [8, -1]
+
+
+def test_a_person_who_knows_wins_and_plays_again(game):
+    truth = game.env.source.segments(int(game.env.engine.clip[0]))[0].label
+    game.say(truth)
+    game.say(99)
+    for _ in range(16):
+        assert "looks left" in game.lines()[0]
+        game.go_on()
+    assert game.reward == 8.0
+    assert f"it was {game.env.class_names[truth]}: 16 of 16 right, reward 8.0" in game.lines()[0]
+    game.click(*middle(3))
+    assert game.cells == []
+    game.go_on()
+    assert game.reward is None
+    assert game.env.engine.frame[0] == 1
+
+
+def test_the_window_takes_keys_and_clicks(game, monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    events = [
+        pygame.event.Event(pygame.MOUSEBUTTONDOWN, pos=middle(8)),
+        pygame.event.Event(pygame.KEYDOWN, key=pygame.K_3),
+        pygame.event.Event(pygame.KEYDOWN, key=pygame.K_SPACE),
+        pygame.event.Event(pygame.QUIT),
+    ]
+    monkeypatch.setattr(pygame.event, "wait", lambda: events.pop(0))
+    play.play(game)
+    assert game.env.engine.predictions[0, 0] == 2
+    assert game.env.engine.cells[0].tolist() == [8, -1]
+
+
+@pytest.mark.filterwarnings("ignore:.*The HumanRendering wrapper is being applied")
+def test_gymnasium_shows_it_to_people(monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    env = gym.make("VideoGlimpse-v0", render_mode="human")
+    env.reset(seed=1)
+    env.step(env.action_space.sample())
+    shown = pygame.surfarray.array3d(pygame.display.get_surface())
+    assert shown.shape == (336, 384, 3)
+    assert shown.max() > 100
+    env.close()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_gymnasium_records_it(tmp_path):
+    pytest.importorskip("moviepy")
+    env = gym.wrappers.RecordVideo(gym.make("VideoGlimpse-v0", render_mode="rgb_array"), str(tmp_path / "videos"))
+    env.reset(seed=1)
+    terminated = False
+    while not terminated:
+        *_, terminated, _, _ = env.step(env.action_space.sample())
+    env.close()
+    (video,) = (tmp_path / "videos").glob("*.mp4")
+    assert video.stat().st_size > 1000
