@@ -60,6 +60,9 @@ class EpisodeEngine:
         self._frame_labels = np.zeros((num_envs, frames, classes), np.bool_)
         self._truths: list[tuple[Segment, ...]] = [()] * num_envs
         self._looks = np.zeros(num_envs, np.int64)
+        cells = np.arange(source.grid_size**2)
+        self._centres = (np.stack(np.divmod(cells, source.grid_size), 1) + 0.5) / source.grid_size  # (K*K, 2)
+        self._earlier = np.tri(slots, k=-1, dtype=np.bool_)
         # Written before they are read, and kept: a step makes nothing of a cube's size but what it returns.
         self._slices = np.empty((num_envs * slots, source.depth), rules.dtype)
         self._cube = np.empty((1, source.grid_size, source.grid_size, source.depth), np.float32)
@@ -112,13 +115,13 @@ class EpisodeEngine:
 
     def advance(self, actions: NDArray[np.int64], envs: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Play one checked action in each of `envs` and return the (N,) rewards: 0 but at the end of an episode."""
-        rows = np.flatnonzero(envs)
+        (rows,) = envs.nonzero()
         frames = self.frame[rows]
         self.predictions[rows, frames - 1] = actions[rows, -1]
         ended = frames == self.rules.frames
         going, ending = rows[~ended], rows[ended]
-        self.cells[going] = self._chosen(actions[going, :-1])
-        self._looks[going] += (self.cells[going] >= 0).sum(1)
+        self.cells[going] = cells = self._chosen(actions[going, :-1])
+        self._looks[going] += (cells >= 0).sum(1)
         self.frame[going] += 1
         self.done[ending] = True
         rewards = np.zeros(self.num_envs)
@@ -227,7 +230,8 @@ class EpisodeEngine:
             cells = np.arange(looks.shape[1])
             ascending = np.sort(np.where(looks == 1, cells, len(cells)), axis=1)
             return np.where(ascending < len(cells), ascending, -1)
-        return np.where(repeated(looks), -1, looks)
+        same = looks[:, :, None] == looks[:, None, :]  # (n, m, m)
+        return np.where((same & self._earlier).any(2), -1, looks)
 
     def _count_segments(self, env: int) -> tuple[int, int]:
         """Return N+ and N- of an episode that is over, in segments."""
@@ -244,7 +248,7 @@ class EpisodeEngine:
         """Split the episodes into those that see a whole frame, chosen cells of it, or nothing."""
         sighted = (self.frame > 0) & ~self.done
         first = self.frame == 1
-        return np.flatnonzero(sighted & first), np.flatnonzero(sighted & ~first), np.flatnonzero(~sighted)
+        return (sighted & first).nonzero()[0], (sighted & ~first).nonzero()[0], (~sighted).nonzero()[0]
 
     def _rows(self, out: NDArray[Any]) -> NDArray[Any]:
         return out.reshape(self.num_envs, self.source.grid_size**2, self.source.depth)
@@ -263,7 +267,7 @@ class EpisodeEngine:
     def _looks_of(self, envs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return the environment, the slot and the cell of each of the L looks of `envs` at their current frames."""
         cells = self.cells[envs]
-        row, slot = np.nonzero(cells >= 0)
+        row, slot = (cells >= 0).nonzero()
         return envs[row], slot, cells[row, slot]
 
     def _read_looks(
@@ -276,31 +280,22 @@ class EpisodeEngine:
         return looking, slot, cells, slices
 
     def _write_slices(self, envs: NDArray[np.int64], out: NDArray[Any]) -> None:
-        depth, size = self.source.depth, self.source.grid_size
+        depth = self.source.depth
         looking, slot, cells, slices = self._read_looks(envs)
         if len(looking) < out.shape[1] * len(envs):
-            row, idle = np.nonzero(self.cells[envs] < 0)
+            row, idle = (self.cells[envs] < 0).nonzero()
             out[envs[row], idle] = 0
         out[looking, slot, :depth] = slices
-        out[looking, slot, depth] = (cells // size + 0.5) / size
-        out[looking, slot, depth + 1] = (cells % size + 0.5) / size
+        out[looking, slot, depth:] = self._centres[cells]
 
     def _write_first_glances(self, envs: NDArray[np.int64], out: NDArray[Any]) -> None:
-        size, depth = self.source.grid_size, self.source.depth
+        depth = self.source.depth
         for env in envs:
             self.source.read_cubes(*self._places(np.array([env])), self._cube)
             if self.rules.glimpses is None:
-                cells = np.arange(size**2)
-                out[env, :, :depth] = self._cube.reshape(size**2, depth)
-                out[env, :, depth] = (cells // size + 0.5) / size
-                out[env, :, depth + 1] = (cells % size + 0.5) / size
+                out[env, :, :depth] = self._cube.reshape(-1, depth)
+                out[env, :, depth:] = self._centres
             else:
                 # In float64, since a float32 mean can be rounded above every number in it, and so out of the space.
                 out[env, :, :depth] = self._cube.mean((0, 1, 2), np.float64)
                 out[env, :, depth:] = 0.5
-
-
-def repeated(cells: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return (N, m) bool: True where an earlier of the (N, m) `cells` in the same row is the same."""
-    same = cells[:, :, None] == cells[:, None, :]
-    return np.asarray(np.tril(same, -1).any(2))

@@ -444,3 +444,19 @@ def test_steps_without_an_episode(toy):
         envs.step(np.zeros((3, 2), int))
     envs.reset(options={"reset_mask": np.array([False, True, True])})
     assert envs.step(np.zeros((3, 2), int))[2].all()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_videos_can_be_recorded(toy, tmp_path):
+    pytest.importorskip("moviepy")
+    recorder = pytest.importorskip("gymnasium.wrappers.vector").RecordVideo
+    envs = VideoGlimpseVectorEnv(2, source=toy, glimpses=1, render_mode="rgb_array")
+    envs = recorder(
+        envs, str(tmp_path / "videos"), video_aspect_ratio=(1, 1), episode_trigger=lambda episode: episode == 0
+    )
+    envs.reset(seed=1)
+    for _ in range(6):
+        envs.step(envs.action_space.sample())
+    envs.close()
+    (video,) = (tmp_path / "videos").glob("*.mp4")
+    assert video.stat().st_size > 1000
