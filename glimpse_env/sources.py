@@ -79,6 +79,9 @@ class ClipSource(Protocol):
         """Return (length, K, K), True where the actor covers more than a tenth of the cell; None where unknown."""
 
 
+_WIDE = 2**13  # numbers: from here on a row at a time is fastest, and needs no buffer of the output's size
+
+
 def gather_rows(bank: NDArray[Any], rows: NDArray[np.int64], out: NDArray[Any]) -> None:
     """Copy `bank[rows]` into `out`, converting where the dtypes differ.
 
@@ -91,8 +94,12 @@ def gather_rows(bank: NDArray[Any], rows: NDArray[np.int64], out: NDArray[Any]) 
         # With mode="raise" NumPy buffers the whole output first, which doubles the bytes moved.
         np.take(bank, rows, axis=0, out=out.reshape(len(rows), bank.shape[1]), mode="clip")
     elif bank.dtype == np.float16 and out.dtype == np.float32 and out.flags.c_contiguous:
-        halves = np.take(bank, rows, axis=0, mode="clip")
-        widen(halves, out.reshape(len(rows), bank.shape[1]))
+        floats = out.reshape(len(rows), bank.shape[1])
+        if bank.shape[1] < _WIDE:
+            widen(np.take(bank, rows, axis=0, mode="clip"), floats)
+            return
+        for row, place in zip(rows.tolist(), floats, strict=True):
+            widen(bank[row], place)
     else:
         out[...] = bank[rows].reshape(out.shape)
 
