@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from test_rivals import arrays, store  # noqa: F401 - fixtures
 
-import glimpse_env  # noqa: F401 - registers VideoGlimpse-v0
+import glimpse_env
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads Linux's smaps_rollup")
 
