@@ -7,11 +7,12 @@ import gymnasium
 
 from glimpse_env.catalogue import open_source
 from glimpse_env.engine import EpisodeEngine
-from glimpse_env.env import EpisodeArguments, VideoGlimpseEnv, VideoGlimpseVectorEnv
+from glimpse_env.env import EpisodeArguments, VideoGlimpseEnv
 from glimpse_env.rules import EpisodeRules
 from glimpse_env.sources import ArraySource, ClipSource, Segment
 from glimpse_env.store import FeatureStore
-from glimpse_env.synthetic import SyntheticSource
+from glimpse_env.synthetic import SyntheticSource, UntrimmedSyntheticSource
+from glimpse_env.vector_env import VideoGlimpseVectorEnv
 
 __all__ = [
     "ArraySource",
@@ -22,6 +23,7 @@ __all__ = [
     "FeatureStore",
     "Segment",
     "SyntheticSource",
+    "UntrimmedSyntheticSource",
     "VideoGlimpseEnv",
     "VideoGlimpseVectorEnv",
     "open_source",
@@ -30,5 +32,5 @@ __all__ = [
 gymnasium.register(
     id="VideoGlimpse-v0",
     entry_point="glimpse_env.env:VideoGlimpseEnv",
-    vector_entry_point="glimpse_env.env:VideoGlimpseVectorEnv",
+    vector_entry_point="glimpse_env.vector_env:VideoGlimpseVectorEnv",
 )

@@ -1,15 +1,30 @@
 """`VideoGlimpse-v0`: learn where to look in a video, and say what happens in it.
 
-One episode is one labelled clip of T frames. A frame is a feature cube X_n of K x K cells, each cell a slice of D
-activations. The agent sees X_1 whole. At frame n it answers with one flat integer vector: the m cells of X_{n+1} that
-it wants to see, then the class it believes in now. The step returns X_{n+1} as seen through those cells; the cells
-chosen at frame T are checked and ignored. After the T-th prediction the episode terminates, its last observation is all
-zeros, and the only reward is paid:
+**An episode** is one labelled clip of T frames. A frame is a feature cube X_n of K x K cells, each cell a slice of D
+activations. The agent sees X_1 whole. At frame n it answers with where to look in X_{n+1} and the class it believes in
+now; the step returns X_{n+1} as seen through those looks. After the T-th prediction the episode terminates (it is never
+truncated): where that step looks is checked and ignored, and its observation is all zeros.
 
-    r_T = eta * N+ * R+ + (1 - eta) * N- * R-        (eq. 7 of Wang et al., ISCAS 2017)
+**An action** is one flat integer vector, the class last. With `glimpses=m` the cells looked at stand before it, and the
+same cell twice is one look; with `glimpses=None` a 0 or 1 for each of the K*K cells, any number of them.
 
-where N+ counts the predictions that were true at their frame and N- the others; with `abstain` the extra class C counts
-as neither. `info` tells the truth (`label`, `frame_labels`) for training and measuring; it is never an observation.
+**An observation** is the cube with every slice that was not chosen zeroed ("glimpsed"), the whole cube ("cube"), or the
+chosen slices with their places ("slices"); Box spaces, bounded by the source's largest activation.
+
+**The reward** is 0 until the end, and then
+
+    r_T = eta * N+ * R+ + (1 - eta) * N- * R-  -  look_cost * looks        (eq. 7 of Wang et al., ISCAS 2017)
+
+With `matching="frame"` N+ counts the predictions that are true at their frame's time, and N- the others. With
+`matching="segment"` runs of equal predictions are segments, and every true segment claims the one of its class that it
+overlaps most, if their temporal IoU exceeds `overlap_threshold`; N+ counts the claimed ones, N- the others. With
+`abstain` the extra class C, "no prediction", counts as neither; untrimmed sources, whose clips have background, take it
+by default.
+
+**`info`** tells the truth for training and measuring, and is never an observation: `clip` and `clip_id`, `frame` (of
+the observation), `label` (multi-hot where clips are untrimmed) and `frame_labels`, the classes true at the frame just
+predicted; at the end also `true_positives`, `false_positives`, `glimpses` (looks taken) and `is_correct`, whether the
+most frequent prediction is a label of the clip.
 
     env = gym.make("VideoGlimpse-v0", glimpses=5, observation="glimpsed")
     observation, info = env.reset(seed=1)             # or options={"clip": 7}
@@ -20,15 +35,11 @@ as neither. `info` tells the truth (`label`, `frame_labels`) for training and me
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.error import ResetNeeded
-from gymnasium.utils import seeding
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from typing_extensions import Unpack
 
@@ -61,7 +72,7 @@ class EpisodeArguments(TypedDict, total=False):
     jitter: bool
 
 
-def _build_engine(
+def build_engine(
     num_envs: int,
     *,
     source: str | ClipSource = "synthetic",
@@ -71,13 +82,15 @@ def _build_engine(
     abstain: bool | None = None,
     **rules: Any,
 ) -> EpisodeEngine:
+    """Open the source and return the engine that plays it, with the defaults that the source decides."""
     clips = open_source(source, split=split, fold=fold)
     frames = clips.num_frames if frames is None else frames
     abstain = not clips.trimmed if abstain is None else abstain
     return EpisodeEngine(clips, EpisodeRules(frames=frames, abstain=abstain, **rules), num_envs)
 
 
-def _check_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, Any]:
+def check_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, Any]:
+    """Return the options of a reset, after refusing (ValueError) those that are not `known`."""
     options = options or {}
     if unknown := sorted(options.keys() - known):
         raise ValueError(f"unknown reset options {unknown}: reset takes {sorted(known)}")
@@ -94,18 +107,21 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
     """One episode at a time; see the module's docstring for what an episode is.
 
     Args:
-        source: "synthetic", the path of a feature store, or a ClipSource (which is one split already: `split` and
-            `fold` do not apply to it, and such an environment's spec does not serialise).
+        source: "synthetic", "synthetic-untrimmed", the path of a feature store, or a ClipSource (which is one split
+            already: `split` and `fold` do not apply to it, and such an environment's spec does not serialise).
         split: "train", "validation" or "test".
         fold: which official split of the dataset.
         frames: T; the source's own without it.
-        glimpses: m, the cells looked at in every frame after the first, 5 by default.
+        glimpses: m, the cells looked at in every frame after the first, 5 by default; None: any set of cells.
         observation: "glimpsed" (default; (K, K, D) with unseen slices zeroed), "cube" ((K, K, D) whole) or "slices"
-            ((m, D + 2), the chosen slices with their row and column in (0, 1)).
+            ((m, D + 2), the chosen slices with their row and column in (0, 1); K*K rows where glimpses are unlimited).
         dtype: "float32" (default) or "float16".
         eta, positive_reward, negative_reward: of eq. 7; 0.5, 1 and -1 by default.
-        matching: "frame" (default) compares each prediction with the classes true at its frame's time.
+        matching: "frame" (default) compares each prediction with the classes true at its frame's time, "segment" runs
+            of equal predictions with the true segments.
+        overlap_threshold: the temporal IoU that a segment must exceed to be true; 0.5 by default.
         abstain: adds class C, "no prediction"; by default only where the source is untrimmed.
+        look_cost: taken off the reward for every look, 0 by default.
         jitter: random instead of centred windows of clips longer than T.
         render_mode: "rgb_array" or None.
 
@@ -123,7 +139,7 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
     def __init__(self, *, render_mode: str | None = None, **episode: Unpack[EpisodeArguments]) -> None:
         check_render_mode(render_mode, RENDER_MODES)
         self.render_mode = render_mode
-        self.engine = _build_engine(1, **episode)
+        self.engine = build_engine(1, **episode)
         self.source = self.engine.source
         self.observation_space = self.engine.rules.observation_space(self.source)
         self.action_space = self.engine.rules.action_space(self.source)
@@ -147,13 +163,13 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
             IndexError, TypeError, ValueError: the option is unknown or there is no such clip.
         """
         super().reset(seed=seed)
-        options = _check_options(options, {"clip"})
+        options = check_options(options, {"clip"})
         clip = _as_clip(options["clip"] if "clip" in options else self.np_random.integers(self.num_clips))
         self.engine.begin(0, clip, self.np_random)
         return self._observe(), self._info()
 
     def step(self, action: NDArray[np.int64]) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
-        """Play (m cells of the next frame, class now), an integer vector of m + 1.
+        """Play (where to look in the next frame, class now), an integer vector of the action space.
 
         Raises:
             gymnasium.error.ResetNeeded: no episode is under way.
@@ -185,199 +201,3 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
     def _info(self) -> dict[str, Any]:
         info = self.engine.info() | (self.engine.final_info() if self.engine.done[0] else {})
         return {key: value[0].item() if isinstance(value[0], np.generic) else value[0] for key, value in info.items()}
-
-
-class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]):
-    """N episodes in one process, advanced together by array operations.
-
-    Environment i of N plays exactly what a single environment seeded with `seed + i` plays (the rule of Gymnasium's
-    `SyncVectorEnv`), and infos are arrays with `_key` masks, as Gymnasium's.
-
-    Args:
-        num_envs: N.
-        autoreset_mode: a `gymnasium.vector.AutoresetMode` or its value; with DISABLED, finished episodes are started
-            again by `reset(options={"reset_mask": mask})`.
-        copy: False returns the same observation array from every call, written anew each time.
-        Others: as for `VideoGlimpseEnv`.
-    """
-
-    metadata: dict[str, Any]
-
-    def __init__(
-        self,
-        num_envs: int = 1,
-        *,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        copy: bool = True,
-        render_mode: str | None = None,
-        **episode: Unpack[EpisodeArguments],
-    ) -> None:
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-            raise ValueError(f"num_envs must be a positive integer, got {num_envs!r}")
-        check_render_mode(render_mode, RENDER_MODES)
-        self.render_mode, self.num_envs, self.copy = render_mode, num_envs, copy
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.metadata = {"render_modes": RENDER_MODES, "render_fps": 10, "autoreset_mode": self.autoreset_mode}
-        self.engine = _build_engine(num_envs, **episode)
-        self.source = self.engine.source
-        self.single_observation_space = self.engine.rules.observation_space(self.source)
-        self.single_action_space = self.engine.rules.action_space(self.source)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self._generators: list[np.random.Generator] = []
-        self._seeds: list[int] = []
-        self._shared = None if copy else self.engine.blank()
-
-    @property
-    def num_clips(self) -> int:
-        """How many clips the split has."""
-        return self.source.num_clips
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The C classes; a class in an action or a label is an index into them."""
-        return self.source.class_names
-
-    @property  # type: ignore[misc]
-    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
-        """The N generators, one for each environment."""
-        self._seed(None)
-        return tuple(self._generators)
-
-    @property
-    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The N seeds that the generators were last made from."""
-        self._seed(None)
-        return tuple(self._seeds)
-
-    def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Start episodes in all environments, or in those of `options["reset_mask"]`, (N,) bool.
-
-        Args:
-            seed: an integer s seeds environment i with s + i; a sequence has one seed, or None, for each.
-            options: `clip`, one index or an (N,) array of them, and `reset_mask`; never changed.
-
-        Raises:
-            IndexError, TypeError, ValueError: an option is unknown or of the wrong shape, or there is no such clip.
-        """
-        options = _check_options(options, {"clip", "reset_mask"})
-        mask = self._reset_mask(options.get("reset_mask"))
-        clips = self._clips(options.get("clip"))
-        self._seed(seed, mask)
-        self._erase()
-        self._begin(mask, clips)
-        return self._observe(), self._infos(mask)
-
-    def step(
-        self, actions: NDArray[np.int64]
-    ) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Play (N, m + 1) integer actions; an environment that is due for its autoreset ignores its own.
-
-        Raises:
-            gymnasium.error.ResetNeeded: an environment has no episode under way and is not reset by itself.
-            TypeError, ValueError: an action is not in the action space.
-        """
-        engine = self.engine
-        acting = ~engine.done
-        if (engine.frame == 0).any():
-            raise ResetNeeded("no episode is under way: call reset() before step()")
-        if self.autoreset_mode == AutoresetMode.DISABLED and not acting.all():
-            raise ResetNeeded(
-                f"the episodes of environments {np.flatnonzero(~acting).tolist()} are over: with autoreset_mode "
-                "'Disabled' call reset(options={'reset_mask': mask}) for them first"
-            )
-        checked = engine.check_actions(actions, acting)
-        self._erase()
-        rewards = engine.advance(checked, acting)
-        self._begin(~acting, None)
-        terminations = engine.done.copy()
-        infos: dict[str, Any] = {}
-        if self.autoreset_mode == AutoresetMode.SAME_STEP and terminations.any():
-            infos = self._final(terminations)
-            self._begin(terminations, None)
-        infos |= self._infos(np.ones(self.num_envs, np.bool_))
-        return self._observe(), rewards, terminations, np.zeros(self.num_envs, np.bool_), infos
-
-    def render(self) -> tuple[NDArray[np.uint8], ...] | None:
-        """Return one picture, (height, width, 3), for each environment."""
-        if self.render_mode is None:
-            gym.logger.warn("render() without a render mode: pass render_mode='rgb_array' to gym.make_vec")
-            return None
-        return tuple(render_engine(self.engine, env) for env in range(self.num_envs))
-
-    def _seed(self, seed: int | Sequence[int | None] | None, mask: NDArray[np.bool_] | None = None) -> None:
-        if seed is not None and not isinstance(seed, (int, np.integer)) and len(seed) != self.num_envs:
-            raise ValueError(f"{self.num_envs} environments need as many seeds, got {len(seed)}")
-        if not self._generators:
-            made = [seeding.np_random() for _ in range(self.num_envs)]
-            self._generators, self._seeds = [pair[0] for pair in made], [pair[1] for pair in made]
-        for env in range(self.num_envs):
-            own = seed if seed is None else int(seed) + env if isinstance(seed, (int, np.integer)) else seed[env]
-            if own is not None and (mask is None or mask[env]):
-                self._generators[env], self._seeds[env] = seeding.np_random(own)
-
-    def _reset_mask(self, mask: Any) -> NDArray[np.bool_]:
-        if mask is None:
-            return np.ones(self.num_envs, np.bool_)
-        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
-            found = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
-            raise ValueError(f"options['reset_mask'] must be a bool array of shape ({self.num_envs},), got {found}")
-        if not mask.any():
-            raise ValueError("options['reset_mask'] chooses no environment: set at least one True")
-        return mask
-
-    def _clips(self, clip: Any) -> NDArray[np.int64] | None:
-        if clip is None:
-            return None
-        clips = np.asarray(clip)
-        if clips.dtype.kind not in "iu" or clips.shape not in ((), (self.num_envs,)):
-            raise ValueError(
-                f"options['clip'] must be an integer or ({self.num_envs},) integers, got {clips.dtype} {clips.shape}"
-            )
-        outside = clips[(clips < 0) | (clips >= self.num_clips)]
-        if outside.size:
-            raise IndexError(f"clip {outside.flat[0]} does not exist: this split has clips 0 to {self.num_clips - 1}")
-        return np.broadcast_to(clips, (self.num_envs,)).astype(np.int64)
-
-    def _begin(self, mask: NDArray[np.bool_], clips: NDArray[np.int64] | None) -> None:
-        for env in np.flatnonzero(mask):
-            generator = self._generators[env]
-            clip = generator.integers(self.num_clips) if clips is None else clips[env]
-            self.engine.begin(int(env), int(clip), generator)
-
-    def _erase(self) -> None:
-        if self._shared is not None:
-            self.engine.erase(self._shared)
-
-    def _observe(self) -> NDArray[Any]:
-        observations = self.engine.blank() if self._shared is None else self._shared
-        self.engine.observe(observations)
-        return observations
-
-    def _infos(self, mask: NDArray[np.bool_]) -> dict[str, Any]:
-        done = self.engine.done & mask
-        final = _masked(self.engine.final_info(), done) if done.any() else {}
-        return _masked(self.engine.info(), mask) | final
-
-    def _final(self, done: NDArray[np.bool_]) -> dict[str, Any]:
-        observations = np.full(self.num_envs, None, object)
-        for env in np.flatnonzero(done):
-            observations[env] = np.zeros(self.engine.observation_shape, self.engine.rules.dtype)
-        infos = _masked(self.engine.info(), done) | _masked(self.engine.final_info(), done)
-        return {
-            "final_obs": observations,
-            "_final_obs": done.copy(),
-            "final_info": infos,
-            "_final_info": done.copy(),
-        }
-
-
-def _masked(values: dict[str, NDArray[Any]], mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Blank what lies outside the mask and put the mask beside each array, as Gymnasium's vector infos have it."""
-    infos: dict[str, Any] = {}
-    for key, array in values.items():
-        array[~mask] = None if array.dtype == object else 0
-        infos |= {key: array, f"_{key}": mask.copy()}
-    return infos
