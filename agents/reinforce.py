@@ -179,7 +179,11 @@ class Arm:
         if measured.accuracy > self.best_score:
             self.best_score, self.best_update = measured.accuracy, self.update
             self.checkpoints.save_best(self.policy.state_dict())
-        scalars = {"eval/accuracy": measured.accuracy, "eval/reward": measured.reward}
+        scalars = {
+            "eval/accuracy": measured.accuracy,
+            "eval/vote_accuracy": measured.vote_accuracy,
+            "eval/reward": measured.reward,
+        }
         return scalars | ({} if measured.focus is None else {"eval/focus": measured.focus})
 
     def _save(self) -> None:

@@ -109,9 +109,7 @@ class GlimpseVecEnv(VecEnv):
         Raises:
             AttributeError: always.
         """
-        raise AttributeError(
-            f"{method_name} cannot be called on single environments: use .envs, the vector one"
-        )
+        raise AttributeError(f"{method_name} cannot be called on single environments: use .envs, the vector one")
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: int | Iterable[int] | None = None

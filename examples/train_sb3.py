@@ -59,15 +59,16 @@ def make_model(algorithm: str, envs: VecEnv, seed: int) -> BaseAlgorithm:
     )
 
 
-def accuracy(model: BaseAlgorithm, envs: VecEnv, episodes: int) -> float:
-    """Return the share of episodes whose most frequent prediction, chosen greedily, is right."""
-    right, state, starts = [], None, np.ones(envs.num_envs, np.bool_)
+def play(model: BaseAlgorithm, envs: VecEnv, episodes: int) -> tuple[float, float]:
+    """Play greedily and return the share of episodes whose most frequent prediction is right, and the mean reward."""
+    ends, state, starts = [], None, np.ones(envs.num_envs, np.bool_)
     observations = envs.reset()
-    while len(right) < episodes:
+    while len(ends) < episodes:
         actions, state = model.predict(observations, state=state, episode_start=starts, deterministic=True)
-        observations, _, starts, infos = envs.step(actions)
-        right += [infos[env]["is_correct"] for env in np.flatnonzero(starts)]
-    return float(np.mean(right[:episodes]))
+        observations, rewards, starts, infos = envs.step(actions)
+        ends += [(infos[env]["is_correct"], rewards[env]) for env in np.flatnonzero(starts)]
+    accuracy, reward = np.mean(ends[:episodes], axis=0).tolist()
+    return accuracy, reward
 
 
 class Curve(BaseCallback):
@@ -79,8 +80,8 @@ class Curve(BaseCallback):
 
     def _on_step(self) -> bool:
         if self.num_timesteps >= self.every * (len(self.points) + 1):
-            self.points.append((self.num_timesteps, accuracy(self.model, self.envs, self.episodes)))
-            print("{:>10} steps: validation accuracy {:.3f}".format(*self.points[-1]), flush=True)
+            self.points.append((self.num_timesteps, *play(self.model, self.envs, self.episodes)))
+            print("{:>10} steps: validation accuracy {:.3f}, reward {:.2f}".format(*self.points[-1]), flush=True)
         return True
 
 
@@ -88,18 +89,18 @@ def main(algorithm: str, steps: int, seed: int, test_episodes: int, out: Path | 
     envs, watched = make_envs(algorithm, "train"), make_envs(algorithm, "validation")
     watched.seed(seed + 1000)
     model = make_model(algorithm, envs, seed)
-    before = accuracy(model, watched, test_episodes)
+    before, _ = play(model, watched, test_episodes)
     curve = Curve(watched, every=max(steps // 20, 1), episodes=200)
     start = time.perf_counter()
     model.learn(steps, callback=curve)
     seconds = time.perf_counter() - start
     test = make_envs(algorithm, "test")
     test.seed(seed + 2000)
-    after = accuracy(model, test, test_episodes)
+    after, reward = play(model, test, test_episodes)
     print(f"{algorithm}: {before:.3f} untrained, {after:.3f} after {steps} steps ({seconds:.0f} s); chance 0.125")
     if out is not None:
         result = {"algorithm": algorithm, "seed": seed, "steps": steps, "train_seconds": seconds}
-        out.write_text(json.dumps(result | {"vote_accuracy": after, "curve": curve.points}, indent=1))
+        out.write_text(json.dumps(result | {"vote_accuracy": after, "reward": reward, "curve": curve.points}, indent=1))
 
 
 if __name__ == "__main__":
