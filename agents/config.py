@@ -15,6 +15,7 @@ import tyro
 from agents.losses import Credit
 from agents.policy import PolicyConfig
 from agents.rollout import Looking
+from glimpse_env.catalogue import EMBEDDED
 
 Reward = Literal["eq7", "frame_log_score", "clip_log_score"]
 Preset = Literal["small", "features", "paper"]
@@ -26,7 +27,7 @@ class Config:
     """Train a recurrent glimpse policy by REINFORCE and compare it with controls."""
 
     source: str = "synthetic"
-    """"synthetic", or the path of a feature store."""
+    """"synthetic", "synthetic-untrimmed", or the path of a feature store."""
     fold: int = 1
     """Which official split of the dataset."""
     observation: Literal["glimpsed", "cube"] = "glimpsed"
@@ -191,7 +192,7 @@ PRESETS: dict[Preset, Config] = {
 
 def preset_for(source: str, preset: Preset | None) -> Config:
     """Return the defaults of `preset`, or those that fit the source."""
-    name = preset or ("small" if source == "synthetic" else "features")
+    name = preset or ("small" if source in EMBEDDED else "features")
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {get_args(Preset)}, got {name!r}")
     return dataclasses.replace(PRESETS[name], source=source)

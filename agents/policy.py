@@ -24,6 +24,11 @@ class PolicyConfig:
     """l of eq. 3 over the chosen cells: 1/m each, or the softmax of their location logits."""
     embedding_size: int = 64
     """Width of the what-and-where embedding; the plain sum keeps the D of the slices."""
+    unit_input: bool = False
+    """Scale every attended input to the length sqrt(width): the features of real frames differ widely in strength."""
+    skip: bool = False
+    """Let the class head see the attended input beside the LSTM's state: what one frame tells needs no memory, and a
+    deep LSTM on few clips learns to tell it worse than a linear layer does."""
     frame_embedding: bool = True
     """Add a learned vector for the frame's number to the LSTM's input."""
     layers: int = 1
@@ -70,13 +75,15 @@ class DropoutMasks:
     """What is dropped in each of N episodes, drawn once, so that the update sees the network that acted."""
 
     inputs: list[Tensor]  # for each LSTM layer (N, width)
+    state: Tensor  # (N, H), of the LSTM's state on its way into the class head, where the input skips to it
     head: Tensor  # (N, H)
     scorer: Tensor  # (N, S)
 
     def repeated(self, times: int) -> DropoutMasks:
         """Return the masks of N * times episodes, each of these `times` times in a row."""
         inputs = [mask.repeat_interleave(times, 0) for mask in self.inputs]
-        return DropoutMasks(inputs, self.head.repeat_interleave(times, 0), self.scorer.repeat_interleave(times, 0))
+        others = (mask.repeat_interleave(times, 0) for mask in (self.state, self.head, self.scorer))
+        return DropoutMasks(inputs, *others)
 
 
 @dataclass
@@ -134,7 +141,7 @@ class GlimpsePolicy(nn.Module):
             self.when = nn.Embedding(shape.frames, width)
         sizes = [width] + [hidden] * (config.layers - 1)
         self.lstm = nn.ModuleList([nn.LSTM(size, hidden, batch_first=True) for size in sizes])
-        self.head = nn.Linear(hidden, hidden)
+        self.head = nn.Linear(hidden + width * config.skip, hidden)
         self.classes = nn.Linear(hidden, shape.outputs)
         self.visible = nn.Conv2d(projected + 2, config.scorer_size, 3, padding=1)
         self.state = nn.Linear(hidden, config.scorer_size, bias=False)
@@ -171,7 +178,10 @@ class GlimpsePolicy(nn.Module):
         inputs = [mask(self.input_size, config.input_dropout)]
         inputs += [mask(config.hidden_size, config.dropout) for _ in range(config.layers - 1)]
         return DropoutMasks(
-            inputs, mask(config.hidden_size, config.dropout), mask(config.scorer_size, config.scorer_dropout)
+            inputs,
+            mask(config.hidden_size, config.dropout if config.skip else 0.0),
+            mask(config.hidden_size, config.dropout),
+            mask(config.scorer_size, config.scorer_dropout),
         )
 
     def initial_state(self, episodes: int) -> RecurrentState:
@@ -193,10 +203,12 @@ class GlimpsePolicy(nn.Module):
     def encode(self, looks: Looks) -> Tensor:
         """Return the attended input X', (N, ..., width)."""
         if self.config.encoder == "sum":
-            return looks.content
-        embedded = F.relu(self.what(looks.content) + self.where(looks.cells))
-        attended = (looks.weights[..., None] * embedded).sum(-2)
-        return attended * math.sqrt(looks.cells.shape[-1])  # few looks and many come out alike in scale
+            attended = looks.content
+        else:
+            embedded = F.relu(self.what(looks.content) + self.where(looks.cells))
+            attended = (looks.weights[..., None] * embedded).sum(-2)
+            attended = attended * math.sqrt(looks.cells.shape[-1])  # few looks and many come out alike in scale
+        return F.normalize(attended, dim=-1) * math.sqrt(self.input_size) if self.config.unit_input else attended
 
     def step(
         self, state: RecurrentState, looks: Looks, view: Views, masks: DropoutMasks | None
@@ -206,10 +218,10 @@ class GlimpsePolicy(nn.Module):
         Returns:
             class logits (N, outputs), location logits of the next frame (N, K*K), and the state after the frame.
         """
-        inputs = self._with_frame_number(self.encode(looks)[:, None], state.frame)
+        inputs = self._drop(self._with_frame_number(self.encode(looks)[:, None], state.frame), masks)
         hidden, layers = self._recur(inputs, state.layers, masks)
         view = Views(*(part[:, None] for part in view))
-        class_logits, cell_logits = self.class_logits(hidden, masks), self.cell_logits(hidden, view, masks)
+        class_logits, cell_logits = self.class_logits(hidden, inputs, masks), self.cell_logits(hidden, view, masks)
         return class_logits[:, 0], cell_logits[:, 0], RecurrentState(layers, state.frame + 1)
 
     def forward(
@@ -228,12 +240,16 @@ class GlimpsePolicy(nn.Module):
             class logits (N, T, outputs) and location logits (N, T - 1, K*K), those chosen from at frames 1..T-1.
         """
         inputs = torch.cat([self.encode(first)[:, None], self.encode(rest)], 1)
-        hidden, _ = self._recur(self._with_frame_number(inputs, 0), None, masks)
+        inputs = self._drop(self._with_frame_number(inputs, 0), masks)
+        hidden, _ = self._recur(inputs, None, masks)
         before = hidden[:, :-1].detach() if detach_scorer else hidden[:, :-1]
-        return self.class_logits(hidden, masks), self.cell_logits(before, views, masks)
+        return self.class_logits(hidden, inputs, masks), self.cell_logits(before, views, masks)
 
-    def class_logits(self, hidden: Tensor, masks: DropoutMasks | None) -> Tensor:
-        """Score the classes (eq. 2): (N, T, H) -> (N, T, outputs)."""
+    def class_logits(self, hidden: Tensor, inputs: Tensor, masks: DropoutMasks | None) -> Tensor:
+        """Score the classes (eq. 2): states (N, T, H) and the LSTM's inputs (N, T, width) -> (N, T, outputs)."""
+        if self.config.skip:
+            kept = hidden if masks is None else hidden * masks.state[:, None]
+            hidden = torch.cat([kept, inputs], -1)
         inner = torch.tanh(self.head(hidden))
         return self.classes(inner if masks is None else inner * masks.head[:, None])  # type: ignore[no-any-return]
 
@@ -259,12 +275,16 @@ class GlimpsePolicy(nn.Module):
         numbers = torch.arange(first, first + inputs.shape[1], device=inputs.device)
         return inputs + self.when(numbers)  # type: ignore[no-any-return]
 
+    @staticmethod
+    def _drop(inputs: Tensor, masks: DropoutMasks | None) -> Tensor:
+        return inputs if masks is None else inputs * masks.inputs[0][:, None]
+
     def _recur(
         self, inputs: Tensor, layers: list[tuple[Tensor, Tensor]] | None, masks: DropoutMasks | None
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         after = []
         for index, lstm in enumerate(self.lstm):
-            if masks is not None:
+            if masks is not None and index:
                 inputs = inputs * masks.inputs[index][:, None]
             assert isinstance(lstm, nn.LSTM)
             inputs, state = self._run(lstm, inputs, None if layers is None else layers[index])

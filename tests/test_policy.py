@@ -61,8 +61,11 @@ def step_through(policy, rollout, masks):
 @pytest.mark.parametrize("observation", ["glimpsed", "cube"])
 @pytest.mark.parametrize("weights", ["uniform", "softmax"])
 @pytest.mark.parametrize("encoder", ["sum", "what_and_where"])
-def test_one_call_gives_what_playing_gave(encoder, weights, observation, manner):
-    policy = wild_policy(dataclasses.replace(DROPPING, encoder=encoder, slice_weights=weights))
+@pytest.mark.parametrize("skip", [False, True])
+def test_one_call_gives_what_playing_gave(skip, encoder, weights, observation, manner):
+    policy = wild_policy(
+        dataclasses.replace(DROPPING, encoder=encoder, slice_weights=weights, skip=skip, unit_input=skip)
+    )
     masks = masks_for(policy)
     rollout = play(policy, manner, masks=masks, observation=observation)
     with torch.no_grad():
