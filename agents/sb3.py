@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.vec_env.base_vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
@@ -115,6 +115,45 @@ class GlimpseVecEnv(VecEnv):
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: int | Iterable[int] | None = None
     ) -> list[bool]:
         return [False for _ in self._get_indices(indices)]
+
+
+class FrameRewards(VecEnvWrapper):
+    """Pay every prediction its share of r_T in the step that makes it, instead of all of them at the end.
+
+    With frame matching r_T is a sum over frames, so an episode's return stays what it was, and the credit comes sooner;
+    costs of looking are paid at the end.
+
+    Args:
+        venv: a `GlimpseVecEnv`, itself or wrapped.
+
+    Raises:
+        ValueError: with segment matching, where a prediction has no share of its own.
+    """
+
+    def __init__(self, venv: VecEnv) -> None:
+        super().__init__(venv)
+        self._rules = venv.get_attr("engine")[0].rules
+        if self._rules.matching != "frame":
+            raise ValueError(f"matching must be 'frame' to pay frame by frame, got {self._rules.matching!r}")
+        self._paid = np.zeros(venv.num_envs)
+        self._predictions = np.zeros(venv.num_envs, np.int64)
+
+    def reset(self) -> NDArray[Any]:
+        self._paid[:] = 0
+        return self.venv.reset()  # type: ignore[return-value]
+
+    def step_async(self, actions: NDArray[np.int64]) -> None:
+        self._predictions = np.asarray(actions)[:, -1]
+        self.venv.step_async(actions)
+
+    def step_wait(self) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        truths = np.stack([info["frame_labels"] for info in infos])  # (N, C)
+        is_said = self._predictions < truths.shape[1]
+        is_true = is_said & truths[np.arange(len(truths)), np.where(is_said, self._predictions, 0)]
+        shares = np.where(dones, rewards - self._paid, self._rules.reward(is_true, is_said & ~is_true))
+        self._paid = np.where(dones, 0, self._paid + shares)
+        return observations, shares.astype(np.float32), dones, infos  # type: ignore[return-value]
 
 
 def _rows(infos: dict[str, Any], envs: Iterable[int]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecMonitor, VecVideoRecorder
 
-from agents.sb3 import CubeFeatures, GlimpseVecEnv, SliceFeatures
+from agents.sb3 import CubeFeatures, FrameRewards, GlimpseVecEnv, SliceFeatures
 from glimpse_env import VideoGlimpseEnv
 from glimpse_env.wrappers import DiscreteAction
 
@@ -161,3 +161,34 @@ def test_unseen_slices_add_nothing():
     here = extractor(observation)
     assert here.any()
     assert not torch.equal(here, extractor(observation.flip(1)))  # a place tells
+
+
+@pytest.mark.parametrize("rules", [{}, {"abstain": True, "eta": 0.3, "positive_reward": 2.0, "look_cost": 0.25}])
+def test_paying_frame_by_frame_leaves_returns_as_they_were(toy, rules):
+    at_end = GlimpseVecEnv(3, source=toy, glimpses=2, **rules)
+    at_once = FrameRewards(GlimpseVecEnv(3, source=toy, glimpses=2, **rules))
+    rng, returns = np.random.default_rng(1), np.zeros(3)
+    for envs in (at_end, at_once):
+        envs.seed(5)
+        envs.reset()
+    for step in range(12):
+        actions = rng.integers(0, 9, (3, 3)) % at_end.action_space.nvec
+        _, total, dones, infos = at_end.step(actions)
+        _, shares, _, _ = at_once.step(actions)
+        returns += shares
+        if step % 4 == 0:  # the first prediction of an episode, paid alone
+            for share, action, info in zip(shares, actions, infos, strict=True):
+                eta, gain = rules.get("eta", 0.5), rules.get("positive_reward", 1.0)
+                said = action[-1] < 3
+                assert share == pytest.approx(
+                    (eta * gain if info["frame_labels"][action[-1]] else eta - 1) if said else 0
+                )
+        if dones.all():
+            np.testing.assert_allclose(returns, total, rtol=1e-6)
+            returns[:] = 0
+    assert dones.all()
+
+
+def test_segments_cannot_be_paid_frame_by_frame(toy):
+    with pytest.raises(ValueError, match="matching must be 'frame' to pay frame by frame, got 'segment'"):
+        FrameRewards(GlimpseVecEnv(1, source=toy, matching="segment"))

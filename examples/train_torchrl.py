@@ -1,0 +1,160 @@
+"""PPO of TorchRL on `VideoGlimpse-v0`, with an LSTM and the MultiDiscrete action as it is.
+
+    pip install torchrl==0.14.1 "gymnasium==1.4.0" && pip install -e .
+    python examples/train_torchrl.py                    # a minute or two on one core
+    python examples/train_torchrl.py --steps 20000      # a smoke run
+
+Ran with Python 3.11, TorchRL 0.14.1, tensordict 0.14.3, torch 2.13 and Gymnasium 1.4. TorchRL resets environments by
+itself: the native vector environment needs `autoreset_mode="Disabled"`. NEXT_STEP, the default, is refused, and
+SAME_STEP fails on `clip_id`, a string in `info`. `GymEnv("VideoGlimpse-v0", categorical_action_encoding=True)` makes
+a single one; without that flag its action is one-hot. The distribution below is ours: TorchRL brings none for several
+categorical parts of different sizes. All that is learned is learned from the reward.
+"""
+
+import argparse
+
+import gymnasium as gym
+import numpy as np
+import torch
+from tensordict import TensorDict
+from tensordict.nn import ProbabilisticTensorDictModule as Draw
+from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule, TensorDictSequential
+from torch import Tensor, nn
+from torchrl.collectors import Collector
+from torchrl.envs import Compose, GymEnv, GymWrapper, InitTracker, StepCounter, TransformedEnv, check_env_specs
+from torchrl.modules import LSTMModule, set_recurrent_mode
+from torchrl.objectives import ClipPPOLoss
+from torchrl.objectives.value import GAE
+
+from glimpse_env import ArraySource
+
+NUM_ENVS, FRAMES, GRID, HIDDEN = 128, 8, 5, 64
+
+
+class MultiCategorical(torch.distributions.Distribution):
+    """Independent categorical parts whose logits stand side by side."""
+
+    def __init__(self, logits: Tensor, sizes: tuple[int, ...]) -> None:
+        self.parts = [torch.distributions.Categorical(logits=part) for part in logits.split(sizes, -1)]
+        super().__init__(logits.shape[:-1], torch.Size([len(sizes)]), validate_args=False)
+
+    def sample(self, shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        return torch.stack([part.sample(shape) for part in self.parts], -1)
+
+    @property
+    def deterministic_sample(self) -> Tensor:
+        return torch.stack([part.probs.argmax(-1) for part in self.parts], -1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return sum(part.log_prob(value[..., i]) for i, part in enumerate(self.parts))
+
+    def entropy(self) -> Tensor:
+        return sum(part.entropy() for part in self.parts)
+
+
+class SliceEncoder(nn.Module):
+    """Embed every slice with its place, sum over the slices of a frame, and add what frame it is."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(nn.Linear(width, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU())
+        self.when = nn.Embedding(FRAMES + 1, HIDDEN)
+
+    def forward(self, slices: Tensor, steps: Tensor) -> Tensor:
+        return self.embed(slices).sum(-2) + self.when(steps[..., 0])
+
+
+def make_source(clips: int, seed: int) -> ArraySource:
+    """Make clips of noise in which one cell, always the same, shines in the channel of the clip's class.
+
+    The embedded source asks for more: from the reward alone it takes millions of steps.
+    """
+    rng = np.random.default_rng(seed)
+    features = rng.random((clips, FRAMES, GRID, GRID, 4), np.float32)
+    labels, rows, columns = rng.integers(0, (4, GRID, GRID), (clips, 3)).T
+    features[np.arange(clips), :, rows, columns, labels] += 2
+    return ArraySource(features=features, labels=labels, class_names=("red", "green", "blue", "white"))
+
+
+def make_envs(source: ArraySource) -> gym.vector.VectorEnv:
+    return gym.make_vec(
+        "VideoGlimpse-v0", num_envs=NUM_ENVS, source=source, observation="slices", autoreset_mode="Disabled"
+    )
+
+
+@torch.no_grad()
+def play(policy: nn.Module, source: ArraySource, seed: int) -> tuple[float, float]:
+    """Play test clips; return their mean return and how often the most frequent class was right.
+
+    The environment is stepped directly: TorchRL's readers of `info` want keys that are there in every step.
+    """
+    envs = make_envs(source)
+    observations, _ = envs.reset(seed=seed)
+    zeros = torch.zeros(NUM_ENVS, 1, HIDDEN)
+    data = TensorDict({"recurrent_state_h": zeros, "recurrent_state_c": zeros}, [NUM_ENVS])
+    for frame in range(FRAMES):
+        data["observation"] = torch.as_tensor(observations)
+        data["step_count"] = torch.full((NUM_ENVS, 1), frame)
+        data["is_init"] = torch.full((NUM_ENVS, 1), frame == 0)
+        policy(data)
+        observations, rewards, _, _, infos = envs.step(data["action"].numpy())
+        data = data["next"]
+    return float(rewards.mean()), float(infos["is_correct"].mean())
+
+
+def train(steps: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    check_env_specs(GymEnv("VideoGlimpse-v0", categorical_action_encoding=True))
+    native = make_envs(make_source(2000, seed))
+    envs = TransformedEnv(GymWrapper(native), Compose(InitTracker(), StepCounter()))
+    check_env_specs(envs)
+    sizes = tuple(native.single_action_space.nvec.tolist())
+
+    encoder = SliceEncoder(native.single_observation_space.shape[1])
+    encoder = TensorDictModule(encoder, in_keys=["observation", "step_count"], out_keys=["embedded"])
+    lstm = LSTMModule(HIDDEN, HIDDEN, in_key="embedded", out_key="hidden")
+    envs.append_transform(lstm.make_tensordict_primer())
+    logits = TensorDictModule(nn.Linear(HIDDEN, sum(sizes)), in_keys=["hidden"], out_keys=["logits"])
+    draw = Draw(
+        in_keys=["logits"],
+        out_keys=["action"],
+        distribution_class=MultiCategorical,
+        distribution_kwargs={"sizes": sizes},
+        default_interaction_type="random",
+        return_log_prob=True,
+    )
+    policy = ProbabilisticTensorDictSequential(encoder, lstm, logits, draw)
+    head = TensorDictModule(nn.Linear(HIDDEN, 1), in_keys=["hidden"], out_keys=["state_value"])
+    value = TensorDictSequential(encoder, lstm, head)
+
+    advantage = GAE(gamma=1.0, lmbda=0.95, value_network=value, average_gae=True, deactivate_vmap=True)
+    loss = ClipPPOLoss(policy, value, entropy_coeff=0.003, critic_coeff=0.5, loss_critic_type="l2")
+    optimizer = torch.optim.Adam(loss.parameters(), lr=1e-3)
+    test = make_source(NUM_ENVS, seed + 1)
+    print("before: mean return {:.2f}, accuracy {:.3f}".format(*play(policy, test, seed)))
+    batch = NUM_ENVS * FRAMES
+    envs.set_seed(seed)
+    collector = Collector(envs, policy, frames_per_batch=batch, total_frames=max(batch, steps // batch * batch))
+    for update, data in enumerate(collector):
+        if update % 20 == 0:
+            print(f"{update * batch:>9} steps: mean return {data['next', 'reward'].sum(1).mean().item():.2f}")
+        data["next", "reward"] /= FRAMES
+        with set_recurrent_mode(True):
+            with torch.no_grad():
+                advantage(data)
+            for _ in range(4):
+                for chosen in torch.randperm(NUM_ENVS).chunk(4):  # whole environments: the LSTM needs their order
+                    losses = loss(data[chosen])
+                    optimizer.zero_grad()
+                    (losses["loss_objective"] + losses["loss_critic"] + losses["loss_entropy"]).backward()
+                    nn.utils.clip_grad_norm_(loss.parameters(), 1.0)
+                    optimizer.step()
+    print("after: mean return {:.2f}, accuracy {:.3f}".format(*play(policy, test, seed)))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--steps", type=int, default=200_000, help="environment steps, over all environments")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    train(arguments.steps, arguments.seed)
