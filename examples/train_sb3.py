@@ -4,7 +4,8 @@
     python examples/train_sb3.py --algorithm recurrent_ppo --steps 1000000
 
 PPO, A2C and RecurrentPPO step 64 episodes at once through `GlimpseVecEnv`. DQN wants one number for an action: it gets
-one look a frame, and cell and class together (`DiscreteAction`). Only RecurrentPPO remembers earlier frames; the others
+one look a frame, and cell and class together (`DiscreteAction`). `--rewards frames` pays every prediction its share of
+the reward at once (`FrameRewards`), which leaves returns as they are and is learned from sooner. Only RecurrentPPO remembers earlier frames; the others
 see the frame at hand, and the order of poses, which is the class, is hidden from them. Written with Stable-Baselines3
 2.9.2 and sb3-contrib 2.9.2.
 """
@@ -31,7 +32,7 @@ from glimpse_env.wrappers import DiscreteAction, TimeLeft
 ENVS = 64
 
 
-def make_envs(algorithm: str, split: str, envs: int = ENVS) -> VecEnv:
+def make_envs(algorithm: str, split: str, *, rewards: str = "end", envs: int = ENVS) -> VecEnv:
     """Return `envs` episodes of "slices" of a split, in the shape that the algorithm takes."""
     if algorithm == "dqn":
 
@@ -40,7 +41,8 @@ def make_envs(algorithm: str, split: str, envs: int = ENVS) -> VecEnv:
             return DiscreteAction(TimeLeft(FlattenObservation(env)))
 
         return VecMonitor(DummyVecEnv([make] * min(envs, 8)), info_keywords=("is_correct",))
-    return VecMonitor(GlimpseVecEnv(envs, split=split, observation="slices"), info_keywords=("is_correct",))
+    made = VecMonitor(GlimpseVecEnv(envs, split=split, observation="slices"), info_keywords=("is_correct",))
+    return FrameRewards(made) if rewards == "frames" else made
 
 
 def make_model(algorithm: str, envs: VecEnv, seed: int) -> BaseAlgorithm:
@@ -85,8 +87,8 @@ class Curve(BaseCallback):
         return True
 
 
-def main(algorithm: str, steps: int, seed: int, test_episodes: int, out: Path | None) -> None:
-    envs, watched = make_envs(algorithm, "train"), make_envs(algorithm, "validation")
+def main(algorithm: str, rewards: str, steps: int, seed: int, test_episodes: int, out: Path | None) -> None:
+    envs, watched = make_envs(algorithm, "train", rewards=rewards), make_envs(algorithm, "validation")
     watched.seed(seed + 1000)
     model = make_model(algorithm, envs, seed)
     before, _ = play(model, watched, test_episodes)
@@ -99,13 +101,14 @@ def main(algorithm: str, steps: int, seed: int, test_episodes: int, out: Path | 
     after, reward = play(model, test, test_episodes)
     print(f"{algorithm}: {before:.3f} untrained, {after:.3f} after {steps} steps ({seconds:.0f} s); chance 0.125")
     if out is not None:
-        result = {"algorithm": algorithm, "seed": seed, "steps": steps, "train_seconds": seconds}
+        result = {"algorithm": algorithm, "rewards": rewards, "seed": seed, "steps": steps, "train_seconds": seconds}
         out.write_text(json.dumps(result | {"vote_accuracy": after, "reward": reward, "curve": curve.points}, indent=1))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Train one of Stable-Baselines3's algorithms on VideoGlimpse.")
     parser.add_argument("--algorithm", choices=("ppo", "a2c", "recurrent_ppo", "dqn"), default="recurrent_ppo")
+    parser.add_argument("--rewards", choices=("end", "frames"), default="end", help="when predictions are paid")
     parser.add_argument("--steps", type=int, default=500_000, help="environment steps")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--test-episodes", type=int, default=1000)

@@ -1,0 +1,84 @@
+"""Train Ray RLlib's PPO with an LSTM on `VideoGlimpse-v0`, with two environment workers here or many on a cluster.
+
+    python -m venv rllib && . rllib/bin/activate    # RLlib pins gymnasium 1.2.2, so it needs an environment of its own
+    pip install "ray[rllib]==2.60.0" torch==2.13.0 && pip install -e .
+    python examples/train_rllib.py                  # --steps 4000 for a smoke run
+
+Run with Python 3.11, ray 2.60.0, gymnasium 1.2.2, torch 2.13.0 and numpy 2.4.6, on the new API stack. On a cluster,
+install the same on every node, start Ray there (`ray start --head`, then `ray start --address HEAD:6379` on the others)
+and run this on the head with `--address auto --workers 32`.
+
+The MultiDiscrete action and the LSTM are plain settings. Workers step the native vector environment
+(`gym_env_vectorize_mode="vector_entry_point"`); its creator gets a plain dict, without the worker's index.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import own_features
+import ray
+from gymnasium.wrappers.vector import FlattenObservation
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.tune import register_env
+
+import glimpse_env  # noqa: F401 - registers VideoGlimpse-v0
+
+
+def make_envs(config: Any) -> gym.vector.VectorEnv:
+    """Make the native vector environment of one worker, on clips that the seed chooses."""
+    source = own_features.make_source(np.random.default_rng(config["seed"]), clips=2048, grid=3)
+    return FlattenObservation(gym.make_vec("VideoGlimpse-v0", num_envs=config["num_envs"], source=source, glimpses=1))
+
+
+def log_accuracy(episode: SingleAgentEpisode, metrics_logger: Any, **_: Any) -> None:
+    metrics_logger.log_value("is_correct", float(episode.get_infos(-1)["is_correct"]))
+
+
+def evaluate(algorithm: Algorithm) -> tuple[float, float]:
+    """Play greedily on clips of their own; return the mean return and the share of episodes judged right."""
+    results = algorithm.evaluate()["env_runners"]
+    return results["episode_return_mean"], results["is_correct"]
+
+
+def main(steps: int, seed: int, workers: int, address: str | None) -> None:
+    ray.init(address, include_dashboard=False)
+    register_env("glimpses", make_envs)
+    config = (
+        PPOConfig()
+        .environment("glimpses", env_config={"seed": seed})
+        .env_runners(num_env_runners=workers, num_envs_per_env_runner=16, gym_env_vectorize_mode="vector_entry_point")
+        .training(gamma=1.0, lr=2e-3, train_batch_size_per_learner=2048, minibatch_size=512, num_epochs=4)
+        .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[128], use_lstm=True, lstm_cell_size=128))
+        .evaluation(
+            evaluation_interval=10,
+            evaluation_duration=200,
+            evaluation_config=PPOConfig.overrides(explore=False, env_config={"seed": seed + 1}),
+        )
+        .callbacks(on_episode_end=log_accuracy)
+        .debugging(seed=seed)
+    )
+    algorithm = config.build_algo()
+    print("before: mean return {:.2f}, accuracy {:.2f}".format(*evaluate(algorithm)))
+    played = 0
+    while played < steps:
+        results = algorithm.train()
+        played = results["env_runners"]["num_env_steps_sampled_lifetime"]
+        print(f"{played:.0f} steps: mean return {results['env_runners']['episode_return_mean']:.2f}")
+    print("after: mean return {:.2f}, accuracy {:.2f}".format(*evaluate(algorithm)))
+    algorithm.stop()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=50_000, help="environment steps to train for")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=2, help="processes that play, one core each")
+    parser.add_argument("--address", help="of a Ray cluster, such as auto or ray://host:10001; starts Ray here without")
+    main(**vars(parser.parse_args()))
