@@ -4,10 +4,10 @@
     python examples/train_sb3.py --algorithm recurrent_ppo --steps 1000000
 
 PPO, A2C and RecurrentPPO step 64 episodes at once through `GlimpseVecEnv`. DQN wants one number for an action: it gets
-one look a frame, and cell and class together (`DiscreteAction`). `--rewards frames` pays every prediction its share of
-the reward at once (`FrameRewards`), which leaves returns as they are and is learned from sooner. Only RecurrentPPO remembers earlier frames; the others
-see the frame at hand, and the order of poses, which is the class, is hidden from them. Written with Stable-Baselines3
-2.9.2 and sb3-contrib 2.9.2.
+one look a frame, and cell and class together (`DiscreteAction`). Only RecurrentPPO remembers earlier frames; the others
+see the frame at hand, and the order of poses, which is the class, is hidden from them. `--rewards frames` pays every
+prediction its share of the reward at once (`FrameRewards`), which leaves returns as they are and is learned from sooner.
+Written with Stable-Baselines3 2.9.2 and sb3-contrib 2.9.2.
 """
 
 from __future__ import annotations
