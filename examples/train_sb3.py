@@ -6,7 +6,7 @@
 PPO, A2C and RecurrentPPO step 64 episodes at once through `GlimpseVecEnv`. DQN wants one number for an action: it gets
 one look a frame, and cell and class together (`DiscreteAction`). Only RecurrentPPO remembers earlier frames; the others
 see the frame at hand, and the order of poses, which is the class, is hidden from them. `--rewards frames` pays every
-prediction its share of the reward at once (`FrameRewards`), which leaves returns as they are and is learned from sooner.
+prediction its share of the reward at once (`FrameRewards`): returns stay as they are, and are learned from sooner.
 Written with Stable-Baselines3 2.9.2 and sb3-contrib 2.9.2.
 """
 
