@@ -87,12 +87,14 @@ class Curve(BaseCallback):
         return True
 
 
-def main(algorithm: str, rewards: str, steps: int, seed: int, test_episodes: int, out: Path | None) -> None:
+def main(
+    algorithm: str, rewards: str, steps: int, points: int, seed: int, test_episodes: int, out: Path | None
+) -> None:
     envs, watched = make_envs(algorithm, "train", rewards=rewards), make_envs(algorithm, "validation")
     watched.seed(seed + 1000)
     model = make_model(algorithm, envs, seed)
     before, _ = play(model, watched, test_episodes)
-    curve = Curve(watched, every=max(steps // 20, 1), episodes=200)
+    curve = Curve(watched, every=max(steps // points, 1), episodes=200)
     start = time.perf_counter()
     model.learn(steps, callback=curve)
     seconds = time.perf_counter() - start
@@ -110,6 +112,7 @@ if __name__ == "__main__":
     parser.add_argument("--algorithm", choices=("ppo", "a2c", "recurrent_ppo", "dqn"), default="recurrent_ppo")
     parser.add_argument("--rewards", choices=("end", "frames"), default="end", help="when predictions are paid")
     parser.add_argument("--steps", type=int, default=500_000, help="environment steps")
+    parser.add_argument("--points", type=int, default=20, help="looks at the validation split")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--test-episodes", type=int, default=1000)
     parser.add_argument("--out", type=Path, help="a JSON file for the result and the curve")
