@@ -3,7 +3,7 @@
     pip install -e ".[sb3,contrib]"
     python examples/train_sb3.py --algorithm recurrent_ppo --steps 1000000
 
-PPO, A2C and RecurrentPPO step 64 episodes at once through `GlimpseVecEnv`. DQN wants one number for an action: it gets
+PPO, A2C and RecurrentPPO step 128 episodes at once through `GlimpseVecEnv`. DQN wants one number for an action: it gets
 one look a frame, and cell and class together (`DiscreteAction`). Only RecurrentPPO remembers earlier frames; the others
 see the frame at hand, and the order of poses, which is the class, is hidden from them. `--rewards frames` pays every
 prediction its share of the reward at once (`FrameRewards`): returns stay as they are, and are learned from sooner.
@@ -29,7 +29,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 from agents.sb3 import FrameRewards, GlimpseVecEnv, SliceFeatures
 from glimpse_env.wrappers import DiscreteAction, TimeLeft
 
-ENVS = 64
+ENVS = 128
 
 
 def make_envs(algorithm: str, split: str, *, rewards: str = "end", envs: int = ENVS) -> VecEnv:
@@ -55,10 +55,13 @@ def make_model(algorithm: str, envs: VecEnv, seed: int) -> BaseAlgorithm:
         return A2C("MlpPolicy", envs, n_steps=16, learning_rate=1e-3, use_rms_prop=False, **shared)
     if algorithm == "ppo":
         return PPO("MlpPolicy", envs, n_steps=32, batch_size=512, n_epochs=4, ent_coef=0.003, **shared)
-    shared["policy_kwargs"] |= {"lstm_hidden_size": 128, "net_arch": [], "enable_critic_lstm": True}
+    shared["policy_kwargs"] |= {
+        "lstm_hidden_size": 128, "net_arch": [], "shared_lstm": True, "enable_critic_lstm": False,
+    }  # fmt: skip
     return RecurrentPPO(
-        "MlpLstmPolicy", envs, n_steps=32, batch_size=512, n_epochs=4, ent_coef=0.003, learning_rate=1e-3, **shared
-    )
+        "MlpLstmPolicy", envs, n_steps=16, batch_size=1024, n_epochs=4, ent_coef=0.003, learning_rate=3e-3,
+        gae_lambda=0.8, **shared,
+    )  # fmt: skip
 
 
 def play(model: BaseAlgorithm, envs: VecEnv, episodes: int) -> tuple[float, float]:
