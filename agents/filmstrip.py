@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from agents.evaluation import class_scores
 from agents.policy import GlimpsePolicy
 from agents.rollout import SEES_EVERYTHING, Manner, Rollout, collect_rollout
-from agents.runs import write_atomically
 from glimpse_env import VideoGlimpseVectorEnv
+from glimpse_env.files import write_atomically
 
 DIMMED = 0.35
 SHOWN_CLASSES = 3

@@ -75,7 +75,7 @@ class DropoutMasks:
     """What is dropped in each of N episodes, drawn once, so that the update sees the network that acted."""
 
     inputs: list[Tensor]  # for each LSTM layer (N, width)
-    state: Tensor  # (N, H), of the LSTM's state on its way into the class head, where the input skips to it
+    state: Tensor  # (N, H), of the LSTM's state on its way into the class head; (N, 1) ones where no input skips to it
     head: Tensor  # (N, H)
     scorer: Tensor  # (N, S)
 
@@ -179,7 +179,7 @@ class GlimpsePolicy(nn.Module):
         inputs += [mask(config.hidden_size, config.dropout) for _ in range(config.layers - 1)]
         return DropoutMasks(
             inputs,
-            mask(config.hidden_size, config.dropout if config.skip else 0.0),
+            mask(config.hidden_size, config.dropout) if config.skip else torch.ones_like(inputs[0][:, :1]),
             mask(config.hidden_size, config.dropout),
             mask(config.scorer_size, config.scorer_dropout),
         )

@@ -27,18 +27,9 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from glimpse_env.files import write_atomically
+
 PACKAGES = ("videoglimpse", "torch", "gymnasium", "numpy")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` beside `path`, force it to the disk and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
 
 
 def write_json(path: Path, value: Any) -> None:

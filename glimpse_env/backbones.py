@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glimpse_env.store.manifest import file_sha256
+from glimpse_env.files import file_sha256
 
 BackboneName = Literal["bvlc_googlenet", "googlenet"]
 _TORCHVISION_FILE = "googlenet-1378be20.pth"

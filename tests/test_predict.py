@@ -28,7 +28,7 @@ from glimpse_env.backbones import WeightsError
 from glimpse_env.engine import EpisodeEngine
 from glimpse_env.extract import Folder, extract
 from glimpse_env.features import VideoFeatures
-from glimpse_env.store.manifest import file_sha256
+from glimpse_env.files import file_sha256
 
 ROOT = Path(__file__).parent.parent
 LENGTHS = {"run/a": 8, "run/b": 30, "run/c": 5, "walk/a": 12, "walk/b": 24, "walk/c": 3}  # frames at 30 a second

@@ -23,8 +23,13 @@ def test_a_file_is_replaced_whole_and_nothing_stays_beside_it(tmp_path):
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     path = tmp_path / "result.bin"
     write_atomically(path, b"old")
-    with pytest.raises(TypeError, match="a bytes-like object is required"):
-        write_atomically(path, "no bytes")
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        write_atomically(path, fail)
     assert path.read_bytes() == b"old"
     write_atomically(path, b"new")  # what the failure left beside it is in nobody's way
     assert path.read_bytes() == b"new"
@@ -100,7 +105,7 @@ def test_a_write_cut_short_is_not_resumed_from(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save_last({"update": 1})
     whole = checkpoints.last.read_bytes()
-    (tmp_path / "last.pt.part").write_bytes(whole[: len(whole) // 2])  # as a kill in the next write leaves it
+    (tmp_path / "last.pt.partial").write_bytes(whole[: len(whole) // 2])  # as a kill in the next write leaves it
     assert checkpoints.load_last() == {"update": 1}
     checkpoints.save_last({"update": 2})
     assert checkpoints.load_last() == {"update": 2}

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse_env.files import file_sha256
 from glimpse_env.sources import Segment, widen
 from glimpse_env.splits import SPLITS
-from glimpse_env.store.manifest import SPLIT_CODES, Bank, Manifest, StoreError, file_sha256, read_manifest, shard_folder
+from glimpse_env.store.manifest import SPLIT_CODES, Bank, Manifest, StoreError, read_manifest, shard_folder
 
 _COVERED = 255 / 10  # a cell is the actor's when more than a tenth of it is covered
 

@@ -7,7 +7,6 @@ its place, forced to the disk and renamed: what has its final name is whole.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse_env.datasets import VideoClip
+from glimpse_env.files import file_sha256, sync_folder, write_atomically, write_synced
 from glimpse_env.store.manifest import (
     SPLIT_CODES,
     Manifest,
     StoreError,
-    file_sha256,
     manifest_text,
     read_manifest,
     shard_folder,
@@ -71,7 +70,7 @@ class StoreWriter:
             raise StoreError(f"{path} is neither empty nor a feature store: choose another folder")
         else:
             self.is_complete = False
-            _write_atomically(path / "manifest.json", manifest_text(manifest, {}).encode())
+            write_atomically(path / "manifest.json", manifest_text(manifest, {}).encode())
         (path / "shards").mkdir(exist_ok=True)
         for leftover in (path / "shards").glob("*.partial"):
             shutil.rmtree(leftover)
@@ -99,17 +98,17 @@ class StoreWriter:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         for bank in self.manifest.banks:
-            _write_synced(partial / f"{bank}.npy", _saves(self._stacked(clips, bank)))
+            write_synced(partial / f"{bank}.npy", _saves(self._stacked(clips, bank)))
         record = {
             "clips": [{"clip_id": c.clip_id, "start": c.start, "num_frames": len(c.features)} for c in clips],
             "failures": dict(failures),
             "max_feature": max((float(c.features.max()) for c in clips), default=0.0),
             "files": {f"{bank}.npy": _facts(partial / f"{bank}.npy") for bank in self.manifest.banks},
         }
-        _write_synced(partial / "record.json", lambda file: file.write(_json(record)))
-        _sync_folder(partial)
+        write_synced(partial / "record.json", _json(record))
+        sync_folder(partial)
         partial.rename(final)
-        _sync_folder(final.parent)
+        sync_folder(final.parent)
 
     def finish(self) -> dict[str, str]:
         """Write index and manifest once every shard is there.
@@ -129,7 +128,7 @@ class StoreWriter:
             raise StoreError(f"none of the {len(failures)} videos could be read, so {self.path} is empty: {first}")
         if not self.is_complete:
             index = self._index(records)
-            _write_atomically(self.path / "index.npz", lambda file: np.savez(file, **index))  # type: ignore[arg-type]
+            write_atomically(self.path / "index.npz", lambda file: np.savez(file, **index))  # type: ignore[arg-type]
             files = {
                 f"{f}/{name}": facts
                 for f, r in zip(folders, records, strict=True)
@@ -139,7 +138,7 @@ class StoreWriter:
                 files[name] = _facts(self.path / name)
             largest = max(record["max_feature"] for record in records)
             self.manifest = replace(self.manifest, max_feature=largest, complete=True)
-            _write_atomically(self.path / "manifest.json", manifest_text(self.manifest, files).encode())
+            write_atomically(self.path / "manifest.json", manifest_text(self.manifest, files).encode())
             self.is_complete = True
         return failures
 
@@ -182,7 +181,7 @@ def write_report(path: Path, *, failures: Mapping[str, str], frames: int, second
     runs = json.loads(file.read_bytes())["runs"] if file.exists() else []
     if frames:
         runs.append({"frames": frames, "frames_per_second": frames / seconds["total"], "seconds": dict(seconds)})
-    _write_atomically(file, _json({"failures": dict(failures), "runs": runs}))
+    write_atomically(file, _json({"failures": dict(failures), "runs": runs}))
 
 
 def _require_same(path: Path, manifest: Manifest) -> bool:
@@ -206,27 +205,3 @@ def _json(content: Any) -> bytes:
 
 def _saves(array: NDArray[Any]) -> Callable[[IO[bytes]], object]:
     return lambda file: np.save(file, array, allow_pickle=False)
-
-
-def _write_synced(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    with path.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    _write_synced(partial, (lambda file: file.write(content)) if isinstance(content, bytes) else content)
-    partial.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames in a folder last; systems that cannot open folders order them themselves."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
