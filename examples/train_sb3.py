@@ -59,8 +59,8 @@ def make_model(algorithm: str, envs: VecEnv, seed: int) -> BaseAlgorithm:
         "lstm_hidden_size": 128, "net_arch": [], "shared_lstm": True, "enable_critic_lstm": False,
     }  # fmt: skip
     return RecurrentPPO(
-        "MlpLstmPolicy", envs, n_steps=16, batch_size=1024, n_epochs=4, ent_coef=0.003, learning_rate=lambda remaining: 3e-3 * remaining,
-        gae_lambda=0.8, **shared,
+        "MlpLstmPolicy", envs, n_steps=16, batch_size=1024, n_epochs=4, ent_coef=0.003, gae_lambda=0.8,
+        learning_rate=lambda remaining: 3e-3 * remaining, **shared,
     )  # fmt: skip
 
 
