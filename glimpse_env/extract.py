@@ -1,6 +1,8 @@
 """Videos in, a feature store out: decode at a fixed rate, run GoogLeNet, keep the cubes.
 
     python -m glimpse_env.extract hmdb51 --videos DIR --splits DIR --weights FILE --out STORE
+    python -m glimpse_env.extract ucf101 --videos DIR --splits DIR --weights FILE --out STORE
+    python -m glimpse_env.extract activitynet --videos DIR --annotations FILE --weights FILE --out STORE
     python -m glimpse_env.extract folder --videos DIR --weights FILE --out STORE
 
 A run that was killed goes on where it was with the same command, and gives the same store: what is lost is the share
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from glimpse_env.backbones import Backbone, BackboneName, DeviceError, WeightsError, load_backbone
-from glimpse_env.datasets import DatasetError, VideoClip, VideoDataset, folder, hmdb51
+from glimpse_env.datasets import DatasetError, VideoClip, VideoDataset, activitynet, folder, hmdb51, ucf101
 from glimpse_env.decode import RESIZE_RULE, DecodedClip, VideoError, decoder_versions
 from glimpse_env.features import Stopwatch, VideoFeatures, decode_ahead, embed
 from glimpse_env.store.manifest import Manifest, StoreError
@@ -95,6 +97,36 @@ class HMDB51(Settings):
         return hmdb51(self.videos, self.splits)
 
 
+@dataclass(frozen=True, kw_only=True)
+class UCF101(Settings):
+    """UCF-101 with its official splits."""
+
+    splits: Path
+    """folder of classInd.txt, trainlist<fold>.txt and testlist<fold>.txt"""
+
+    def dataset(self) -> VideoDataset:
+        """Describe the videos."""
+        return ucf101(self.videos, self.splits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivityNet(Settings):
+    """ActivityNet v1.3, untrimmed, with as many of its videos as are there."""
+
+    annotations: Path
+    """the official JSON file"""
+    fps: float = 2.0
+    """frames sampled per second of video"""
+    max_frames: int | None = 600
+    """most frames to keep of a video, its middle ones; episodes are windows of --frames of them"""
+    shard_frames: int = 4096
+    """frames that a shard of the store may hold: what a killed run computes again at most (100 MB for 1024)"""
+
+    def dataset(self) -> VideoDataset:
+        """Describe the videos."""
+        return activitynet(self.videos, self.annotations)
+
+
 class Folder(Settings):
     """Your own videos, split by name into train, validation and test."""
 
@@ -112,6 +144,8 @@ def extract(settings: Settings) -> Path:
     """
     torch.set_num_threads(settings.threads)
     dataset = settings.dataset()
+    if dataset.missing:
+        print(f"{len(dataset.missing)} annotated videos are not in {settings.videos}; the report lists them")
     coverage = _open_coverage(settings.actor_coverage, dataset.clips)
     backbone = load_backbone(settings.backbone, weights=settings.weights, device=settings.device)
     shares = _shares(dataset.clips, settings.clips_per_shard)
@@ -121,7 +155,7 @@ def extract(settings: Settings) -> Path:
     with stopwatch.measure("total"):
         frames = _extract_shards(settings, writer, shares, backbone, coverage, stopwatch)
         failures = writer.finish()
-    write_report(settings.out, failures=failures, frames=frames, seconds=stopwatch.seconds)
+    write_report(settings.out, failures=failures, missing=dataset.missing, frames=frames, seconds=stopwatch.seconds)
     _tell(settings.out, len(dataset.clips), frames, failures, stopwatch)
     return settings.out
 
@@ -225,13 +259,13 @@ def _open_coverage(path: Path | None, clips: Sequence[VideoClip]) -> Any:
 
 
 def _manifest(settings: Settings, dataset: VideoDataset, backbone: Backbone, *, num_shards: int) -> Manifest:
-    clips = json.dumps([(clip.clip_id, clip.label, clip.splits) for clip in dataset.clips])
+    clips = json.dumps([(clip.clip_id, clip.label, clip.splits, *clip.segments) for clip in dataset.clips])
     return Manifest(
         dataset=dataset.name,
         class_names=dataset.class_names,
         num_folds=dataset.num_folds,
         clips_sha256=hashlib.sha256(clips.encode()).hexdigest(),
-        trimmed=True,
+        trimmed=dataset.trimmed,
         backbone=backbone.name,
         weights_sha256=backbone.weights_sha256,
         resize_rule=RESIZE_RULE,
@@ -264,7 +298,12 @@ def _tell(out: Path, clips: int, frames: int, failures: Mapping[str, str], stopw
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Settings:
     """Read the command line: a data set and its settings."""
-    command = Annotated[HMDB51, tyro.conf.subcommand("hmdb51")] | Annotated[Folder, tyro.conf.subcommand("folder")]
+    command = (
+        Annotated[HMDB51, tyro.conf.subcommand("hmdb51")]
+        | Annotated[UCF101, tyro.conf.subcommand("ucf101")]
+        | Annotated[ActivityNet, tyro.conf.subcommand("activitynet")]
+        | Annotated[Folder, tyro.conf.subcommand("folder")]
+    )
     settings: Settings = tyro.cli(command, args=arguments, prog="python -m glimpse_env.extract", description=__doc__)
     return settings
 

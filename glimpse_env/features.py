@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from glimpse_env.backbones import Backbone
 from glimpse_env.decode import FRAME_SIZE, DecodedClip, VideoError, decode_clip
 
-_CLIPS_AHEAD = 12  # decoded clips that may wait for the network
+_CLIPS_AHEAD = 12  # decoded clips that may wait for the network, at most
+_FRAMES_AHEAD = 1200  # and frames: 180 MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +97,11 @@ def decode_ahead(
             return error
 
     remaining = iter(paths)
+    ahead = max(threads, min(_CLIPS_AHEAD, _FRAMES_AHEAD // max_frames))
     # One thread for resizing leaves the processor to the network.
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
-            waiting = deque(pool.submit(decode, path) for path in itertools.islice(remaining, _CLIPS_AHEAD))
+            waiting = deque(pool.submit(decode, path) for path in itertools.islice(remaining, ahead))
             while waiting:
                 outcome = waiting.popleft().result()
                 waiting.extend(pool.submit(decode, path) for path in itertools.islice(remaining, 1))

@@ -1,5 +1,6 @@
 """Videos and weights written for tests of decoding and extraction."""
 
+import json
 from fractions import Fraction
 
 import av
@@ -53,3 +54,22 @@ def write_bvlc_weights(path):
         else:
             torch.nn.init.zeros_(parameter)
     save_file(network.state_dict(), path)
+
+
+def write_activitynet(path, **changes):
+    """Write annotations of six videos: three train, one validates, one tests, one trains without labels."""
+
+    def video(subset, *segments):
+        notes = [{"segment": [start, end], "label": label} for start, end, label in segments]
+        return {"duration": 10.0, "subset": subset, "annotations": notes}
+
+    database = {
+        "aaaaaaaaaaa": video("training", (1.0, 4, "Walk"), (5.0, 12.5, "Run")),
+        "bbbbbbbbbbb": video("training", (2.0, 2.0, "Run")),
+        "ccccccccccc": video("training", (0.0, 3.0, "Run")),
+        "ddddddddddd": video("validation", (0.5, 3.0, "Walk")),
+        "eeeeeeeeeee": video("testing"),
+        "fffffffffff": video("training"),
+    }
+    path.write_text(json.dumps({"version": "VERSION 1.3", "database": database | changes}))
+    return path

@@ -5,8 +5,17 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from extraction_inputs import write_activitynet
 
-from glimpse_env.datasets import DatasetError, folder, hmdb51, read_hmdb_splits
+from glimpse_env.datasets import (
+    DatasetError,
+    activitynet,
+    folder,
+    hmdb51,
+    read_activitynet,
+    read_hmdb_splits,
+    ucf101,
+)
 
 DATA = Path(os.environ.get("VIDEOGLIMPSE_DATA", "/nonexistent"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="VIDEOGLIMPSE_DATA does not point at the real data")
@@ -143,3 +152,151 @@ def test_folder_without_videos(tmp_path):
         folder(tmp_path)
     with pytest.raises(DatasetError, match=r"no folder of videos at .*none"):
         folder(tmp_path / "none")
+
+
+# ---- UCF-101
+
+
+def write_ucf(path, *, classes="1 Archery\n2 Bowling\n", folds=2):
+    """Write the lists of clips of four groups of two cuts for each class: group 4 tests fold 1, group 3 fold 2."""
+    path.mkdir(exist_ok=True)
+    (path / "classInd.txt").write_text(classes)
+    for fold in range(1, folds + 1):
+        train, test = [], []
+        for number, name in enumerate(("Archery", "Bowling"), start=1):
+            for group in (1, 2, 3, 4):
+                for cut in (1, 2):
+                    clip = f"{name}/v_{name}_g{group:02d}_c{cut:02d}.avi"
+                    touch(path.parent / "videos" / clip)
+                    if group == 5 - fold:
+                        test.append(f"{clip}\n")
+                    else:
+                        train.append(f"{clip} {number}\n")
+        (path / f"trainlist{fold:02d}.txt").write_text("".join(train))
+        (path / f"testlist{fold:02d}.txt").write_text("".join(test))
+    return path
+
+
+def test_ucf101_keeps_all_folds_and_groups_together(tmp_path):
+    dataset = ucf101(tmp_path / "videos", write_ucf(tmp_path / "lists"))
+    assert (dataset.name, dataset.class_names, dataset.num_folds) == ("ucf101", ("Archery", "Bowling"), 2)
+    assert len(dataset.clips) == 16
+    first = dataset.clips[0]
+    assert (first.clip_id, first.label) == ("Archery/v_Archery_g01_c01", 0)
+    assert first.path == tmp_path / "videos" / "Archery" / "v_Archery_g01_c01.avi"
+    for fold in (0, 1):
+        parts = {clip.clip_id: clip.splits[fold] for clip in dataset.clips}
+        assert Counter(parts.values()) == {"test": 4, "validation": 4, "train": 8}
+        assert {clip for clip, part in parts.items() if part == "test"} == {
+            f"{name}/v_{name}_g0{4 - fold}_c0{cut}" for name in dataset.class_names for cut in (1, 2)
+        }
+        for clip, part in parts.items():
+            assert parts[clip[:-1] + "1"] == part
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("classInd.txt", "one Archery", r"classInd\.txt, line 1: expected a number and a class, got 'one Archery'"),
+        ("classInd.txt", "1 Archery\n3 Bowling", r"classInd\.txt: the classes should be numbered 1, 2"),
+        ("classInd.txt", " \n", r"classInd\.txt is empty"),
+        ("trainlist01.txt", "Chess/a.avi 1", r"trainlist01\.txt, line 1: expected a video in the folder of a known"),
+        ("trainlist01.txt", "Archery/../a.avi 1", r"trainlist01\.txt, line 1: '\.\./a\.avi' is not a plain file name"),
+        ("testlist02.txt", "Archery/v_Archery_g01_c01.avi", r"fold 2: Archery/v_Archery_g01_c01\.avi is in both lists"),
+        ("testlist01.txt", "Archery/gone.avi", r"1 video named by the lists in .* not found .*: Archery/gone\.avi"),
+    ],
+)
+def test_ucf101_lists_that_cannot_be_right(tmp_path, name, text, message):
+    lists = write_ucf(tmp_path / "lists")
+    (lists / name).write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        ucf101(tmp_path / "videos", lists)
+
+
+def test_ucf101_lists_that_are_not_there(tmp_path):
+    with pytest.raises(DatasetError, match=r"no list at .*classInd\.txt: UCF-101's split archive has it"):
+        ucf101(tmp_path, tmp_path)
+    lists = write_ucf(tmp_path / "lists")
+    (lists / "trainlist01.txt").unlink()
+    with pytest.raises(DatasetError, match=r"no lists of folds 1, 2, \.\.\. in "):
+        ucf101(tmp_path / "videos", lists)
+
+
+# ---- ActivityNet
+
+
+@needs_data
+def test_official_activitynet_annotations_hold_their_counts():
+    class_names, notes = read_activitynet(DATA / "activitynet" / "activity_net.v1-3.json")
+    assert len(class_names) == 200
+    assert Counter(note.subset for note in notes.values()) == {"training": 9649, "validation": 4728, "testing": 4851}
+    segments = [segment for note in notes.values() for segment in note.segments]
+    assert sum(start == end for start, end, _ in segments) == 12
+    assert sum(len({label for *_, label in note.segments}) > 1 for note in notes.values()) == 11
+    assert all(bool(note.segments) == (note.subset != "testing") for note in notes.values())
+
+
+def test_activitynet_takes_the_videos_that_are_there(tmp_path):
+    for name in (
+        "v_aaaaaaaaaaa.mp4",
+        "sub/bbbbbbbbbbb.mkv",
+        "v_ddddddddddd.webm",
+        "v_eeeeeeeeeee.mp4",
+        "v_bbbbbbbbbbb.txt",
+    ):
+        touch(tmp_path / "videos" / name)
+    dataset = activitynet(tmp_path / "videos", write_activitynet(tmp_path / "notes.json"))
+    assert (dataset.trimmed, dataset.num_folds, dataset.class_names) == (False, 1, ("Run", "Walk"))
+    assert dataset.missing == ("ccccccccccc",)
+    first, second, third = dataset.clips
+    assert (first.clip_id, first.label, first.segments) == ("aaaaaaaaaaa", -1, ((1.0, 4.0, 1), (5.0, 12.5, 0)))
+    assert second.path == tmp_path / "videos" / "sub" / "bbbbbbbbbbb.mkv"
+    assert second.segments == ((2.0, 2.0, 0),)
+    assert {first.splits, second.splits} <= {("train",), ("validation",)}
+    assert third.splits == ("test",)
+
+
+def test_activitynet_parts_do_not_depend_on_which_videos_are_there(tmp_path):
+    notes = write_activitynet(tmp_path / "notes.json")
+    seen = {}
+    for name in "abc":
+        touch(tmp_path / name / f"v_{name * 11}.mp4")
+        (seen[name],) = (clip.splits for clip in activitynet(tmp_path / name, notes).clips)
+    for name in "abc":
+        touch(tmp_path / "all" / f"v_{name * 11}.mp4")
+    assert {clip.clip_id[0]: clip.splits for clip in activitynet(tmp_path / "all", notes).clips} == seen
+    assert Counter(seen.values()) == {("train",): 2, ("validation",): 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "is not as ActivityNet's annotations are"),
+        ("{", "is not as ActivityNet's annotations are"),
+        ('{"database": {}}', "labels no video"),
+        ('{"database": {"../x": {"subset": "testing"}}}', r"'\.\./x' is not a plain file name"),
+        ('{"database": {"x": {"subset": "spare"}}}', "video 'x' is in the unknown subset 'spare'"),
+        (
+            '{"database": {"x": {"subset": "training", "annotations": [{"segment": [3, 2], "label": "Run"}]}}}',
+            "video 'x' has a segment from 3.0 to 2.0 seconds",
+        ),
+    ],
+)
+def test_activitynet_annotations_that_cannot_be_right(tmp_path, text, message):
+    (tmp_path / "notes.json").write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        activitynet(tmp_path, tmp_path / "notes.json")
+
+
+def test_activitynet_without_videos_or_annotations(tmp_path):
+    with pytest.raises(DatasetError, match=r"no annotations at .*none\.json"):
+        read_activitynet(tmp_path / "none.json")
+    with pytest.raises(DatasetError, match=r"none of the 4 videos of .*notes\.json is in "):
+        activitynet(tmp_path, write_activitynet(tmp_path / "notes.json"))
+
+
+def test_a_video_with_two_files(tmp_path):
+    for name in ("v_aaaaaaaaaaa.mp4", "aaaaaaaaaaa.mkv"):
+        touch(tmp_path / "videos" / name)
+    with pytest.raises(DatasetError, match=r"1 videos have several files under .*: aaaaaaaaaaa"):
+        activitynet(tmp_path / "videos", write_activitynet(tmp_path / "notes.json"))

@@ -7,15 +7,16 @@ import sys
 import time
 from dataclasses import replace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from extraction_inputs import write_bvlc_weights, write_video
+from extraction_inputs import write_activitynet, write_bvlc_weights, write_video
 
 from glimpse_env.backbones import WeightsError, load_backbone
 from glimpse_env.datasets import DatasetError
 from glimpse_env.decode import VideoError, decode_clip
-from glimpse_env.extract import HMDB51, Folder, extract, main
+from glimpse_env.extract import HMDB51, UCF101, ActivityNet, Folder, extract, main
 from glimpse_env.features import extract_videos
 from glimpse_env.store import FeatureStore, StoreError
 from glimpse_env.store.manifest import manifest_text, read_manifest
@@ -183,6 +184,54 @@ def test_official_splits_and_coverage_reach_the_store(videos, weights, tmp_path)
     # 8 frames give 4 samples at half the rate, of which the middle two are frames 2 and 4.
     np.testing.assert_array_equal(first.actor(0), coverage["run/a"][[2, 4]] > 25.5)
     assert not second.actor(0).any()
+
+
+def test_an_untrimmed_store_keeps_segments_and_plays(weights, tmp_path):
+    for video, frames in (("v_aaaaaaaaaaa.mp4", 30), ("v_bbbbbbbbbbb.mkv", 12), ("v_ddddddddddd.mp4", 20)):
+        (tmp_path / "videos").mkdir(exist_ok=True)
+        write_video(tmp_path / "videos" / video, frames=frames)
+    settings = ActivityNet(
+        videos=tmp_path / "videos", annotations=write_activitynet(tmp_path / "notes.json"), out=tmp_path / "store",
+        weights=weights, frames=4, fps=10.0, max_frames=9, batch_size=4, threads=1, shard_frames=18,
+    )  # fmt: skip
+    store = FeatureStore.open(extract(settings))
+    assert not store.manifest.trimmed
+    assert json.loads((tmp_path / "store" / "report.json").read_text())["missing"] == ["ccccccccccc"]
+    clips = {
+        split.clip_id(clip): (split, clip)
+        for split in map(store.split, ("train", "validation", "test"))
+        for clip in range(split.num_clips)
+    }
+    assert {name: split.segments(clip) for name, (split, clip) in clips.items()} == {
+        "aaaaaaaaaaa": ((1.0, 4.0, 1), (5.0, 12.5, 0)),
+        "bbbbbbbbbbb": ((2.0, 2.0, 0),),
+        "ddddddddddd": ((0.5, 3.0, 1),),
+    }
+    split, clip = clips["ddddddddddd"]
+    times = split.frame_times(clip)
+    np.testing.assert_allclose(times, np.arange(7) / 10)  # 20 frames at 30 a second
+    env = gym.make("VideoGlimpse-v0", source=str(tmp_path / "store"), split="test", matching="segment")
+    _, info = env.reset(seed=1)
+    assert info["label"].tolist() == [False, True]
+    assert env.action_space.nvec[-1] == 3  # background is "no prediction"
+    terminated = False
+    while not terminated:
+        *_, terminated, _, info = env.step(np.array([0, 1, 2, 3, 4, 2]))
+    assert (info["true_positives"], info["false_positives"]) == (0, 0)
+
+
+def test_ucf101_reaches_the_store(videos, weights, tmp_path):
+    (tmp_path / "classInd.txt").write_text("1 run\n2 walk\n")
+    (tmp_path / "trainlist01.txt").write_text("run/a.mp4 1\nwalk/a.mp4 2\n")
+    (tmp_path / "testlist01.txt").write_text("run/b.mp4\n")
+    settings = UCF101(
+        videos=videos, splits=tmp_path, out=tmp_path / "store", weights=weights, frames=2, fps=15.0, batch_size=4,
+        threads=1,
+    )  # fmt: skip
+    store = FeatureStore.open(extract(settings))
+    assert (store.manifest.dataset, store.manifest.class_names) == ("ucf101", ("run", "walk"))
+    assert store.split("test").clip_id(0) == "run/b"
+    assert store.split("train").num_clips == 2
 
 
 def test_coverage_that_lacks_clips_is_refused(settings, tmp_path):

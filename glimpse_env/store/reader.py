@@ -121,8 +121,12 @@ def _check_size(file: Path, expected: int) -> None:
         raise StoreError(f"{file} has {size} bytes instead of {expected}: it was cut or altered; extract it anew")
 
 
+_CLIP_ENTRIES = ("clip_ids", "labels", "shards", "first_rows", "num_frames", "starts", "splits")
+_SEGMENT_ENTRIES = ("segment_clips", "segment_starts", "segment_ends", "segment_labels")
+
+
 def _read_index(file: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
-    names = ("clip_ids", "labels", "shards", "first_rows", "num_frames", "starts", "splits")
+    names = _CLIP_ENTRIES + (() if manifest.trimmed else _SEGMENT_ENTRIES)
     try:
         with np.load(file, allow_pickle=False) as arrays:
             index = {name: arrays[name] for name in names}
@@ -130,7 +134,10 @@ def _read_index(file: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
         raise StoreError(f"{file} is damaged ({error}): extract the store anew") from error
     shapes = {name: array.shape for name, array in index.items()}
     count = len(index["clip_ids"])
-    if shapes != {name: (manifest.num_folds, count) if name == "splits" else (count,) for name in names}:
+    expected = {name: (manifest.num_folds, count) if name == "splits" else (count,) for name in _CLIP_ENTRIES}
+    if not manifest.trimmed:
+        expected |= dict.fromkeys(_SEGMENT_ENTRIES, (index["segment_clips"].size,))
+    if shapes != expected:
         raise StoreError(f"{file} is damaged (shapes {shapes}): extract the store anew")
     return index
 
@@ -196,6 +203,8 @@ class StoreSplit:
         return str(self._entry("clip_ids", clip))
 
     def segments(self, clip: int) -> tuple[Segment, ...]:
+        if not self.trimmed:
+            return self._annotated(int(self.members[clip]))
         times = self.frame_times(clip)
         half = 0.5 / self.frames_per_second
         return (Segment(float(times[0] - half), float(times[-1] + half), int(self._entry("labels", clip))),)
@@ -232,6 +241,12 @@ class StoreSplit:
         first = int(self._first_rows[clip])
         rows = slice(first, first + int(self._entry("num_frames", clip)))
         return np.asarray(self.store.bank("coverage", int(self._shards[clip]))[rows] > _COVERED)
+
+    def _annotated(self, member: int) -> tuple[Segment, ...]:
+        index = self.store.index
+        first, end = np.searchsorted(index["segment_clips"], (member, member + 1))
+        columns = (index[name][first:end].tolist() for name in _SEGMENT_ENTRIES[1:])
+        return tuple(Segment(*segment) for segment in zip(*columns, strict=True))
 
     def _entry(self, name: str, clip: int) -> Any:
         return self.store.index[name][self.members[clip]]

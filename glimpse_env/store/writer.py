@@ -157,7 +157,17 @@ class StoreWriter:
         shards = np.array([shard for shard, _ in entries], np.int64)
         lengths = np.array([entry["num_frames"] for _, entry in entries], np.int64)
         before = np.cumsum(lengths) - lengths  # rows before each clip, all shards counted
-        return {
+        truth: dict[str, NDArray[Any]] = {}
+        if not self.manifest.trimmed:
+            segments = [(number, *segment) for number, clip in enumerate(clips) for segment in clip.segments]
+            numbers, begins, ends, labels = zip(*segments, strict=True) if segments else ((), (), (), ())
+            truth = {
+                "segment_clips": np.array(numbers, np.int64),
+                "segment_starts": np.array(begins, np.float64),
+                "segment_ends": np.array(ends, np.float64),
+                "segment_labels": np.array(labels, np.int64),
+            }
+        return truth | {
             "clip_ids": np.array([clip.clip_id for clip in clips]),
             "labels": np.array([clip.label for clip in clips], np.int64),
             "shards": shards,
@@ -168,7 +178,14 @@ class StoreWriter:
         }
 
 
-def write_report(path: Path, *, failures: Mapping[str, str], frames: int, seconds: Mapping[str, float]) -> None:
+def write_report(
+    path: Path,
+    *,
+    failures: Mapping[str, str],
+    frames: int,
+    seconds: Mapping[str, float],
+    missing: Sequence[str] = (),
+) -> None:
     """Note in the store's `report.json` what could not be read and how long this run took, after those before it.
 
     Args:
@@ -176,12 +193,13 @@ def write_report(path: Path, *, failures: Mapping[str, str], frames: int, second
         failures: clips that could not be read, with the reasons.
         frames: how many frames this run extracted; with none, only the failures are noted.
         seconds: by activity, and in `total`.
+        missing: clips that are annotated and were not there.
     """
     file = path / "report.json"
     runs = json.loads(file.read_bytes())["runs"] if file.exists() else []
     if frames:
         runs.append({"frames": frames, "frames_per_second": frames / seconds["total"], "seconds": dict(seconds)})
-    write_atomically(file, _json({"failures": dict(failures), "runs": runs}))
+    write_atomically(file, _json({"failures": dict(failures), "missing": list(missing), "runs": runs}))
 
 
 def _require_same(path: Path, manifest: Manifest) -> bool:

@@ -1,52 +1,13 @@
-"""What a data set's videos are: names, labels and official splits, read from its folders and annotation files.
-
-A description touches no video: it says which files to decode and what is true of them.
-"""
+"""HMDB-51, and what is laid out like it, such as J-HMDB: class folders and `<class>_test_split<fold>.txt`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from glimpse_env.splits import Split, carve_validation, source_group, split_groups
-
-VIDEO_SUFFIXES = frozenset(
-    [".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"]
-)  # compared in lower case
-_LISTED = 10  # names that an error spells out before it only counts
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoClip:
-    """One labelled video file.
-
-    Attributes:
-        clip_id: unique in the data set, `<class>/<name>`.
-        path: the file.
-        label: index into the data set's class names.
-        splits: the part it belongs to in each fold, None where that fold leaves it out.
-    """
-
-    clip_id: str
-    path: Path
-    label: int
-    splits: tuple[Split | None, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoDataset:
-    """The clips of a data set, in a fixed order, with every fold of its official splits."""
-
-    name: str
-    class_names: tuple[str, ...]
-    num_folds: int
-    clips: tuple[VideoClip, ...]
-
-
-class DatasetError(ValueError):
-    """The files that describe a data set are missing, empty or contradict each other."""
+from glimpse_env.datasets.description import DatasetError, VideoClip, VideoDataset, plain_name, require_files, spell
+from glimpse_env.splits import Split, carve_validation, source_group
 
 
 def hmdb51(videos: Path, splits: Path) -> VideoDataset:
@@ -78,45 +39,13 @@ def hmdb51(videos: Path, splits: Path) -> VideoDataset:
     if not used:
         raise DatasetError(f"the split files in {splits} use no videos: every one is tagged 0")
     paths = {clip: videos / class_names[label] / video for clip, (label, video, _) in used.items()}
-    _require_files(paths.values(), named_by=f"the split files in {splits}", under=videos)
+    require_files(paths.values(), named_by=f"the split files in {splits}", under=videos)
     parts = [_hmdb_fold(used, class_names, fold) for fold in range(num_folds)]
     clips = tuple(
         VideoClip(clip_id=clip, path=paths[clip], label=used[clip][0], splits=tuple(part.get(clip) for part in parts))
         for clip in sorted(used)
     )
     return VideoDataset(name="hmdb51", class_names=class_names, num_folds=num_folds, clips=clips)
-
-
-def folder(videos: Path) -> VideoDataset:
-    """Describe anyone's own videos: a folder per class, named after it.
-
-    Args:
-        videos: holds the class folders. What is hidden, or lacks one of `VIDEO_SUFFIXES`, is no clip.
-
-    Returns:
-        One fold: 15 % of each class's videos test, as many validate, the rest train, chosen by the sha256 of their
-        names as in `split_groups`; videos named as HMDB-51's stay together with those cut from the same film.
-
-    Raises:
-        DatasetError: there is no such folder, or no video in it.
-    """
-    if not videos.is_dir():
-        raise DatasetError(f"no folder of videos at {videos}: it should hold a folder per class")
-    files = {
-        f"{path.parent.name}/{path.name}": path
-        for path in sorted(videos.glob("*/*"))
-        if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.parent.name[0] != "."
-    }
-    if not files:
-        raise DatasetError(f"no videos in {videos}: it should hold a folder per class, with files such as walk/a.mp4")
-    class_names = tuple(sorted({path.parent.name for path in files.values()}))
-    labels = {clip: class_names.index(path.parent.name) for clip, path in files.items()}
-    groups = {clip: source_group(path.stem, class_name=path.parent.name) for clip, path in files.items()}
-    parts = split_groups({clip: (labels[clip], groups[clip]) for clip in files})
-    clips = tuple(
-        VideoClip(clip_id=clip, path=files[clip], label=labels[clip], splits=(parts[clip],)) for clip in sorted(files)
-    )
-    return VideoDataset(name="folder", class_names=class_names, num_folds=1, clips=clips)
 
 
 def read_hmdb_splits(splits: Path) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -155,22 +84,15 @@ def _read_hmdb_tags(path: Path) -> dict[str, int]:
         name, _, tag = line.strip().rpartition(" ")
         if tag not in ("0", "1", "2") or not name:
             raise DatasetError(f"{path}, line {number}: expected a file name and 0, 1 or 2, got {line!r}")
-        tags[_plain_name(name.strip(), f"{path}, line {number}")] = int(tag)
+        tags[plain_name(name.strip(), f"{path}, line {number}")] = int(tag)
     return tags
-
-
-def _plain_name(name: str, place: str) -> str:
-    """Refuse names that could reach out of the folder they are looked up in."""
-    if name in (".", "..") or any(character in name for character in "/\\\0"):
-        raise DatasetError(f"{place}: {name!r} is not a plain file name and could lie outside its class folder")
-    return name
 
 
 def _merge_folds(folds: list[dict[str, int]], class_name: str) -> dict[str, tuple[int, ...]]:
     for fold, tags in enumerate(folds, start=1):
         if tags.keys() != folds[0].keys():
             differing = sorted(tags.keys() ^ folds[0].keys())
-            raise DatasetError(f"split files of {class_name!r}: folds 1 and {fold} differ in {_spell(differing)}")
+            raise DatasetError(f"split files of {class_name!r}: folds 1 and {fold} differ in {spell(differing)}")
     if not folds[0]:
         raise DatasetError(f"the split files of {class_name!r} name no videos")
     return {name: tuple(tags[name] for tags in folds) for name in folds[0]}
@@ -187,15 +109,3 @@ def _hmdb_fold(
     parts: dict[str, Split] = {clip: "test" for clip, (_, _, tags) in used.items() if tags[fold] == 2}
     validation = carve_validation(train)
     return parts | {clip: "validation" if clip in validation else "train" for clip in train}
-
-
-def _require_files(paths: Iterable[Path], *, named_by: str, under: Path) -> None:
-    missing = sorted(str(path.relative_to(under)) for path in paths if not path.is_file())
-    if missing:
-        count = f"{len(missing)} video{'s' * (len(missing) > 1)}"
-        raise DatasetError(f"{count} named by {named_by} not found under {under}: {_spell(missing)}")
-
-
-def _spell(names: list[str]) -> str:
-    rest = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + rest

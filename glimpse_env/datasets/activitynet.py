@@ -1,0 +1,133 @@
+"""ActivityNet v1.3: untrimmed videos named by their ids, and one JSON file with everything that is true of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glimpse_env.datasets.description import VIDEO_SUFFIXES, DatasetError, VideoClip, VideoDataset, plain_name, spell
+from glimpse_env.sources import Segment
+from glimpse_env.splits import Split, carve_validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotation:
+    """What ActivityNet's file says of one video.
+
+    Attributes:
+        subset: "training", "validation" or "testing".
+        segments: class names and seconds, as they stand: some have no length, some end after the video does.
+    """
+
+    subset: str
+    segments: tuple[tuple[float, float, str], ...]
+
+
+def activitynet(videos: Path, annotations: Path) -> VideoDataset:
+    """Describe ActivityNet, as far as its videos are there.
+
+    Args:
+        videos: holds `v_<id>` or `<id>` with any video suffix, at any depth.
+        annotations: the official JSON file.
+
+    Returns:
+        One fold. The official validation part tests, since the testing part has no labels; of the training part
+        `carve_validation` holds out the validation part, a video counting for the first of its classes. Videos that
+        are gone, as many are, stand in `missing`.
+
+    Raises:
+        DatasetError: the file cannot be read, an id is no plain name, two files have the same id, or no video that is
+            annotated is there.
+
+    Source: Heilbron et al., "ActivityNet: a large-scale video benchmark for human activity understanding", CVPR 2015.
+    """
+    class_names, database = read_activitynet(annotations)
+    labelled = {video: note for video, note in database.items() if note.subset != "testing" and note.segments}
+    found = _find_videos(videos, set(labelled))
+    if not found:
+        raise DatasetError(
+            f"none of the {len(labelled)} videos of {annotations} is in {videos}: v_<id>.mp4 and the like"
+        )
+    # Carved from all that is annotated: which videos are still there must not move the others between parts.
+    train = {
+        video: (min(class_names.index(name) for _, _, name in note.segments), video)
+        for video, note in labelled.items()
+        if note.subset == "training"
+    }
+    validation = carve_validation(train)
+    clips = tuple(
+        VideoClip(
+            clip_id=video,
+            path=found[video],
+            label=-1,
+            splits=(_part(video, labelled[video], validation),),
+            segments=tuple(
+                Segment(start, end, class_names.index(name)) for start, end, name in labelled[video].segments
+            ),
+        )
+        for video in sorted(found)
+    )
+    missing = tuple(sorted(labelled.keys() - found.keys()))
+    return VideoDataset(
+        name="activitynet", class_names=class_names, num_folds=1, clips=clips, trimmed=False, missing=missing
+    )
+
+
+def read_activitynet(annotations: Path) -> tuple[tuple[str, ...], dict[str, Annotation]]:
+    """Read the official file.
+
+    Returns:
+        The class names in alphabetical order, and the annotation of every video by its id.
+
+    Raises:
+        DatasetError: it is missing, no JSON, or does not say what ActivityNet's file says.
+    """
+    if not annotations.is_file():
+        raise DatasetError(f"no annotations at {annotations}: they are ActivityNet's activity_net.v1-3.min.json")
+    try:
+        database = json.loads(annotations.read_text(encoding="utf-8"))["database"]
+        notes = {plain_name(video, str(annotations)): _note(video, entry) for video, entry in database.items()}
+    except DatasetError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DatasetError(
+            f"{annotations} is not as ActivityNet's annotations are ({type(error).__name__}: {error})"
+        ) from error
+    class_names = sorted({name for note in notes.values() for _, _, name in note.segments})
+    if not class_names:
+        raise DatasetError(f"{annotations} labels no video")
+    return tuple(class_names), notes
+
+
+def _note(video: str, entry: dict[str, Any]) -> Annotation:
+    subset = entry["subset"]
+    if subset not in ("training", "validation", "testing"):
+        raise ValueError(f"video {video!r} is in the unknown subset {subset!r}")
+    segments = []
+    for annotation in entry.get("annotations", []):
+        start, end = map(float, annotation["segment"])
+        if not 0 <= start <= end < math.inf:
+            raise ValueError(f"video {video!r} has a segment from {start} to {end} seconds")
+        segments.append((start, end, str(annotation["label"])))
+    return Annotation(subset=subset, segments=tuple(segments))
+
+
+def _part(video: str, note: Annotation, validation: frozenset[str]) -> Split:
+    if note.subset == "validation":
+        return "test"
+    return "validation" if video in validation else "train"
+
+
+def _find_videos(videos: Path, wanted: set[str]) -> dict[str, Path]:
+    """Return the file of each wanted id that is there."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(videos.rglob("*")):
+        name = path.stem if path.stem in wanted else path.stem.removeprefix("v_")
+        if name in wanted and path.suffix.lower() in VIDEO_SUFFIXES:
+            found.setdefault(name, []).append(path)
+    if twice := sorted(name for name, paths in found.items() if len(paths) > 1):
+        raise DatasetError(f"{len(twice)} videos have several files under {videos}: {spell(twice)}")
+    return {name: path for name, (path,) in found.items()}

@@ -1,0 +1,80 @@
+"""What a data set's description says: which files to decode, and what is true of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from glimpse_env.sources import Segment
+from glimpse_env.splits import Split
+
+VIDEO_SUFFIXES = frozenset(
+    [".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"]
+)  # compared in lower case
+_LISTED = 10  # names that an error spells out before it only counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoClip:
+    """One labelled video file.
+
+    Attributes:
+        clip_id: unique in the data set, `<class>/<name>`.
+        path: the file.
+        label: index into the data set's class names; -1 in an untrimmed data set, whose truth is in `segments`.
+        splits: the part it belongs to in each fold, None where that fold leaves it out.
+        segments: what is true of an untrimmed video, in seconds from its beginning.
+    """
+
+    clip_id: str
+    path: Path
+    label: int
+    splits: tuple[Split | None, ...]
+    segments: tuple[Segment, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoDataset:
+    """The clips of a data set, in a fixed order, with every fold of its official splits.
+
+    Attributes:
+        name: of the data set.
+        class_names: the C classes.
+        num_folds: how many official splits there are.
+        clips: those that at least one fold uses, and that are there.
+        trimmed: every clip is one segment of one class.
+        missing: clips that are annotated and not there, by id.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    num_folds: int
+    clips: tuple[VideoClip, ...]
+    trimmed: bool = True
+    missing: tuple[str, ...] = ()
+
+
+class DatasetError(ValueError):
+    """The files that describe a data set are missing, empty or contradict each other."""
+
+
+def plain_name(name: str, place: str) -> str:
+    """Refuse names that could reach out of the folder they are looked up in."""
+    if name in (".", "..") or any(character in name for character in "/\\\0"):
+        raise DatasetError(f"{place}: {name!r} is not a plain file name and could lie outside its class folder")
+    return name
+
+
+def require_files(paths: Iterable[Path], *, named_by: str, under: Path) -> None:
+    """Raise DatasetError where files are missing, with their count and the first of them."""
+    missing = sorted(str(path.relative_to(under)) for path in paths if not path.is_file())
+    if missing:
+        count = f"{len(missing)} video{'s' * (len(missing) > 1)}"
+        raise DatasetError(f"{count} named by {named_by} not found under {under}: {spell(missing)}")
+
+
+def spell(names: list[str]) -> str:
+    """Return the first names, and how many more there are."""
+    rest = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + rest

@@ -1,0 +1,96 @@
+"""UCF-101: class folders, `classInd.txt`, `trainlist<fold>.txt` and `testlist<fold>.txt`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+
+from glimpse_env.datasets.description import DatasetError, VideoClip, VideoDataset, plain_name, require_files
+from glimpse_env.splits import Split, carve_validation
+
+_GROUP = re.compile(r"(.+_g\d+)_c\d+")  # clips of one group were cut from one video
+
+
+def ucf101(videos: Path, splits: Path) -> VideoDataset:
+    """Describe UCF-101.
+
+    Args:
+        videos: holds a folder per class with the videos.
+        splits: holds `classInd.txt` (a number and a class on each line) and, for each fold, `trainlist01.txt` (a video
+            and its class's number) and `testlist01.txt` (a video).
+
+    Returns:
+        All clips and folds. Of each fold's train part `carve_validation` holds out the validation part, whole groups of
+        clips of one source video.
+
+    Raises:
+        DatasetError: a list is missing, empty, names an unknown class, a path outside its class folder or a video in
+            both parts, or videos that are named are missing.
+
+    Source: Soomro et al., "UCF101: a dataset of 101 human actions classes from videos in the wild", 2012.
+    """
+    class_names = _read_classes(splits / "classInd.txt")
+    folds = sorted(int(path.stem.removeprefix("trainlist")) for path in splits.glob("trainlist[0-9][0-9].txt"))
+    if not folds or folds != list(range(1, len(folds) + 1)):
+        raise DatasetError(f"no lists of folds 1, 2, ... in {splits}: they are named as in trainlist01.txt")
+    parts = [_read_fold(splits, fold, class_names) for fold in folds]
+    named = sorted(set().union(*parts))
+    paths = {clip: videos / clip for clip in named}
+    require_files(paths.values(), named_by=f"the lists in {splits}", under=videos)
+    clips = tuple(
+        VideoClip(
+            clip_id=clip.removesuffix(PurePosixPath(clip).suffix),
+            path=paths[clip],
+            label=class_names.index(PurePosixPath(clip).parent.name),
+            splits=tuple(part.get(clip) for part in parts),
+        )
+        for clip in named
+    )
+    return VideoDataset(name="ucf101", class_names=class_names, num_folds=len(folds), clips=clips)
+
+
+def _read_classes(path: Path) -> tuple[str, ...]:
+    classes = {}
+    for place, line in _lines(path):
+        number, _, name = line.partition(" ")
+        if not number.isdigit() or not name:
+            raise DatasetError(f"{place}: expected a number and a class, got {line!r}")
+        classes[int(number)] = name.strip()
+    if sorted(classes) != list(range(1, len(classes) + 1)):
+        raise DatasetError(f"{path}: the classes should be numbered 1, 2, ...")
+    return tuple(classes[number] for number in sorted(classes))
+
+
+def _read_fold(splits: Path, fold: int, class_names: tuple[str, ...]) -> dict[str, Split]:
+    """Return the part of every `<class>/<video>` that a fold names."""
+    train, test = (_read_list(splits / f"{part}list{fold:02d}.txt", class_names) for part in ("train", "test"))
+    if both := sorted(train.keys() & test.keys()):
+        raise DatasetError(f"{splits}, fold {fold}: {both[0]} is in both lists")
+    validation = carve_validation(train)
+    parts: dict[str, Split] = dict.fromkeys(test, "test")
+    return parts | {clip: "validation" if clip in validation else "train" for clip in train}
+
+
+def _read_list(path: Path, class_names: tuple[str, ...]) -> dict[str, tuple[int, str]]:
+    """Return for each `<class>/<video>` of a list its label and its source group."""
+    clips = {}
+    for place, line in _lines(path):
+        name = re.sub(r" \d+$", "", line)  # a train list also gives the class's number
+        class_name, slash, video = name.partition("/")
+        if not slash or class_name not in class_names:
+            raise DatasetError(f"{place}: expected a video in the folder of a known class, got {line!r}")
+        stem = PurePosixPath(plain_name(video, place)).stem
+        group = _GROUP.fullmatch(stem)
+        clips[name] = (class_names.index(class_name), group[1] if group else stem)
+    return clips
+
+
+def _lines(path: Path) -> list[tuple[str, str]]:
+    """Return the lines of a list that say something, each with its place."""
+    if not path.is_file():
+        raise DatasetError(f"no list at {path}: UCF-101's split archive has it")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    said = [(f"{path}, line {number}", line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not said:
+        raise DatasetError(f"{path} is empty")
+    return said
