@@ -15,6 +15,7 @@ import tyro
 from agents.losses import Credit
 from agents.policy import PolicyConfig
 from agents.rollout import Looking
+from glimpse_env import ClipSource
 from glimpse_env.catalogue import EMBEDDED
 
 Reward = Literal["eq7", "frame_log_score", "clip_log_score"]
@@ -40,8 +41,9 @@ class Config:
     """Train on random windows of clips longer than T."""
     mirror: bool = False
     """Train on grids mirrored left to right half of the time."""
-    abstain: bool = False
-    """Let the agent say "no prediction"; the class is then drawn and part of the policy gradient."""
+    abstain: bool | None = None
+    """Let the agent say "no prediction"; the class is then drawn and part of the policy gradient. Without it, only
+    where clips are untrimmed."""
     eta: float = 0.5
     """Weight of true against false positives in the reward (eq. 7)."""
     preset: Preset = "small"
@@ -126,11 +128,13 @@ class Config:
         """The learned policy and its controls, in the order in which they are trained."""
         return ("learned", *self.controls)
 
-    def for_clips(self, num_clips: int) -> Config:
-        """Return this configuration with its epochs, if it has any, counted in updates."""
-        if self.epochs is None:
-            return self
-        return dataclasses.replace(self, updates=math.ceil(self.epochs * num_clips / self.clips), epochs=None)
+    def for_source(self, source: ClipSource) -> Config:
+        """Return this configuration with what the training clips decide: updates, where they are given as epochs, and
+        abstention.
+        """
+        abstain = not source.trimmed if self.abstain is None else self.abstain
+        updates = self.updates if self.epochs is None else math.ceil(self.epochs * source.num_clips / self.clips)
+        return dataclasses.replace(self, updates=updates, epochs=None, abstain=abstain)
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` takes."""

@@ -129,7 +129,7 @@ class Arm:
         together = config.rollouts if learning else 1
         manner = Manner(
             looking="random" if self.looking == "learned" and not learning else self.looking,
-            sample_classes=config.abstain,
+            sample_classes=bool(config.abstain),
             mirror=config.mirror,
             mirrored_together=together,
             random_share=config.random_share if learning else 0.0,
@@ -229,7 +229,7 @@ def train(config: Config, out: Path) -> dict[str, Any]:
     """
     check_device(config.device)
     sources = open_splits(config)
-    config = config.for_clips(sources["train"].num_clips)
+    config = config.for_source(sources["train"])
     check_playable(config, sources["train"])
     _claim_folder(config, out, sources["train"])
     measured: dict[str, Any] = {}

@@ -90,8 +90,10 @@ class GlimpseVecEnv(VecEnv):
         return self.envs.render() or [None] * self.num_envs
 
     def get_attr(self, attr_name: str, indices: int | Iterable[int] | None = None) -> list[Any]:
-        """Return the attribute of the vector environment once for each of `indices`."""
-        return [getattr(self.envs, attr_name) for _ in self._get_indices(indices)]
+        """Return the attribute of the vector environment for each of `indices`; spaces are those of one episode."""
+        is_space = attr_name in ("action_space", "observation_space")
+        value = getattr(self if is_space else self.envs, attr_name)
+        return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: int | Iterable[int] | None = None) -> None:
         """Refuse: the environments are rows of one engine, and their rules are fixed when they are made.

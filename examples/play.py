@@ -4,8 +4,9 @@
     python examples/play.py
 
 The first frame is seen whole. Click the cells of the next frame that you want to see (the oldest choice gives way once
-you have as many as you may), press the number of the class you believe in, then space for the next frame. At the end
-your score is shown; space begins another clip, escape leaves.
+you have as many as you may; who clicks none looks at the first cell, unless looks are unlimited: `--glimpses 0`). Press
+the number of the class you believe in, or go through the classes with the arrow keys, then space for the next frame. At
+the end your score is shown; space begins another clip, escape leaves.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import pygame
 from numpy.typing import NDArray
 
 from glimpse_env import VideoGlimpseEnv
-from glimpse_env.rendering import SIDE, draw
+from glimpse_env.rendering import ABSTAINED, SIDE, draw
 
 LINE = 18
 CHOSEN = (255, 120, 40)
@@ -33,6 +34,8 @@ class Game:
     def __init__(self, env: VideoGlimpseEnv, seed: int | None) -> None:
         self.env = env
         self.size = env.source.grid_size
+        self.most = env.engine.rules.most_looks(env.source)
+        self.choices = [*env.class_names, ABSTAINED][: env.action_space.nvec[-1]]
         self.begin(seed)
 
     def begin(self, seed: int | None = None) -> None:
@@ -51,11 +54,11 @@ class Game:
         if cell in self.cells:
             self.cells.remove(cell)
         else:
-            self.cells = [*self.cells, cell][-self.env.engine.rules.glimpses :]
+            self.cells = [*self.cells, cell][-self.most :]
 
     def say(self, label: int) -> None:
-        """Guess a class."""
-        if label < len(self.env.class_names):
+        """Guess a class, or "no prediction" where that may be said."""
+        if label < len(self.choices):
             self.guess = label
 
     def go_on(self) -> None:
@@ -63,9 +66,12 @@ class Game:
         if self.reward is not None:
             self.begin()
             return
-        glimpses = self.env.engine.rules.glimpses
-        looks = (self.cells or [0]) + [(self.cells or [0])[0]] * glimpses  # a repeated cell is one look
-        _, reward, terminated, _, self.info = self.env.step(np.array([*looks[:glimpses], self.guess]))
+        if self.env.engine.rules.glimpses is None:
+            looks = [int(cell in self.cells) for cell in range(self.most)]
+        else:
+            chosen = self.cells or [0]
+            looks = (chosen + chosen[:1] * self.most)[: self.most]  # a repeated cell is one look
+        _, reward, terminated, _, self.info = self.env.step(np.array([*looks, self.guess]))
         self.cells = []
         self.seen = self.picture_of_frame()
         if terminated:
@@ -82,14 +88,17 @@ class Game:
 
     def lines(self) -> list[str]:
         """Return what stands below the picture."""
-        names = self.env.class_names
-        classes = [f"{index + 1} {name}{' <' if index == self.guess else ''}" for index, name in enumerate(names)]
+        classes = [
+            f"{index + 1} {name}{' <' if index == self.guess else ''}" for index, name in enumerate(self.choices)
+        ]
         rows = ["   ".join(classes[start : start + 4]) for start in range(0, len(classes), 4)]
         if self.reward is None:
             engine = self.env.engine
-            left = engine.rules.glimpses - len(self.cells)
+            left = self.most - len(self.cells)
             return [f"frame {engine.frame[0]} of {engine.rules.frames}: {left} looks left; space goes on", *rows]
-        truth = names[self.info["label"]] if np.ndim(self.info["label"]) == 0 else "several"
+        labels = np.atleast_1d(self.info["label"])
+        labels = np.flatnonzero(labels) if labels.dtype == np.bool_ else labels[labels >= 0]
+        truth = " and ".join(self.env.class_names[label] for label in labels) or "unknown"
         score = f"{self.info['true_positives']} of {self.env.engine.rules.frames} right, reward {self.reward:.1f}"
         return [f"it was {truth}: {score}; space begins another", *rows]
 
@@ -125,16 +134,20 @@ def play(game: Game) -> None:
                 game.go_on()
             elif event.type == pygame.KEYDOWN and pygame.K_1 <= event.key <= pygame.K_9:
                 game.say(event.key - pygame.K_1)
+            elif event.type == pygame.KEYDOWN and event.key in (pygame.K_UP, pygame.K_DOWN):
+                game.say((game.guess + (1 if event.key == pygame.K_DOWN else -1)) % len(game.choices))
     finally:
         pygame.quit()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Look around in a video and guess the action.")
-    parser.add_argument("--source", default="synthetic", help='"synthetic", or the path of a feature store')
+    parser.add_argument("--source", default="synthetic", help="an embedded source, or the path of a feature store")
     parser.add_argument("--split", default="train")
-    parser.add_argument("--glimpses", type=int, default=5)
+    parser.add_argument("--glimpses", type=int, default=5, help="looks in a frame; 0 for as many as you like")
     parser.add_argument("--seed", type=int)
     arguments = parser.parse_args()
-    env = gym.make("VideoGlimpse-v0", source=arguments.source, split=arguments.split, glimpses=arguments.glimpses)
+    env = gym.make(
+        "VideoGlimpse-v0", source=arguments.source, split=arguments.split, glimpses=arguments.glimpses or None
+    )
     play(Game(env.unwrapped, arguments.seed))

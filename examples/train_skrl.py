@@ -15,6 +15,7 @@ import argparse
 import gymnasium as gym
 import numpy as np
 import torch
+from own_features import FRAMES, make_source
 from skrl.agents.torch.ppo import PPO_CFG, PPO_RNN
 from skrl.envs.wrappers.torch import wrap_env
 from skrl.memories.torch import RandomMemory
@@ -25,19 +26,7 @@ from torch import nn
 
 from glimpse_env import ArraySource
 
-NUM_ENVS, FRAMES, GRID, HIDDEN = 128, 8, 5, 64
-
-
-def make_source(clips: int, seed: int) -> ArraySource:
-    """Make clips of noise in which one cell, always the same, shines in the channel of the clip's class.
-
-    The embedded source asks for more: from the reward alone it takes millions of steps.
-    """
-    rng = np.random.default_rng(seed)
-    features = rng.random((clips, FRAMES, GRID, GRID, 4), np.float32)
-    labels, rows, columns = rng.integers(0, (4, GRID, GRID), (clips, 3)).T
-    features[np.arange(clips), :, rows, columns, labels] += 2
-    return ArraySource(features=features, labels=labels, class_names=("red", "green", "blue", "white"))
+NUM_ENVS, HIDDEN, GRID = 128, 64, 5  # a smaller grid: the embedded source takes millions of steps from the reward
 
 
 def make_envs(source: ArraySource) -> gym.vector.VectorEnv:
@@ -96,7 +85,7 @@ def play(model: ActorCritic, source: ArraySource) -> tuple[float, float]:
 
 def train(steps: int, seed: int) -> None:
     set_seed(seed)
-    envs = wrap_env(make_envs(make_source(2000, seed)), verbose=False)
+    envs = wrap_env(make_envs(make_source(np.random.default_rng(seed), clips=2000, grid=GRID)), verbose=False)
     model = ActorCritic(envs.observation_space, envs.action_space)
     config = PPO_CFG(
         rollouts=FRAMES,
@@ -117,7 +106,7 @@ def train(steps: int, seed: int) -> None:
         device="cpu",
         cfg=config,
     )
-    test = make_source(NUM_ENVS, seed + 1)
+    test = make_source(np.random.default_rng(seed + 1), clips=NUM_ENVS, grid=GRID)
     print("before: mean return {:.2f}, accuracy {:.3f}".format(*play(model, test)))
     timesteps = max(FRAMES, steps // NUM_ENVS // FRAMES * FRAMES)
     SequentialTrainer(env=envs, agents=agent, cfg={"timesteps": timesteps, "headless": True}).train()

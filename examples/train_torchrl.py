@@ -16,6 +16,7 @@ import argparse
 import gymnasium as gym
 import numpy as np
 import torch
+from own_features import FRAMES, make_source
 from tensordict import TensorDict
 from tensordict.nn import ProbabilisticTensorDictModule as Draw
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule, TensorDictSequential
@@ -28,7 +29,7 @@ from torchrl.objectives.value import GAE
 
 from glimpse_env import ArraySource
 
-NUM_ENVS, FRAMES, GRID, HIDDEN = 128, 8, 5, 64
+NUM_ENVS, HIDDEN, GRID = 128, 64, 5  # a smaller grid: the embedded source takes millions of steps from the reward
 
 
 class MultiCategorical(torch.distributions.Distribution):
@@ -64,18 +65,6 @@ class SliceEncoder(nn.Module):
         return self.embed(slices).sum(-2) + self.when(steps[..., 0])
 
 
-def make_source(clips: int, seed: int) -> ArraySource:
-    """Make clips of noise in which one cell, always the same, shines in the channel of the clip's class.
-
-    The embedded source asks for more: from the reward alone it takes millions of steps.
-    """
-    rng = np.random.default_rng(seed)
-    features = rng.random((clips, FRAMES, GRID, GRID, 4), np.float32)
-    labels, rows, columns = rng.integers(0, (4, GRID, GRID), (clips, 3)).T
-    features[np.arange(clips), :, rows, columns, labels] += 2
-    return ArraySource(features=features, labels=labels, class_names=("red", "green", "blue", "white"))
-
-
 def make_envs(source: ArraySource) -> gym.vector.VectorEnv:
     return gym.make_vec(
         "VideoGlimpse-v0", num_envs=NUM_ENVS, source=source, observation="slices", autoreset_mode="Disabled"
@@ -105,7 +94,7 @@ def play(policy: nn.Module, source: ArraySource, seed: int) -> tuple[float, floa
 def train(steps: int, seed: int) -> None:
     torch.manual_seed(seed)
     check_env_specs(GymEnv("VideoGlimpse-v0", categorical_action_encoding=True))
-    native = make_envs(make_source(2000, seed))
+    native = make_envs(make_source(np.random.default_rng(seed), clips=2000, grid=GRID))
     envs = TransformedEnv(GymWrapper(native), Compose(InitTracker(), StepCounter()))
     check_env_specs(envs)
     sizes = tuple(native.single_action_space.nvec.tolist())
@@ -130,7 +119,7 @@ def train(steps: int, seed: int) -> None:
     advantage = GAE(gamma=1.0, lmbda=0.95, value_network=value, average_gae=True, deactivate_vmap=True)
     loss = ClipPPOLoss(policy, value, entropy_coeff=0.003, critic_coeff=0.5, loss_critic_type="l2")
     optimizer = torch.optim.Adam(loss.parameters(), lr=1e-3)
-    test = make_source(NUM_ENVS, seed + 1)
+    test = make_source(np.random.default_rng(seed + 1), clips=NUM_ENVS, grid=GRID)
     print("before: mean return {:.2f}, accuracy {:.3f}".format(*play(policy, test, seed)))
     batch = NUM_ENVS * FRAMES
     envs.set_seed(seed)

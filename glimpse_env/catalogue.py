@@ -27,7 +27,7 @@ def open_source(source: str | ClipSource, *, split: str = "train", fold: int = 1
         )
     if source in EMBEDDED:
         if fold != 1:
-            raise ValueError(f"the {source} source has one split only: fold must be 1, got {fold}")
+            raise ValueError(f"the {source} source has one fold only: fold must be 1, got {fold}")
         return EMBEDDED[str(source)](split=split)
     if not Path(source).exists():
         raise FileNotFoundError(

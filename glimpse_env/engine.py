@@ -216,13 +216,19 @@ class EpisodeEngine:
             self._rows(out)[envs, cells] = 0
 
     def _true_segments(self, clip: int, times: NDArray[np.float64]) -> tuple[Segment, ...]:
-        """Return the truth of a clip; that of a trimmed one reaches as far as the (T,) `times` of the frames played."""
-        segments = self.source.segments(clip)
-        if not self.source.trimmed:
-            return segments
+        """Return what is true of the frames played, at (T,) `times`: a trimmed clip is one segment of all of them, the
+        segments of an untrimmed one are cut off where the window ends.
+        """
         half = 0.5 / self.source.frames_per_second
         first, last = float(times[0] - half), float(times[-1] + half)
-        return tuple(Segment(max(start, first), min(end, last), label) for start, end, label in segments)
+        segments = self.source.segments(clip)
+        if self.source.trimmed:
+            return tuple(Segment(first, last, label) for _, _, label in segments)
+        return tuple(
+            Segment(max(start, first), min(end, last), label)
+            for start, end, label in segments
+            if start <= last and end >= first
+        )
 
     def _chosen(self, looks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the (n, m) cells that checked actions choose, -1 where a slot chooses none."""

@@ -17,7 +17,8 @@ chosen slices with their places ("slices"); Box spaces, bounded by the source's 
 
 With `matching="frame"` N+ counts the predictions that are true at their frame's time, and N- the others. With
 `matching="segment"` runs of equal predictions are segments, and every true segment claims the one of its class that it
-overlaps most, if their temporal IoU exceeds `overlap_threshold`; N+ counts the claimed ones, N- the others. With
+overlaps most, if their temporal IoU exceeds `overlap_threshold`; N+ counts the claimed ones, N- the others. A trimmed
+clip is one segment, and segments of an untrimmed one are cut off where the T frames played begin and end. With
 `abstain` the extra class C, "no prediction", counts as neither; untrimmed sources, whose clips have background, take it
 by default.
 

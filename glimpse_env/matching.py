@@ -61,6 +61,6 @@ def claimed_segments(predicted: Sequence[Segment], truths: Iterable[Segment], *,
             index for index, segment in enumerate(predicted) if index not in claimed and segment.label == truth.label
         ]
         best = max(candidates, key=lambda index: temporal_iou(predicted[index], truth), default=None)
-        if best is not None and temporal_iou(predicted[best], truth) > overlap_threshold:
+        if best is not None and temporal_iou(predicted[best], truth) > round(overlap_threshold, 9):
             claimed.add(best)
     return claimed

@@ -42,13 +42,14 @@ def render_engine(engine: EpisodeEngine, env: int) -> NDArray[np.uint8]:
     image = engine.source.image(clip, engine.source_frame(env))
     if image is None:
         image = _energy(engine, env)
-    predicted = engine.predictions[env, frame - 1 if engine.done[env] else max(frame - 2, 0)]
+    predicted = int(engine.predictions[env, frame - 1 if engine.done[env] else max(frame - 2, 0)])
     return draw(
         image,
         engine.seen(env),
         title=f"{engine.source.clip_id(clip)}   frame {frame} of {engine.rules.frames}",
-        prediction=_class_name(engine, int(predicted)),
+        prediction=_class_name(engine, predicted),
         truth=_truth(engine, env),
+        is_right=_is_right(engine, env, predicted),
     )
 
 
@@ -59,6 +60,7 @@ def draw(
     title: str,
     prediction: str,
     truth: str,
+    is_right: bool | None = None,
     unseen_brightness: float = UNSEEN_BRIGHTNESS,
 ) -> NDArray[np.uint8]:
     """Draw one frame.
@@ -66,8 +68,8 @@ def draw(
     Args:
         image: (height, width, 3) RGB.
         seen: (K, K) bool, the cells to show bright.
-        title, prediction, truth: the caption; the prediction is green where it is the truth, red where it is not, and
-            plain where one of them is empty or the prediction is `ABSTAINED`.
+        title, prediction, truth: the caption.
+        is_right: writes the prediction green where it is True, red where it is False, and plain where it is None.
         unseen_brightness: of the other cells, 0 to hide them.
 
     Returns:
@@ -88,8 +90,7 @@ def draw(
             box = (column * cell, row * cell, (column + 1) * cell - 1, (row + 1) * cell - 1)
             pen.rectangle(box, outline=(255, 210, 60), width=2)
     pen.text((6, SIDE + 6), title, fill=PLAIN, font=font)
-    is_judged = prediction not in ("", ABSTAINED) and truth
-    colour = PLAIN if not is_judged else RIGHT if prediction == truth else WRONG
+    colour = PLAIN if is_right is None else RIGHT if is_right else WRONG
     pen.text((6, SIDE + 26), f"prediction: {prediction or '-'}", fill=colour, font=font)
     pen.text((SIDE / 2, SIDE + 26), f"truth: {truth or '?'}", fill=PLAIN, font=font)
     return np.asarray(picture)
@@ -111,6 +112,12 @@ def _class_name(engine: EpisodeEngine, label: int) -> str:
     if label < 0:
         return ""
     return names[label] if label < len(names) else ABSTAINED
+
+
+def _is_right(engine: EpisodeEngine, env: int, predicted: int) -> bool | None:
+    """Judge a prediction by the classes true at its frame; None where there is none to judge, or no truth."""
+    is_said = 0 <= predicted < len(engine.source.class_names)
+    return bool(engine.frame_labels()[env, predicted]) if is_said and _truth(engine, env) else None
 
 
 def _truth(engine: EpisodeEngine, env: int) -> str:

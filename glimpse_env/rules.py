@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -58,6 +59,12 @@ class EpisodeRules:
         for name, choices in (("observation", Observation), ("dtype", FeatureType), ("matching", Matching)):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {get_args(choices)}, got {getattr(self, name)!r}")
+        for name in ("abstain", "jitter"):
+            if not isinstance(getattr(self, name), (bool, np.bool_)):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        for name in ("eta", "positive_reward", "negative_reward", "overlap_threshold", "look_cost"):
+            if not isinstance(getattr(self, name), Real):
+                raise TypeError(f"{name} must be a number, got {getattr(self, name)!r}")
         for name, value in (("frames", self.frames), ("glimpses", 1 if self.glimpses is None else self.glimpses)):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
                 raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}")

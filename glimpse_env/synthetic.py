@@ -69,7 +69,7 @@ class SyntheticSource:
 
     def __init__(self, split: str = "train") -> None:
         if split not in _SPLITS:
-            raise ValueError(f"the synthetic source has no split {split!r}: choose one of {', '.join(_SPLITS)}")
+            raise ValueError(f"the {self._name} source has no split {split!r}: choose one of {', '.join(_SPLITS)}")
         self.split = split
         self.num_clips = self._clips_per_split[_SPLITS.index(split)]
         # Memory that was never written is not resident, so opening costs nothing.

@@ -26,9 +26,10 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
 
     Args:
         num_envs: N.
-        autoreset_mode: a `gymnasium.vector.AutoresetMode` or its value; with DISABLED, finished episodes are started
-            again by `reset(options={"reset_mask": mask})`.
-        copy: False returns the same observation array from every call, written anew each time.
+        autoreset_mode: a `gymnasium.vector.AutoresetMode` or its value, which a spec can hold as JSON; with DISABLED,
+            finished episodes are started again by `reset(options={"reset_mask": mask})`.
+        copy: False returns the same observation array from every call: read it before the next one, and do not write
+            into it, since only the slices that were shown are cleared.
         Others: as for `VideoGlimpseEnv`.
     """
 

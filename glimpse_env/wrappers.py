@@ -5,6 +5,7 @@ Each wraps the single environment and goes into `gym.make_vec(..., vectorization
 
 from __future__ import annotations
 
+from collections import deque
 from math import prod
 from typing import Any
 
@@ -12,6 +13,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import VectorEnv
+from gymnasium.wrappers import RecordEpisodeStatistics
+from gymnasium.wrappers.vector import RecordEpisodeStatistics as VectorRecordEpisodeStatistics
 from numpy.typing import NDArray
 
 from glimpse_env.env import VideoGlimpseEnv
@@ -91,15 +95,16 @@ class TimeLeft(gym.Wrapper[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArra
     Gymnasium's TimeAwareObservation needs a time limit, and these episodes end by themselves.
 
     Raises:
+        TypeError: the environment is another one.
         ValueError: the observation is not flat.
     """
 
     def __init__(self, env: gym.Env[NDArray[Any], NDArray[np.int64]]) -> None:
         RecordConstructorArgs.__init__(self)
         super().__init__(env)
-        unwrapped = env.unwrapped
-        assert isinstance(unwrapped, VideoGlimpseEnv)
-        self._steps = unwrapped.engine.rules.frames
+        if not isinstance(env.unwrapped, VideoGlimpseEnv):
+            raise TypeError(f"TimeLeft counts the frames of a VideoGlimpseEnv, got {env.unwrapped}")
+        self._steps = env.unwrapped.engine.rules.frames
         self._left = self._steps
         self.observation_space = _longer(env, np.zeros(1), np.ones(1))
 
@@ -115,6 +120,38 @@ class TimeLeft(gym.Wrapper[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArra
 
     def _append(self, observation: NDArray[Any]) -> NDArray[Any]:
         return np.append(observation, np.asarray([self._left / self._steps], observation.dtype))
+
+
+class EpisodeStatistics(RecordEpisodeStatistics):
+    """Gymnasium's episode statistics with the looks: `info["episode"]["g"]`, and `glimpses_queue` of the last ones."""
+
+    def __init__(self, env: gym.Env[NDArray[Any], NDArray[np.int64]], buffer_length: int = 100) -> None:
+        super().__init__(env, buffer_length=buffer_length)
+        self.glimpses_queue: deque[int] = deque(maxlen=buffer_length)
+
+    def step(self, action: NDArray[np.int64]) -> tuple[NDArray[Any], Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        if "episode" in info:
+            info["episode"]["g"] = info["glimpses"]
+            self.glimpses_queue.append(info["glimpses"])
+        return observation, reward, terminated, truncated, info
+
+
+class VectorEpisodeStatistics(VectorRecordEpisodeStatistics):
+    """Gymnasium's episode statistics of a vector environment with the looks: `infos["episode"]["g"]`, (N,), and
+    `glimpses_queue` of the last ones.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any], buffer_length: int = 100) -> None:
+        super().__init__(env, buffer_length=buffer_length)
+        self.glimpses_queue: deque[int] = deque(maxlen=buffer_length)
+
+    def step(self, actions: NDArray[np.int64]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        observations, rewards, terminations, truncations, infos = super().step(actions)
+        if "episode" in infos:
+            infos["episode"]["g"] = infos.get("final_info", infos)["glimpses"]
+            self.glimpses_queue.extend(infos["episode"]["g"][infos["_episode"]].tolist())
+        return observations, rewards, terminations, truncations, infos
 
 
 def _multi_discrete(env: gym.Env[Any, Any]) -> spaces.MultiDiscrete:

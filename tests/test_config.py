@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
+from agent_toys import marked_source
 
 from agents.config import PRESETS, Config, parse_arguments, preset_for
 from agents.policy import PolicyConfig
+from glimpse_env import open_source
 
 
 @pytest.mark.parametrize(
@@ -40,9 +42,18 @@ def test_what_cannot_be_trained_is_refused(changes, message):
 
 @pytest.mark.parametrize(("num_clips", "updates"), [(96, 30), (97, 31), (10, 4)])
 def test_epochs_are_counted_in_updates(num_clips, updates):
-    counted = Config(epochs=10, clips=32, warmup_updates=0).for_clips(num_clips)
+    counted = Config(epochs=10, clips=32, warmup_updates=0).for_source(marked_source(num_clips))
     assert (counted.updates, counted.epochs) == (updates, None)
-    assert counted.for_clips(5) == counted
+    assert counted.for_source(marked_source(5)) == counted
+
+
+@pytest.mark.parametrize(
+    ("asked", "trimmed", "untrimmed"), [(None, False, True), (True, True, True), (False, False, False)]
+)
+def test_abstention_is_for_untrimmed_clips_unless_asked_for(asked, trimmed, untrimmed):
+    config = Config(abstain=asked)
+    assert config.for_source(open_source("synthetic")).abstain is trimmed
+    assert config.for_source(open_source("synthetic-untrimmed")).abstain is untrimmed
 
 
 def test_the_policy_is_trained_before_its_controls():

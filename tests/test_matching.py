@@ -126,7 +126,7 @@ def brute_force(predictions, truths, threshold):
 @given(
     predictions=st.lists(st.integers(0, ABSTAIN), min_size=1, max_size=12),
     truths=st.lists(st.tuples(st.integers(-2, 26), st.integers(0, 14), st.integers(0, CLASSES - 1)), max_size=5),
-    threshold=st.sampled_from([0, Fraction(1, 4), Fraction(1, 2), Fraction(3, 4)]),
+    threshold=st.sampled_from([Fraction(part, 12) for part in (0, 3, 4, 6, 8, 9)]),
 )
 def test_agrees_with_brute_force(predictions, truths, threshold):
     halves = [(start, start + length, label) for start, length, label in truths]
@@ -162,3 +162,26 @@ def test_a_trimmed_clip_is_one_segment_as_long_as_its_window(toy):
     env = gym.make("VideoGlimpse-v0", source=toy, glimpses=1, matching="segment", frames=2)
     assert play(env, [2, 2]) == (0.5, 1, 0)
     assert play(env, [2, 0]) == (-0.5 - 0.5, 0, 2)  # half of the clip is not more than half of it
+
+
+@pytest.mark.parametrize(
+    ("frames", "predictions", "outcome"),
+    [
+        (4, [2, 2, 0, 0], (-1.0, 0, 2)),
+        (4, [0, 0, 2, 2], (-1.0, 0, 2)),
+        (4, [0, 2, 2, 2], (0.0, 1, 1)),
+        (4, [2, 2, 2, 0], (0.0, 1, 1)),
+        (1, [2], (0.5, 1, 0)),
+    ],
+)
+def test_it_does_not_matter_when_a_trimmed_clip_is_judged_rightly(toy, frames, predictions, outcome):
+    env = gym.make("VideoGlimpse-v0", source=toy, glimpses=1, matching="segment", frames=frames)
+    assert play(env, predictions) == outcome
+
+
+def test_segments_of_an_untrimmed_clip_end_with_its_window(untrimmed):
+    # Frames 2 and 3 of run in 0..0.25 and wave in 0.25..0.5 seconds stand for 0.125..0.375 and 0.375..0.625.
+    # So run is left with 0.125..0.25, half of what frame 2 stands for.
+    env = gym.make("VideoGlimpse-v0", source=untrimmed, glimpses=1, matching="segment", frames=2, overlap_threshold=0.4)
+    assert play(env, [0, 3]) == (0.5, 1, 0)
+    assert play(env, [2, 2]) == (0.5, 1, 0)

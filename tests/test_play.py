@@ -1,5 +1,6 @@
 """Playing by hand: the game without a window, and the window without a screen."""
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -61,11 +62,35 @@ def test_a_person_who_knows_wins_and_plays_again(game):
     assert game.env.engine.frame[0] == 1
 
 
+def test_any_number_of_looks_and_no_prediction():
+    game = play.Game(VideoGlimpseEnv(source="synthetic-untrimmed", glimpses=None), seed=1)
+    assert game.choices[-1] == "no prediction"
+    for cell in range(9):
+        game.click(*middle(cell))
+    game.say(8)
+    for _ in range(48):
+        game.go_on()
+    assert game.env.engine.predictions[0].tolist() == [8] * 48
+    assert "0 of 48 right, reward 0.0" in game.lines()[0]
+    assert "several" not in game.lines()[0]
+    assert game.info["glimpses"] == 9
+
+
+def test_a_clip_without_a_label(toy):
+    images = np.zeros((5, 4, 30, 30, 3), np.uint8)
+    game = play.Game(VideoGlimpseEnv(source=dataclasses.replace(toy, images=images), glimpses=1), seed=1)
+    game.env.reset(options={"clip": 4})
+    for _ in range(4):
+        game.go_on()
+    assert game.lines()[0].startswith("it was unknown")
+
+
 def test_the_window_takes_keys_and_clicks(game, monkeypatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     events = [
         pygame.event.Event(pygame.MOUSEBUTTONDOWN, pos=middle(8)),
-        pygame.event.Event(pygame.KEYDOWN, key=pygame.K_3),
+        pygame.event.Event(pygame.KEYDOWN, key=pygame.K_2),
+        pygame.event.Event(pygame.KEYDOWN, key=pygame.K_DOWN),
         pygame.event.Event(pygame.KEYDOWN, key=pygame.K_SPACE),
         pygame.event.Event(pygame.QUIT),
     ]

@@ -134,3 +134,13 @@ def test_an_episode_can_be_filmed():
     for _ in range(3):
         env.step(env.action_space.sample())
     assert [frame.shape for frame in env.render()] == [(SIDE + CAPTION_HEIGHT, SIDE, 3)] * 4
+
+
+def test_any_class_that_is_true_is_right(untrimmed):
+    env = VideoGlimpseEnv(source=untrimmed, glimpses=1, abstain=True, render_mode="rgb_array")
+    env.reset(options={"clip": 0})
+    # Run at frame 1, run and wave at 2, wave at 3, and nothing at 4.
+    for prediction, colour in ((0, RIGHT), (2, RIGHT), (0, WRONG), (2, WRONG)):
+        env.step(np.array([0, prediction]))
+        assert prediction_colours(env.render()) >= {colour}
+        assert not {RIGHT, WRONG} - {colour} & prediction_colours(env.render())

@@ -46,6 +46,23 @@ def assert_same_infos(first, second):
             np.testing.assert_array_equal(one[key], other[key])
 
 
+def test_seeds_and_options_are_used_once(uneven):
+    ours = GlimpseVecEnv(3, source=uneven, frames=4, glimpses=2)
+    theirs = DummyVecEnv([lambda: VideoGlimpseEnv(source=uneven, frames=4, glimpses=2)] * 3)
+    drawn = []
+    for envs in (ours, theirs):
+        envs.seed(5)
+        envs.set_options({"clip": 1})
+        clips = []
+        for _ in range(8):
+            envs.reset()
+            clips.append([info["clip"] for info in envs.reset_infos])
+        drawn.append(clips)
+    assert drawn[0] == drawn[1]
+    assert drawn[0][0] == [1, 1, 1]
+    assert any(clips != [1, 1, 1] for clips in drawn[0][1:])
+
+
 def test_what_is_returned_stays_as_it_is(toy):
     envs = GlimpseVecEnv(2, source=toy, glimpses=1)
     envs.seed(1)
@@ -72,6 +89,7 @@ def test_attributes_are_read_and_never_set(toy):
     envs = GlimpseVecEnv(3, source=toy, render_mode="rgb_array")
     assert envs.get_attr("num_clips") == [5, 5, 5]
     assert envs.get_attr("class_names", [0, 2]) == [("run", "jump", "wave")] * 2
+    assert envs.get_attr("action_space") == [envs.action_space] * 3
     assert envs.has_attr("class_names")
     assert not envs.has_attr("nothing_like_it")
     assert envs.env_is_wrapped(gym.Wrapper, 1) == [False]
@@ -124,7 +142,7 @@ def test_a_video_is_recorded(toy, tmp_path):
         (RecurrentPPO, "MlpLstmPolicy", SliceFeatures, "slices"),
     ],
 )
-def test_algorithms_learn_on_it(algorithm, policy, extractor, observation):
+def test_algorithms_take_it(algorithm, policy, extractor, observation):
     envs = GlimpseVecEnv(2, observation=observation, frames=4)
     model = algorithm(
         policy, envs, n_steps=32, gamma=1.0, seed=1, device="cpu",
@@ -135,7 +153,7 @@ def test_algorithms_learn_on_it(algorithm, policy, extractor, observation):
     assert all(one in envs.action_space for one in action)
 
 
-def test_dqn_learns_on_one_number():
+def test_dqn_takes_one_number():
     env = DiscreteAction(gym.make("VideoGlimpse-v0", glimpses=1, observation="slices", frames=4))
     model = DQN("MlpPolicy", env, learning_starts=8, gamma=1.0, seed=1, device="cpu", buffer_size=64).learn(16)
     assert model.num_timesteps == 16
@@ -171,6 +189,9 @@ def test_paying_frame_by_frame_leaves_returns_as_they_were(toy, rules):
     for envs in (at_end, at_once):
         envs.seed(5)
         envs.reset()
+        envs.step(np.zeros((3, 3), np.int64))
+        envs.seed(6)
+        envs.reset()  # what was paid before is forgotten
     for step in range(12):
         actions = rng.integers(0, 9, (3, 3)) % at_end.action_space.nvec
         _, total, dones, infos = at_end.step(actions)

@@ -7,8 +7,15 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import FlattenObservation
 
-from glimpse_env import VideoGlimpseEnv
-from glimpse_env.wrappers import DiscreteAction, PreviousAction, TimeLeft, TupleAction
+from glimpse_env import VideoGlimpseEnv, VideoGlimpseVectorEnv
+from glimpse_env.wrappers import (
+    DiscreteAction,
+    EpisodeStatistics,
+    PreviousAction,
+    TimeLeft,
+    TupleAction,
+    VectorEpisodeStatistics,
+)
 
 
 def make(**arguments):
@@ -89,6 +96,30 @@ def test_the_time_left_runs_from_one_to_zero(toy):
 def test_only_flat_observations_can_be_appended_to(wrapper):
     with pytest.raises(ValueError, match=r"must be a flat Box.*gymnasium.wrappers.FlattenObservation first"):
         wrapper(make())
+
+
+def test_time_is_counted_in_frames_of_this_environment():
+    with pytest.raises(TypeError, match=r"TimeLeft counts the frames of a VideoGlimpseEnv, got .*CartPole"):
+        TimeLeft(gym.make("CartPole-v1"))
+
+
+def test_statistics_of_an_episode_have_its_looks(toy):
+    env = EpisodeStatistics(VideoGlimpseEnv(source=toy, glimpses=2))
+    env.reset(options={"clip": 0})
+    for cells in ((0, 1), (2, 2), (3, 4), (5, 6)):
+        *_, info = env.step(np.array([*cells, 2]))
+    assert (info["episode"]["r"], info["episode"]["l"], info["episode"]["g"]) == (2.0, 4, 5)
+    assert list(env.glimpses_queue) == [5]
+
+
+@pytest.mark.parametrize("autoreset", ["NextStep", "SameStep", "Disabled"])
+def test_statistics_of_many_episodes_have_their_looks(toy, autoreset):
+    envs = VectorEpisodeStatistics(VideoGlimpseVectorEnv(2, source=toy, glimpses=2, autoreset_mode=autoreset))
+    envs.reset(options={"clip": np.array([0, 0])})
+    for cells in ((0, 1), (2, 2), (3, 4), (5, 6)):
+        *_, infos = envs.step(np.array([[*cells, 2], [4, 4, 0]]))
+    assert infos["episode"]["g"].tolist() == [5, 3]
+    assert list(envs.glimpses_queue) == [5, 3]
 
 
 def test_wrappers_go_into_make_vec():
