@@ -59,6 +59,7 @@ class EpisodeEngine:
         self.window = np.zeros((num_envs, frames), np.int64)
         self._frame_labels = np.zeros((num_envs, frames, classes), np.bool_)
         self._truths: list[tuple[Segment, ...]] = [()] * num_envs
+        self._clip_ids = np.full(num_envs, None, object)
         self._looks = np.zeros(num_envs, np.int64)
         cells = np.arange(source.grid_size**2)
         self._centres = (np.stack(np.divmod(cells, source.grid_size), 1) + 0.5) / source.grid_size  # (K*K, 2)
@@ -88,6 +89,7 @@ class EpisodeEngine:
         else:
             self.label[env] = np.isin(np.arange(len(source.class_names)), labels)
         self.clip[env], self.frame[env], self.done[env], self._looks[env] = clip, 1, False, 0
+        self._clip_ids[env] = source.clip_id(clip)
         self.predictions[env] = -1
 
     def check_actions(self, actions: Any, envs: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -151,7 +153,7 @@ class EpisodeEngine:
         """Return what is told of every episode at every step, as new arrays of N rows."""
         return {
             "clip": self.clip.copy(),
-            "clip_id": np.array([self.source.clip_id(clip) for clip in self.clip.tolist()], object),
+            "clip_id": self._clip_ids.copy(),
             "frame": self.frame.copy(),
             "label": self.label.copy(),
             "frame_labels": self.frame_labels(),
