@@ -81,7 +81,8 @@ class EpisodeEngine:
         slack = max(0, len(times) - frames)
         offset = int(generator.integers(slack + 1)) if self.rules.jitter and slack else slack // 2
         self.window[env] = np.minimum(np.arange(offset, offset + frames), len(times) - 1)
-        segments = self._truths[env] = self._true_segments(clip, times[self.window[env]])
+        segments = source.segments(clip)
+        self._truths[env] = self._cut_to_window(segments, times[self.window[env]])
         self._frame_labels[env] = classes_at(times[self.window[env]], segments, len(source.class_names))
         labels = [segment.label for segment in segments]
         if source.trimmed:
@@ -217,13 +218,12 @@ class EpisodeEngine:
             envs, _, cells = self._looks_of(partly)
             self._rows(out)[envs, cells] = 0
 
-    def _true_segments(self, clip: int, times: NDArray[np.float64]) -> tuple[Segment, ...]:
+    def _cut_to_window(self, segments: tuple[Segment, ...], times: NDArray[np.float64]) -> tuple[Segment, ...]:
         """Return what is true of the frames played, at (T,) `times`: a trimmed clip is one segment of all of them, the
         segments of an untrimmed one are cut off where the window ends.
         """
         half = 0.5 / self.source.frames_per_second
         first, last = float(times[0] - half), float(times[-1] + half)
-        segments = self.source.segments(clip)
         if self.source.trimmed:
             return tuple(Segment(first, last, label) for _, _, label in segments)
         return tuple(

@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -134,14 +135,28 @@ class Folder(Settings):
 def extract(settings: Settings) -> Path:
     """Extract a data set into a feature store, or go on where an earlier run was stopped.
 
+    Two runs never write the same store: a lock beside it, which ends with its process, keeps the second one out.
+
     Returns:
         The store's folder.
 
     Raises:
         DatasetError: the data set is empty or its files contradict each other.
         WeightsError: the weights do not fit.
-        StoreError: the folder holds something else or a store with other settings, or no video could be read.
+        StoreError: the folder holds something else or a store with other settings, no video could be read, or another
+            run is writing it.
     """
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(settings.out.with_name(f".{settings.out.name}.lock"), timeout=0):
+            return _extract(settings)
+    except Timeout:
+        raise StoreError(
+            f"{settings.out} is being written by another extraction: wait for it, or choose another --out"
+        ) from None
+
+
+def _extract(settings: Settings) -> Path:
     torch.set_num_threads(settings.threads)
     dataset = settings.dataset()
     if dataset.missing:

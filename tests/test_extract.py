@@ -154,6 +154,28 @@ def test_a_killed_extraction_goes_on_to_the_same_store(settings, store, tmp_path
     assert contents(out) == contents(settings.out)
 
 
+HOLD = """
+import sys, time
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_extraction_of_the_same_store_is_refused_until_the_first_is_dead(settings, store, tmp_path):
+    out = tmp_path / "store"
+    lock = tmp_path / ".store.lock"
+    first = subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE)
+    assert first.stdout.readline() == b"held\n"
+    with pytest.raises(StoreError, match=r"store is being written by another extraction: wait for it, or choose"):
+        extract(replace(settings, out=out))
+    first.kill()
+    first.communicate()
+    extract(replace(settings, out=out))
+    assert contents(out) == contents(settings.out)
+
+
 def test_other_settings_do_not_go_on_with_a_store(settings, store):
     with pytest.raises(StoreError, match=r"begun with other settings \(frames_per_second 15\.0 there and 30\.0 now\)"):
         extract(replace(settings, fps=30.0))

@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 OPTIONAL = (
-    "PIL", "av", "decord", "matplotlib", "safetensors", "stable_baselines3", "tensorboard", "torch", "torchvision",
-    "tqdm", "tyro",
+    "PIL", "av", "decord", "filelock", "matplotlib", "pygame", "safetensors", "sb3_contrib", "stable_baselines3",
+    "tensorboard", "torch", "torchvision", "tqdm", "tyro",
 )  # fmt: skip
 
 BLOCK_OPTIONAL = f"""

@@ -185,3 +185,9 @@ def test_segments_of_an_untrimmed_clip_end_with_its_window(untrimmed):
     env = gym.make("VideoGlimpse-v0", source=untrimmed, glimpses=1, matching="segment", frames=2, overlap_threshold=0.4)
     assert play(env, [0, 3]) == (0.5, 1, 0)
     assert play(env, [2, 2]) == (0.5, 1, 0)
+
+
+def test_the_label_is_the_whole_clips_whichever_window_is_played(untrimmed):
+    env = gym.make("VideoGlimpse-v0", source=untrimmed, glimpses=1, frames=1)
+    _, info = env.reset(options={"clip": 0})  # the second frame alone, at 0.25 seconds
+    assert info["label"].tolist() == [True, False, True]
