@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from glimpse_env.backbones import Backbone, BackboneName, DeviceError, WeightsEr
 from glimpse_env.datasets import DatasetError, VideoClip, VideoDataset, activitynet, folder, hmdb51, ucf101
 from glimpse_env.decode import RESIZE_RULE, DecodedClip, VideoError, decoder_versions
 from glimpse_env.features import Stopwatch, VideoFeatures, decode_ahead, embed
+from glimpse_env.splits import SPLITS
 from glimpse_env.store.manifest import Manifest, StoreError
 from glimpse_env.store.writer import ClipArrays, StoreWriter, write_report
 
@@ -65,6 +67,8 @@ class Settings:
     """clips decoded at the same time"""
     shard_frames: int = 1024
     """frames that a shard of the store may hold: what a killed run computes again at most (100 MB for 1024)"""
+    dry_run: bool = False
+    """write nothing: say what would be done, how large it becomes and how long it takes, judged by a few videos"""
 
     def __post_init__(self) -> None:
         for name in ("frames", "fps", "batch_size", "threads", "decode_threads", "shard_frames"):
@@ -146,6 +150,9 @@ def extract(settings: Settings) -> Path:
         StoreError: the folder holds something else or a store with other settings, no video could be read, or another
             run is writing it.
     """
+    if settings.dry_run:
+        _estimate(settings)
+        return settings.out
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(settings.out.with_name(f".{settings.out.name}.lock"), timeout=0):
@@ -173,6 +180,41 @@ def _extract(settings: Settings) -> Path:
     write_report(settings.out, failures=failures, missing=dataset.missing, frames=frames, seconds=stopwatch.seconds)
     _tell(settings.out, len(dataset.clips), frames, failures, stopwatch)
     return settings.out
+
+
+_SAMPLED = 8  # videos that a dry run tries
+
+
+def _estimate(settings: Settings) -> None:
+    """Print what an extraction would do, judged by a few videos spread over the data set."""
+    torch.set_num_threads(settings.threads)
+    dataset = settings.dataset()
+    backbone = load_backbone(settings.backbone, weights=settings.weights, device=settings.device)
+    clips = dataset.clips
+    places = np.unique(np.linspace(0, len(clips) - 1, _SAMPLED).astype(int)).tolist()
+    stopwatch = Stopwatch()
+    with stopwatch.measure("total"):
+        decoded = decode_ahead(
+            (clips[place].path for place in places),
+            frames_per_second=settings.fps,
+            max_frames=settings.frames_kept,
+            threads=settings.decode_threads,
+        )
+        pairs = ((clips[place].path, outcome) for place, outcome in zip(places, decoded, strict=True))
+        results = embed(pairs, backbone, batch_size=settings.batch_size, stopwatch=stopwatch)
+    read = [len(result.features) for result in results if not isinstance(result, VideoError)]
+    print(f"{dataset.name}: {len(clips)} clips of {len(dataset.class_names)} classes into {settings.out}")
+    for fold in range(dataset.num_folds):
+        counts = Counter(clip.splits[fold] for clip in clips)
+        print(f"fold {fold + 1}: " + ", ".join(f"{counts[part]} {part}" for part in SPLITS))
+    if dataset.missing:
+        print(f"{len(dataset.missing)} annotated videos are not in {settings.videos}")
+    print(f"tried {len(places)} videos, of which {len(places) - len(read)} cannot be read")
+    if read:
+        frames = len(clips) * sum(read) / len(places)
+        a_frame = backbone.grid_size**2 * (2 * backbone.depth + (settings.actor_coverage is not None)) + 3 * 112**2
+        minutes = frames / sum(read) * stopwatch.seconds["total"] / 60
+        print(f"about {frames:,.0f} frames, {frames * a_frame / 1e9:.2f} GB, {minutes:,.0f} minutes")
 
 
 def _shares(clips: Sequence[VideoClip], size: int) -> list[Sequence[VideoClip]]:

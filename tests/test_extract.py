@@ -1,6 +1,7 @@
 """Extraction end to end on videos written here: what comes out, what is skipped, and what a kill leaves behind."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -152,6 +153,18 @@ def test_a_killed_extraction_goes_on_to_the_same_store(settings, store, tmp_path
     running.wait()
     subprocess.run(arguments, check=True, capture_output=True)
     assert contents(out) == contents(settings.out)
+
+
+def test_a_dry_run_writes_nothing_and_says_what_would_be_done(settings, tmp_path, capsys):
+    out = tmp_path / "nowhere"
+    extract(replace(settings, out=out, dry_run=True))
+    assert list(tmp_path.iterdir()) == []
+    told = capsys.readouterr().out
+    assert f"folder: 7 clips of 2 classes into {out}" in told
+    assert "fold 1: 3 train, 2 validation, 2 test" in told
+    assert "tried 7 videos, of which 1 cannot be read" in told
+    # 4 + 2 + 6 + 3 + 1 + 3 samples of 100 kB and 38 kB.
+    assert re.search(r"about 19 frames, 0\.00 GB, \d+ minutes", told)
 
 
 HOLD = """
