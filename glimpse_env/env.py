@@ -126,6 +126,10 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
         jitter: random instead of centred windows of clips longer than T.
         render_mode: "rgb_array" or None.
 
+    Attributes:
+        num_clips: how many clips the split has.
+        class_names: the C classes; a class in an action or a label is an index into them.
+
     Raises:
         TypeError, ValueError, FileNotFoundError: an argument that cannot be played, named with what is allowed.
 
@@ -142,18 +146,9 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
         self.render_mode = render_mode
         self.engine = build_engine(1, **episode)
         self.source = self.engine.source
+        self.num_clips, self.class_names = self.source.num_clips, self.source.class_names
         self.observation_space = self.engine.rules.observation_space(self.source)
         self.action_space = self.engine.rules.action_space(self.source)
-
-    @property
-    def num_clips(self) -> int:
-        """How many clips the split has."""
-        return self.source.num_clips
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The C classes; a class in an action or a label is an index into them."""
-        return self.source.class_names
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -52,6 +52,7 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
         self.metadata = {"render_modes": RENDER_MODES, "render_fps": 10, "autoreset_mode": self.autoreset_mode}
         self.engine = build_engine(num_envs, **episode)
         self.source = self.engine.source
+        self.num_clips, self.class_names = self.source.num_clips, self.source.class_names
         self.single_observation_space = self.engine.rules.observation_space(self.source)
         self.single_action_space = self.engine.rules.action_space(self.source)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -59,16 +60,6 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
         self._generators: list[np.random.Generator] = []
         self._seeds: list[int] = []
         self._shared = None if copy else self.engine.blank()
-
-    @property
-    def num_clips(self) -> int:
-        """How many clips the split has."""
-        return self.source.num_clips
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The C classes; a class in an action or a label is an index into them."""
-        return self.source.class_names
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]

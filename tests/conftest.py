@@ -74,3 +74,12 @@ def untrimmed():
         lengths=(4, 2),
         truths=((Segment(0.0, 0.25, 0), Segment(0.25, 0.5, 2)), (Segment(0.25, 0.25, 1),)),
     )
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """The path of weights with which the original GoogLeNet is alive, though it knows nothing."""
+    write_bvlc_weights = pytest.importorskip("extraction_inputs").write_bvlc_weights
+    path = tmp_path_factory.mktemp("weights") / "bvlc.safetensors"
+    write_bvlc_weights(path)
+    return path

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from extraction_inputs import write_bvlc_weights
 from safetensors.torch import load_file, save_file
 from torchvision.models.googlenet import GoogLeNet
 
@@ -22,13 +21,6 @@ from glimpse_env.backbones import (
 
 DATA = Path(os.environ.get("VIDEOGLIMPSE_DATA", "/nonexistent"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="VIDEOGLIMPSE_DATA does not point at the real data")
-
-
-@pytest.fixture(scope="module")
-def bvlc_weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "bvlc.safetensors"
-    write_bvlc_weights(path)
-    return path
 
 
 def living_torchvision_network():
@@ -72,8 +64,8 @@ def test_bvlc_has_the_published_number_of_parameters():
     assert len(network.state_dict()) == 116
 
 
-def test_cubes_are_channel_last_and_independent_of_the_rest_of_the_batch(bvlc_weights):
-    backbone = load_backbone("bvlc_googlenet", weights=bvlc_weights)
+def test_cubes_are_channel_last_and_independent_of_the_rest_of_the_batch(weights):
+    backbone = load_backbone("bvlc_googlenet", weights=weights)
     frames = pictures(4)
     cubes = backbone.cubes(frames)
     assert (cubes.shape, cubes.dtype) == ((4, 7, 7, 1024), torch.float32)
@@ -112,19 +104,19 @@ def test_untrained_weights_are_refused(tmp_path, name, build):
         load_backbone(name, weights=tmp_path / "random.pth")
 
 
-def test_weights_that_are_not_numbers_are_refused(tmp_path, bvlc_weights):
-    tensors = load_file(bvlc_weights)
+def test_weights_that_are_not_numbers_are_refused(tmp_path, weights):
+    tensors = load_file(weights)
     tensors["conv1/7x7_s2.weight"][0, 0, 0, 0] = torch.nan
     save_file(tensors, tmp_path / "nan.safetensors")
     with pytest.raises(WeightsError, match=r"nan\.safetensors: the largest activation for a test picture is nan"):
         load_backbone("bvlc_googlenet", weights=tmp_path / "nan.safetensors")
 
 
-def test_weights_of_the_other_network_are_refused(tmp_path, bvlc_weights):
+def test_weights_of_the_other_network_are_refused(tmp_path, weights):
     with pytest.raises(
         WeightsError, match=r"bvlc\.safetensors does not fit googlenet: \d+ tensors differ .*--backbone"
     ):
-        load_backbone("googlenet", weights=bvlc_weights)
+        load_backbone("googlenet", weights=weights)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +130,8 @@ def test_weights_of_the_other_network_are_refused(tmp_path, bvlc_weights):
         ),
     ],
 )
-def test_weights_that_almost_fit_are_refused(tmp_path, bvlc_weights, change, problem):
-    tensors = load_file(bvlc_weights)
+def test_weights_that_almost_fit_are_refused(tmp_path, weights, change, problem):
+    tensors = load_file(weights)
     change(tensors)
     save_file(tensors, tmp_path / "changed.safetensors")
     with pytest.raises(WeightsError, match=rf"does not fit bvlc_googlenet: 1 tensors differ \({problem}\)"):
@@ -172,15 +164,15 @@ def test_weights_that_are_missing(tmp_path, monkeypatch):
         load_backbone("googlenet")
 
 
-def test_an_unknown_backbone(bvlc_weights):
+def test_an_unknown_backbone(weights):
     with pytest.raises(ValueError, match="unknown backbone 'resnet': choose one of bvlc_googlenet, googlenet"):
-        load_backbone("resnet", weights=bvlc_weights)
+        load_backbone("resnet", weights=weights)
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu"])
-def test_a_device_that_is_not_there(bvlc_weights, device):
+def test_a_device_that_is_not_there(weights, device):
     with pytest.raises(DeviceError, match=rf"device '{device}' is not available here \(.*\): choose cpu"):
-        load_backbone("bvlc_googlenet", weights=bvlc_weights, device=device)
+        load_backbone("bvlc_googlenet", weights=weights, device=device)
 
 
 @needs_data

@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from extraction_inputs import write_activitynet, write_bvlc_weights, write_video
+from extraction_inputs import write_activitynet, write_video
 
 from glimpse_env.backbones import WeightsError, load_backbone
 from glimpse_env.datasets import DatasetError
@@ -23,13 +23,6 @@ from glimpse_env.store import FeatureStore, StoreError
 from glimpse_env.store.manifest import manifest_text, read_manifest
 
 LENGTHS = {"run/a.mp4": 8, "run/b.mp4": 3, "run/c.avi": 20, "walk/a.mp4": 6, "walk/b.mkv": 1, "walk/c.avi": 5}
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "bvlc.safetensors"
-    write_bvlc_weights(path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +66,9 @@ def contents(path):
 
 def command(settings, out):
     """Return the command line of the settings, writing to another folder."""
-    flags = {
-        name.replace("_", "-"): value for name, value in vars(replace(settings, out=out)).items() if value is not None
-    }
+    settings = replace(settings, out=out)
+    assert not settings.dry_run
+    flags = {name.replace("_", "-"): value for name, value in vars(settings).items() if value not in (None, False)}
     return ["folder", *(text for name, value in flags.items() for text in (f"--{name}", str(value)))]
 
 

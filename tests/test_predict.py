@@ -11,7 +11,7 @@ import pytest
 import torch
 import tyro
 from agent_toys import tiny_config, write_marked_store
-from extraction_inputs import write_bvlc_weights, write_video
+from extraction_inputs import write_video
 from matplotlib.image import imread
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -32,13 +32,6 @@ from glimpse_env.files import file_sha256
 
 ROOT = Path(__file__).parent.parent
 LENGTHS = {"run/a": 8, "run/b": 30, "run/c": 5, "walk/a": 12, "walk/b": 24, "walk/c": 3}  # frames at 30 a second
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "bvlc.safetensors"
-    write_bvlc_weights(path)
-    return path
 
 
 @pytest.fixture(scope="module")
