@@ -60,6 +60,7 @@ class EpisodeEngine:
         self._frame_labels = np.zeros((num_envs, frames, classes), np.bool_)
         self._truths: list[tuple[Segment, ...]] = [()] * num_envs
         self._clip_ids = np.full(num_envs, None, object)
+        self._everyone = np.arange(num_envs)
         self._looks = np.zeros(num_envs, np.int64)
         cells = np.arange(source.grid_size**2)
         self._centres = (np.stack(np.divmod(cells, source.grid_size), 1) + 0.5) / source.grid_size  # (K*K, 2)
@@ -122,13 +123,13 @@ class EpisodeEngine:
         frames = self.frame[rows]
         self.predictions[rows, frames - 1] = actions[rows, -1]
         ended = frames == self.rules.frames
-        going, ending = rows[~ended], rows[ended]
+        going, ending = (rows[~ended], rows[ended]) if ended.any() else (rows, rows[:0])
         self.cells[going] = cells = self._chosen(actions[going, :-1])
         self._looks[going] += (cells >= 0).sum(1)
         self.frame[going] += 1
-        self.done[ending] = True
         rewards = np.zeros(self.num_envs)
         if len(ending):
+            self.done[ending] = True
             outcome = self.outcome(ending)
             rewards[ending] = self.rules.reward(outcome.true_positives, outcome.false_positives, outcome.glimpses)
         return rewards
@@ -171,9 +172,9 @@ class EpisodeEngine:
 
     def frame_labels(self) -> NDArray[np.bool_]:
         """Return (N, C), the classes true at the frame just predicted; all False before the first prediction."""
-        predicted = self.frame - 1 + self.done
-        labels: NDArray[np.bool_] = self._frame_labels[np.arange(self.num_envs), np.maximum(predicted, 1) - 1]
-        labels[predicted == 0] = False
+        predicted = self.frame + self.done - 1
+        labels: NDArray[np.bool_] = self._frame_labels[self._everyone, np.maximum(predicted, 1) - 1]
+        labels[predicted <= 0] = False
         return labels
 
     def seen(self, env: int) -> NDArray[np.bool_]:
@@ -207,8 +208,10 @@ class EpisodeEngine:
             out[blind] = 0
         else:
             self._write_first_glances(whole, out)
-            self._write_slices(partly, out)
-            out[blind] = 0
+            if len(partly):
+                self._write_slices(partly, out)
+            if len(blind):
+                out[blind] = 0
 
     def erase(self, out: NDArray[Any]) -> None:
         """Make ready for `observe` what it wrote last, touching only the slices that it wrote."""

@@ -51,6 +51,7 @@ from glimpse_env.rules import EpisodeRules, FeatureType, Matching, Observation
 from glimpse_env.sources import ClipSource
 
 RENDER_MODES = ["rgb_array"]
+_ALONE = np.ones(1, np.bool_)
 
 
 class EpisodeArguments(TypedDict, total=False):
@@ -173,12 +174,11 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
         """
         if self.engine.frame[0] == 0 or self.engine.done[0]:
             raise ResetNeeded("no episode is under way: call reset() before step()")
-        everyone = np.ones(1, np.bool_)
         action = np.asarray(action)
         if action.shape != self.action_space.shape:
             raise ValueError(f"an action must have shape {self.action_space.shape}, got {action.shape}")
-        actions = self.engine.check_actions(action[None], everyone)
-        reward = self.engine.advance(actions, everyone)
+        actions = self.engine.check_actions(action[None], _ALONE)
+        reward = self.engine.advance(actions, _ALONE)
         return self._observe(), float(reward[0]), bool(self.engine.done[0]), False, self._info()
 
     def render(self) -> NDArray[np.uint8] | None:
@@ -196,4 +196,4 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
 
     def _info(self) -> dict[str, Any]:
         info = self.engine.info() | (self.engine.final_info() if self.engine.done[0] else {})
-        return {key: value[0].item() if isinstance(value[0], np.generic) else value[0] for key, value in info.items()}
+        return {key: value.item(0) if value.ndim == 1 else value[0] for key, value in info.items()}
