@@ -89,7 +89,7 @@ def make_policy(config: Config, source: ClipSource, looking: Looking) -> Glimpse
     shape = InputShape(
         grid_size=source.grid_size,
         depth=source.depth,
-        outputs=len(source.class_names) + bool(config.abstain),
+        outputs=len(source.class_names) + config.abstains(source),
         frames=config.frames or source.num_frames,
     )
     with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global generator only

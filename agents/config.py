@@ -43,7 +43,7 @@ class Config:
     """Train on grids mirrored left to right half of the time."""
     abstain: bool | None = None
     """Let the agent say "no prediction"; the class is then drawn and part of the policy gradient. Without it, only
-    where clips are untrimmed."""
+    where clips are untrimmed. `--abstain True` or `False`."""
     eta: float = 0.5
     """Weight of true against false positives in the reward (eq. 7)."""
     preset: Preset = "small"
@@ -128,13 +128,16 @@ class Config:
         """The learned policy and its controls, in the order in which they are trained."""
         return ("learned", *self.controls)
 
+    def abstains(self, source: ClipSource) -> bool:
+        """Return whether "no prediction" may be said on a source."""
+        return not source.trimmed if self.abstain is None else self.abstain
+
     def for_source(self, source: ClipSource) -> Config:
         """Return this configuration with what the training clips decide: updates, where they are given as epochs, and
         abstention.
         """
-        abstain = not source.trimmed if self.abstain is None else self.abstain
         updates = self.updates if self.epochs is None else math.ceil(self.epochs * source.num_clips / self.clips)
-        return dataclasses.replace(self, updates=updates, epochs=None, abstain=abstain)
+        return dataclasses.replace(self, updates=updates, epochs=None, abstain=self.abstains(source))
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` takes."""

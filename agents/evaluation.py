@@ -19,7 +19,7 @@ class Evaluation:
     """What was measured on a split; `focus` and `focus_per_look` are None where the actor is unknown or all is seen.
 
     Attributes:
-        accuracy: top-1 of the frames' mean softmax.
+        accuracy: top-1 of the frames' mean softmax; any label of the clip is right.
         vote_accuracy: share of episodes whose most frequent prediction is right.
         focus: share of frames after the first with at least one look on the actor.
         focus_per_look: share of looks on the actor.
@@ -82,9 +82,8 @@ def evaluate(envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, manner: Manner,
 def _measure(rollout: Rollout, num_classes: int) -> dict[str, Tensor]:
     """Return (N,) values of each measure."""
     scores = class_scores(rollout.class_logits, num_classes)
-    truth = rollout.frame_labels.any(1)
     measures = {
-        "accuracy": truth.gather(1, scores.argmax(1, keepdim=True))[:, 0],
+        "accuracy": rollout.labels.gather(1, scores.argmax(1, keepdim=True))[:, 0],
         "vote_accuracy": rollout.is_correct,
         "reward": rollout.rewards,
         "glimpses": rollout.glimpses / rollout.cells.shape[1],

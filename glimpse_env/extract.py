@@ -68,7 +68,7 @@ class Settings:
     shard_frames: int = 1024
     """frames that a shard of the store may hold: what a killed run computes again at most (100 MB for 1024)"""
     dry_run: bool = False
-    """write nothing: say what would be done, how large it becomes and how long it takes, judged by a few videos"""
+    """write nothing: say what extracting from the start would do, its size and time, judged by a few videos"""
 
     def __post_init__(self) -> None:
         for name in ("frames", "fps", "batch_size", "threads", "decode_threads", "shard_frames"):
@@ -118,6 +118,8 @@ class UCF101(Settings):
 class ActivityNet(Settings):
     """ActivityNet v1.3, untrimmed, with as many of its videos as are there."""
 
+    videos: Path
+    """folder of videos, v_<id>.mp4 and the like, at any depth"""
     annotations: Path
     """the official JSON file"""
     fps: float = 2.0
@@ -153,9 +155,10 @@ def extract(settings: Settings) -> Path:
     if settings.dry_run:
         _estimate(settings)
         return settings.out
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    place = settings.out.resolve()  # by whichever name it is called, a store has one lock
+    place.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(settings.out.with_name(f".{settings.out.name}.lock"), timeout=0):
+        with FileLock(place.with_name(f".{place.name}.lock"), timeout=0):
             return _extract(settings)
     except Timeout:
         raise StoreError(
@@ -191,6 +194,7 @@ def _estimate(settings: Settings) -> None:
     dataset = settings.dataset()
     backbone = load_backbone(settings.backbone, weights=settings.weights, device=settings.device)
     clips = dataset.clips
+    _open_coverage(settings.actor_coverage, clips)
     places = np.unique(np.linspace(0, len(clips) - 1, _SAMPLED).astype(int)).tolist()
     stopwatch = Stopwatch()
     with stopwatch.measure("total"):

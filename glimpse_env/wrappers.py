@@ -1,6 +1,7 @@
 """Other shapes of the same episodes, for algorithms that want them; Gymnasium's own wrappers do the rest.
 
-Each wraps the single environment and goes into `gym.make_vec(..., vectorization_mode="sync", wrappers=[...])` too.
+All but `VectorEpisodeStatistics` wrap the single environment, and go into `gym.make_vec(..., vectorization_mode="sync",
+wrappers=[...])` too.
 """
 
 from __future__ import annotations
@@ -125,14 +126,22 @@ class TimeLeft(gym.Wrapper[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArra
 class EpisodeStatistics(RecordEpisodeStatistics):
     """Gymnasium's episode statistics with the looks: `info["episode"]["g"]`, and `glimpses_queue` of the last ones."""
 
-    def __init__(self, env: gym.Env[NDArray[Any], NDArray[np.int64]], buffer_length: int = 100) -> None:
-        super().__init__(env, buffer_length=buffer_length)
+    def __init__(
+        self,
+        env: gym.Env[NDArray[Any], NDArray[np.int64]],
+        buffer_length: int = 100,
+        stats_key: str = "episode",
+    ) -> None:
+        super().__init__(env, buffer_length=buffer_length, stats_key=stats_key)
+        if not isinstance(env.unwrapped, VideoGlimpseEnv):
+            raise TypeError(f"EpisodeStatistics counts the looks of a VideoGlimpseEnv, got {env.unwrapped}")
+        self._key = stats_key
         self.glimpses_queue: deque[int] = deque(maxlen=buffer_length)
 
     def step(self, action: NDArray[np.int64]) -> tuple[NDArray[Any], Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = super().step(action)
-        if "episode" in info:
-            info["episode"]["g"] = info["glimpses"]
+        if self._key in info:
+            info[self._key]["g"] = info["glimpses"]
             self.glimpses_queue.append(info["glimpses"])
         return observation, reward, terminated, truncated, info
 

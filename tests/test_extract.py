@@ -218,8 +218,10 @@ def test_an_untrimmed_store_keeps_segments_and_plays(weights, tmp_path):
     for video, frames in (("v_aaaaaaaaaaa.mp4", 30), ("v_bbbbbbbbbbb.mkv", 12), ("v_ddddddddddd.mp4", 20)):
         (tmp_path / "videos").mkdir(exist_ok=True)
         write_video(tmp_path / "videos" / video, frames=frames)
+    short = {"duration": 1.0, "subset": "validation", "annotations": [{"segment": [0.15, 0.45], "label": "Walk"}]}
+    annotations = write_activitynet(tmp_path / "notes.json", ddddddddddd=short)
     settings = ActivityNet(
-        videos=tmp_path / "videos", annotations=write_activitynet(tmp_path / "notes.json"), out=tmp_path / "store",
+        videos=tmp_path / "videos", annotations=annotations, out=tmp_path / "store",
         weights=weights, frames=4, fps=10.0, max_frames=9, batch_size=4, threads=1, shard_frames=18,
     )  # fmt: skip
     store = FeatureStore.open(extract(settings))
@@ -233,7 +235,7 @@ def test_an_untrimmed_store_keeps_segments_and_plays(weights, tmp_path):
     assert {name: split.segments(clip) for name, (split, clip) in clips.items()} == {
         "aaaaaaaaaaa": ((1.0, 4.0, 1), (5.0, 12.5, 0)),
         "bbbbbbbbbbb": ((2.0, 2.0, 0),),
-        "ddddddddddd": ((0.5, 3.0, 1),),
+        "ddddddddddd": ((0.15, 0.45, 1),),
     }
     split, clip = clips["ddddddddddd"]
     times = split.frame_times(clip)
@@ -242,10 +244,9 @@ def test_an_untrimmed_store_keeps_segments_and_plays(weights, tmp_path):
     _, info = env.reset(seed=1)
     assert info["label"].tolist() == [False, True]
     assert env.action_space.nvec[-1] == 3  # background is "no prediction"
-    terminated = False
-    while not terminated:
-        *_, terminated, _, info = env.step(np.array([0, 1, 2, 3, 4, 2]))
-    assert (info["true_positives"], info["false_positives"]) == (0, 0)
+    for prediction in (2, 1, 1, 1):  # the window's frames are at 0.1, 0.2, 0.3 and 0.4 seconds
+        *_, info = env.step(np.array([0, 1, 2, 3, 4, prediction]))
+    assert (info["true_positives"], info["false_positives"]) == (1, 0)
 
 
 def test_ucf101_reaches_the_store(videos, weights, tmp_path):

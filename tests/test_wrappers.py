@@ -116,10 +116,21 @@ def test_statistics_of_an_episode_have_its_looks(toy):
 def test_statistics_of_many_episodes_have_their_looks(toy, autoreset):
     envs = VectorEpisodeStatistics(VideoGlimpseVectorEnv(2, source=toy, glimpses=2, autoreset_mode=autoreset))
     envs.reset(options={"clip": np.array([0, 0])})
-    for cells in ((0, 1), (2, 2), (3, 4), (5, 6)):
+    envs.step(np.array([[0, 1, 2], [4, 4, 0]]))
+    envs.reset(options={"clip": 0, "reset_mask": np.array([False, True])})
+    for cells in ((2, 2), (3, 4), (5, 6)):  # the first environment is one frame ahead
         *_, infos = envs.step(np.array([[*cells, 2], [4, 4, 0]]))
-    assert infos["episode"]["g"].tolist() == [5, 3]
-    assert list(envs.glimpses_queue) == [5, 3]
+    assert infos["_episode"].tolist() == [True, False]
+    assert infos["episode"]["g"][0] == 5
+    assert list(envs.glimpses_queue) == [5]
+
+
+def test_statistics_go_through_a_spec_and_know_their_environment():
+    env = EpisodeStatistics(make(glimpses=1))
+    again = gym.make(env.spec)
+    assert isinstance(again, EpisodeStatistics)
+    with pytest.raises(TypeError, match=r"EpisodeStatistics counts the looks of a VideoGlimpseEnv, got .*CartPole"):
+        EpisodeStatistics(gym.make("CartPole-v1"))
 
 
 def test_wrappers_go_into_make_vec():

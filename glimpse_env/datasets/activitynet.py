@@ -126,7 +126,7 @@ def _find_videos(videos: Path, wanted: set[str]) -> dict[str, Path]:
     found: dict[str, list[Path]] = {}
     for path in sorted(videos.rglob("*")):
         name = path.stem if path.stem in wanted else path.stem.removeprefix("v_")
-        if name in wanted and path.suffix.lower() in VIDEO_SUFFIXES:
+        if name in wanted and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
             found.setdefault(name, []).append(path)
     if twice := sorted(name for name, paths in found.items() if len(paths) > 1):
         raise DatasetError(f"{len(twice)} videos have several files under {videos}: {spell(twice)}")

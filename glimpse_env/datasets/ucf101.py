@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from glimpse_env.datasets.description import DatasetError, VideoClip, VideoDataset, plain_name, require_files
+from glimpse_env.datasets.description import DatasetError, VideoClip, VideoDataset, plain_name, require_files, spell
 from glimpse_env.splits import Split, carve_validation
 
 _GROUP = re.compile(r"(.+_g\d+)_c\d+")  # clips of one group were cut from one video
@@ -35,6 +36,9 @@ def ucf101(videos: Path, splits: Path) -> VideoDataset:
         raise DatasetError(f"no lists of folds 1, 2, ... in {splits}: they are named as in trainlist01.txt")
     parts = [_read_fold(splits, fold, class_names) for fold in folds]
     named = sorted(set().union(*parts))
+    stems = Counter(clip.removesuffix(PurePosixPath(clip).suffix) for clip in named)
+    if twice := sorted(stem for stem, count in stems.items() if count > 1):
+        raise DatasetError(f"the lists in {splits} name several files called {spell(twice)}")
     paths = {clip: videos / clip for clip in named}
     require_files(paths.values(), named_by=f"the lists in {splits}", under=videos)
     clips = tuple(
@@ -50,12 +54,14 @@ def ucf101(videos: Path, splits: Path) -> VideoDataset:
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
-    classes = {}
+    classes: dict[int, str] = {}
     for place, line in _lines(path):
         number, _, name = line.partition(" ")
-        if not number.isdigit() or not name:
+        if not number.isdecimal() or not name:
             raise DatasetError(f"{place}: expected a number and a class, got {line!r}")
-        classes[int(number)] = name.strip()
+        if int(number) in classes:
+            raise DatasetError(f"{place}: class {number} is named before, as {classes[int(number)]!r}")
+        classes[int(number)] = plain_name(name.strip(), place)
     if sorted(classes) != list(range(1, len(classes) + 1)):
         raise DatasetError(f"{path}: the classes should be numbered 1, 2, ...")
     return tuple(classes[number] for number in sorted(classes))
@@ -75,10 +81,12 @@ def _read_list(path: Path, class_names: tuple[str, ...]) -> dict[str, tuple[int,
     """Return for each `<class>/<video>` of a list its label and its source group."""
     clips = {}
     for place, line in _lines(path):
-        name = re.sub(r" \d+$", "", line)  # a train list also gives the class's number
+        name, _, number = re.fullmatch(r"(.*?)( (\d+))?", line).groups()  # type: ignore[union-attr]
         class_name, slash, video = name.partition("/")
         if not slash or class_name not in class_names:
             raise DatasetError(f"{place}: expected a video in the folder of a known class, got {line!r}")
+        if number and int(number) != class_names.index(class_name) + 1:
+            raise DatasetError(f"{place}: {class_name} is not class {number} of classInd.txt")
         stem = PurePosixPath(plain_name(video, place)).stem
         group = _GROUP.fullmatch(stem)
         clips[name] = (class_names.index(class_name), group[1] if group else stem)
