@@ -229,11 +229,8 @@ class EpisodeEngine:
         first, last = float(times[0] - half), float(times[-1] + half)
         if self.source.trimmed:
             return tuple(Segment(first, last, label) for _, _, label in segments)
-        return tuple(
-            Segment(max(start, first), min(end, last), label)
-            for start, end, label in segments
-            if start <= last and end >= first
-        )
+        # What lies outside comes out with its end before its start, and so overlaps nothing.
+        return tuple(Segment(max(start, first), min(end, last), label) for start, end, label in segments)
 
     def _chosen(self, looks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the (n, m) cells that checked actions choose, -1 where a slot chooses none."""

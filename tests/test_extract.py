@@ -176,6 +176,9 @@ def test_a_second_extraction_of_the_same_store_is_refused_until_the_first_is_dea
     assert first.stdout.readline() == b"held\n"
     with pytest.raises(StoreError, match=r"store is being written by another extraction: wait for it, or choose"):
         extract(replace(settings, out=out))
+    (tmp_path / "alias").symlink_to(out)
+    with pytest.raises(StoreError, match=r"alias is being written by another extraction"):
+        extract(replace(settings, out=tmp_path / "alias"))
     first.kill()
     first.communicate()
     extract(replace(settings, out=out))

@@ -285,3 +285,15 @@ def test_class_logits_reach_all_but_the_location_logits():
     scorer = {id(parameter) for parameter in policy.scorer_parameters()}
     for parameter in policy.parameters():
         assert (parameter.grad is None) is (id(parameter) in scorer)
+
+
+def test_the_state_is_dropped_on_its_way_past_the_skip():
+    policy = wild_policy(dataclasses.replace(DROPPING, skip=True))
+    masks = masks_for(policy)
+    hidden, inputs = torch.randn(2, 6, 4, 6), torch.randn(6, 4, policy.input_size)
+    silent = dataclasses.replace(masks, state=torch.zeros_like(masks.state))
+    assert torch.equal(*(policy.class_logits(state, inputs, silent) for state in hidden))
+    assert not torch.equal(*(policy.class_logits(state, inputs, masks) for state in hidden))
+    assert not torch.equal(
+        policy.class_logits(hidden[0], inputs, masks), policy.class_logits(hidden[0], 2 * inputs, masks)
+    )

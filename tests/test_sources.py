@@ -43,10 +43,19 @@ def test_rows_are_gathered_into_any_array(bank_dtype, out_dtype, rows, contiguou
     assert (rest == -1).all()
 
 
-def test_gathering_nothing_is_no_error():
-    out = np.empty((0, 3), np.float32)
-    gather_rows(np.ones((2, 3), np.float16), index(), out)
-    gather_rows(np.ones((2, 3), np.float32), index(), out)
+def test_rows_as_wide_as_a_cube_are_widened_alike():
+    bank = (np.arange(3 * 2**13) % 1000).reshape(3, 2**13).astype(np.float16)
+    out = np.full((2, 2**13), -1, np.float32)
+    gather_rows(bank, np.array([2, 0]), out)
+    np.testing.assert_array_equal(out, bank[[2, 0]])
+
+
+@pytest.mark.parametrize("width", [3, 2**13])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_gathering_nothing_leaves_what_there_is(dtype, width):
+    held = np.full((1, width), -1, np.float32)
+    gather_rows(np.ones((2, width), dtype), index(), held[:0])
+    assert (held == -1).all()
 
 
 # ---- clips in memory: slice k of frame n of clip i is (v, v + 1) with v = 1 + 72 i + 18 n + 2 k
