@@ -8,8 +8,9 @@ one do not fit the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from glimpse_env.files import file_sha256
 
 BackboneName = Literal["bvlc_googlenet", "googlenet"]
+Precision = Literal["float32", "bfloat16", "float16"]
 _TORCHVISION_FILE = "googlenet-1378be20.pth"
 _LEAST_ACTIVATION = 0.3  # trained networks reach 10 and more; random weights at most 0.06, torchvision's own 1e-11
 
@@ -40,6 +42,7 @@ class Backbone:
         name: which network.
         weights_sha256: of the weights file.
         device: where it runs.
+        precision: of its convolutions; below float32 torch's autocast chooses, and leaves what needs more at float32.
         network: normalised pictures (N, 3, 224, 224) float32 to activations (N, D, K, K).
         normalise: RGB frames (N, 224, 224, 3) uint8 to those pictures.
         grid_size: K.
@@ -49,20 +52,40 @@ class Backbone:
     name: BackboneName
     weights_sha256: str
     device: torch.device
-    network: nn.Module
+    network: Callable[[Tensor], Tensor]
     normalise: Callable[[Tensor], Tensor]
+    precision: Precision = "float32"
     grid_size: int = 7
     depth: int = 1024
 
     def cubes(self, frames: Tensor) -> Tensor:
         """Return the feature cubes (N, K, K, D) float32 of (N, 224, 224, 3) uint8 RGB frames."""
-        with torch.inference_mode():
+        with torch.inference_mode(), self._arithmetic():
             pictures = self.normalise(frames.to(self.device, non_blocking=True))
-            activations: Tensor = self.network(pictures)
+            activations = self.network(pictures).float()
             return activations.permute(0, 2, 3, 1)  # (N, D, K, K) -> (N, K, K, D)
 
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        lowered = self.precision != "float32"
+        with (
+            torch.autocast(
+                self.device.type, dtype=getattr(torch, self.precision) if lowered else None, enabled=lowered
+            ),
+            # By default cuDNN rounds float32 to TF32, and may choose other algorithms at every run.
+            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+        ):
+            yield
 
-def load_backbone(name: str, *, weights: Path | None = None, device: str = "cpu") -> Backbone:
+
+def load_backbone(
+    name: str,
+    *,
+    weights: Path | None = None,
+    device: str = "cpu",
+    precision: Precision = "float32",
+    compiled: bool = False,
+) -> Backbone:
     """Load a network with trained weights, ready to run.
 
     Args:
@@ -70,6 +93,8 @@ def load_backbone(name: str, *, weights: Path | None = None, device: str = "cpu"
         weights: safetensors file, for `googlenet` also torchvision's own `.pth`; without it `googlenet` takes the
             file that torchvision has downloaded to torch's cache.
         device: `cpu`, `cuda` or `cuda:<number>`.
+        precision: of the convolutions.
+        compiled: run it through `torch.compile`, which needs a C++ compiler and half a minute at its first batch.
 
     Raises:
         ValueError: there is no such network.
@@ -88,15 +113,17 @@ def load_backbone(name: str, *, weights: Path | None = None, device: str = "cpu"
     else:
         network = _torchvision_trunk(tensors, path)
         normalise = normalise_imagenet
+    network = network.eval().requires_grad_(False).to(target).to(memory_format=torch.channels_last)
     backbone = Backbone(
         name="bvlc_googlenet" if name == "bvlc_googlenet" else "googlenet",
         weights_sha256=file_sha256(path),
         device=target,
-        network=network.eval().requires_grad_(False).to(target).to(memory_format=torch.channels_last),
+        network=network,
         normalise=normalise,
+        precision=precision,
     )
     _refuse_untrained(backbone, path)
-    return backbone
+    return replace(backbone, network=torch.compile(network)) if compiled else backbone
 
 
 def normalise_bvlc(frames: Tensor) -> Tensor:
@@ -194,10 +221,12 @@ def local_response_norm(x: Tensor) -> Tensor:
 
     The same as `F.local_response_norm(x, 5)`, three times as fast: the sum is a banded 1 x 1 convolution.
     """
-    index = torch.arange(x.shape[1], device=x.device)
-    band = ((index[:, None] - index).abs() <= 2).to(x.dtype) * (1e-4 / 5)
-    scale = F.conv2d(x * x, band[:, :, None, None], torch.ones_like(band[0])).rsqrt_()
-    return x * scale.mul_(scale.sqrt())  # s ** -0.75 = s ** -0.5 * s ** -0.25
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.float()  # squares overflow float16, and bfloat16 would lose more here than in all convolutions
+        index = torch.arange(x.shape[1], device=x.device)
+        band = ((index[:, None] - index).abs() <= 2).to(x.dtype) * (1e-4 / 5)
+        scale = F.conv2d(x * x, band[:, :, None, None], torch.ones_like(band[0])).rsqrt_()
+        return x * scale.mul_(scale.sqrt())  # s ** -0.75 = s ** -0.5 * s ** -0.25
 
 
 def _find_device(device: str) -> torch.device:

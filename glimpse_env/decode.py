@@ -8,7 +8,7 @@ the same pictures.
 Time: a frame's timestamp counts from the first frame of its file. AVI files keep no presentation times, and some
 others keep broken ones: their frame i is taken to show at i / (the file's average rate). The samples of a clip lie at
 t_n = start + (n - 1) / frames_per_second, and each is the decoded frame whose timestamp is nearest, ties to the
-earlier one.
+earlier one. Pictures are upright: a file that says it is to be shown turned by a quarter or a half comes out so.
 
 Resize rule `direct-bilinear-224`: the decoded frame as 8-bit RGB at its own size, then each side scaled to 224 on its
 own, so that the aspect ratio is not kept and nothing is cropped, with a triangle filter that widens as the picture
@@ -21,8 +21,8 @@ import importlib.metadata
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -31,10 +31,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from glimpse_env.stopwatch import Stopwatch
+
 RESIZE_RULE = "direct-bilinear-224"
 FRAME_SIZE = 224
 THUMBNAIL_SIZE = 112
-_CHUNK = 16  # frames held at the file's own size at once
+_CHUNK = 16  # frames held at the file's own size at once, at most
+_CHUNK_BYTES = 64_000_000  # and their bytes
 Decoder = Literal["decord", "pyav"]
 
 
@@ -59,12 +62,14 @@ class DecodedClip:
         numbers: (n,) int64, which frame of the file each sample is, from 0.
         frames: (n, 224, 224, 3) uint8 RGB, by the resize rule.
         thumbnails: (n, 112, 112, 3) uint8 RGB.
+        seconds: spent on `decode` and `resize`.
     """
 
     times: NDArray[np.float64]
     numbers: NDArray[np.int64]
     frames: NDArray[np.uint8]
     thumbnails: NDArray[np.uint8]
+    seconds: Mapping[str, float] = field(compare=False)
 
 
 class _Reader(Protocol):
@@ -136,14 +141,22 @@ def decode_clip(
 
 
 def _decode(path: Path, decoder: Decoder, *, frames_per_second: float, max_frames: int) -> DecodedClip:
-    reader = _DecordReader(path) if decoder == "decord" else _PyAVReader(path)
+    stopwatch = Stopwatch()
+    with stopwatch.measure("decode"):
+        reader = _DecordReader(path) if decoder == "decord" else _PyAVReader(path)
     if len(reader.timestamps) == 0:
         raise ValueError("the file holds no video frames")
     times = sample_times(reader.timestamps, frames_per_second=frames_per_second, max_frames=max_frames)
     numbers = nearest_frames(reader.timestamps, times)
     needed, positions = np.unique(numbers, return_inverse=True)
-    frames, thumbnails = _read_resized(reader, needed.tolist())
-    return DecodedClip(times=times, numbers=numbers, frames=frames[positions], thumbnails=thumbnails[positions])
+    frames, thumbnails = _read_resized(reader, needed.tolist(), stopwatch)
+    return DecodedClip(
+        times=times,
+        numbers=numbers,
+        frames=frames[positions],
+        thumbnails=thumbnails[positions],
+        seconds=stopwatch.seconds,
+    )
 
 
 def sample_times(timestamps: NDArray[np.float64], *, frames_per_second: float, max_frames: int) -> NDArray[np.float64]:
@@ -170,12 +183,19 @@ def nearest_frames(timestamps: NDArray[np.float64], times: NDArray[np.float64]) 
     return np.searchsorted(borders, times - 1e-6, side="left")
 
 
-def _read_resized(reader: _Reader, numbers: list[int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _read_resized(
+    reader: _Reader, numbers: list[int], stopwatch: Stopwatch
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     frames, thumbnails = [], []
-    for first in range(0, len(numbers), _CHUNK):
-        pictures = reader.read(numbers[first : first + _CHUNK])
-        frames.append(resize(pictures, FRAME_SIZE))
-        thumbnails.append(resize(pictures, THUMBNAIL_SIZE))
+    read, chunk = 0, 1  # the first frame tells how large the others are
+    while read < len(numbers):
+        with stopwatch.measure("decode"):
+            pictures = reader.read(numbers[read : read + chunk])
+        with stopwatch.measure("resize"):
+            frames.append(resize(pictures, FRAME_SIZE))
+            thumbnails.append(resize(pictures, THUMBNAIL_SIZE))
+        read += chunk
+        chunk = max(1, min(_CHUNK, _CHUNK_BYTES // pictures[0].nbytes))
     return np.concatenate(frames), np.concatenate(thumbnails)
 
 
@@ -233,13 +253,18 @@ class _PyAVReader:
         self._frames: Iterator[tuple[int, Any]] = enumerate(_decoded(path))
 
     def read(self, numbers: list[int]) -> NDArray[np.uint8]:
-        return np.stack([self._find(number).to_ndarray(format="rgb24") for number in numbers])
+        return np.stack([_upright(self._find(number)) for number in numbers])
 
     def _find(self, number: int) -> Any:
         for position, frame in self._frames:
             if position == number:
                 return frame
         raise EOFError(f"frame {number} of {len(self.timestamps)} cannot be decoded")
+
+
+def _upright(frame: Any) -> NDArray[np.uint8]:
+    picture: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+    return np.rot90(picture, round(frame.rotation / 90))  # degrees counter-clockwise; decord turns by itself
 
 
 def _decoded(path: Path) -> Iterator[Any]:

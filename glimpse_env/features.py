@@ -1,4 +1,4 @@
-"""Videos to feature cubes in memory: decoding runs ahead on its own threads while the network works.
+"""Videos to feature cubes in memory: decoding runs ahead in processes of its own while the network works.
 
 Batches cross the borders between clips and have one fixed size, the last one padded with black, since convolutions may
 differ in their last bits from one batch size to another.
@@ -7,20 +7,24 @@ differ in their last bits from one batch size to another.
 from __future__ import annotations
 
 import itertools
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from glimpse_env.backbones import Backbone
-from glimpse_env.decode import FRAME_SIZE, DecodedClip, VideoError, decode_clip
+from glimpse_env.decode import FRAME_SIZE, DecodedClip, VideoError
+from glimpse_env.decoder_process import DecoderProcess
+from glimpse_env.stopwatch import Stopwatch
+
+SECONDS_PER_VIDEO = 300.0  # of decoding, after which a file is given up
 
 _CLIPS_AHEAD = 12  # decoded clips that may wait for the network, at most
 _FRAMES_AHEAD = 1200  # and frames: 180 MB
@@ -45,22 +49,6 @@ class VideoFeatures:
     features: NDArray[np.float16]
 
 
-@dataclass
-class Stopwatch:
-    """Seconds spent, by activity."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def measure(self, activity: str) -> Iterator[None]:
-        """Add the time that the block takes."""
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[activity] = self.seconds.get(activity, 0.0) + time.perf_counter() - begun
-
-
 def extract_videos(
     paths: Sequence[Path],
     backbone: Backbone,
@@ -81,33 +69,52 @@ def extract_videos(
     Returns:
         For each file, in order, its features, or the error that says why it cannot be read.
     """
-    decoded = decode_ahead(paths, frames_per_second=frames_per_second, max_frames=max_frames, threads=1)
+    decoded = decode_ahead(paths, frames_per_second=frames_per_second, max_frames=max_frames)
     return embed(zip(paths, decoded, strict=True), backbone, batch_size=batch_size, stopwatch=Stopwatch())
 
 
 def decode_ahead(
-    paths: Iterable[Path], *, frames_per_second: float, max_frames: int, threads: int
+    paths: Iterable[Path],
+    *,
+    frames_per_second: float,
+    max_frames: int,
+    decoders: int = 1,
+    seconds_per_video: float = SECONDS_PER_VIDEO,
 ) -> Iterator[DecodedClip | VideoError]:
-    """Decode files in order on threads of their own, a few clips before they are asked for."""
+    """Decode files in order, a few clips before they are asked for, in as many processes as there are `decoders`."""
+    processes = [
+        DecoderProcess(frames_per_second=frames_per_second, max_frames=max_frames, seconds_per_video=seconds_per_video)
+        for _ in range(decoders)
+    ]
+    idle: SimpleQueue[DecoderProcess] = SimpleQueue()
+    for process in processes:
+        idle.put(process)
 
     def decode(path: Path) -> DecodedClip | VideoError:
+        process = idle.get()
         try:
-            return decode_clip(path, frames_per_second=frames_per_second, max_frames=max_frames)
+            return process.decode(path)
         except VideoError as error:
             return error
+        finally:
+            idle.put(process)
 
     remaining = iter(paths)
-    ahead = max(threads, min(_CLIPS_AHEAD, _FRAMES_AHEAD // max_frames))
-    # One thread for resizing leaves the processor to the network.
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            waiting = deque(pool.submit(decode, path) for path in itertools.islice(remaining, ahead))
-            while waiting:
-                outcome = waiting.popleft().result()
-                waiting.extend(pool.submit(decode, path) for path in itertools.islice(remaining, 1))
-                yield outcome
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    ahead = max(decoders, min(_CLIPS_AHEAD, _FRAMES_AHEAD // max_frames))
+    pool = ThreadPoolExecutor(decoders)
+    try:
+        waiting = deque(pool.submit(decode, path) for path in itertools.islice(remaining, ahead))
+        while waiting:
+            outcome = waiting.popleft().result()
+            waiting.extend(pool.submit(decode, path) for path in itertools.islice(remaining, 1))
+            yield outcome
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.stop()  # what is still being decoded nobody waits for
+        pool.shutdown()
+        for process in processes:
+            process.close()
 
 
 def embed(
@@ -124,6 +131,7 @@ def embed(
         if isinstance(clip, VideoError):
             results.append(clip)
             continue
+        stopwatch.add(clip.seconds)
         cubes = np.empty((len(clip.frames), backbone.grid_size, backbone.grid_size, backbone.depth), np.float16)
         batcher.add(clip.frames, cubes)
         results.append(
@@ -133,29 +141,70 @@ def embed(
     return results
 
 
+class _Batch:
+    """Frames on their way to the network, and the cubes that it makes of them."""
+
+    def __init__(self, backbone: Backbone, size: int) -> None:
+        on_gpu = backbone.device.type == "cuda"
+        cube = (backbone.grid_size, backbone.grid_size, backbone.depth)
+        self._backbone = backbone
+        # A GPU fetches and returns pinned memory while the processor goes on.
+        self._frames = torch.zeros((size, FRAME_SIZE, FRAME_SIZE, 3), dtype=torch.uint8, pin_memory=on_gpu)
+        self._cubes = torch.zeros((size, *cube), dtype=torch.float16, pin_memory=on_gpu)
+        self._targets: list[NDArray[np.float16]] = []
+        self._done: Any = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
+
+    def add(self, frame: NDArray[np.uint8], target: NDArray[np.float16]) -> None:
+        """Take a (224, 224, 3) frame whose (K, K, D) cube goes to `target`."""
+        self._frames.numpy()[len(self._targets)] = frame
+        self._targets.append(target)
+
+    def is_full(self) -> bool:
+        """Return whether no more frames fit."""
+        return len(self._targets) == len(self._frames)
+
+    def is_empty(self) -> bool:
+        """Return whether there is nothing to run."""
+        return not self._targets
+
+    def begin(self) -> None:
+        """Start the network on the frames, what is missing of them black."""
+        self._frames[len(self._targets) :] = 0
+        self._cubes.copy_(self._backbone.cubes(self._frames), non_blocking=True)
+        if self._done is not None:
+            self._done.record()
+
+    def finish(self) -> None:
+        """Wait for the network and give the targets their cubes."""
+        if self._done is not None:
+            self._done.synchronize()
+        for target, cube in zip(self._targets, self._cubes.numpy(), strict=False):
+            target[...] = cube
+        self._targets.clear()
+
+
 class _Batcher:
-    """Gathers frames of many clips into full batches and gives the cubes back to the clips."""
+    """Gathers frames of many clips into full batches; while a GPU works on one batch, the other is being filled."""
 
     def __init__(self, backbone: Backbone, batch_size: int, stopwatch: Stopwatch) -> None:
-        self._backbone = backbone
+        self._filling, self._running = (_Batch(backbone, batch_size) for _ in range(2))
         self._stopwatch = stopwatch
-        self._frames = np.zeros((batch_size, FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
-        self._targets: list[NDArray[np.float16]] = []
 
     def add(self, frames: NDArray[np.uint8], cubes: NDArray[np.float16]) -> None:
         """Take (n, 224, 224, 3) frames, and fill (n, K, K, D) `cubes` by the next flush at the latest."""
         for frame, target in zip(frames, cubes, strict=True):
-            self._frames[len(self._targets)] = frame
-            self._targets.append(target)
-            if len(self._targets) == len(self._frames):
-                self.flush()
+            self._filling.add(frame, target)
+            if self._filling.is_full():
+                self._run()
 
     def flush(self) -> None:
-        """Run what is gathered."""
-        if self._targets:
-            self._frames[len(self._targets) :] = 0
-            with self._stopwatch.measure("network"):
-                cubes = self._backbone.cubes(torch.from_numpy(self._frames)).half().cpu().numpy()
-            for target, cube in zip(self._targets, cubes, strict=False):
-                target[...] = cube
-            self._targets.clear()
+        """Run what is gathered, and wait for it."""
+        self._run()
+        self._run()
+
+    def _run(self) -> None:
+        self._filling, self._running = self._running, self._filling
+        with self._stopwatch.measure("network"):
+            if not self._running.is_empty():
+                self._running.begin()
+            self._filling.finish()

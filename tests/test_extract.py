@@ -17,7 +17,8 @@ from extraction_inputs import write_activitynet, write_video
 from glimpse_env.backbones import WeightsError, load_backbone
 from glimpse_env.datasets import DatasetError
 from glimpse_env.decode import VideoError, decode_clip
-from glimpse_env.extract import HMDB51, UCF101, ActivityNet, Folder, extract, main
+from glimpse_env.extract import HMDB51, UCF101, ActivityNet, Folder, extract
+from glimpse_env.extract.__main__ import main
 from glimpse_env.features import extract_videos
 from glimpse_env.store import FeatureStore, StoreError
 from glimpse_env.store.manifest import manifest_text, read_manifest
@@ -126,10 +127,10 @@ def test_an_interrupted_extraction_goes_on_to_the_same_store(settings, store, tm
     capsys.readouterr()
     extract(again)
     assert contents(again.out) == whole
-    assert "This run: 9 frames" in capsys.readouterr().out
+    assert "this run: 2 clips, 9 frames, " in capsys.readouterr().out
     extract(again)
     assert contents(again.out) == whole
-    assert "This run: 0 frames" in capsys.readouterr().out
+    assert "this run: 0 clips, 0 frames, " in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -319,7 +320,9 @@ def run_main(monkeypatch, arguments):
 def test_the_command_line_is_the_settings(settings, store, tmp_path, monkeypatch, capsys):
     run_main(monkeypatch, command(settings, tmp_path / "store"))
     assert contents(tmp_path / "store") == contents(settings.out)
-    assert "6 of 7 clips. This run: 19 frames" in capsys.readouterr().out
+    assert re.search(
+        r"6 of 7 clips\nthis run: 6 clips, 19 frames, 2\.6 MB, [\d.]+ frames a second \(", capsys.readouterr().out
+    )
 
 
 def test_the_command_line_tells_errors_in_a_line(settings, tmp_path, monkeypatch, capsys):

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 OPTIONAL = (
-    "PIL", "av", "decord", "filelock", "matplotlib", "pygame", "safetensors", "sb3_contrib", "stable_baselines3",
+    "PIL", "av", "decord", "filelock", "matplotlib", "pygame", "ray", "safetensors", "sb3_contrib", "stable_baselines3",
     "tensorboard", "torch", "torchvision", "tqdm", "tyro",
 )  # fmt: skip
 

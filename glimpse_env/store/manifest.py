@@ -30,6 +30,7 @@ class Manifest:
         trimmed: every clip is one segment of one class.
         backbone: name of the network.
         weights_sha256: of its weights file.
+        precision: of the network's convolutions.
         resize_rule: how frames became its input.
         decoder: libraries that decoded, with their versions.
         software: versions of what else decides the last bits.
@@ -71,6 +72,7 @@ class Manifest:
     has_coverage: bool
     clips_per_shard: int
     num_shards: int
+    precision: str = "float32"
     max_feature: float = 0.0
     complete: bool = False
 
@@ -121,6 +123,7 @@ def read_manifest(path: Path) -> tuple[Manifest, dict[str, dict[str, Any]]]:
             )
         if content.pop("sha256") != _content_sha256(content):
             raise StoreError(f"{file} was altered: its content does not have the sha256 that it states")
+        content.setdefault("precision", "float32")  # stores of the first days do not say it
         known = {key: content[key] for key in (entry.name for entry in fields(Manifest))}
         return Manifest(**{**known, "class_names": tuple(known["class_names"])}), dict(content["files"])
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:

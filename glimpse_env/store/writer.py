@@ -46,6 +46,11 @@ class ClipArrays:
     thumbnails: NDArray[np.uint8]
     coverage: NDArray[np.uint8] | None = None
 
+    @property
+    def num_bytes(self) -> int:
+        arrays = (self.features, self.thumbnails, self.coverage)
+        return sum(array.nbytes for array in arrays if array is not None)
+
 
 class StoreWriter:
     """Begins a store, or goes on with one, and finishes it.
@@ -62,22 +67,23 @@ class StoreWriter:
     def __init__(self, path: Path, manifest: Manifest, clips: Sequence[VideoClip]) -> None:
         self.path = path
         self.manifest = manifest
-        self._clips = {clip.clip_id: clip for clip in clips}
-        path.mkdir(parents=True, exist_ok=True)
-        if (path / "manifest.json").exists():
-            self.is_complete = _require_same(path, manifest)
-        elif {entry.name for entry in path.iterdir()} - {"manifest.json.partial"}:
-            raise StoreError(f"{path} is neither empty nor a feature store: choose another folder")
-        else:
-            self.is_complete = False
+        self.clips = clips
+        begun = require_same(path, manifest)
+        if begun is None:
             write_atomically(path / "manifest.json", manifest_text(manifest, {}).encode())
+        self.is_complete = begun is not None and begun.complete
         (path / "shards").mkdir(exist_ok=True)
         for leftover in (path / "shards").glob("*.partial"):
             shutil.rmtree(leftover)
 
     def missing_shards(self) -> list[int]:
         """Return the numbers of the shards that are still to be written."""
-        return [shard for shard in range(self.manifest.num_shards) if not (self.path / shard_folder(shard)).is_dir()]
+        return missing_shards(self.path, self.manifest)
+
+    def share(self, shard: int) -> Sequence[VideoClip]:
+        """Return the clips asked for whose frames a shard holds."""
+        size = self.manifest.clips_per_shard
+        return self.clips[shard * size : (shard + 1) * size]
 
     def write_shard(self, shard: int, clips: Sequence[ClipArrays], failures: Mapping[str, str]) -> None:
         """Write one shard to the disk, all of it or nothing.
@@ -153,7 +159,8 @@ class StoreWriter:
 
     def _index(self, records: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
         entries = [(shard, entry) for shard, record in enumerate(records) for entry in record["clips"]]
-        clips = [self._clips[entry["clip_id"]] for _, entry in entries]
+        asked = {clip.clip_id: clip for clip in self.clips}
+        clips = [asked[entry["clip_id"]] for _, entry in entries]
         shards = np.array([shard for shard, _ in entries], np.int64)
         lengths = np.array([entry["num_frames"] for _, entry in entries], np.int64)
         before = np.cumsum(lengths) - lengths  # rows before each clip, all shards counted
@@ -179,38 +186,45 @@ class StoreWriter:
 
 
 def write_report(
-    path: Path,
-    *,
-    failures: Mapping[str, str],
-    frames: int,
-    seconds: Mapping[str, float],
-    missing: Sequence[str] = (),
+    path: Path, *, failures: Mapping[str, str], missing: Sequence[str] = (), run: Mapping[str, Any] | None = None
 ) -> None:
-    """Note in the store's `report.json` what could not be read and how long this run took, after those before it.
+    """Note in the store's `report.json` what could not be read and what this run did, after those before it.
 
     Args:
         path: the store's folder.
         failures: clips that could not be read, with the reasons.
-        frames: how many frames this run extracted; with none, only the failures are noted.
-        seconds: by activity, and in `total`.
         missing: clips that are annotated and were not there.
+        run: what it has read, and where the time went; left out where it read nothing.
     """
     file = path / "report.json"
     runs = json.loads(file.read_bytes())["runs"] if file.exists() else []
-    if frames:
-        runs.append({"frames": frames, "frames_per_second": frames / seconds["total"], "seconds": dict(seconds)})
+    if run and run["frames"]:
+        runs.append(dict(run))
     write_atomically(file, _json({"failures": dict(failures), "missing": list(missing), "runs": runs}))
 
 
-def _require_same(path: Path, manifest: Manifest) -> bool:
-    """Return whether the store at `path` is complete; refuse one with other settings."""
+def missing_shards(path: Path, manifest: Manifest) -> list[int]:
+    """Return the numbers of the shards that are still to be written to the store at `path`."""
+    return [shard for shard in range(manifest.num_shards) if not (path / shard_folder(shard)).is_dir()]
+
+
+def require_same(path: Path, manifest: Manifest) -> Manifest | None:
+    """Return the manifest of the store that was begun at `path`, None where there is nothing yet.
+
+    Raises:
+        StoreError: it was begun with other settings, or there is something else.
+    """
+    if not (path / "manifest.json").exists():
+        if path.exists() and {entry.name for entry in path.iterdir()} - {"manifest.json.partial"}:
+            raise StoreError(f"{path} is neither empty nor a feature store: choose another folder")
+        return None
     begun, _ = read_manifest(path)
     old, new = asdict(begun), asdict(manifest)
     differing = sorted(key for key in old.keys() - {"complete", "max_feature"} if old[key] != new[key])
     if differing:
         changes = ", ".join(f"{key} {old[key]!r} there and {new[key]!r} now" for key in differing[:4])
         raise StoreError(f"{path} was begun with other settings ({changes}): choose another --out or delete it")
-    return begun.complete
+    return begun
 
 
 def _facts(file: Path) -> dict[str, Any]:

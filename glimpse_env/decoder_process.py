@@ -1,0 +1,173 @@
+"""Decoding in processes of their own, so that a file on which a decoder crashes or hangs costs that file alone.
+
+A decoder process takes one line of JSON a file on its standard input, and answers on its standard output with one line
+of JSON, followed by the bytes of the arrays that the line announces. It ends when its input does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glimpse_env.decode import DecodedClip, VideoError, decode_clip
+
+_ARRAYS = ("times", "numbers", "frames", "thumbnails")
+_SPARE_SECONDS = 10.0  # after which a decoder that nobody stopped ends itself
+
+
+class DecoderProcess:
+    """Decodes files one after the other in another process, which starts with the first file.
+
+    Args:
+        frames_per_second: the rate of the samples.
+        max_frames: a longer clip keeps its centred window of so many samples.
+        seconds_per_video: after which a file is given up.
+    """
+
+    def __init__(self, *, frames_per_second: float, max_frames: int, seconds_per_video: float) -> None:
+        self._sampling = {"frames_per_second": frames_per_second, "max_frames": max_frames}
+        self._seconds = seconds_per_video
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+
+    def decode(self, path: Path) -> DecodedClip:
+        """Sample a video as `decode_clip` does; one call at a time.
+
+        Raises:
+            VideoError: as `decode_clip`, or the decoder crashed on the file, took too long or was stopped.
+        """
+        process = self._process = self._process or _start()
+        expired = threading.Event()
+
+        def give_up() -> None:
+            expired.set()
+            process.kill()
+
+        timer = threading.Timer(self._seconds, give_up)
+        timer.start()
+        try:
+            if self._stopped:
+                raise VideoError(path, "the decoder was stopped")
+            request = {"path": os.fspath(path.absolute()), "seconds": self._seconds, **self._sampling}
+            return _ask(process, path, request)
+        except (EOFError, BrokenPipeError):
+            reason = f"decoding took more than {self._seconds:g} s" if expired.is_set() else _ending(process)
+            raise VideoError(path, reason) from None
+        finally:
+            timer.cancel()
+            timer.join()
+            if expired.is_set() or process.poll() is not None:
+                self._discard()
+
+    def stop(self) -> None:
+        """End the process now, from any thread, whatever it is doing; it is of no use from then on."""
+        self._stopped = True
+        if process := self._process:
+            process.kill()
+
+    def close(self) -> None:
+        """End the process when no thread is decoding with it any more."""
+        self.stop()
+        self._discard()
+
+    def _discard(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
+def _start() -> subprocess.Popen[bytes]:
+    # A session of its own: Ctrl-C stops the extraction, and must not look like a crash of the decoder.
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from glimpse_env.decoder_process import serve; serve()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    if process.stdout.readline() != b"ready\n":
+        raise RuntimeError(f"the decoder process ended before its first file (exit status {process.wait()})")
+    return process
+
+
+def _ask(process: subprocess.Popen[bytes], path: Path, request: dict[str, Any]) -> DecodedClip:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(request).encode() + b"\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    answer = json.loads(line)
+    if "reason" in answer:
+        raise VideoError(path, answer["reason"])
+    arrays = {name: _receive(process.stdout, *answer[name]) for name in _ARRAYS}
+    return DecodedClip(**arrays, seconds=answer["seconds"])
+
+
+def _receive(stream: IO[bytes], shape: list[int], dtype: str) -> NDArray[Any]:
+    array = np.empty(shape, dtype)
+    if array.nbytes and stream.readinto(array.data.cast("B")) < array.nbytes:  # type: ignore[attr-defined]
+        raise EOFError
+    return array
+
+
+def _ending(process: subprocess.Popen[bytes]) -> str:
+    status = process.wait()
+    name = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+    return f"the decoder crashed ({name})"
+
+
+def serve() -> None:
+    """Be a decoder process: answer until the input ends."""
+    import torch
+
+    torch.set_num_threads(1)  # leaves the processor to the network
+    # What decoders print goes nowhere: standard output belongs to the answers.
+    answers = os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    answers.write(b"ready\n")
+    answers.flush()
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    for line in sys.stdin.buffer:
+        header, arrays = _answer(json.loads(line))
+        answers.write(json.dumps(header).encode() + b"\n")
+        for array in arrays:
+            answers.write(array.data.cast("B"))
+        answers.flush()
+
+
+def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+    _end_after(request.pop("seconds") + _SPARE_SECONDS)
+    try:
+        clip = decode_clip(Path(request.pop("path")), **request)
+    except VideoError as error:
+        return {"reason": error.reason}, []
+    except MemoryError:
+        return {"reason": "MemoryError: decoding it needs more memory than there is"}, []
+    finally:
+        _end_after(0)
+    arrays = {name: np.ascontiguousarray(getattr(clip, name)) for name in _ARRAYS}
+    announced = {name: (array.shape, array.dtype.str) for name, array in arrays.items()}
+    return {"seconds": clip.seconds, **announced}, list(arrays.values())
+
+
+def _end_after(seconds: float) -> None:
+    """Have the system end this process after so many seconds, even within a decoder's C code; 0 takes that back.
+
+    A decoder that hangs would outlive an extraction that was killed.
+    """
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)

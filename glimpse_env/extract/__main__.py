@@ -1,0 +1,48 @@
+"""Videos in, a feature store out: decode at a fixed rate, run GoogLeNet, keep the cubes.
+
+    python -m glimpse_env.extract hmdb51 --videos DIR --splits DIR --weights FILE --out STORE
+    python -m glimpse_env.extract ucf101 --videos DIR --splits DIR --weights FILE --out STORE
+    python -m glimpse_env.extract activitynet --videos DIR --annotations FILE --weights FILE --out STORE
+    python -m glimpse_env.extract folder --videos DIR --weights FILE --out STORE
+
+A run that was killed goes on where it was with the same command, and gives the same store: what is lost is the share
+of clips, a shard, that it was at. Videos that cannot be read are named, listed in the store's report.json and skipped,
+also those on which a decoder crashes or hangs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from glimpse_env.backbones import DeviceError, WeightsError
+from glimpse_env.datasets import DatasetError
+from glimpse_env.extract.run import extract
+from glimpse_env.extract.settings import HMDB51, UCF101, ActivityNet, Folder, Settings
+from glimpse_env.store import StoreError
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> Settings:
+    """Read the command line: a data set and its settings."""
+    command = (
+        Annotated[HMDB51, tyro.conf.subcommand("hmdb51")]
+        | Annotated[UCF101, tyro.conf.subcommand("ucf101")]
+        | Annotated[ActivityNet, tyro.conf.subcommand("activitynet")]
+        | Annotated[Folder, tyro.conf.subcommand("folder")]
+    )
+    settings: Settings = tyro.cli(command, args=arguments, prog="python -m glimpse_env.extract", description=__doc__)
+    return settings
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        extract(parse_arguments())
+    except (DatasetError, WeightsError, DeviceError, StoreError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""An extraction from its settings to a finished store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from glimpse_env.backbones import Backbone
+from glimpse_env.datasets import VideoClip, VideoDataset
+from glimpse_env.decode import RESIZE_RULE, VideoError, decoder_versions
+from glimpse_env.extract.dry_run import estimate
+from glimpse_env.extract.settings import Settings
+from glimpse_env.extract.shards import ShardExtractor, Work, load_network, open_coverage, software
+from glimpse_env.store.manifest import Manifest, StoreError
+from glimpse_env.store.writer import StoreWriter, write_report
+
+
+def extract(settings: Settings) -> Path:
+    """Extract a data set into a feature store, or go on where an earlier run was stopped.
+
+    Two runs never write the same store: a lock beside it, which ends with its process, keeps the second one out.
+
+    Returns:
+        The store's folder.
+
+    Raises:
+        DatasetError: the data set is empty or its files contradict each other.
+        WeightsError: the weights do not fit.
+        DeviceError: the processors asked for are not there.
+        StoreError: the folder holds something else or a store with other settings, no video could be read, or another
+            run is writing it.
+    """
+    torch.set_num_threads(settings.threads)
+    dataset = settings.dataset()
+    open_coverage(settings.actor_coverage, dataset.clips)
+    # The machine that hands work out to Ray's need not have their GPU.
+    backbone = load_network(settings, device="cpu" if settings.engine == "ray" else None)
+    manifest = describe(settings, dataset, backbone)
+    if settings.dry_run:
+        estimate(settings, dataset, backbone, manifest)
+        return settings.out
+    place = settings.out.resolve()  # by whichever name it is called, a store has one lock
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(place.with_name(f".{place.name}.lock"), timeout=0):
+            _extract(settings, dataset, backbone, manifest)
+    except Timeout:
+        raise StoreError(
+            f"{settings.out} is being written by another extraction: wait for it, or choose another --out"
+        ) from None
+    return settings.out
+
+
+def describe(settings: Settings, dataset: VideoDataset, backbone: Backbone) -> Manifest:
+    """Return the manifest of the store that the settings ask for."""
+    clips = json.dumps([(clip.clip_id, clip.label, clip.splits, *clip.segments) for clip in dataset.clips])
+    return Manifest(
+        dataset=dataset.name,
+        class_names=dataset.class_names,
+        num_folds=dataset.num_folds,
+        clips_sha256=hashlib.sha256(clips.encode()).hexdigest(),
+        trimmed=dataset.trimmed,
+        backbone=backbone.name,
+        weights_sha256=backbone.weights_sha256,
+        precision=backbone.precision,
+        resize_rule=RESIZE_RULE,
+        decoder=decoder_versions(),
+        software=software(settings),
+        device=torch.device(settings.device).type,
+        threads=settings.threads,
+        batch_size=settings.batch_size,
+        frames_per_second=settings.fps,
+        num_frames=settings.frames,
+        max_frames=settings.frames_kept,
+        grid_size=backbone.grid_size,
+        depth=backbone.depth,
+        dtype="float16",
+        has_coverage=settings.actor_coverage is not None,
+        clips_per_shard=settings.clips_per_shard,
+        num_shards=-(-len(dataset.clips) // settings.clips_per_shard),
+    )
+
+
+def _extract(settings: Settings, dataset: VideoDataset, backbone: Backbone, manifest: Manifest) -> None:
+    if dataset.missing:
+        print(f"{len(dataset.missing)} annotated videos are not in {settings.videos}; the report lists them")
+    writer = StoreWriter(settings.out, manifest, dataset.clips)
+    missing = writer.missing_shards()
+    work = Work()
+    with work.stopwatch.measure("total"):
+        if missing:
+            work.add(_fill(settings, writer, backbone, missing))
+        failures = writer.finish()
+    write_report(settings.out, failures=failures, missing=dataset.missing, run=work.as_report())
+    _tell(settings.out, len(dataset.clips), work, failures)
+
+
+def _fill(settings: Settings, writer: StoreWriter, backbone: Backbone, shards: Sequence[int]) -> Work:
+    total = len(writer.clips)
+    done = total - sum(len(writer.share(shard)) for shard in shards)
+    with tqdm(total=total, initial=done, unit="clip") as bar:
+
+        def told(clip: VideoClip, error: VideoError | None) -> None:
+            if error is not None:
+                bar.write(f"skipped: {error}")
+            bar.update()
+
+        if settings.engine == "local":
+            return ShardExtractor(settings, writer, backbone).fill(shards, told)
+        from glimpse_env.extract.ray_engine import fill_on_ray
+
+        return fill_on_ray(settings, writer, shards, told)
+
+
+def _tell(out: Path, clips: int, work: Work, failures: Mapping[str, str]) -> None:
+    for clip, reason in failures.items():
+        print(f"not read: {clip}: {reason}")
+    seconds = ", ".join(f"{activity} {value:.1f} s" for activity, value in work.stopwatch.seconds.items())
+    print(f"{out}: {clips - len(failures)} of {clips} clips")
+    print(
+        f"this run: {work.clips} clips, {work.frames} frames, {work.num_bytes / 1e6:.1f} MB, "
+        f"{work.frames_per_second:.1f} frames a second ({seconds})"
+    )

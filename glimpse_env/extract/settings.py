@@ -1,0 +1,139 @@
+"""What an extraction is told, by data set; the fields are the command line's flags."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from glimpse_env.backbones import BackboneName, Precision
+from glimpse_env.datasets import VideoDataset, activitynet, folder, hmdb51, ucf101
+from glimpse_env.features import SECONDS_PER_VIDEO
+
+_CORES_A_DECODER = 8  # of the processor, while the network runs on it too
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What every data set's extraction is told."""
+
+    videos: Path
+    """folder of videos, with a folder per class"""
+    out: Path
+    """folder of the store to write, or to go on with"""
+    backbone: BackboneName = "bvlc_googlenet"
+    """network whose last activations are kept"""
+    weights: Path | None = None
+    """its weights: .safetensors, for googlenet also torchvision's .pth"""
+    frames: int = 30
+    """frames of an episode"""
+    fps: float = 30.0
+    """frames sampled per second of video"""
+    max_frames: int | None = None
+    """most frames to keep of a clip, its middle ones; more than --frames lets training jitter (default: --frames)"""
+    actor_coverage: Path | None = None
+    """.npz with, under each clip's id, uint8 (frames, 7, 7): how much of each cell the actor covers, 255 = all; ids are
+    `<class>/<name>`, of your own videos with the suffix"""
+    batch_size: int = 16
+    """frames per network call; 256 suits a GPU"""
+    device: str = "cpu"
+    """cpu, cuda or cuda:<number>"""
+    precision: Precision = "float32"
+    """of the convolutions: bfloat16 and float16 (on a GPU) are faster, and change features by 1 % and 0.2 %"""
+    compile: bool = False
+    """compile the network first, half a minute: for long runs"""
+    threads: int = field(default_factory=torch.get_num_threads)
+    """of the network on the CPU"""
+    decoders: int | None = None
+    """processes that decode (default: one for every 8 cores, with a GPU one for each but one)"""
+    seconds_per_video: float = SECONDS_PER_VIDEO
+    """of decoding, after which a video is given up"""
+    shard_frames: int = 1024
+    """frames that a shard of the store may hold: what a killed run computes again at most (100 MB for 1024)"""
+    engine: Literal["local", "ray"] = "local"
+    """where the work is done: in this process, or by Ray's workers, on this machine or the cluster of $RAY_ADDRESS"""
+    workers: int | None = None
+    """of Ray, each with --threads cores, on CUDA with a GPU each (default: as many as fit)"""
+    dry_run: bool = False
+    """write nothing: say what extracting would do, its size and time, judged by a few videos"""
+
+    def __post_init__(self) -> None:
+        names = ("frames", "fps", "batch_size", "threads", "decoders", "seconds_per_video", "shard_frames", "workers")
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if self.max_frames is not None and self.max_frames < self.frames:
+            raise ValueError(
+                f"max_frames must be at least frames ({self.frames}), got {self.max_frames}: keep more, or play fewer"
+            )
+        if self.workers and self.engine != "ray":
+            raise ValueError("workers are Ray's: add --engine ray, or leave them out")
+
+    @property
+    def frames_kept(self) -> int:
+        return self.max_frames or self.frames
+
+    @property
+    def clips_per_shard(self) -> int:
+        return max(1, self.shard_frames // self.frames_kept)
+
+    @property
+    def num_decoders(self) -> int:
+        cores = self.threads if self.engine == "ray" else os.cpu_count() or 1
+        return self.decoders or max(1, cores - 1 if self.device.startswith("cuda") else cores // _CORES_A_DECODER)
+
+    def dataset(self) -> VideoDataset:
+        """Describe the videos."""
+        return folder(self.videos)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HMDB51(Settings):
+    """HMDB-51, or J-HMDB, with its official splits."""
+
+    splits: Path
+    """folder of `<class>_test_split<fold>.txt`"""
+
+    def dataset(self) -> VideoDataset:
+        """Describe the videos."""
+        return hmdb51(self.videos, self.splits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UCF101(Settings):
+    """UCF-101 with its official splits."""
+
+    splits: Path
+    """folder of classInd.txt, trainlist<fold>.txt and testlist<fold>.txt"""
+
+    def dataset(self) -> VideoDataset:
+        """Describe the videos."""
+        return ucf101(self.videos, self.splits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivityNet(Settings):
+    """ActivityNet v1.3, untrimmed, with as many of its videos as are there."""
+
+    videos: Path
+    """folder of videos, v_<id>.mp4 and the like, at any depth"""
+    annotations: Path
+    """the official JSON file"""
+    fps: float = 2.0
+    """frames sampled per second of video"""
+    max_frames: int | None = 600
+    """most frames to keep of a video, its middle ones; episodes are windows of --frames of them"""
+    shard_frames: int = 4096
+    """frames that a shard of the store may hold: what a killed run computes again at most (100 MB for 1024)"""
+
+    def dataset(self) -> VideoDataset:
+        """Describe the videos."""
+        return activitynet(self.videos, self.annotations)
+
+
+class Folder(Settings):
+    """Your own videos, split by name into train, validation and test."""

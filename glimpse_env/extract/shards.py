@@ -1,0 +1,205 @@
+"""The work itself: shares of a data set's clips in, shards of a store out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from glimpse_env.backbones import Backbone, load_backbone
+from glimpse_env.datasets import DatasetError, VideoClip
+from glimpse_env.decode import DecodedClip, VideoError
+from glimpse_env.extract.settings import Settings
+from glimpse_env.features import VideoFeatures, decode_ahead, embed
+from glimpse_env.stopwatch import Stopwatch
+from glimpse_env.store.writer import ClipArrays, StoreWriter
+
+
+@dataclass
+class Work:
+    """What an extraction has done so far.
+
+    Attributes:
+        clips: read and kept.
+        frames: of them.
+        num_bytes: of their arrays.
+        stopwatch: where the time went, that of all processes and threads added up; they work at the same time.
+    """
+
+    clips: int = 0
+    frames: int = 0
+    num_bytes: int = 0
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+
+    @property
+    def frames_per_second(self) -> float:
+        return self.frames / self.stopwatch.seconds["total"]
+
+    def as_report(self) -> dict[str, Any]:
+        """Return what the store's report.json keeps of a run; "total" is the clock's time."""
+        return {
+            "clips": self.clips,
+            "frames": self.frames,
+            "bytes": self.num_bytes,
+            "frames_per_second": self.frames_per_second,
+            "seconds": self.stopwatch.seconds,
+        }
+
+    def count(self, arrays: Sequence[ClipArrays]) -> None:
+        """Add the clips of a shard."""
+        self.clips += len(arrays)
+        self.frames += sum(len(clip.features) for clip in arrays)
+        self.num_bytes += sum(clip.num_bytes for clip in arrays)
+
+    def add(self, other: Work) -> None:
+        """Add what another worker has done."""
+        self.clips += other.clips
+        self.frames += other.frames
+        self.num_bytes += other.num_bytes
+        self.stopwatch.add(other.stopwatch.seconds)
+
+
+Told = Callable[[VideoClip, VideoError | None], object]  # about a clip that is done, and why it cannot be read
+
+
+class ShardExtractor:
+    """Fills shards of a store, one after the other, in this process.
+
+    Args:
+        settings: of the extraction.
+        writer: of the store.
+        backbone: the network.
+    """
+
+    def __init__(self, settings: Settings, writer: StoreWriter, backbone: Backbone) -> None:
+        self._settings = settings
+        self._writer = writer
+        self._backbone = backbone
+        self._coverage = open_coverage(settings.actor_coverage, writer.clips)
+
+    def fill(self, shards: Sequence[int], told: Told) -> Work:
+        """Decode, embed and write the clips of some shards.
+
+        Args:
+            shards: their numbers.
+            told: is called after each clip, with the error if it cannot be read.
+
+        Returns:
+            What was done.
+        """
+        work = Work()
+        shares = [self._writer.share(shard) for shard in shards]
+        decoded = decode(self._settings, (clip.path for share in shares for clip in share))
+        written: Future[dict[str, float]] | None = None
+        with ThreadPoolExecutor(1) as disk:
+            for shard, share in zip(shards, shares, strict=True):
+                clips = _watched(share, decoded, told, work.stopwatch)
+                results = embed(clips, self._backbone, batch_size=self._settings.batch_size, stopwatch=work.stopwatch)
+                arrays, failures = _sorted_out(share, results, self._coverage)
+                _wait(written, work.stopwatch)
+                written = disk.submit(self._write, shard, arrays, failures)
+                work.count(arrays)
+            _wait(written, work.stopwatch)
+        return work
+
+    def _write(self, shard: int, arrays: Sequence[ClipArrays], failures: dict[str, str]) -> dict[str, float]:
+        stopwatch = Stopwatch()
+        with stopwatch.measure("write"):
+            self._writer.write_shard(shard, arrays, failures)
+        return stopwatch.seconds
+
+
+def load_network(settings: Settings, *, device: str | None = None) -> Backbone:
+    """Load the network as the settings ask for it, or on another device."""
+    return load_backbone(
+        settings.backbone,
+        weights=settings.weights,
+        device=device or settings.device,
+        precision=settings.precision,
+        compiled=settings.compile,
+    )
+
+
+def software(settings: Settings) -> str:
+    """Return the versions of what decides a network's last bits."""
+    return f"torch {torch.__version__}{', compiled' * settings.compile}"
+
+
+def decode(settings: Settings, paths: Iterable[Path]) -> Iterator[DecodedClip | VideoError]:
+    """Decode files in order, ahead of their use."""
+    return decode_ahead(
+        paths,
+        frames_per_second=settings.fps,
+        max_frames=settings.frames_kept,
+        decoders=settings.num_decoders,
+        seconds_per_video=settings.seconds_per_video,
+    )
+
+
+def open_coverage(path: Path | None, clips: Sequence[VideoClip]) -> Any:
+    """Open the actors' places; None where there are none.
+
+    Raises:
+        DatasetError: some clips are missing.
+    """
+    if path is None:
+        return None
+    coverage = np.load(path, allow_pickle=False)
+    missing = sorted({clip.clip_id for clip in clips} - set(coverage.files))
+    if missing:
+        raise DatasetError(f"{path} has no coverage of {len(missing)} clips: {', '.join(missing[:10])}")
+    return coverage
+
+
+def _wait(written: Future[dict[str, float]] | None, stopwatch: Stopwatch) -> None:
+    if written is not None:
+        with stopwatch.measure("waiting for the disk"):
+            stopwatch.add(written.result())
+
+
+def _watched(
+    clips: Sequence[VideoClip], decoded: Iterator[DecodedClip | VideoError], told: Told, stopwatch: Stopwatch
+) -> Iterator[tuple[Path, DecodedClip | VideoError]]:
+    for clip in clips:
+        with stopwatch.measure("waiting for decoded frames"):
+            outcome = next(decoded)
+        yield clip.path, outcome
+        told(clip, outcome if isinstance(outcome, VideoError) else None)
+
+
+def _sorted_out(
+    clips: Sequence[VideoClip], results: Sequence[VideoFeatures | VideoError], coverage: Any
+) -> tuple[list[ClipArrays], dict[str, str]]:
+    """Tell the clips that could be read from the reasons why others could not."""
+    arrays, failures = [], {}
+    for clip, result in zip(clips, results, strict=True):
+        try:
+            if isinstance(result, VideoError):
+                raise result
+            arrays.append(
+                ClipArrays(
+                    clip_id=clip.clip_id,
+                    start=float(result.times[0]),
+                    features=result.features,
+                    thumbnails=result.thumbnails,
+                    coverage=None if coverage is None else _coverage_of(clip, result, coverage),
+                )
+            )
+        except VideoError as error:
+            failures[clip.clip_id] = error.reason
+    return arrays, failures
+
+
+def _coverage_of(clip: VideoClip, result: VideoFeatures, coverage: Any) -> NDArray[np.uint8]:
+    whole: NDArray[np.uint8] = coverage[clip.clip_id]
+    grid, needed = result.features.shape[1:3], int(result.numbers[-1]) + 1
+    if whole.dtype != np.uint8 or whole.shape[1:] != grid or len(whole) < needed:
+        expected = f"({needed} or more, {grid[0]}, {grid[1]})"
+        raise VideoError(clip.path, f"its actor coverage is {whole.dtype} {whole.shape}, not uint8 {expected}")
+    return whole[result.numbers]
