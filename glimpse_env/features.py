@@ -6,13 +6,9 @@ differ in their last bits from one batch size to another.
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -21,7 +17,7 @@ from numpy.typing import NDArray
 
 from glimpse_env.backbones import Backbone
 from glimpse_env.decode import FRAME_SIZE, DecodedClip, VideoError
-from glimpse_env.decoder_process import DecoderProcess
+from glimpse_env.decoders import Decoders
 from glimpse_env.stopwatch import Stopwatch
 
 SECONDS_PER_VIDEO = 300.0  # of decoding, after which a file is given up
@@ -69,52 +65,9 @@ def extract_videos(
     Returns:
         For each file, in order, its features, or the error that says why it cannot be read.
     """
-    decoded = decode_ahead(paths, frames_per_second=frames_per_second, max_frames=max_frames)
-    return embed(zip(paths, decoded, strict=True), backbone, batch_size=batch_size, stopwatch=Stopwatch())
-
-
-def decode_ahead(
-    paths: Iterable[Path],
-    *,
-    frames_per_second: float,
-    max_frames: int,
-    decoders: int = 1,
-    seconds_per_video: float = SECONDS_PER_VIDEO,
-) -> Iterator[DecodedClip | VideoError]:
-    """Decode files in order, a few clips before they are asked for, in as many processes as there are `decoders`."""
-    processes = [
-        DecoderProcess(frames_per_second=frames_per_second, max_frames=max_frames, seconds_per_video=seconds_per_video)
-        for _ in range(decoders)
-    ]
-    idle: SimpleQueue[DecoderProcess] = SimpleQueue()
-    for process in processes:
-        idle.put(process)
-
-    def decode(path: Path) -> DecodedClip | VideoError:
-        process = idle.get()
-        try:
-            return process.decode(path)
-        except VideoError as error:
-            return error
-        finally:
-            idle.put(process)
-
-    remaining = iter(paths)
-    ahead = max(decoders, min(_CLIPS_AHEAD, _FRAMES_AHEAD // max_frames))
-    pool = ThreadPoolExecutor(decoders)
-    try:
-        waiting = deque(pool.submit(decode, path) for path in itertools.islice(remaining, ahead))
-        while waiting:
-            outcome = waiting.popleft().result()
-            waiting.extend(pool.submit(decode, path) for path in itertools.islice(remaining, 1))
-            yield outcome
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.stop()  # what is still being decoded nobody waits for
-        pool.shutdown()
-        for process in processes:
-            process.close()
+    with Decoders(frames_per_second=frames_per_second, max_frames=max_frames) as decoders:
+        clips = zip(paths, decoders.decode(paths), strict=True)
+        return embed(clips, backbone, batch_size=batch_size, stopwatch=Stopwatch())
 
 
 def embed(

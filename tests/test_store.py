@@ -310,8 +310,8 @@ def test_a_store_without_clips_is_not_finished(tmp_path):
 
 
 def test_the_report_keeps_every_run_and_is_no_part_of_the_store(store):
-    write_report(store, failures={"x": "broken"}, frames=10, seconds={"total": 2.0})
-    write_report(store, failures={"x": "broken"}, frames=0, seconds={"total": 0.1})
+    write_report(store, failures={"x": "broken"}, run={"frames": 10, "frames_per_second": 5.0})
+    write_report(store, failures={"x": "broken"}, run={"frames": 0, "frames_per_second": 0.0})
     report = json.loads((store / "report.json").read_text())
     assert report["failures"] == {"x": "broken"}
     assert [run["frames_per_second"] for run in report["runs"]] == [5.0]

@@ -11,7 +11,7 @@ from glimpse_env.backbones import Backbone
 from glimpse_env.datasets import VideoDataset
 from glimpse_env.decode import THUMBNAIL_SIZE, DecodedClip, VideoError
 from glimpse_env.extract.settings import Settings
-from glimpse_env.extract.shards import decode
+from glimpse_env.extract.shards import make_decoders
 from glimpse_env.features import embed
 from glimpse_env.splits import SPLITS
 from glimpse_env.stopwatch import Stopwatch
@@ -50,13 +50,15 @@ def estimate(settings: Settings, dataset: VideoDataset, backbone: Backbone, mani
 
 def _try(paths: list[Path], settings: Settings, backbone: Backbone) -> tuple[list[int], float]:
     """Return the number of frames of each video that can be read, and the seconds they took once all was warm."""
-    decoded = decode(settings, [paths[0], *paths])
-    first = next(decoded)
-    if isinstance(first, DecodedClip):
-        embed([(paths[0], first)], backbone, batch_size=settings.batch_size, stopwatch=Stopwatch())
     stopwatch = Stopwatch()
-    with stopwatch.measure("total"):
-        results = embed(zip(paths, decoded, strict=True), backbone, batch_size=settings.batch_size, stopwatch=stopwatch)
+    with make_decoders(settings) as decoders:
+        decoded = decoders.decode([paths[0], *paths])
+        first = next(decoded)
+        if isinstance(first, DecodedClip):
+            embed([(paths[0], first)], backbone, batch_size=settings.batch_size, stopwatch=Stopwatch())
+        with stopwatch.measure("total"):
+            clips = zip(paths, decoded, strict=True)
+            results = embed(clips, backbone, batch_size=settings.batch_size, stopwatch=stopwatch)
     lengths = [len(result.features) for result in results if not isinstance(result, VideoError)]
     spent = stopwatch.seconds
     # A few videos were decoded before the clock ran: in the long run the slower of the two sides decides.

@@ -16,7 +16,7 @@ from glimpse_env.datasets import VideoClip, VideoDataset
 from glimpse_env.decode import RESIZE_RULE, VideoError, decoder_versions
 from glimpse_env.extract.dry_run import estimate
 from glimpse_env.extract.settings import Settings
-from glimpse_env.extract.shards import ShardExtractor, Work, load_network, open_coverage, software
+from glimpse_env.extract.shards import ShardExtractor, Work, load_network, make_decoders, open_coverage, software
 from glimpse_env.store.manifest import Manifest, StoreError
 from glimpse_env.store.writer import StoreWriter, write_report
 
@@ -112,7 +112,8 @@ def _fill(settings: Settings, writer: StoreWriter, backbone: Backbone, shards: S
             bar.update()
 
         if settings.engine == "local":
-            return ShardExtractor(settings, writer, backbone).fill(shards, told)
+            with make_decoders(settings) as decoders:
+                return ShardExtractor(settings, writer, backbone, decoders).fill(shards, told)
         from glimpse_env.extract.ray_engine import fill_on_ray
 
         return fill_on_ray(settings, writer, shards, told)

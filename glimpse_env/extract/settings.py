@@ -11,7 +11,7 @@ import torch
 
 from glimpse_env.backbones import BackboneName, Precision
 from glimpse_env.datasets import VideoDataset, activitynet, folder, hmdb51, ucf101
-from glimpse_env.features import SECONDS_PER_VIDEO
+from glimpse_env.decoders import SECONDS_PER_VIDEO
 
 _CORES_A_DECODER = 8  # of the processor, while the network runs on it too
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from glimpse_env.backbones import Backbone, load_backbone
 from glimpse_env.datasets import DatasetError, VideoClip
 from glimpse_env.decode import DecodedClip, VideoError
+from glimpse_env.decoders import Decoders
 from glimpse_env.extract.settings import Settings
-from glimpse_env.features import VideoFeatures, decode_ahead, embed
+from glimpse_env.features import VideoFeatures, embed
 from glimpse_env.stopwatch import Stopwatch
 from glimpse_env.store.writer import ClipArrays, StoreWriter
 
@@ -75,12 +76,14 @@ class ShardExtractor:
         settings: of the extraction.
         writer: of the store.
         backbone: the network.
+        decoders: that decode at the settings' rate.
     """
 
-    def __init__(self, settings: Settings, writer: StoreWriter, backbone: Backbone) -> None:
+    def __init__(self, settings: Settings, writer: StoreWriter, backbone: Backbone, decoders: Decoders) -> None:
         self._settings = settings
         self._writer = writer
         self._backbone = backbone
+        self._decoders = decoders
         self._coverage = open_coverage(settings.actor_coverage, writer.clips)
 
     def fill(self, shards: Sequence[int], told: Told) -> Work:
@@ -95,7 +98,7 @@ class ShardExtractor:
         """
         work = Work()
         shares = [self._writer.share(shard) for shard in shards]
-        decoded = decode(self._settings, (clip.path for share in shares for clip in share))
+        decoded = self._decoders.decode(clip.path for share in shares for clip in share)
         written: Future[dict[str, float]] | None = None
         with ThreadPoolExecutor(1) as disk:
             for shard, share in zip(shards, shares, strict=True):
@@ -131,13 +134,12 @@ def software(settings: Settings) -> str:
     return f"torch {torch.__version__}{', compiled' * settings.compile}"
 
 
-def decode(settings: Settings, paths: Iterable[Path]) -> Iterator[DecodedClip | VideoError]:
-    """Decode files in order, ahead of their use."""
-    return decode_ahead(
-        paths,
+def make_decoders(settings: Settings) -> Decoders:
+    """Return the decoders that the settings ask for."""
+    return Decoders(
         frames_per_second=settings.fps,
         max_frames=settings.frames_kept,
-        decoders=settings.num_decoders,
+        processes=settings.num_decoders,
         seconds_per_video=settings.seconds_per_video,
     )
 

@@ -1,4 +1,4 @@
-"""Decoding in processes of their own, so that a file on which a decoder crashes or hangs costs that file alone.
+"""Decoding ahead, in processes of its own, so that a file on which a decoder crashes or hangs costs that file alone.
 
 A decoder process takes one line of JSON a file on its standard input, and answers on its standard output with one line
 of JSON, followed by the bytes of the arrays that the line announces. It ends when its input does.
@@ -12,7 +12,12 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
 from typing import IO, Any
 
 import numpy as np
@@ -20,18 +25,75 @@ from numpy.typing import NDArray
 
 from glimpse_env.decode import DecodedClip, VideoError, decode_clip
 
+SECONDS_PER_VIDEO = 300.0  # after which a file is given up, unless another limit is given
+_CLIPS_AHEAD = 12  # decoded clips that may wait for their use, at most
+_FRAMES_AHEAD = 1200  # and frames: 180 MB
 _ARRAYS = ("times", "numbers", "frames", "thumbnails")
 _SPARE_SECONDS = 10.0  # after which a decoder that nobody stopped ends itself
 
 
-class DecoderProcess:
-    """Decodes files one after the other in another process, which starts with the first file.
+class Decoders:
+    """Processes that decode files in order, a few before they are asked for; a context manager.
 
     Args:
         frames_per_second: the rate of the samples.
         max_frames: a longer clip keeps its centred window of so many samples.
+        processes: how many work at the same time.
         seconds_per_video: after which a file is given up.
     """
+
+    def __init__(
+        self,
+        *,
+        frames_per_second: float,
+        max_frames: int,
+        processes: int = 1,
+        seconds_per_video: float = SECONDS_PER_VIDEO,
+    ) -> None:
+        self._processes = [
+            DecoderProcess(
+                frames_per_second=frames_per_second, max_frames=max_frames, seconds_per_video=seconds_per_video
+            )
+            for _ in range(processes)
+        ]
+        self._idle: SimpleQueue[DecoderProcess] = SimpleQueue()
+        for process in self._processes:
+            self._idle.put(process)
+        self._ahead = max(processes, min(_CLIPS_AHEAD, _FRAMES_AHEAD // max_frames))
+        self._threads = ThreadPoolExecutor(processes)
+
+    def __enter__(self) -> Decoders:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for process in self._processes:
+            process.stop()  # what is still being decoded nobody waits for
+        self._threads.shutdown()
+        for process in self._processes:
+            process.close()
+
+    def decode(self, paths: Iterable[Path]) -> Iterator[DecodedClip | VideoError]:
+        """Return for each file, in order, its samples or the error that says why there are none."""
+        remaining = iter(paths)
+        waiting = deque(self._threads.submit(self._decode, path) for path in islice(remaining, self._ahead))
+        while waiting:
+            outcome = waiting.popleft().result()
+            waiting.extend(self._threads.submit(self._decode, path) for path in islice(remaining, 1))
+            yield outcome
+
+    def _decode(self, path: Path) -> DecodedClip | VideoError:
+        process = self._idle.get()
+        try:
+            return process.decode(path)
+        except VideoError as error:
+            return error
+        finally:
+            self._idle.put(process)
+
+
+class DecoderProcess:
+    """Decodes files one after the other in another process, which starts with the first file; see `Decoders`."""
 
     def __init__(self, *, frames_per_second: float, max_frames: int, seconds_per_video: float) -> None:
         self._sampling = {"frames_per_second": frames_per_second, "max_frames": max_frames}
@@ -89,7 +151,7 @@ class DecoderProcess:
 def _start() -> subprocess.Popen[bytes]:
     # A session of its own: Ctrl-C stops the extraction, and must not look like a crash of the decoder.
     process = subprocess.Popen(
-        [sys.executable, "-c", "from glimpse_env.decoder_process import serve; serve()"],
+        [sys.executable, "-c", "from glimpse_env.decoders import serve; serve()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

@@ -1,0 +1,118 @@
+"""Extraction by Ray's workers, on this machine or on a cluster whose machines share a file system.
+
+Each worker fills whole shards and writes them itself. A worker that dies is started anew, on another machine if need
+be, and begins its shard again; a shard that is there is whole, so that nothing counts that was written by halves.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+import torch
+
+from glimpse_env.backbones import DeviceError
+from glimpse_env.datasets import VideoClip
+from glimpse_env.decode import VideoError, decoder_versions
+from glimpse_env.extract.settings import Settings
+from glimpse_env.extract.shards import ShardExtractor, Told, Work, load_network, make_decoders, software
+from glimpse_env.store.manifest import StoreError
+from glimpse_env.store.writer import StoreWriter
+
+_RETRIES = 20  # of a shard, for workers that die of something else
+
+
+def fill_on_ray(settings: Settings, writer: StoreWriter, shards: Sequence[int], told: Told) -> Work:
+    """Fill shards of a store with Ray's workers, as `ShardExtractor.fill` does with this process.
+
+    `$RAY_ADDRESS` says which cluster; without it Ray is started here for as long as the work takes.
+
+    Raises:
+        DeviceError: no worker, or not as many as asked for, would fit.
+        StoreError: a worker has other versions than this process.
+    """
+    ray.init(include_dashboard=False, log_to_driver=False)
+    try:
+        return _fill(settings, writer, shards, told)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    finally:
+        ray.shutdown()
+
+
+def _fill(settings: Settings, writer: StoreWriter, shards: Sequence[int], told: Told) -> Work:
+    gpus = int(settings.device.startswith("cuda"))
+    count = min(_count_workers(settings, gpus), len(shards))
+    worker_type = ray.remote(_Worker).options(
+        num_cpus=settings.threads, num_gpus=gpus, max_restarts=-1, max_task_retries=_RETRIES
+    )
+    shared = ray.put(settings), ray.put(writer)
+    waiting = deque(shards)
+    running: dict[Any, Any] = {}
+
+    def begin(worker: Any) -> None:
+        if waiting:
+            shard = waiting.popleft()
+            running[worker.fill.remote(*shared, shard)] = worker, shard
+
+    for _ in range(count):
+        begin(worker_type.remote())
+    work = Work()
+    while running:
+        (ready,), _ = ray.wait(list(running))
+        worker, shard = running.pop(ready)
+        done, reasons = ray.get(ready)
+        begin(worker)
+        work.add(done)
+        for clip in writer.share(shard):
+            reason = reasons.get(clip.clip_id)
+            told(clip, reason and VideoError(clip.path, reason))
+    return work
+
+
+def _count_workers(settings: Settings, gpus: int) -> int:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    fit = int(resources.get("CPU", 0) // settings.threads)
+    if gpus:
+        fit = min(fit, int(resources.get("GPU", 0)))
+    wanted = settings.workers or fit
+    if not 1 <= wanted <= fit:
+        each = f"{settings.threads} cores{' and a GPU' * gpus}"
+        raise DeviceError(
+            f"Ray has room for {fit} workers of {each}, not for {max(1, wanted)}: choose fewer --workers or --threads"
+        )
+    return wanted
+
+
+class _Worker:
+    """A process of Ray's that fills shards."""
+
+    def __init__(self) -> None:
+        self._extractor: ShardExtractor | None = None
+
+    def fill(self, settings: Settings, writer: StoreWriter, shard: int) -> tuple[Work, dict[str, str]]:
+        """Return what was done, and why clips of the shard could not be read."""
+        # Not in the constructor, whose errors Ray reports as a dead worker.
+        self._extractor = self._extractor or _prepare(settings, writer)
+        reasons: dict[str, str] = {}
+
+        def told(clip: VideoClip, error: VideoError | None) -> None:
+            if error is not None:
+                reasons[clip.clip_id] = error.reason
+
+        return self._extractor.fill([shard], told), reasons
+
+
+def _prepare(settings: Settings, writer: StoreWriter) -> ShardExtractor:
+    torch.set_num_threads(settings.threads)
+    here, begun = (software(settings), decoder_versions()), (writer.manifest.software, writer.manifest.decoder)
+    if here != begun:
+        raise StoreError(
+            f"the worker on {socket.gethostname()} has {here}, and the store is begun with {begun}: install the same "
+            "versions everywhere"
+        )
+    # The decoders end with the worker.
+    return ShardExtractor(settings, writer, load_network(settings), make_decoders(settings))
