@@ -29,7 +29,7 @@ SECONDS_PER_VIDEO = 300.0  # after which a file is given up, unless another limi
 _CLIPS_AHEAD = 12  # decoded clips that may wait for their use, at most
 _FRAMES_AHEAD = 1200  # and frames: 180 MB
 _ARRAYS = ("times", "numbers", "frames", "thumbnails")
-_SPARE_SECONDS = 10.0  # after which a decoder that nobody stopped ends itself
+_SPARE_SECONDS = 5.0  # after which a decoder that nobody stopped ends itself
 
 
 class Decoders:

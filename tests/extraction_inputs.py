@@ -1,6 +1,7 @@
 """Videos and weights written for tests of decoding and extraction."""
 
 import json
+import struct
 from fractions import Fraction
 
 import av
@@ -42,6 +43,17 @@ def _picture(number, frames, size):
     left = number * size[0] // frames
     picture[:, left : left + 6] = 255
     return picture
+
+
+def turn_video(path, degrees):
+    """Have an MP4 file say that it is to be shown turned clockwise, by the display matrix of its track header."""
+    content = bytearray(path.read_bytes())
+    header = content.index(b"tkhd")
+    assert content[header + 4] == 0  # version 0 has the matrix 44 bytes behind its name
+    cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
+    matrix = (cosine << 16, sine << 16, 0, -sine << 16, cosine << 16, 0, 0, 0, 1 << 30)
+    content[header + 44 : header + 80] = struct.pack(">9i", *matrix)
+    path.write_bytes(content)
 
 
 def write_bvlc_weights(path):

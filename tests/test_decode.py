@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from extraction_inputs import write_video
+from extraction_inputs import turn_video, write_video
 
 from glimpse_env import decode
 from glimpse_env.decode import VideoError, decode_clip, decoders_for, nearest_frames, resize, sample_times
+from glimpse_env.stopwatch import Stopwatch
 
+WHOLE = {"frames_per_second": 30, "max_frames": 99}
 DATA = Path(os.environ.get("VIDEOGLIMPSE_DATA", "/nonexistent"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="VIDEOGLIMPSE_DATA does not point at the real data")
 
@@ -77,6 +79,39 @@ def test_both_decoders_give_the_same_frames(tmp_path, name, codec, per_second, m
     # The ground brightens frame by frame from 30 to 230.
     brightness = np.median(chosen.thumbnails, axis=(1, 2, 3))
     np.testing.assert_allclose(brightness, 30 + 200 * chosen.numbers // 40, atol=4)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_turned_videos_come_out_upright(tmp_path, degrees):
+    write_video(tmp_path / "a.mp4", frames=6)
+    upright = decode_clip(tmp_path / "a.mp4", **WHOLE)
+    turn_video(tmp_path / "a.mp4", degrees)
+    for decoder in ("decord", "pyav") if decode._has_decord() else ("pyav",):
+        turned = decode_clip(tmp_path / "a.mp4", **WHOLE, decoder=decoder)
+        # Scaled to a square before or after the turn: what differs is rounding.
+        expected = np.rot90(upright.frames, -degrees // 90, axes=(1, 2)).astype(int)
+        assert np.abs(turned.frames - expected).mean() < 1
+
+
+class Large:
+    """Pictures of 27 MB."""
+
+    timestamps = np.arange(5.0)
+
+    def __init__(self):
+        self.asked = []
+
+    def read(self, numbers):
+        self.asked.append(numbers)
+        return np.full((len(numbers), 3000, 3000, 3), 7, np.uint8)
+
+
+def test_large_pictures_are_held_a_few_at_a_time():
+    reader = Large()
+    frames, thumbnails = decode._read_resized(reader, [0, 1, 2, 3, 4], Stopwatch())
+    assert reader.asked == [[0], [1, 2], [3, 4]]
+    assert frames.shape == (5, 224, 224, 3)
+    assert (thumbnails == 7).all()
 
 
 def test_a_variable_frame_rate_is_sampled_by_timestamps(tmp_path):
