@@ -211,6 +211,8 @@ def _usable_timestamps(
 ) -> tuple[NDArray[np.float64], bool]:
     """Count timestamps from the first; where the file has none worth the name, space them evenly and say False."""
     if _container(path) == "avi" or not (np.isfinite(timestamps).all() and (np.diff(timestamps) > 0).all()):
+        if not frames_per_second > 0:
+            raise ValueError("the file says neither when its frames show nor how many a second")
         return np.arange(len(timestamps)) / frames_per_second, False
     return timestamps - timestamps[:1], True
 
@@ -247,7 +249,7 @@ class _PyAVReader:
         with av.open(str(path)) as container:
             stream: Any = container.streams.video[0]
             packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
-            rate, unit = float(stream.average_rate), float(stream.time_base)
+            rate, unit = float(stream.average_rate or 0), float(stream.time_base)
         pts = np.sort(np.array([np.nan if packet.pts is None else packet.pts for packet in packets], dtype=np.float64))
         self.timestamps, _ = _usable_timestamps(path, pts * unit, rate)
         self._frames: Iterator[tuple[int, Any]] = enumerate(_decoded(path))
@@ -277,5 +279,5 @@ def _decoded(path: Path) -> Iterator[Any]:
 def _reason(path: Path, error: Exception) -> str:
     """Return a decoder's message in one line, without the times, paths and addresses that differ from run to run."""
     lines = str(error).strip().splitlines() or ["the video breaks off"]
-    message = re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", lines[0]).replace(str(path), path.name)
+    message = re.sub(r"^(\[[\d:]+\] \S+:\d+: )+", "", lines[0]).replace(str(path), path.name)
     return f"{type(error).__name__}: {message}"

@@ -26,7 +26,8 @@ def write_video(path, *, frames, fps=30, codec="libx264", size=(96, 64), timesta
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options={"bf": "2", "crf": "10"} if codec == "libx264" else {})
         stream.width, stream.height = size
-        stream.pix_fmt = "yuv420p"
+        is_odd = size[0] % 2 or size[1] % 2
+        stream.pix_fmt = "yuv444p" if is_odd and codec == "libx264" else "yuv420p"
         stream.gop_size = 12
         if timestamps is not None:
             stream.codec_context.time_base = Fraction(1, 600)
@@ -85,3 +86,10 @@ def write_activitynet(path, **changes):
     }
     path.write_text(json.dumps({"version": "VERSION 1.3", "database": database | changes}))
     return path
+
+
+def contents(path):
+    """Return the bytes of each of a store's files; the report is no part of it."""
+    files = {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    del files["report.json"]
+    return files

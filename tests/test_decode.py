@@ -152,9 +152,17 @@ def test_files_that_cannot_be_decoded_raise_one_error(tmp_path, decoder, content
     assert str(tmp_path) not in caught.value.reason
 
 
-def test_what_decord_cannot_open_pyav_decodes(tmp_path):
-    write_video(tmp_path / "one.mkv", frames=1)
-    assert decode_clip(tmp_path / "one.mkv", frames_per_second=30, max_frames=30).times.tolist() == [0.0]
+@pytest.mark.parametrize("name", ["one.mkv", "one.mpg", "one.ts", "one.webm"])
+def test_a_single_frame_is_decoded_from_what_decord_cannot_open(tmp_path, name):
+    codec = {"one.mpg": "mpeg1video", "one.webm": "libvpx-vp9"}.get(name, "libx264")
+    write_video(tmp_path / name, frames=1, codec=codec)
+    assert decode_clip(tmp_path / name, frames_per_second=30, max_frames=30).times.tolist() == [0.0]
+
+
+def test_a_file_that_knows_neither_times_nor_a_rate(tmp_path):
+    write_video(tmp_path / "a.avi", frames=3, codec="mpeg4")
+    with pytest.raises(ValueError, match="the file says neither when its frames show nor how many a second"):
+        decode._usable_timestamps(tmp_path / "a.avi", np.arange(3.0), 0.0)
 
 
 def test_a_missing_file(tmp_path):

@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from extraction_inputs import write_activitynet, write_video
+from extraction_inputs import contents, write_activitynet, write_video
 
 from glimpse_env.backbones import WeightsError, load_backbone
 from glimpse_env.datasets import DatasetError
@@ -57,12 +57,6 @@ def settings(videos, weights, tmp_path_factory):
 @pytest.fixture(scope="module")
 def store(settings):
     return FeatureStore.open(extract(settings))
-
-
-def contents(path):
-    files = {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    del files["report.json"]
-    return files
 
 
 def command(settings, out):
