@@ -10,11 +10,18 @@ from typing import IO
 
 
 def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
-    """Write bytes, or what a function writes into an open file, so that no reader ever sees half of it."""
+    """Write bytes, or what a function writes into an open file, so that no reader ever sees half of it.
+
+    What cannot be written is removed, lest it fill a disk that is full already.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    write_synced(partial, content)
-    partial.replace(path)
+    try:
+        write_synced(partial, content)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

@@ -1,7 +1,10 @@
 """The feature store: what is written is read, and damage is noticed."""
 
+import errno
 import json
+import os
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +19,7 @@ from glimpse_env.store import FeatureStore, StoreSplit
 from glimpse_env.store.__main__ import main
 from glimpse_env.store.manifest import Manifest, StoreError, manifest_text, read_manifest
 from glimpse_env.store.reader import widen
-from glimpse_env.store.writer import ClipArrays, StoreWriter, write_report
+from glimpse_env.store.writer import ClipArrays, StoreWriter, file_facts, write_report
 
 MANIFEST = Manifest(
     dataset="toy",
@@ -65,8 +68,8 @@ CLIPS = [
 ]
 
 
-def write_store(path, manifest=MANIFEST):
-    writer = StoreWriter(path, manifest, CLIPS)
+def write_store(path, manifest=MANIFEST, clips=CLIPS):
+    writer = StoreWriter(path, manifest, clips)
     writer.write_shard(1, [arrays_of("c"), arrays_of("d")], {})
     writer.write_shard(0, [arrays_of("a"), arrays_of("b")], {})
     writer.finish()
@@ -316,6 +319,128 @@ def test_the_report_keeps_every_run_and_is_no_part_of_the_store(store):
     assert report["failures"] == {"x": "broken"}
     assert [run["frames_per_second"] for run in report["runs"]] == [5.0]
     assert "report.json" not in list(FeatureStore.open(store).verify())
+
+
+@pytest.fixture
+def small_files():
+    """Let no file grow over 50 kB, as if the disk were full: one thumbnail fits into a file, two do not."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft if size is None else size, hard))
+
+    yield limit
+    limit(None)
+
+
+def test_a_full_disk_costs_the_shard_being_written_and_no_more(tmp_path, store, small_files):
+    path = tmp_path / "full"
+    writer = StoreWriter(path, MANIFEST, CLIPS)
+    writer.write_shard(1, [arrays_of("c"), arrays_of("d")], {})
+    small_files(50_000)
+    with pytest.raises(
+        StoreError,
+        match=r"full could not be written \(.*\): finished shards are kept\. If its disk is full, free space; then run",
+    ):
+        writer.write_shard(0, [arrays_of("a"), arrays_of("b")], {})
+    small_files(None)
+    assert [entry.name for entry in (path / "shards").iterdir()] == ["00001"]
+    again = StoreWriter(path, MANIFEST, CLIPS)
+    assert again.missing_shards() == [0]
+    again.write_shard(0, [arrays_of("a"), arrays_of("b")], {})
+    again.finish()
+    assert contents(path) == contents(store)
+
+
+@pytest.mark.parametrize("size", [0, 500, 1950], ids=["nothing fits", "half the index fits", "the index alone fits"])
+def test_a_disk_too_full_for_the_index_leaves_the_store_unfinished(tmp_path, store, small_files, size):
+    path = tmp_path / "full"
+    writer = StoreWriter(path, MANIFEST, CLIPS)
+    writer.write_shard(1, [arrays_of("c"), arrays_of("d")], {})
+    writer.write_shard(0, [arrays_of("a"), arrays_of("b")], {})
+    small_files(size)
+    with pytest.raises(StoreError, match=r"full could not be written .*: finished shards are kept"):
+        writer.finish()
+    small_files(None)
+    assert not list(path.rglob("*.partial"))
+    with pytest.raises(StoreError, match="full is unfinished"):
+        FeatureStore.open(path)
+    StoreWriter(path, MANIFEST, CLIPS).finish()
+    assert contents(path) == contents(store)
+
+
+def test_a_full_disk_noticed_on_forcing_files_to_it(tmp_path, monkeypatch):
+    writer = StoreWriter(tmp_path, MANIFEST, CLIPS)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match=r"could not be written \(\[Errno 28\] No space left on device\)"):
+        writer.write_shard(0, [arrays_of("a")], {"b": "broken"})
+    assert not list((tmp_path / "shards").iterdir())
+    with pytest.raises(StoreError, match="nothing is lost"):
+        StoreWriter(tmp_path / "other", MANIFEST, CLIPS)
+    assert not list((tmp_path / "other").iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="reads Linux's smaps")
+@pytest.mark.parametrize("name", ["features", "thumbnails"])
+def test_the_kernel_is_told_not_to_read_around(store, name):
+    bank = FeatureStore.open(store).bank(name, 1)
+    maps = Path("/proc/self/smaps").read_text().split(str(store / f"shards/00001/{name}.npy"))[1:]
+    assert len(bank)
+    assert [re.search(r"^VmFlags:.* rr\b", text, re.MULTILINE) is not None for text in maps] == [True]
+
+
+def test_all_rows_can_be_announced_more_than_once(store):
+    bank = FeatureStore.open(store).mapped("thumbnails", 0)
+    for _ in range(2):
+        bank.announce(range(len(bank.rows)))
+    np.testing.assert_array_equal(bank.rows[:3], arrays_of("a").thumbnails)
+
+
+def rewrite(store, name):
+    """Let the manifest say of a file what it holds now."""
+    manifest, files = read_manifest(store)
+    (store / "manifest.json").write_text(manifest_text(manifest, {**files, name: file_facts(store / name)}))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\3\4", b"\x93NUMPY\1\0\x05\0junk\n"], ids=["empty", "another format", "a broken header"]
+)
+def test_files_that_are_no_arrays_are_refused_when_they_are_mapped(store, content):
+    file = store / "shards/00000/features.npy"
+    file.write_bytes(content)
+    rewrite(store, "shards/00000/features.npy")
+    opened = FeatureStore.open(store)
+    with pytest.raises(StoreError, match=r"features\.npy is damaged \(.*\): extract the store anew"):
+        opened.bank("features", 0)
+
+
+@pytest.mark.parametrize("array", [np.float16(1), np.array([{}])], ids=["a scalar", "objects"])
+def test_arrays_that_are_no_rows_are_refused_when_they_are_mapped(store, array):
+    file = store / "shards/00000/features.npy"
+    np.save(file, array)
+    rewrite(store, "shards/00000/features.npy")
+    with pytest.raises(StoreError, match=r"features\.npy (is damaged|holds float16 \(\), expected)"):
+        FeatureStore.open(store).bank("features", 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("shards", -1), ("shards", 2), ("labels", 2), ("labels", -2), ("segment_labels", 2)]
+)
+def test_an_index_that_names_what_is_not_there_is_refused(tmp_path, name, number):
+    clips = [replace(clip, segments=(Segment(0.0, 1.0, clip.label),)) for clip in CLIPS]
+    store = write_store(tmp_path / "store", replace(MANIFEST, trimmed=False), clips)
+    with np.load(store / "index.npz") as arrays:
+        index = dict(arrays)
+    index[name][1] = number
+    np.savez(store / "index.npz", **index)
+    rewrite(store, "index.npz")
+    with pytest.raises(StoreError, match=rf"index\.npz is damaged \({name} are not int64 from -?\d to 1\)"):
+        FeatureStore.open(store)
 
 
 def run_main(monkeypatch, *arguments):

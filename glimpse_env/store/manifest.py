@@ -22,6 +22,9 @@ class StoreError(ValueError):
 class Manifest:
     """What a store holds and how it was made; `manifest.json` without format, sizes and checksums.
 
+    In a merged store `dataset`, `decoder`, `software` and `device` name all that its parts had, joined with "; ",
+    `clips_per_shard` and the maxima are the largest of theirs, and `clips_sha256` is of theirs, one after the other.
+
     Attributes:
         dataset: name of the data set.
         class_names: the C classes.
@@ -35,8 +38,8 @@ class Manifest:
         decoder: libraries that decoded, with their versions.
         software: versions of what else decides the last bits.
         device: kind of processor that the network ran on.
-        threads: of the network.
-        batch_size: to which the network's batches were padded.
+        threads: of the network; 0 where the parts of a merged store differ.
+        batch_size: to which the network's batches were padded; 0 where the parts of a merged store differ.
         frames_per_second: of the samples.
         num_frames: T, frames of an episode.
         max_frames: the most frames stored of a clip.
@@ -81,10 +84,14 @@ class Manifest:
         """Return the arrays that every shard has."""
         return ("features", "thumbnails", "coverage") if self.has_coverage else ("features", "thumbnails")
 
+    @property
+    def shard_files(self) -> tuple[str, ...]:
+        """Return the names of the files that every shard has."""
+        return ("record.json", *(f"{bank}.npy" for bank in self.banks))
+
     def file_names(self) -> frozenset[str]:
         """Return the names of all files that a complete store has beside manifest and report."""
-        names = ("record.json", *(f"{bank}.npy" for bank in self.banks))
-        shards = {f"{shard_folder(shard)}/{name}" for shard in range(self.num_shards) for name in names}
+        shards = {f"{shard_folder(shard)}/{name}" for shard in range(self.num_shards) for name in self.shard_files}
         return frozenset(shards | {"index.npz"})
 
 

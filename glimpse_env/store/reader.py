@@ -15,6 +15,7 @@ from glimpse_env.files import file_sha256
 from glimpse_env.sources import Segment, widen
 from glimpse_env.splits import SPLITS
 from glimpse_env.store.manifest import SPLIT_CODES, Bank, Manifest, StoreError, read_manifest, shard_folder
+from glimpse_env.store.mapping import MappedRows
 
 _COVERED = 255 / 10  # a cell is the actor's when more than a tenth of it is covered
 
@@ -34,7 +35,7 @@ class FeatureStore:
     manifest: Manifest
     files: dict[str, dict[str, Any]] = field(repr=False)
     index: dict[str, NDArray[Any]] = field(repr=False)
-    _banks: dict[tuple[Bank, int], NDArray[Any]] = field(default_factory=dict, init=False, repr=False)
+    _banks: dict[tuple[Bank, int], MappedRows] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def open(cls, path: str | Path) -> FeatureStore:
@@ -79,12 +80,16 @@ class FeatureStore:
         Raises:
             StoreError: the file is not the array that the manifest promises.
         """
+        return self.mapped(kind, shard).rows
+
+    def mapped(self, kind: Bank, shard: int) -> MappedRows:
+        """Return one array of a shard as `bank` does, with the means to announce what will be read of it."""
         bank = self._banks.get((kind, shard))
         if bank is None:
             bank = self._banks[kind, shard] = self._map(kind, self.path / shard_folder(shard) / f"{kind}.npy")
         return bank
 
-    def _map(self, kind: Bank, file: Path) -> NDArray[Any]:
+    def _map(self, kind: Bank, file: Path) -> MappedRows:
         grid = (self.manifest.grid_size, self.manifest.grid_size)
         shape, dtype = {
             "features": ((*grid, self.manifest.depth), self.manifest.dtype),
@@ -92,12 +97,12 @@ class FeatureStore:
             "coverage": (grid, "uint8"),
         }[kind]
         try:
-            # The plain view of the map indexes faster than the map itself.
-            bank: NDArray[Any] = np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
+            bank = MappedRows(file)
         except ValueError as error:
             raise StoreError(f"{file} is damaged ({error}): extract the store anew") from error
-        if bank.shape[1:] != shape or bank.dtype != dtype:
-            raise StoreError(f"{file} holds {bank.dtype} {bank.shape}, expected {dtype} rows of {shape}")
+        rows = bank.rows
+        if rows.shape[1:] != shape or rows.dtype != dtype:
+            raise StoreError(f"{file} holds {rows.dtype} {rows.shape}, expected {dtype} rows of {shape}")
         return bank
 
     def verify(self) -> Iterator[str]:
@@ -107,9 +112,17 @@ class FeatureStore:
             StoreError: at the first file that was altered.
         """
         for name in sorted(self.files):
-            if file_sha256(self.path / name) != self.files[name]["sha256"]:
-                raise StoreError(f"{self.path / name} was altered: its sha256 is not the manifest's; extract it anew")
+            self.verify_file(name)
             yield name
+
+    def verify_file(self, name: str) -> None:
+        """Read one file and compare its checksum.
+
+        Raises:
+            StoreError: it was altered.
+        """
+        if file_sha256(self.path / name) != self.files[name]["sha256"]:
+            raise StoreError(f"{self.path / name} was altered: its sha256 is not the manifest's; extract it anew")
 
 
 def _check_size(file: Path, expected: int) -> None:
@@ -121,12 +134,12 @@ def _check_size(file: Path, expected: int) -> None:
         raise StoreError(f"{file} has {size} bytes instead of {expected}: it was cut or altered; extract it anew")
 
 
-_CLIP_ENTRIES = ("clip_ids", "labels", "shards", "first_rows", "num_frames", "starts", "splits")
-_SEGMENT_ENTRIES = ("segment_clips", "segment_starts", "segment_ends", "segment_labels")
+CLIP_ENTRIES = ("clip_ids", "labels", "shards", "first_rows", "num_frames", "starts", "splits")
+SEGMENT_ENTRIES = ("segment_clips", "segment_starts", "segment_ends", "segment_labels")
 
 
 def _read_index(file: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
-    names = _CLIP_ENTRIES + (() if manifest.trimmed else _SEGMENT_ENTRIES)
+    names = CLIP_ENTRIES + (() if manifest.trimmed else SEGMENT_ENTRIES)
     try:
         with np.load(file, allow_pickle=False) as arrays:
             index = {name: arrays[name] for name in names}
@@ -134,12 +147,24 @@ def _read_index(file: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
         raise StoreError(f"{file} is damaged ({error}): extract the store anew") from error
     shapes = {name: array.shape for name, array in index.items()}
     count = len(index["clip_ids"])
-    expected = {name: (manifest.num_folds, count) if name == "splits" else (count,) for name in _CLIP_ENTRIES}
+    expected = {name: (manifest.num_folds, count) if name == "splits" else (count,) for name in CLIP_ENTRIES}
     if not manifest.trimmed:
-        expected |= dict.fromkeys(_SEGMENT_ENTRIES, (index["segment_clips"].size,))
+        expected |= dict.fromkeys(SEGMENT_ENTRIES, (index["segment_clips"].size,))
     if shapes != expected:
         raise StoreError(f"{file} is damaged (shapes {shapes}): extract the store anew")
+    _require_numbers(file, index, "shards", range(manifest.num_shards))
+    for name in ("labels", "segment_labels"):
+        if name in index:
+            _require_numbers(file, index, name, range(-1, len(manifest.class_names)))
     return index
+
+
+def _require_numbers(file: Path, index: dict[str, NDArray[Any]], name: str, allowed: range) -> None:
+    """Refuse an index whose numbers name shards or classes that the store does not have."""
+    numbers = index[name]
+    if numbers.dtype != np.int64 or (numbers.size and (numbers.min() not in allowed or numbers.max() not in allowed)):
+        limits = f"int64 from {allowed.start} to {allowed.stop - 1}"
+        raise StoreError(f"{file} is damaged ({name} are not {limits}): extract the store anew")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -217,9 +242,10 @@ class StoreSplit:
     def read_cubes(self, clips: NDArray[np.int64], frames: NDArray[np.int64], out: NDArray[Any]) -> None:
         rows = self._first_rows[clips] + frames
         for shard, chosen in _by_shard(self._shards[clips]):
-            bank = self.store.bank("features", shard)
+            bank = self.store.mapped("features", shard)
+            bank.announce(rows[chosen].tolist())
             for position in chosen.tolist():  # a cube is so long that one by one is fastest, and needs no buffer
-                _copy(bank[rows[position]], out[position])
+                _copy(bank.rows[rows[position]], out[position])
 
     def read_slices(
         self, clips: NDArray[np.int64], frames: NDArray[np.int64], cells: NDArray[np.int64], out: NDArray[Any]
@@ -232,8 +258,10 @@ class StoreSplit:
         _copy(slices, out)
 
     def image(self, clip: int, frame: int) -> NDArray[np.uint8] | None:
-        bank = self.store.bank("thumbnails", int(self._shards[clip]))
-        return np.array(bank[int(self._first_rows[clip]) + frame])
+        bank = self.store.mapped("thumbnails", int(self._shards[clip]))
+        row = int(self._first_rows[clip]) + frame
+        bank.announce([row])
+        return np.array(bank.rows[row])
 
     def actor(self, clip: int) -> NDArray[np.bool_] | None:
         if not self.store.manifest.has_coverage:
@@ -245,7 +273,7 @@ class StoreSplit:
     def _annotated(self, member: int) -> tuple[Segment, ...]:
         index = self.store.index
         first, end = np.searchsorted(index["segment_clips"], (member, member + 1))
-        columns = (index[name][first:end].tolist() for name in _SEGMENT_ENTRIES[1:])
+        columns = (index[name][first:end].tolist() for name in SEGMENT_ENTRIES[1:])
         return tuple(Segment(*segment) for segment in zip(*columns, strict=True))
 
     def _entry(self, name: str, clip: int) -> Any:

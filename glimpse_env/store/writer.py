@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -61,7 +62,7 @@ class StoreWriter:
         clips: all clips asked for; shard k takes the k-th `manifest.clips_per_shard` of them.
 
     Raises:
-        StoreError: the folder holds something else, or a store that was begun with other settings.
+        StoreError: the folder holds something else, a store that was begun with other settings, or cannot be written.
     """
 
     def __init__(self, path: Path, manifest: Manifest, clips: Sequence[VideoClip]) -> None:
@@ -70,7 +71,8 @@ class StoreWriter:
         self.clips = clips
         begun = require_same(path, manifest)
         if begun is None:
-            write_atomically(path / "manifest.json", manifest_text(manifest, {}).encode())
+            with told_failures(path, kept="nothing is lost"):
+                write_atomically(path / "manifest.json", manifest_text(manifest, {}).encode())
         self.is_complete = begun is not None and begun.complete
         (path / "shards").mkdir(exist_ok=True)
         for leftover in (path / "shards").glob("*.partial"):
@@ -94,7 +96,8 @@ class StoreWriter:
             failures: why the others of its share could not be read.
 
         Raises:
-            StoreError: a feature is negative, infinite or no number.
+            StoreError: a feature is negative, infinite or no number, or the disk is full; what was written of the
+                shard before that is removed.
         """
         for clip in clips:
             if clip.features.size and not (clip.features.min() >= 0 and np.isfinite(clip.features.max())):
@@ -102,19 +105,20 @@ class StoreWriter:
         final = self.path / shard_folder(shard)
         partial = final.with_name(f"{final.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        for bank in self.manifest.banks:
-            write_synced(partial / f"{bank}.npy", _saves(self._stacked(clips, bank)))
-        record = {
-            "clips": [{"clip_id": c.clip_id, "start": c.start, "num_frames": len(c.features)} for c in clips],
-            "failures": dict(failures),
-            "max_feature": max((float(c.features.max()) for c in clips), default=0.0),
-            "files": {f"{bank}.npy": _facts(partial / f"{bank}.npy") for bank in self.manifest.banks},
-        }
-        write_synced(partial / "record.json", _json(record))
-        sync_folder(partial)
-        partial.rename(final)
-        sync_folder(final.parent)
+        with told_failures(self.path, partial):
+            partial.mkdir()
+            for bank in self.manifest.banks:
+                write_synced(partial / f"{bank}.npy", _saves(self._stacked(clips, bank)))
+            record = {
+                "clips": [{"clip_id": c.clip_id, "start": c.start, "num_frames": len(c.features)} for c in clips],
+                "failures": dict(failures),
+                "max_feature": max((float(c.features.max()) for c in clips), default=0.0),
+                "files": {f"{bank}.npy": file_facts(partial / f"{bank}.npy") for bank in self.manifest.banks},
+            }
+            write_synced(partial / "record.json", _json(record))
+            sync_folder(partial)
+            partial.rename(final)
+            sync_folder(final.parent)
 
     def finish(self) -> dict[str, str]:
         """Write index and manifest once every shard is there.
@@ -123,7 +127,7 @@ class StoreWriter:
             The clips that could not be read, with the reasons.
 
         Raises:
-            StoreError: no clip could be read at all.
+            StoreError: no clip could be read at all, or the disk is full.
         """
         assert not self.missing_shards()
         folders = [shard_folder(shard) for shard in range(self.manifest.num_shards)]
@@ -133,20 +137,22 @@ class StoreWriter:
             first = next(iter(failures.values()))
             raise StoreError(f"none of the {len(failures)} videos could be read, so {self.path} is empty: {first}")
         if not self.is_complete:
-            index = self._index(records)
-            write_atomically(self.path / "index.npz", lambda file: np.savez(file, **index))  # type: ignore[arg-type]
-            files = {
-                f"{f}/{name}": facts
-                for f, r in zip(folders, records, strict=True)
-                for name, facts in r["files"].items()
-            }
-            for name in ("index.npz", *(f"{folder}/record.json" for folder in folders)):
-                files[name] = _facts(self.path / name)
-            largest = max(record["max_feature"] for record in records)
-            self.manifest = replace(self.manifest, max_feature=largest, complete=True)
-            write_atomically(self.path / "manifest.json", manifest_text(self.manifest, files).encode())
-            self.is_complete = True
+            with told_failures(self.path):
+                self._complete(folders, records)
         return failures
+
+    def _complete(self, folders: Sequence[str], records: Sequence[Mapping[str, Any]]) -> None:
+        index = self._index(records)
+        write_atomically(self.path / "index.npz", lambda file: np.savez(file, **index))  # type: ignore[arg-type]
+        files = {
+            f"{f}/{name}": facts for f, r in zip(folders, records, strict=True) for name, facts in r["files"].items()
+        }
+        for name in ("index.npz", *(f"{folder}/record.json" for folder in folders)):
+            files[name] = file_facts(self.path / name)
+        largest = max(record["max_feature"] for record in records)
+        self.manifest = replace(self.manifest, max_feature=largest, complete=True)
+        write_atomically(self.path / "manifest.json", manifest_text(self.manifest, files).encode())
+        self.is_complete = True
 
     def _stacked(self, clips: Sequence[ClipArrays], bank: str) -> NDArray[Any]:
         grid = (self.manifest.grid_size, self.manifest.grid_size)
@@ -227,7 +233,30 @@ def require_same(path: Path, manifest: Manifest) -> Manifest | None:
     return begun
 
 
-def _facts(file: Path) -> dict[str, Any]:
+@contextmanager
+def told_failures(path: Path, partial: Path | None = None, *, kept: str = "finished shards are kept") -> Iterator[None]:
+    """Turn a failure to write into a StoreError that names the store and the remedy.
+
+    Args:
+        path: the store's folder.
+        partial: folder that is half written then, and is removed after any failure.
+        kept: what the failure spares.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise StoreError(
+                f"{path} could not be written ({error}): {kept}. If its disk is full, free space; then run the same "
+                "command again"
+            ) from error
+        raise
+
+
+def file_facts(file: Path) -> dict[str, Any]:
+    """Return what a manifest says of a file."""
     return {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
 
 
