@@ -1,13 +1,15 @@
-"""The feature store's command line: `python -m glimpse_env.store verify|info DIR`."""
+"""The feature store's command line: `python -m glimpse_env.store verify|info|merge`."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from glimpse_env.store.manifest import SPLIT_CODES, StoreError
+from glimpse_env.store.merge import merge_stores
 from glimpse_env.store.reader import FeatureStore
 
 
@@ -31,16 +33,30 @@ def info(path: Path) -> None:
     print(f"{'bytes':18} {sum(file['bytes'] for file in store.files.values())}")
 
 
+def merge(
+    out: Annotated[Path, tyro.conf.arg(metavar="OUT")],
+    stores: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="STORE STORE [...]")],
+) -> None:
+    """Join complete stores, parts of one data set from several machines say, into a new one.
+
+    Args:
+        out: folder of the new store
+        stores: folders of the stores to join, two or more
+    """
+    merge_stores(out, stores)
+    info(out)
+
+
 def main() -> None:
-    """Run the command line: `verify DIR` or `info DIR`."""
+    """Run the command line: `verify DIR`, `info DIR` or `merge OUT DIR DIR [...]`."""
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"verify": verify, "info": info},
+            {"verify": verify, "info": info, "merge": merge},
             prog="python -m glimpse_env.store",
-            description="Look into a feature store.",
+            description="Look into feature stores, or join them.",
             config=(tyro.conf.PositionalRequiredArgs,),
         )
-    except (FileNotFoundError, StoreError) as error:
+    except (StoreError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
 
 

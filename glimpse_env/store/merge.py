@@ -1,0 +1,187 @@
+"""Joining complete stores, such as parts of one data set that were extracted on several machines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glimpse_env.datasets.description import spell
+from glimpse_env.files import sync_folder, write_synced
+from glimpse_env.store.manifest import Manifest, StoreError, manifest_text, shard_folder
+from glimpse_env.store.reader import CLIP_ENTRIES, SEGMENT_ENTRIES, FeatureStore
+from glimpse_env.store.writer import file_facts, told_failures, write_report
+
+_JOINED = ("dataset", "decoder", "software", "device")
+_ZERO_WHERE_DIFFERENT = ("threads", "batch_size")
+_LARGEST = ("max_frames", "clips_per_shard", "max_feature")
+_OF_THE_PARTS = ("clips_sha256", "class_names", "num_shards")
+
+
+def merge_stores(out: Path, parts: Sequence[Path]) -> Path:
+    """Join complete stores into a new one, which reads as if it had been extracted in one go.
+
+    Shards are linked where the file system can, so that nothing is copied and the parts may be deleted; elsewhere they
+    are copied. Classes are joined by name. Every clip keeps the splits that its part gave it: where these were drawn
+    rather than official, videos cut from one film have to be in one part, or they may come to train and test.
+
+    Args:
+        out: folder of the new store; it may be empty. Until the store is whole it grows in `.<name>.partial` beside it.
+        parts: folders of the stores, two or more.
+
+    Returns:
+        `out`.
+
+    Raises:
+        FileNotFoundError: a part is not there.
+        StoreError: there is one part only, `out` holds something, a part is unfinished or damaged, parts differ in
+            what decides what their features mean, two hold the same clip, or the disk is full.
+    """
+    if len(parts) < 2:
+        raise StoreError(f"merging takes two stores or more, got {len(parts)}")
+    if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
+        raise StoreError(f"{out} is there already and no empty folder: choose another")
+    stores = [FeatureStore.open(part) for part in parts]
+    for store in stores:
+        store.verify_file("index.npz")  # what is read here gets a new checksum, which must not cover up old damage
+    manifest = _joined_manifest(stores)
+    _require_distinct_clips(stores)
+    place = out.resolve()
+    partial = place.with_name(f".{place.name}.partial")
+    with told_failures(out, partial, kept="the parts are untouched"):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _fill(partial, manifest, stores)
+        if place.exists():
+            place.rmdir()  # the empty folder, which not every system lets a rename replace
+        partial.rename(place)
+        sync_folder(place.parent)
+    return out
+
+
+def _fill(folder: Path, manifest: Manifest, stores: Sequence[FeatureStore]) -> None:
+    files = _gather_shards(folder, stores)
+    index = _joined_index(manifest, stores)
+    write_synced(folder / "index.npz", lambda file: np.savez(file, **index))  # type: ignore[arg-type]
+    files["index.npz"] = file_facts(folder / "index.npz")
+    there = set(index["clip_ids"].tolist())
+    failures, missing = _joined_reports(stores)
+    write_report(
+        folder,
+        failures={clip: reason for clip, reason in failures.items() if clip not in there},
+        missing=sorted(missing - there),
+        frames=0,
+        seconds={},
+    )
+    write_synced(folder / "manifest.json", manifest_text(manifest, files).encode())
+    sync_folder(folder)
+
+
+def _joined_manifest(stores: Sequence[FeatureStore]) -> Manifest:
+    manifests = [store.manifest for store in stores]
+    every = [asdict(manifest) for manifest in manifests]
+    free = {*_JOINED, *_ZERO_WHERE_DIFFERENT, *_LARGEST, *_OF_THE_PARTS}
+    for store, fields in zip(stores, every, strict=True):
+        for name in fields:
+            if name not in free and fields[name] != every[0][name]:
+                raise StoreError(
+                    f"{stores[0].path} and {store.path} do not go together: {name} is {every[0][name]!r} in the first "
+                    f"and {fields[name]!r} in the second"
+                )
+    values = {name: [fields[name] for fields in every] for name in free}
+    # A part may have been merged itself: its texts are taken apart, so that each is named once.
+    changes: dict[str, Any] = {name: "; ".join(dict.fromkeys("; ".join(values[name]).split("; "))) for name in _JOINED}
+    changes |= {name: values[name][0] if len(set(values[name])) == 1 else 0 for name in _ZERO_WHERE_DIFFERENT}
+    changes |= {name: max(values[name]) for name in _LARGEST}
+    classes = values["class_names"]
+    return replace(
+        manifests[0],
+        **changes,
+        clips_sha256=hashlib.sha256("".join(values["clips_sha256"]).encode()).hexdigest(),
+        class_names=classes[0] if len(set(classes)) == 1 else tuple(sorted(set().union(*classes))),
+        num_shards=sum(values["num_shards"]),
+    )
+
+
+def _require_distinct_clips(stores: Sequence[FeatureStore]) -> None:
+    counts = Counter(clip for store in stores for clip in store.index["clip_ids"].tolist())
+    if twice := sorted(clip for clip, count in counts.items() if count > 1):
+        raise StoreError(f"{len(twice)} of the clips are in several of the stores: {spell(twice)}")
+
+
+def _joined_index(manifest: Manifest, stores: Sequence[FeatureStore]) -> dict[str, NDArray[Any]]:
+    """Return all clips in the order of their ids, and their segments in the order of the clips."""
+    parts = []
+    shards = clips = 0  # of the parts before
+    for store in stores:
+        part = dict(store.index)
+        # Label -1, of clips without one, takes the last entry, which is -1 again.
+        renumbered = np.array([*map(manifest.class_names.index, store.manifest.class_names), -1], np.int64)
+        part["labels"] = renumbered[part["labels"]]
+        part["shards"] = part["shards"] + shards
+        if not manifest.trimmed:
+            part["segment_labels"] = renumbered[part["segment_labels"]]
+            part["segment_clips"] = part["segment_clips"] + clips
+        parts.append(part)
+        shards += store.manifest.num_shards
+        clips += len(part["clip_ids"])
+    index = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
+    order = np.argsort(index["clip_ids"], kind="stable")
+    index |= {name: index[name][..., order] for name in CLIP_ENTRIES}  # splits are (folds, clips)
+    if not manifest.trimmed:
+        places = np.argsort(order)  # (clips,) where each went
+        index["segment_clips"] = places[index["segment_clips"]]
+        by_clip = np.argsort(index["segment_clips"], kind="stable")
+        index |= {name: index[name][by_clip] for name in SEGMENT_ENTRIES}
+    return index
+
+
+def _gather_shards(folder: Path, stores: Sequence[FeatureStore]) -> dict[str, dict[str, Any]]:
+    """Link or copy all shards, numbered on, and return their files' sizes and checksums.
+
+    Nothing in a shard, its record included, tells the shard's number or a class's, so all files stay as they are.
+    """
+    files = {}
+    sources = [(store, shard) for store in stores for shard in range(store.manifest.num_shards)]
+    for number, (store, shard) in enumerate(sources):
+        old, new = shard_folder(shard), shard_folder(number)
+        (folder / new).mkdir(parents=True)
+        for name in store.manifest.shard_files:
+            _link_or_copy(store.path / old / name, folder / new / name)
+            files[f"{new}/{name}"] = store.files[f"{old}/{name}"]
+        sync_folder(folder / new)
+    sync_folder(folder / "shards")
+    return files
+
+
+def _link_or_copy(source: Path, place: Path) -> None:
+    try:
+        os.link(source.resolve(), place)
+    except OSError:  # another disk, or a file system without links
+        with source.open("rb") as opened:
+            write_synced(place, lambda file: shutil.copyfileobj(opened, file))
+
+
+def _joined_reports(stores: Sequence[FeatureStore]) -> tuple[dict[str, str], set[str]]:
+    """Return the parts' failures and missing clips; some of them another part may have."""
+    failures: dict[str, str] = {}
+    missing: set[str] = set()
+    for store in stores:
+        file = store.path / "report.json"
+        if file.exists():
+            try:
+                report = json.loads(file.read_bytes())
+                failures |= report["failures"]
+                missing |= set(report["missing"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise StoreError(f"{file} is damaged ({error!r}): it is no part of the store, so delete it") from error
+    return failures, missing
