@@ -83,11 +83,66 @@ def test_missing_videos_are_counted_and_the_first_ones_listed(tmp_path):
         hmdb51(tmp_path / "videos", splits)
 
 
-@pytest.mark.parametrize("name", ["../secret.avi", "/etc/passwd", "..\\x.avi", "a\0.avi", ".."])
+OUTSIDE = ["../secret.avi", "/etc/passwd", "..\\x.avi", "a\0.avi", "..", ".", "C:x.avi", "\\\\host\\x", "a/../../x"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
 def test_names_that_reach_out_of_the_folder_are_refused(tmp_path, name):
     splits = write_splits(tmp_path, walk={name: (1,)})
     with pytest.raises(DatasetError, match=r"walk_test_split1\.txt, line 1: .* is not a plain file name"):
         read_hmdb_splits(splits)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "..\\x", "C:"])
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no files of these names")
+def test_split_files_whose_class_reaches_out_of_the_folder_are_refused(tmp_path, name):
+    splits = write_splits(tmp_path, **{name: {"a.avi": (1,)}})
+    with pytest.raises(DatasetError, match=r"_test_split1\.txt: .* is not a plain file name"):
+        read_hmdb_splits(splits)
+
+
+@pytest.mark.parametrize("name", ["\0", *OUTSIDE, ""])
+def test_ucf101_names_that_reach_out_of_the_folder_are_refused(tmp_path, name):
+    lists = write_ucf(tmp_path / "lists")
+    (lists / "testlist01.txt").write_text(f"Archery/{name}\n")
+    with pytest.raises(DatasetError, match=r"testlist01\.txt, line 1: .* is not a plain file name"):
+        ucf101(tmp_path / "videos", lists)
+    (lists / "classInd.txt").write_text(f"1 {name or '..'}\n")
+    with pytest.raises(DatasetError, match=r"classInd\.txt, line 1: .* is not a plain file name"):
+        ucf101(tmp_path / "videos", lists)
+
+
+@pytest.mark.parametrize("name", [*OUTSIDE, "", "../x", "/etc/x", "a\0b"])
+def test_activitynet_ids_that_reach_out_of_the_folder_are_refused(tmp_path, name):
+    touch(tmp_path / "x.mp4")
+    notes = write_activitynet(tmp_path / "notes.json", **{name: {"subset": "testing"}})
+    with pytest.raises(DatasetError, match=r"notes\.json: .* is not a plain file name"):
+        activitynet(tmp_path / "videos", notes)
+
+
+def test_hmdb51_files_that_differ_in_their_suffix_alone_are_refused(tmp_path):
+    splits = write_splits(tmp_path / "splits", walk={"a.avi": (1,), "a.mp4": (2,), "b.avi": (1,), "b.mp4": (0,)})
+    with pytest.raises(DatasetError, match=r"the split files in .*splits name several files called walk/a$"):
+        hmdb51(tmp_path, splits)
+
+
+def test_a_video_that_a_split_file_names_twice_is_refused(tmp_path):
+    (tmp_path / "walk_test_split1.txt").write_text("a.avi 1\nb.avi 1\na.avi 2\n")
+    with pytest.raises(DatasetError, match=r"walk_test_split1\.txt, line 3: 'a\.avi' is named before"):
+        read_hmdb_splits(tmp_path)
+
+
+def test_lists_that_are_no_text_are_refused(tmp_path):
+    (tmp_path / "walk_test_split1.txt").write_bytes("Schläge.avi 1\n".encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"walk_test_split1\.txt is not a text in UTF-8 \(.*byte 0xe4 in position 4"):
+        read_hmdb_splits(tmp_path)
+    lists = write_ucf(tmp_path / "lists")
+    (lists / "testlist02.txt").write_bytes(b"Archery/\xff.avi\n")
+    with pytest.raises(DatasetError, match=r"testlist02\.txt is not a text in UTF-8"):
+        ucf101(tmp_path / "videos", lists)
+    (tmp_path / "notes.json").write_bytes(b'{"database": {"\xff": {}}}')
+    with pytest.raises(DatasetError, match=r"notes\.json is not as ActivityNet's annotations are \(UnicodeDecodeError"):
+        read_activitynet(tmp_path / "notes.json")
 
 
 @pytest.mark.parametrize("line", ["a.avi", "a.avi 3", "a.avi one", " 1"])
@@ -258,6 +313,21 @@ def test_activitynet_takes_the_videos_that_are_there(tmp_path):
     assert second.segments == ((2.0, 2.0, 0),)
     assert {first.splits, second.splits} <= {("train",), ("validation",)}
     assert third.splits == ("test",)
+
+
+def test_activitynet_follows_links_to_folders_and_not_in_circles(tmp_path):
+    touch(tmp_path / "disk" / "v_aaaaaaaaaaa.mp4")
+    touch(tmp_path / "videos" / "sub" / "bbbbbbbbbbb.mkv")
+    for link, target in [("more", tmp_path / "disk"), ("again", tmp_path / "disk"), ("sub/up", tmp_path / "videos")]:
+        try:
+            (tmp_path / "videos" / link).symlink_to(target, target_is_directory=True)
+        except OSError:
+            pytest.skip("this system lets nobody make links")
+    dataset = activitynet(tmp_path / "videos", write_activitynet(tmp_path / "notes.json"))
+    assert [clip.path.relative_to(tmp_path / "videos").as_posix() for clip in dataset.clips] == [
+        "again/v_aaaaaaaaaaa.mp4",
+        "sub/bbbbbbbbbbb.mkv",
+    ]
 
 
 def test_activitynet_parts_do_not_depend_on_which_videos_are_there(tmp_path):

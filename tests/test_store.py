@@ -241,10 +241,21 @@ def test_a_newer_format_is_refused(store):
         FeatureStore.open(store)
 
 
-def test_a_manifest_that_names_other_files_is_refused(store):
+@pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "shards/../../x", "shards/00002/features.npy", "a\0b"])
+@pytest.mark.parametrize("replaced", [None, "index.npz"])
+def test_a_manifest_that_names_other_files_is_refused(store, name, replaced):
     manifest, files = read_manifest(store)
-    (store / "manifest.json").write_text(manifest_text(manifest, {**files, "../../secret": {"bytes": 1, "sha256": ""}}))
+    files.pop(replaced, None)
+    (store / "manifest.json").write_text(manifest_text(manifest, {**files, name: {"bytes": 1, "sha256": ""}}))
     with pytest.raises(StoreError, match="lists other files than a store of this format has"):
+        FeatureStore.open(store)
+
+
+@pytest.mark.parametrize("facts", [None, 3, {}, {"bytes": "many", "sha256": ""}])
+def test_a_manifest_that_does_not_say_what_a_file_is_like_is_refused(store, facts):
+    manifest, files = read_manifest(store)
+    (store / "manifest.json").write_text(manifest_text(manifest, {**files, "index.npz": facts}))
+    with pytest.raises(StoreError, match=r"manifest\.json is damaged \("):
         FeatureStore.open(store)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ def activitynet(videos: Path, annotations: Path) -> VideoDataset:
     """Describe ActivityNet, as far as its videos are there.
 
     Args:
-        videos: holds `v_<id>` or `<id>` with any video suffix, at any depth.
+        videos: holds `v_<id>` or `<id>` with any video suffix, at any depth, also behind links to folders.
         annotations: the official JSON file.
 
     Returns:
@@ -124,10 +126,23 @@ def _part(video: str, note: Annotation, validation: frozenset[str]) -> Split:
 def _find_videos(videos: Path, wanted: set[str]) -> dict[str, Path]:
     """Return the file of each wanted id that is there."""
     found: dict[str, list[Path]] = {}
-    for path in sorted(videos.rglob("*")):
+    for path in sorted(_files_under(videos)):
         name = path.stem if path.stem in wanted else path.stem.removeprefix("v_")
         if name in wanted and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
             found.setdefault(name, []).append(path)
     if twice := sorted(name for name, paths in found.items() if len(paths) > 1):
         raise DatasetError(f"{len(twice)} videos have several files under {videos}: {spell(twice)}")
     return {name: path for name, (path,) in found.items()}
+
+
+def _files_under(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and those below it, every folder once, even where links lead around in a circle."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(place, name) for name in names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from glimpse_env.sources import Segment
 from glimpse_env.splits import Split
@@ -60,10 +60,23 @@ class DatasetError(ValueError):
 
 
 def plain_name(name: str, place: str) -> str:
-    """Refuse names that could reach out of the folder they are looked up in."""
-    if name in (".", "..") or any(character in name for character in "/\\\0"):
+    """Refuse names that are empty or could reach out of the folder they are looked up in, on any system."""
+    if name in ("", ".", "..") or any(character in name for character in "/\\\0") or PureWindowsPath(name).drive:
         raise DatasetError(f"{place}: {name!r} is not a plain file name and could lie outside its class folder")
     return name
+
+
+def read_lines(path: Path) -> list[tuple[str, str]]:
+    """Return the lines of a list that say something, each with its place.
+
+    Raises:
+        DatasetError: it is no text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not a text in UTF-8 ({error})") from error
+    return [(f"{path}, line {number}", line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def require_files(paths: Iterable[Path], *, named_by: str, under: Path) -> None:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from glimpse_env.datasets.description import DatasetError, VideoClip, VideoDataset, plain_name, require_files, spell
+from glimpse_env.datasets.description import (
+    DatasetError,
+    VideoClip,
+    VideoDataset,
+    plain_name,
+    read_lines,
+    require_files,
+    spell,
+)
 from glimpse_env.splits import Split, carve_validation, source_group
 
 
@@ -22,20 +31,23 @@ def hmdb51(videos: Path, splits: Path) -> VideoDataset:
         the validation part.
 
     Raises:
-        DatasetError: there are no split files, a line in one cannot be read or names a path outside its class folder,
-            the folds of a class differ, or videos that are named are missing.
+        DatasetError: there are no split files, one is no text, a line in one cannot be read, names a path outside its
+            class folder or a video named before, the folds of a class differ, or videos that are named are missing.
 
     Source: Kuehne et al., "HMDB: a large video database for human motion recognition", ICCV 2011.
     """
     tags = read_hmdb_splits(splits)
     class_names = tuple(tags)
     num_folds = len(next(iter(next(iter(tags.values())).values())))
-    used = {
-        f"{name}/{PurePosixPath(video).stem}": (label, video, folds)
+    named = [
+        (f"{name}/{PurePosixPath(video).stem}", (label, video, folds))
         for label, name in enumerate(class_names)
         for video, folds in tags[name].items()
         if any(folds)
-    }
+    ]
+    if twice := sorted(clip for clip, count in Counter(clip for clip, _ in named).items() if count > 1):
+        raise DatasetError(f"the split files in {splits} name several files called {spell(twice)}")
+    used = dict(named)
     if not used:
         raise DatasetError(f"the split files in {splits} use no videos: every one is tagged 0")
     paths = {clip: videos / class_names[label] / video for clip, (label, video, _) in used.items()}
@@ -64,7 +76,7 @@ def read_hmdb_splits(splits: Path) -> dict[str, dict[str, tuple[int, ...]]]:
     for path in sorted(splits.glob("*_test_split*.txt")):
         match = re.fullmatch(r"(.+)_test_split(\d+)\.txt", path.name)
         if match is not None:
-            files.setdefault(match[1], {})[int(match[2])] = path
+            files.setdefault(plain_name(match[1], str(path)), {})[int(match[2])] = path
     if not files:
         raise DatasetError(f"no split files in {splits}: they are named as in walk_test_split1.txt")
     folds = sorted(set().union(*files.values()))
@@ -78,13 +90,14 @@ def read_hmdb_splits(splits: Path) -> dict[str, dict[str, tuple[int, ...]]]:
 
 def _read_hmdb_tags(path: Path) -> dict[str, int]:
     tags = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        name, _, tag = line.strip().rpartition(" ")
+    for place, line in read_lines(path):
+        name, _, tag = line.rpartition(" ")
         if tag not in ("0", "1", "2") or not name:
-            raise DatasetError(f"{path}, line {number}: expected a file name and 0, 1 or 2, got {line!r}")
-        tags[plain_name(name.strip(), f"{path}, line {number}")] = int(tag)
+            raise DatasetError(f"{place}: expected a file name and 0, 1 or 2, got {line!r}")
+        name = plain_name(name.strip(), place)
+        if name in tags:
+            raise DatasetError(f"{place}: {name!r} is named before")
+        tags[name] = int(tag)
     return tags
 
 

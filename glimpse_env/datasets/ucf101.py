@@ -6,7 +6,15 @@ import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from glimpse_env.datasets.description import DatasetError, VideoClip, VideoDataset, plain_name, require_files, spell
+from glimpse_env.datasets.description import (
+    DatasetError,
+    VideoClip,
+    VideoDataset,
+    plain_name,
+    read_lines,
+    require_files,
+    spell,
+)
 from glimpse_env.splits import Split, carve_validation
 
 _GROUP = re.compile(r"(.+_g\d+)_c\d+")  # clips of one group were cut from one video
@@ -25,8 +33,8 @@ def ucf101(videos: Path, splits: Path) -> VideoDataset:
         clips of one source video.
 
     Raises:
-        DatasetError: a list is missing, empty, names an unknown class, a path outside its class folder or a video in
-            both parts, or videos that are named are missing.
+        DatasetError: a list is missing, empty, no text, names an unknown class, a path outside its class folder or a
+            video in both parts, or videos that are named are missing.
 
     Source: Soomro et al., "UCF101: a dataset of 101 human actions classes from videos in the wild", 2012.
     """
@@ -48,7 +56,7 @@ def ucf101(videos: Path, splits: Path) -> VideoDataset:
             label=class_names.index(PurePosixPath(clip).parent.name),
             splits=tuple(part.get(clip) for part in parts),
         )
-        for clip in named
+        for clip in sorted(named, key=lambda clip: clip.removesuffix(PurePosixPath(clip).suffix))
     )
     return VideoDataset(name="ucf101", class_names=class_names, num_folds=len(folds), clips=clips)
 
@@ -97,8 +105,7 @@ def _lines(path: Path) -> list[tuple[str, str]]:
     """Return the lines of a list that say something, each with its place."""
     if not path.is_file():
         raise DatasetError(f"no list at {path}: UCF-101's split archive has it")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    said = [(f"{path}, line {number}", line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not said:
+    lines = read_lines(path)
+    if not lines:
         raise DatasetError(f"{path} is empty")
-    return said
+    return lines

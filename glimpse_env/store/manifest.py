@@ -132,8 +132,11 @@ def read_manifest(path: Path) -> tuple[Manifest, dict[str, dict[str, Any]]]:
             raise StoreError(f"{file} was altered: its content does not have the sha256 that it states")
         content.setdefault("precision", "float32")  # stores of the first days do not say it
         known = {key: content[key] for key in (entry.name for entry in fields(Manifest))}
-        return Manifest(**{**known, "class_names": tuple(known["class_names"])}), dict(content["files"])
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        files = {name: {"bytes": int(f["bytes"]), "sha256": str(f["sha256"])} for name, f in content["files"].items()}
+        return Manifest(**{**known, "class_names": tuple(known["class_names"])}), files
+    except StoreError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise StoreError(f"{file} is damaged ({type(error).__name__}: {error}): extract the store anew") from error
 
 
