@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import mmap
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
-try:
-    from resource import RUSAGE_SELF, getrusage
-except ImportError:  # Windows, where nothing can be advised either
-    _ADVISES = False
-else:
-    _ADVISES = hasattr(mmap, "MADV_RANDOM")
+_ADVISES = hasattr(mmap, "MADV_RANDOM")  # Windows takes no advice
+_REMEMBERED = 60.0  # seconds: what was fetched so long ago may have left memory again
 
 
 class MappedRows:
@@ -36,22 +33,22 @@ class MappedRows:
         self.rows = np.asarray(mapped)  # the plain view indexes faster than the map itself
         self._pages = cast(mmap.mmap, mapped.base)
         self._first_byte = mapped.offset % mmap.ALLOCATIONGRANULARITY  # of row 0 in the map, which begins at a page
-        self._announced = bytearray()  # a flag for each row, since the process had waited for the disk so often:
-        self._waits = -1
+        self._announced = bytearray()  # a flag for each row
+        self._forgets_at = 0.0
         if _ADVISES:
             self._pages.madvise(mmap.MADV_RANDOM)
 
     def announce(self, rows: Iterable[int]) -> None:
         """Have whole rows fetched from the disk, all at once, before they are read.
 
-        That takes microseconds, a tenth of copying a cube that is in memory already, so a row is announced once: until
-        the process has had to wait for the disk, since then memory is short, and what was fetched may be gone.
+        The kernel takes microseconds for it even where a row is in memory, a tenth and more of copying a cube, so none
+        is announced twice within a minute.
         """
         if not _ADVISES:
             return
-        waits = getrusage(RUSAGE_SELF).ru_majflt
-        if waits != self._waits:
-            self._waits, self._announced = waits, bytearray(len(self.rows))
+        now = time.monotonic()
+        if now >= self._forgets_at:
+            self._announced, self._forgets_at = bytearray(len(self.rows)), now + _REMEMBERED
         for row in rows:
             if not self._announced[row]:
                 self._announced[row] = True

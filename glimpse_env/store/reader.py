@@ -243,9 +243,11 @@ class StoreSplit:
         rows = self._first_rows[clips] + frames
         for shard, chosen in _by_shard(self._shards[clips]):
             bank = self.store.mapped("features", shard)
-            bank.announce(rows[chosen].tolist())
-            for position in chosen.tolist():  # a cube is so long that one by one is fastest, and needs no buffer
-                _copy(bank.rows[rows[position]], out[position])
+            wanted = rows[chosen].tolist()
+            bank.announce(wanted)
+            # A cube is so long that one by one is fastest, and needs no buffer.
+            for row, position in zip(wanted, chosen.tolist(), strict=True):
+                _copy(bank.rows[row], out[position])
 
     def read_slices(
         self, clips: NDArray[np.int64], frames: NDArray[np.int64], cells: NDArray[np.int64], out: NDArray[Any]
