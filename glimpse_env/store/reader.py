@@ -255,8 +255,10 @@ class StoreSplit:
         rows = (self._first_rows[clips] + frames) * self.grid_size**2 + cells
         slices = np.empty(out.shape, self.store.manifest.dtype)
         for shard, chosen in _by_shard(self._shards[clips]):
-            bank = self.store.bank("features", shard).reshape(-1, self.depth)  # (rows, K, K, D) -> (rows * K * K, D)
-            slices[chosen] = bank[rows[chosen]]
+            bank = self.store.mapped("features", shard)
+            wanted = rows[chosen]
+            bank.announce(wanted.tolist(), parts_per_row=self.grid_size**2)
+            slices[chosen] = bank.rows.reshape(-1, self.depth)[wanted]  # (rows, K, K, D) -> (rows * K * K, D)
         _copy(slices, out)
 
     def image(self, clip: int, frame: int) -> NDArray[np.uint8] | None:
