@@ -7,17 +7,26 @@ Format, version 1. A store is a folder:
                                 the extraction has finished, and only complete stores open
     index.npz                   one entry per clip, in the order of their ids: clip_ids (str), labels (int64),
                                 shards (int64), first_rows (int64), num_frames (int64), starts (float64, seconds of the
-                                first frame), and splits (folds, clips) uint8: 0 unused, 1 train, 2 validation, 3 test
+                                first frame), and splits (folds, clips) uint8: 0 unused, 1 train, 2 validation, 3 test.
+                                A label is an index into the manifest's class_names, or -1. In an untrimmed store all
+                                labels are -1, and there is one entry more per true segment, in the order of the clips:
+                                segment_clips (int64, index into the entries per clip), segment_starts and segment_ends
+                                (float64, seconds from the video's beginning) and segment_labels (int64)
     shards/<5 digits>/          rows are frames; the frames of a clip are consecutive rows of one shard
         features.npy            (rows, K, K, D) float16, never negative
         thumbnails.npy          (rows, 112, 112, 3) uint8 RGB
         coverage.npy            (rows, K, K) uint8, how much of the cell the actor covers, 255 = all; optional
-        record.json             the shard's clips, the videos of its share that could not be read and why
+        record.json             the shard's clips, the videos of its share that could not be read and why; neither its
+                                own number nor labels, so that a shard is the same in every store it is merged into
     report.json                 failures and timings for people; no part of the store, and the only file whose bytes may
                                 differ between two extractions with the same settings
 
 Clips differ in length: only real frames are stored. Frame n of a clip, from 0, shows at starts + n / frames_per_second.
 Nothing is pickled. Reading needs NumPy alone; `glimpse_env.extract` writes stores.
+
+A merged store (`python -m glimpse_env.store merge`) is a store like any other: its parts' shards, numbered on and where
+possible hard links, under an index and a manifest of all. Only there the clips of a shard may stand apart in the index,
+and shards out of order. Files of a store are never changed in place, so that linked ones stay what they are.
 """
 
 from glimpse_env.store.manifest import Manifest, StoreError
