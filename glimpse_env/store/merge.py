@@ -79,8 +79,6 @@ def _fill(folder: Path, manifest: Manifest, stores: Sequence[FeatureStore]) -> N
         folder,
         failures={clip: reason for clip, reason in failures.items() if clip not in there},
         missing=sorted(missing - there),
-        frames=0,
-        seconds={},
     )
     write_synced(folder / "manifest.json", manifest_text(manifest, files).encode())
     sync_folder(folder)
