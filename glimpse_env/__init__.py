@@ -13,6 +13,7 @@ from glimpse_env.sources import ArraySource, ClipSource, Segment
 from glimpse_env.store import FeatureStore
 from glimpse_env.synthetic import SyntheticSource, UntrimmedSyntheticSource
 from glimpse_env.vector_env import VideoGlimpseVectorEnv
+from glimpse_env.windows import SlidingWindows
 
 __all__ = [
     "ArraySource",
@@ -22,6 +23,7 @@ __all__ = [
     "EpisodeRules",
     "FeatureStore",
     "Segment",
+    "SlidingWindows",
     "SyntheticSource",
     "UntrimmedSyntheticSource",
     "VideoGlimpseEnv",

@@ -7,20 +7,36 @@ from pathlib import Path
 from glimpse_env.sources import ClipSource
 from glimpse_env.store import FeatureStore
 from glimpse_env.synthetic import SyntheticSource, UntrimmedSyntheticSource
+from glimpse_env.windows import SlidingWindows
 
 EMBEDDED = {"synthetic": SyntheticSource, "synthetic-untrimmed": UntrimmedSyntheticSource}
 
 
-def open_source(source: str | ClipSource, *, split: str = "train", fold: int = 1) -> ClipSource:
+def open_source(
+    source: str | ClipSource,
+    *,
+    split: str = "train",
+    fold: int = 1,
+    window_seconds: float | None = None,
+    stride_seconds: float | None = None,
+) -> ClipSource:
     """Return one split of an embedded source or of the feature store at a path; a ClipSource is returned as it is.
+    With `window_seconds`, the windows that slide over its clips (`SlidingWindows`).
 
     Raises:
         FileNotFoundError: there is no store at the path.
         TypeError: `source` is neither a string nor a ClipSource.
-        ValueError: the source has no such split or fold.
+        ValueError: the source has no such split or fold, or there are no such windows.
     """
-    if isinstance(source, ClipSource):
-        return source
+    if window_seconds is None and stride_seconds is not None:
+        raise ValueError(f"stride_seconds ({stride_seconds}) is of windows: set window_seconds too")
+    clips = source if isinstance(source, ClipSource) else _open_named(source, split, fold)
+    if window_seconds is None:
+        return clips
+    return SlidingWindows(source=clips, window_seconds=window_seconds, stride_seconds=stride_seconds)
+
+
+def _open_named(source: str, split: str, fold: int) -> ClipSource:
     if not isinstance(source, (str, Path)):
         raise TypeError(
             f"source must be {' or '.join(map(repr, EMBEDDED))}, a feature store's path or a ClipSource, got {source!r}"

@@ -22,6 +22,11 @@ clip is one segment, and segments of an untrimmed one are cut off where the T fr
 `abstain` the extra class C, "no prediction", counts as neither; untrimmed sources, whose clips have background, take it
 by default.
 
+**Windows** are for videos longer than an episode. With `window_seconds` the clips that are drawn and counted are no
+longer the videos, but windows of that many seconds which slide over each of them, one every `stride_seconds`; T is what
+the frame rate makes of it. A window has the labels of the segments that it overlaps, so one of background alone has
+none; its `clip_id` is the video's name and the second at which it begins, as in "abc@12.50".
+
 **`info`** tells the truth for training and measuring, and is never an observation: `clip` and `clip_id`, `frame` (of
 the observation), `label` (multi-hot where clips are untrimmed) and `frame_labels`, the classes true at the frame just
 predicted; at the end also `true_positives`, `false_positives`, `glimpses` (looks taken) and `is_correct`, whether the
@@ -61,6 +66,8 @@ class EpisodeArguments(TypedDict, total=False):
     split: str
     fold: int
     frames: int | None
+    window_seconds: float | None
+    stride_seconds: float | None
     glimpses: int | None
     observation: Observation
     dtype: FeatureType
@@ -81,11 +88,15 @@ def build_engine(
     split: str = "train",
     fold: int = 1,
     frames: int | None = None,
+    window_seconds: float | None = None,
+    stride_seconds: float | None = None,
     abstain: bool | None = None,
     **rules: Any,
 ) -> EpisodeEngine:
     """Open the source and return the engine that plays it, with the defaults that the source decides."""
-    clips = open_source(source, split=split, fold=fold)
+    if frames is not None and window_seconds is not None:
+        raise ValueError(f"frames ({frames}) and window_seconds ({window_seconds}) both set T: give one of them")
+    clips = open_source(source, split=split, fold=fold, window_seconds=window_seconds, stride_seconds=stride_seconds)
     frames = clips.num_frames if frames is None else frames
     abstain = not clips.trimmed if abstain is None else abstain
     return EpisodeEngine(clips, EpisodeRules(frames=frames, abstain=abstain, **rules), num_envs)
@@ -114,6 +125,8 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
         split: "train", "validation" or "test".
         fold: which official split of the dataset.
         frames: T; the source's own without it.
+        window_seconds: plays windows of this length that slide over each video, in place of `frames`.
+        stride_seconds: from the start of one window to that of the next; half of `window_seconds` by default.
         glimpses: m, the cells looked at in every frame after the first, 5 by default; None: any set of cells.
         observation: "glimpsed" (default; (K, K, D) with unseen slices zeroed), "cube" ((K, K, D) whole) or "slices"
             ((m, D + 2), the chosen slices with their row and column in (0, 1); K*K rows where glimpses are unlimited).
@@ -124,11 +137,11 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
         overlap_threshold: the temporal IoU that a segment must exceed to be true; 0.5 by default.
         abstain: adds class C, "no prediction"; by default only where the source is untrimmed.
         look_cost: taken off the reward for every look, 0 by default.
-        jitter: random instead of centred windows of clips longer than T.
+        jitter: random instead of centred windows of clips longer than T; sliding windows are never longer.
         render_mode: "rgb_array" or None.
 
     Attributes:
-        num_clips: how many clips the split has.
+        num_clips: how many clips the split has, or how many windows slide over them.
         class_names: the C classes; a class in an action or a label is an index into them.
 
     Raises:

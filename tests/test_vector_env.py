@@ -58,6 +58,25 @@ def test_plays_what_a_sync_vector_env_of_singles_plays(uneven, glimpses, matchin
         "source": uneven, "observation": observation, "glimpses": glimpses, "matching": matching, "abstain": abstain,
         "frames": 4, "look_cost": 0.1, "eta": 0.3, "jitter": abstain, "dtype": "float16" if abstain else "float32",
     }  # fmt: skip
+    assert_plays_the_same(arguments, autoreset)
+
+
+@pytest.mark.parametrize("autoreset", AUTORESETS)
+@pytest.mark.parametrize("observation", MODES)
+@pytest.mark.parametrize("matching", ["frame", "segment"])
+@pytest.mark.parametrize("kind", ["uneven", "untrimmed"])
+def test_plays_windows_as_a_sync_vector_env_of_singles_does(request, kind, matching, observation, autoreset):
+    """Four windows of half a second of untrimmed clips, or seven of 0.3 seconds of uneven ones, one of them short."""
+    seconds = {"untrimmed": (0.5, 0.25), "uneven": (0.3, 0.2)}[kind]
+    arguments = {
+        "source": request.getfixturevalue(kind), "observation": observation, "matching": matching, "glimpses": 2,
+        "window_seconds": seconds[0], "stride_seconds": seconds[1], "abstain": True, "jitter": True,
+    }  # fmt: skip
+    assert_plays_the_same(arguments, autoreset)
+
+
+def assert_plays_the_same(arguments, autoreset):
+    """Hold eight environments to singles in a SyncVectorEnv for two hundred episodes, with partial resets."""
     ours = VideoGlimpseVectorEnv(8, autoreset_mode=autoreset, **arguments)
     theirs = SyncVectorEnv([lambda: VideoGlimpseEnv(**arguments)] * 8, autoreset_mode=autoreset)
     ours.action_space.seed(2)
