@@ -13,17 +13,24 @@ from torch import Tensor
 from agents.config import Config
 from agents.policy import GlimpsePolicy, InputShape
 from agents.rollout import SEES_EVERYTHING, Looking
-from glimpse_env import ClipSource, VideoGlimpseVectorEnv, open_source
+from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv, open_source
 from glimpse_env.store import StoreSplit
 
 Sources = dict[str, ClipSource]
 
 
 def open_splits(config: Config) -> Sources:
-    """Open the three splits of the configured source."""
+    """Open the three splits of the configured source: their clips, or the windows that slide over them."""
+    windows = {"window_seconds": config.window_seconds, "stride_seconds": config.stride_seconds}
     return {
-        split: open_source(config.source, split=split, fold=config.fold) for split in ("train", "validation", "test")
+        split: open_source(config.source, split=split, fold=config.fold, **windows)
+        for split in ("train", "validation", "test")
     }
+
+
+def videos_of(source: ClipSource) -> ClipSource:
+    """Return the source that windows slide over, or the source itself where they do not."""
+    return source.source if isinstance(source, SlidingWindows) else source
 
 
 def check_device(device: str) -> None:
@@ -41,7 +48,10 @@ def check_playable(config: Config, source: ClipSource) -> None:
     """Raise ValueError where an arm of the configuration cannot be played on the source, before any work is done."""
     make_envs(config, source, "learned", 1, train=True)
     if (config.frames or source.num_frames) < 2:
-        raise ValueError("an agent needs clips of at least 2 frames, one to choose in and one to look at: set --frames")
+        raise ValueError(
+            "an agent needs clips of at least 2 frames, one to choose in and one to look at: set --frames, "
+            "or a longer --window-seconds"
+        )
     if "oracle" in config.controls and source.actor(0) is None:
         raise ValueError(
             "control 'oracle' needs a source that knows where the actor is, and this one does not: leave it out, or "
@@ -52,7 +62,8 @@ def check_playable(config: Config, source: ClipSource) -> None:
 def describe_source(config: Config, source: ClipSource) -> dict[str, Any]:
     """Return what a run keeps of its source, for playing other videos later; `extraction` is None without a store."""
     names = ("backbone", "weights_sha256", "resize_rule", "max_frames", "batch_size")
-    manifest = source.store.manifest if isinstance(source, StoreSplit) else None
+    videos = videos_of(source)
+    manifest = videos.store.manifest if isinstance(videos, StoreSplit) else None
     return {
         "grid_size": source.grid_size,
         "depth": source.depth,

@@ -37,6 +37,11 @@ class Config:
     """m, the cells looked at in every frame after the first."""
     frames: int | None = None
     """T; the source's own without it."""
+    window_seconds: float | None = None
+    """In place of frames: clips are windows of so many seconds that slide over each video, and a video's scores are the
+    mean of its windows'."""
+    stride_seconds: float | None = None
+    """From the start of one window to that of the next; half a window without it."""
     jitter: bool = False
     """Train on random windows of clips longer than T."""
     mirror: bool = False
@@ -115,6 +120,11 @@ class Config:
             raise ValueError(f"random_share must lie in [0, 1), got {self.random_share}")
         if self.rollouts < 2:
             raise ValueError(f"a leave-one-out baseline needs at least 2 rollouts of each clip, got {self.rollouts}")
+        if self.frames is not None and self.window_seconds is not None:
+            raise ValueError(
+                f"frames ({self.frames}) and window_seconds ({self.window_seconds}) both set T: give one of them "
+                "(--frames None takes a preset's away)"
+            )
         if self.frames is not None and self.frames < 2:
             raise ValueError(f"frames must be at least 2, one to choose in and one to look at, got {self.frames}")
         if self.reward == "clip_log_score" and self.credit == "causal":

@@ -117,7 +117,8 @@ def attention_penalty(cell_logits: Tensor) -> Tensor:
 
 
 def clip_log_score(class_logits: Tensor, frame_labels: Tensor) -> Tensor:
-    """Return (N,): the log of the label's softmax averaged over frames, a reward other than eq. 7's.
+    """Return (N,): the log of the label's softmax averaged over frames, 0 where no frame has a label; a reward other
+    than eq. 7's.
 
     Args:
         class_logits: (N, T, C) or (N, T, C + 1).
@@ -125,7 +126,8 @@ def clip_log_score(class_logits: Tensor, frame_labels: Tensor) -> Tensor:
     """
     classes = frame_labels.shape[-1]
     scores = class_logits[..., :classes].softmax(-1)
-    return (scores * frame_labels).sum(-1).mean(1).clamp_min(1e-8).log()
+    log_score = (scores * frame_labels).sum(-1).mean(1).clamp_min(1e-8).log()
+    return torch.where(frame_labels.any(-1).any(-1), log_score, 0.0)
 
 
 def frame_log_scores(class_logits: Tensor, frame_labels: Tensor) -> Tensor:

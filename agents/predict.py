@@ -3,7 +3,8 @@
     python -m agents.predict --run RUN VIDEO [VIDEO ...] --weights FILE
 
 Videos go through the extraction that made the features of the run's store, and the policy plays one greedy episode of
-each, seeing no more of them than it saw of the clips it was trained on.
+each, seeing no more of them than it saw of the clips it was trained on. A run that was trained on sliding windows
+slides them over the whole of each video, and its scores are their mean.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +23,12 @@ from numpy.typing import NDArray
 
 from agents.building import check_device, make_envs
 from agents.config import Config
-from agents.evaluation import class_scores, play_split
+from agents.evaluation import class_scores, middle_clips, play_split, video_scores
 from agents.filmstrip import save_film_strip
 from agents.results import best_policy
 from agents.rollout import Manner
 from agents.runs import read_json
-from glimpse_env import ArraySource
+from glimpse_env import ClipSource, Segment, open_source
 from glimpse_env.backbones import Backbone, WeightsError, load_backbone
 from glimpse_env.decode import RESIZE_RULE, VideoError
 from glimpse_env.features import VideoFeatures, extract_videos
@@ -46,7 +48,7 @@ class Arguments:
     weights: Path | None = None
     """Weights of the network that extracted the store; googlenet's are found where torchvision keeps them."""
     out: Path = Path("glimpses.png")
-    """Film strip to write, of the first sixteen videos."""
+    """Film strip to write, of the first sixteen videos, or of their middle windows where windows slide over them."""
     top: int = 5
     """How many classes to print for each video."""
     device: str = "cpu"
@@ -68,7 +70,8 @@ class Recipe:
         class_names: the C classes.
         frames: T.
         frames_per_second: the rate at which videos were sampled.
-        max_frames: the most frames that were kept of a video, its middle ones; an episode plays the middle T of them.
+        max_frames: the most frames that were kept of a video, its middle ones; an episode plays the middle T of them,
+            or a window of T that slides over them.
         backbone, weights_sha256, resize_rule, batch_size: as in the store's manifest.
     """
 
@@ -127,43 +130,98 @@ def load_recorded_backbone(recipe: Recipe, weights: Path | None, device: str) ->
     return backbone
 
 
-def as_source(videos: Sequence[VideoFeatures], recipe: Recipe) -> ArraySource:
-    """Make clips of unknown class: the middle T frames of each video, a shorter one repeating its last frame."""
-    windows = [window(len(video.features), recipe.frames) for video in videos]
-    return ArraySource(
-        features=np.stack([video.features[frames] for video, frames in zip(videos, windows, strict=True)]),
-        images=np.stack([video.thumbnails[frames] for video, frames in zip(videos, windows, strict=True)]),
-        labels=np.full(len(videos), -1),
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VideoSource:
+    """Videos of any lengths as clips of unknown class, read from the arrays that they are in.
+
+    Attributes:
+        videos: at least one.
+        class_names: the C classes.
+        num_frames: T, unless windows slide over the videos.
+        frames_per_second: the rate at which they were sampled.
+    """
+
+    videos: Sequence[VideoFeatures]
+    class_names: tuple[str, ...]
+    num_frames: int
+    frames_per_second: float
+    trimmed: bool = True
+
+    @property
+    def num_clips(self) -> int:
+        return len(self.videos)
+
+    @property
+    def grid_size(self) -> int:
+        return int(self.videos[0].features.shape[1])
+
+    @property
+    def depth(self) -> int:
+        return int(self.videos[0].features.shape[3])
+
+    @property
+    def max_feature(self) -> float:
+        return max(float(video.features.max()) for video in self.videos)
+
+    def clip_id(self, clip: int) -> str:
+        return self.videos[clip].path.name
+
+    def segments(self, clip: int) -> tuple[Segment, ...]:
+        return ()
+
+    def frame_times(self, clip: int) -> NDArray[np.float64]:
+        return self.videos[clip].times
+
+    def read_cubes(self, clips: NDArray[np.int64], frames: NDArray[np.int64], out: NDArray[Any]) -> None:
+        for place, (clip, frame) in enumerate(zip(clips.tolist(), frames.tolist(), strict=True)):
+            out[place] = self.videos[clip].features[frame]
+
+    def read_slices(
+        self, clips: NDArray[np.int64], frames: NDArray[np.int64], cells: NDArray[np.int64], out: NDArray[Any]
+    ) -> None:
+        wanted = zip(clips.tolist(), frames.tolist(), *np.divmod(cells, self.grid_size), strict=True)
+        for place, (clip, frame, row, column) in enumerate(wanted):
+            out[place] = self.videos[clip].features[frame, row, column]
+
+    def image(self, clip: int, frame: int) -> NDArray[np.uint8]:
+        return np.asarray(self.videos[clip].thumbnails[frame])
+
+    def actor(self, clip: int) -> None:
+        return None
+
+
+def as_source(videos: Sequence[VideoFeatures], recipe: Recipe) -> ClipSource:
+    """Make clips of unknown class of the videos, or of the windows that slide over them if the run was trained so."""
+    source = VideoSource(
+        videos=videos,
         class_names=recipe.class_names,
+        num_frames=recipe.frames,
         frames_per_second=recipe.frames_per_second,
-        clip_ids=[video.path.name for video in videos],
     )
-
-
-def window(length: int, frames: int) -> NDArray[np.int64]:
-    """Return (frames,) indices into `length` frames, those that the environment would play of such a clip."""
-    first = max(0, length - frames) // 2
-    return np.minimum(np.arange(first, first + frames), length - 1)
+    config = recipe.config
+    return open_source(source, window_seconds=config.window_seconds, stride_seconds=config.stride_seconds)
 
 
 def play_videos(
     videos: Sequence[VideoFeatures], recipe: Recipe, run: Path, *, out: Path, device: str, rows: int = DRAWN_VIDEOS
 ) -> NDArray[np.float32]:
-    """Play one episode of each video with the run's best policy, and draw the first `rows` of them into `out`.
+    """Play one episode of each video, or of each window of it, with the run's best policy, and draw the first `rows`
+    videos into `out`, each by one episode, that of its middle window.
 
     Returns:
         (videos, C) class scores.
     """
     config = dataclasses.replace(recipe.config, device=device)
     source = as_source(videos, recipe)
-    envs = make_envs(config, source, "learned", min(len(videos), rows), train=False)
+    envs = make_envs(config, source, "learned", min(source.num_clips, rows), train=False)
     policy = best_policy(config, run, source)
     scores = [
         class_scores(rollout.class_logits, len(recipe.class_names))[:valid]
         for rollout, valid in play_split(envs, policy, GREEDY, seed=0)
     ]
-    save_film_strip(out, envs, policy, range(envs.num_envs), GREEDY, seed=0)
-    return torch.cat(scores).cpu().numpy()
+    shown = middle_clips(source)[:rows].tolist()
+    save_film_strip(out, make_envs(config, source, "learned", len(shown), train=False), policy, shown, GREEDY, seed=0)
+    return video_scores(torch.cat(scores).cpu(), source).numpy()
 
 
 def describe(path: Path, scores: NDArray[np.float32], names: Sequence[str], top: int) -> str:

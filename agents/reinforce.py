@@ -34,7 +34,7 @@ from agents.building import (
     sample_slices,
 )
 from agents.config import Arguments, Config, parse_arguments
-from agents.evaluation import Evaluation, evaluate
+from agents.evaluation import Evaluation, evaluate, middle_clips
 from agents.filmstrip import save_film_strip
 from agents.objective import glimpse_losses, phase_of_update
 from agents.results import EVALUATION_ENVS, VALIDATION_SEED, arm_folder, best_policy, evaluate_run, summarise, table
@@ -222,7 +222,8 @@ def train(config: Config, out: Path) -> dict[str, Any]:
 
     Returns:
         what result.json holds: by name of arm, `accuracy`, `vote_accuracy`, `focus` and `focus_per_look` on the test
-        split; and `glimpses_per_frame`, `test_clips`, `train_seconds` of the learned policy, and `seed`.
+        split; and `glimpses_per_frame`, `test_clips`, `train_seconds` of the learned policy, and `seed`; with
+        sliding windows also `test_windows`.
 
     Raises:
         ValueError: the configuration cannot be played; the folder belongs to a run of another configuration.
@@ -235,7 +236,7 @@ def train(config: Config, out: Path) -> dict[str, Any]:
     measured: dict[str, Any] = {}
     for looking in config.arms:
         measured[looking] = _finish_arm(config, looking, arm_folder(out, looking), sources)
-    result = summarise(config, measured, sources["test"].num_clips)
+    result = summarise(config, measured, sources["test"])
     correct = measured["learned"]["test"]["correct"]
     save_examples(config, out, sources, correct)
     write_json(out / "result.json", result)
@@ -245,16 +246,13 @@ def train(config: Config, out: Path) -> dict[str, Any]:
 def _claim_folder(config: Config, out: Path, source: ClipSource) -> None:
     path = out / "config.json"
     if path.exists():
-        if read_json(path)["config"] != _as_json(config):
+        # Not the JSON itself: a run that was begun before a field was added took what is its default now.
+        if Config.from_json(read_json(path)["config"]) != config:
             raise ValueError(
                 f"{out} holds a run of another configuration: choose another --out, or go on with --resume"
             )
         return
-    write_json(path, {"config": _as_json(config)} | provenance() | {"source": describe_source(config, source)})
-
-
-def _as_json(config: Config) -> dict[str, Any]:
-    return config.to_json() | {"controls": list(config.controls)}
+    write_json(path, {"config": config.to_json()} | provenance() | {"source": describe_source(config, source)})
 
 
 def _finish_arm(config: Config, looking: Looking, folder: Path, sources: Sources) -> dict[str, Any]:
@@ -275,10 +273,18 @@ def _finish_arm(config: Config, looking: Looking, folder: Path, sources: Sources
     return finished
 
 
-def save_examples(config: Config, out: Path, sources: Sources, correct: list[bool]) -> None:
-    """Draw the first two clips of the test split that the policy gets right and the first two that it gets wrong."""
+def example_clips(source: ClipSource, correct: list[bool]) -> list[int]:
+    """Return the first two videos that are `correct` and the first two that are not, by their middle windows where
+    windows slide over them.
+    """
     right, wrong = np.flatnonzero(correct)[:2], np.flatnonzero(~np.asarray(correct))[:2]
-    clips = np.concatenate([right, wrong]).tolist()
+    clips: list[int] = middle_clips(source)[np.concatenate([right, wrong])].tolist()
+    return clips
+
+
+def save_examples(config: Config, out: Path, sources: Sources, correct: list[bool]) -> None:
+    """Draw the first two videos of the test split that the policy gets right and the first two that it gets wrong."""
+    clips = example_clips(sources["test"], correct)
     envs = make_envs(config, sources["test"], "learned", len(clips), train=False)
     policy = best_policy(config, out, sources["train"])
     save_film_strip(out / "glimpses.png", envs, policy, clips, Manner(greedy=True), seed=VALIDATION_SEED)

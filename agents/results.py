@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from agents.building import check_device, make_envs, make_policy, open_splits
+from agents.building import check_device, make_envs, make_policy, open_splits, videos_of
 from agents.config import Config
 from agents.evaluation import evaluate
 from agents.policy import GlimpsePolicy
@@ -30,8 +30,10 @@ def best_policy(config: Config, run: Path, source: ClipSource, looking: Looking 
     return policy.eval().to(config.device)
 
 
-def summarise(config: Config, measured: dict[str, Any], test_clips: int) -> dict[str, Any]:
-    """Put what each arm reached on the test split side by side."""
+def summarise(config: Config, measured: dict[str, Any], test: ClipSource) -> dict[str, Any]:
+    """Put what each arm reached on the test split side by side; where windows slide over its videos, `test_clips` are
+    the videos, and `test_windows` stands beside.
+    """
     names = ("accuracy", "vote_accuracy", "focus", "focus_per_look", "reward")
     columns = {name: {arm: values["test"][name] for arm, values in measured.items()} for name in names}
     focus = {name: {arm: value for arm, value in columns[name].items() if value is not None} for name in names[2:4]}
@@ -41,11 +43,12 @@ def summarise(config: Config, measured: dict[str, Any], test_clips: int) -> dict
         | {
             "validation_accuracy": {arm: values["validation_accuracy"] for arm, values in measured.items()},
             "glimpses_per_frame": measured["learned"]["test"]["glimpses_per_frame"],
-            "test_clips": test_clips,
+            "test_clips": videos_of(test).num_clips,
             "train_seconds": measured["learned"]["train_seconds"],
             "seed": config.seed,
             "reward_maximised": config.reward,
         }
+        | ({} if config.window_seconds is None else {"test_windows": test.num_clips})
     )
 
 
@@ -71,4 +74,4 @@ def evaluate_run(run: Path) -> dict[str, Any]:
         envs = make_envs(config, sources["test"], looking, EVALUATION_ENVS, train=False)
         again = evaluate(envs, policy, Manner(looking=looking, greedy=True), seed=config.seed)
         measured[looking] = earlier | {"test": dataclasses.asdict(again)}
-    return summarise(config, measured, sources["test"].num_clips)
+    return summarise(config, measured, sources["test"])

@@ -53,7 +53,6 @@ class Rollout:
     predictions: Tensor  # (N, T) int64
     class_logits: Tensor  # (N, T, outputs), as they were when acting
     frame_labels: Tensor  # (N, T, C) bool
-    labels: Tensor  # (N, C) bool, the whole clip's, whichever window of it was played
     rewards: Tensor  # (N,) eq. 7
     is_correct: Tensor  # (N,) bool
     glimpses: Tensor  # (N,) int64
@@ -73,12 +72,6 @@ def actor_cells(envs: VideoGlimpseVectorEnv) -> Tensor | None:
             return None
         actors.append(actor[window].reshape(len(window), -1))
     return torch.from_numpy(np.stack(actors))
-
-
-def clip_labels(envs: VideoGlimpseVectorEnv) -> Tensor:
-    """Return (N, C) bool for the episodes just begun: the classes of their clips, none where they are unknown."""
-    label = envs.engine.label
-    return torch.from_numpy(label[:, None] == np.arange(len(envs.class_names)) if label.ndim == 1 else label.copy())
 
 
 @torch.no_grad()
@@ -103,13 +96,12 @@ def collect_rollout(
     observations, _ = envs.reset(seed=seed, options={"clip": clips})
     player = _Player(policy, manner, generator, masks, actor_cells(envs), envs)
     infos: dict[str, Any] = {}
-    labels = clip_labels(envs)
     frame_labels, rewards = [], np.zeros(len(clips))
     for _ in range(policy.shape.frames):
         actions = player.act(torch.from_numpy(observations).flatten(1, 2).float())  # (N, K, K, D) -> (N, K*K, D)
         observations, rewards, _, _, infos = envs.step(actions)
         frame_labels.append(torch.from_numpy(infos["frame_labels"]))
-    return player.rollout(clips, torch.stack(frame_labels, 1), labels, rewards, infos)
+    return player.rollout(clips, torch.stack(frame_labels, 1), rewards, infos)
 
 
 class _Player:
@@ -173,7 +165,6 @@ class _Player:
         self,
         clips: NDArray[np.int64],
         frame_labels: Tensor,
-        labels: Tensor,
         rewards: NDArray[np.float64],
         infos: dict[str, Any],
     ) -> Rollout:
@@ -189,7 +180,6 @@ class _Player:
             predictions=torch.stack(self.predictions, 1),
             class_logits=torch.stack(self.class_logits, 1),
             frame_labels=frame_labels.to(device),
-            labels=labels.to(device),
             rewards=torch.from_numpy(rewards).float().to(device),
             is_correct=torch.from_numpy(infos["is_correct"]),
             glimpses=torch.from_numpy(infos["glimpses"]),

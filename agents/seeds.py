@@ -46,7 +46,9 @@ def read_runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
     configs = [read_json(folder / "config.json")["config"] for folder in folders]
     seeds = [config.pop("seed") for config in configs]
     for folder, config in zip(folders, configs, strict=True):
-        differing = [name for name in config if config[name] != configs[0][name]]
+        # A field that an older run's file does not have yet was added later, and off.
+        names = config | configs[0]
+        differing = [name for name in names if config.get(name) != configs[0].get(name)]
         if differing:
             raise ValueError(f"{folder} differs from {folders[0]} in {', '.join(differing)}: compare like with like")
     if len(set(seeds)) < len(seeds):

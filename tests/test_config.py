@@ -30,6 +30,10 @@ from glimpse_env import open_source
         ({"rollouts": 1}, "needs at least 2 rollouts of each clip, got 1"),
         ({"random_share": 1.0}, r"random_share must lie in \[0, 1\), got 1.0"),
         ({"random_share": -0.1}, r"random_share must lie in \[0, 1\), got -0.1"),
+        (
+            {"frames": 8, "window_seconds": 2.0},
+            r"frames \(8\) and window_seconds \(2.0\) both set T: give one of them \(--frames None",
+        ),
         ({"frames": 1}, "frames must be at least 2, one to choose in and one to look at, got 1"),
         ({"reward": "clip_log_score", "credit": "causal"}, "reward 'clip_log_score' .* needs credit 'terminal'"),
         ({"controls": ("random", "corner")}, "controls must be among .*'oracle'.*, got 'corner'"),
@@ -120,6 +124,11 @@ def test_flags_override_the_preset():
 @pytest.mark.parametrize("controls", [(), ("random",), ("random", "centre", "mean", "all", "oracle")])
 def test_controls_are_listed_after_their_flag(controls):
     assert parse_arguments(["--controls", *controls, "--seed", "2"]).controls == controls
+
+
+def test_windows_take_the_place_of_a_presets_frames():
+    config = parse_arguments(["--preset", "paper", "--frames", "None", "--window-seconds", "2.5"]).config
+    assert (config.frames, config.window_seconds, config.stride_seconds) == (None, 2.5, None)
 
 
 @pytest.mark.parametrize("name", ["out", "resume", "evaluate"])

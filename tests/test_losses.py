@@ -193,6 +193,12 @@ def test_clip_log_score_is_the_log_of_the_mean():
     assert clip_log_score(logits, one_hot_labels("0", "0")).tolist() == pytest.approx([log(1 / 2)])
 
 
+def test_clip_log_score_of_background_alone_is_zero():
+    logits = torch.stack([QUARTERS, QUARTERS.flip(0)])[None]
+    assert clip_log_score(logits, one_hot_labels("", "")).tolist() == [0.0]
+    assert clip_log_score(logits, one_hot_labels("", "0")).tolist() == pytest.approx([log(3 / 8)])
+
+
 def test_log_scores_leave_abstention_out():
     logits = torch.tensor([[[0.0, log(3.0), 50.0]] * 2])
     assert clip_log_score(logits, one_hot_labels("1", "1")).tolist() == pytest.approx([log(3 / 4)])

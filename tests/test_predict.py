@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 
 from agents.building import make_envs, open_splits
 from agents.evaluation import class_scores, play_split
-from agents.predict import Arguments, Recipe, as_source, describe, main, play_videos, window
+from agents.predict import Arguments, Recipe, as_source, describe, main, play_videos
 from agents.reinforce import train
 from agents.results import best_policy
 from agents.rollout import Manner
 from agents.runs import read_json, write_json
-from glimpse_env import EpisodeRules
+from glimpse_env import ClipSource, EpisodeRules
 from glimpse_env.backbones import WeightsError
 from glimpse_env.engine import EpisodeEngine
 from glimpse_env.extract import Folder, extract
@@ -55,6 +55,17 @@ def trained(videos, weights, tmp_path_factory):
     # Seed 2: untrained features silence the few rectifiers of most tiny networks, which then score all videos alike.
     config = tiny_config(source=str(store), controls=(), seed=2, updates=2, warmup_updates=0, observation="cube")
     out = tmp_path_factory.mktemp("runs") / "run"
+    train(config, out)
+    return config, out
+
+
+@pytest.fixture(scope="module")
+def slid(trained, tmp_path_factory):
+    """The configuration and the folder of a run on windows of three frames of the same store."""
+    # Neither silenced nor saturated by the features, so that windows differ in their scores.
+    network = dataclasses.replace(trained[0].policy, encoder="sum", skip=True, unit_input=True)
+    config = dataclasses.replace(trained[0], window_seconds=0.3, stride_seconds=0.2, policy=network, learning_rate=1e-4)
+    out = tmp_path_factory.mktemp("runs") / "slid"
     train(config, out)
     return config, out
 
@@ -94,6 +105,28 @@ def test_a_video_is_scored_as_the_clip_of_the_store(trained, videos, weights, tm
         expected |= {
             name: dict(zip(source.class_names, own, strict=True)) for name, own in zip(names, scores, strict=True)
         }
+    assert_told(expected, videos, out, weights, tmp_path, capsys)
+
+
+def test_a_video_longer_than_a_window_is_scored_by_all_of_its_windows(slid, videos, weights, tmp_path, capsys):
+    """At ten a second the videos have 3, 10, 2, 4, 8 and 1 frames, at most six kept, in windows of three, every two."""
+    config, out = slid
+    expected = {}
+    for source in open_splits(config).values():
+        envs = make_envs(config, source, "learned", source.num_clips, train=False)
+        ((rollout, _),) = play_split(envs, best_policy(config, out, source), Manner(greedy=True), seed=0)
+        scores = class_scores(rollout.class_logits, 2).numpy()
+        for video in range(source.source.num_clips):
+            own = scores[source.videos == video]
+            name = source.source.clip_id(video)
+            assert len(own) == {"run/b.mp4": 3, "walk/b.mp4": 3, "walk/a.mp4": 2}.get(name, 1)
+            assert len(np.unique(own[:, 0])) == len(own)
+            expected[str(videos / name)] = dict(zip(source.class_names, own.mean(0).tolist(), strict=True))
+    assert_told(expected, videos, out, weights, tmp_path, capsys)
+
+
+def assert_told(expected, videos, out, weights, tmp_path, capsys):
+    """Hold what is printed of all videos to the scores expected."""
     paths = tuple(sorted(videos.glob("*/*.mp4")))
     status = main(Arguments(videos=paths, run=out, weights=weights, out=tmp_path / "strip.png"))
     told = scores_of(capsys.readouterr().out)
@@ -107,40 +140,54 @@ def test_a_video_is_scored_as_the_clip_of_the_store(trained, videos, weights, tm
         assert image.format == "PNG"
 
 
-@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 6, 9])
-def test_the_window_is_the_environments(length):
-    video = VideoFeatures(
-        path=Path("a.mp4"), times=np.arange(length) / 10.0, numbers=np.arange(length),
-        thumbnails=np.zeros((length, 112, 112, 3), np.uint8), features=np.ones((length, 1, 1, 1), np.float16),
-    )  # fmt: skip
-    source = as_source([video], dataclasses.replace(RECIPE, frames=length))
-    engine = EpisodeEngine(source, EpisodeRules(frames=3, glimpses=1), 1)
-    engine.begin(0, 0, np.random.default_rng())
-    assert window(length, 3).tolist() == engine.window[0].tolist()
-
-
 RECIPE = Recipe(
     config=tiny_config(), class_names=("run", "walk"), frames=3, frames_per_second=10.0, max_frames=6,
     backbone="bvlc_googlenet", weights_sha256="1" * 64, resize_rule="any", batch_size=4,
 )  # fmt: skip
 
 
+def numbered(name, length):
+    """Return a video of which frame n, and its picture, is all n (from 0)."""
+    frames = np.arange(length)[:, None, None, None]
+    return VideoFeatures(
+        path=Path("films") / f"{name}.mp4", times=np.arange(length) / 10.0, numbers=np.arange(length),
+        thumbnails=np.full((length, 112, 112, 3), frames, np.uint8),
+        features=np.full((length, 2, 2, 1), frames, np.float16) + np.float16([[[0], [0.25]], [[0.5], [0.75]]]),
+    )  # fmt: skip
+
+
 def test_videos_are_clips_of_unknown_class():
-    numbers = {"long": np.arange(5), "short": np.arange(2)}
-    videos = [
-        VideoFeatures(
-            path=Path("films") / f"{name}.mp4", times=frames / 10.0, numbers=frames,
-            thumbnails=np.full((len(frames), 112, 112, 3), frames[:, None, None, None], np.uint8),
-            features=np.full((len(frames), 1, 1, 1), frames[:, None, None, None], np.float16),
-        )
-        for name, frames in numbers.items()
-    ]  # fmt: skip
-    source = as_source(videos, RECIPE)
-    assert source.features[..., 0, 0, 0].tolist() == [[1, 2, 3], [0, 1, 1]]
-    assert source.images[..., 0, 0, 0].tolist() == [[1, 2, 3], [0, 1, 1]]
+    source = as_source([numbered("long", 5), numbered("short", 2)], RECIPE)
+    assert isinstance(source, ClipSource)
     assert [source.clip_id(clip) for clip in range(2)] == ["long.mp4", "short.mp4"]
     assert source.segments(0) == source.segments(1) == ()
-    assert source.class_names == ("run", "walk")
+    assert (source.num_clips, source.num_frames, source.grid_size, source.depth) == (2, 3, 2, 1)
+    assert (source.class_names, source.max_feature) == (("run", "walk"), 4.75)
+    cubes, slices = np.empty((2, 2, 2, 1), np.float32), np.empty((3, 1), np.float32)
+    source.read_cubes(np.array([0, 1]), np.array([4, 1]), cubes)
+    assert cubes[..., 0].tolist() == [[[4, 4.25], [4.5, 4.75]], [[1, 1.25], [1.5, 1.75]]]
+    source.read_slices(np.array([0, 1, 0]), np.array([3, 0, 2]), np.array([1, 2, 3]), slices)
+    assert slices[:, 0].tolist() == [3.25, 0.5, 2.75]
+    assert (source.image(0, 3) == 3).all()
+    assert source.actor(0) is None
+
+
+@pytest.mark.parametrize(
+    ("length", "played"),
+    [(1, [0, 0, 0]), (2, [0, 1, 1]), (3, [0, 1, 2]), (4, [0, 1, 2]), (5, [1, 2, 3]), (9, [3, 4, 5])],
+)
+def test_the_middle_of_a_video_is_played(length, played):
+    engine = EpisodeEngine(as_source([numbered("a", length)], RECIPE), EpisodeRules(frames=3, glimpses=1), 1)
+    engine.begin(0, 0, np.random.default_rng())
+    assert engine.window[0].tolist() == played
+
+
+def test_windows_slide_over_the_whole_of_a_video():
+    recipe = dataclasses.replace(RECIPE, config=tiny_config(window_seconds=0.3, stride_seconds=0.2))
+    source = as_source([numbered("long", 8), numbered("short", 2)], recipe)
+    assert [source.clip_id(window) for window in range(source.num_clips)] == [
+        "long.mp4@0.00", "long.mp4@0.20", "long.mp4@0.40", "long.mp4@0.50", "short.mp4@0.00",
+    ]  # fmt: skip
 
 
 def test_more_videos_than_the_strip_has_rows_are_scored_all_the_same(trained, tmp_path):
@@ -160,6 +207,23 @@ def test_more_videos_than_the_strip_has_rows_are_scored_all_the_same(trained, tm
     assert every.shape == (5, 2)
     heights = [imread(path).shape[0] for path in strips.values()]
     assert heights[0] < heights[1] / 2
+
+
+def test_a_strip_shows_the_middle_window_of_each_video(slid, tmp_path):
+    _, out = slid
+    recipe, rng = Recipe.of_run(out), np.random.default_rng(1)
+    videos = [
+        dataclasses.replace(
+            numbered(str(length), length), features=rng.uniform(0, 9, (length, 7, 7, 1024)).astype(np.float16)
+        )
+        for length in (9, 3, 5)
+    ]
+    strips = {2: tmp_path / "two.png", 16: tmp_path / "all.png"}
+    some, every = (play_videos(videos, recipe, out, out=path, device="cpu", rows=rows) for rows, path in strips.items())
+    assert every.shape == (3, 2)
+    np.testing.assert_allclose(some, every, rtol=1e-5)
+    two, three = (imread(path).shape[0] for path in strips.values())
+    assert two < three < 2 * two
 
 
 def test_the_best_classes_come_first():

@@ -1,16 +1,20 @@
 """Training: a run from end to end, its repetition, its interruption, and that it learns where to look."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from agent_toys import TINY_NETWORK, Watched, marked_splits, metrics_of, tiny_config, write_marked_store
+from conftest import UnevenSource
 
-from agents.config import Arguments
-from agents.reinforce import Arm, clips_of_update, default_folder, main, seed_of_update, train
+from agents.config import Arguments, Config
+from agents.reinforce import Arm, clips_of_update, default_folder, example_clips, main, seed_of_update, train
 from agents.results import evaluate_run, table
-from agents.runs import Checkpoints, read_json
+from agents.runs import Checkpoints, read_json, write_json
+from glimpse_env import SlidingWindows, UntrimmedSyntheticSource
+from glimpse_env.catalogue import EMBEDDED
 
 MEASURES = ("accuracy", "vote_accuracy", "focus", "focus_per_look")
 
@@ -152,6 +156,90 @@ def test_a_new_run_is_named_by_source_and_seed():
     assert str(default_folder(tiny_config(source="stores/mine", seed=3))).startswith("runs/mine-seed3-")
 
 
+def test_a_run_of_before_a_field_was_added_goes_on(finished, tmp_path):
+    config, out, result = finished
+    shutil.copytree(out, tmp_path / "old")
+    content = read_json(out / "config.json")
+    for name in ("window_seconds", "stride_seconds"):
+        del content["config"][name]
+    write_json(tmp_path / "old" / "config.json", content)
+    assert train(config, tmp_path / "old") == result
+
+
+# ---- windows that slide over videos
+
+
+class FewVideos(UntrimmedSyntheticSource):
+    """A few of the embedded videos of 48 frames: ten to train on, four to validate, five to test."""
+
+    _clips_per_split = (10, 4, 5)
+
+
+@pytest.fixture(scope="module")
+def slid(tmp_path_factory):
+    """The configuration of a run on windows of a second, its folder and its result."""
+    config = tiny_config(source="few", window_seconds=1.0, stride_seconds=0.75, controls=("random",), epochs=1.0)
+    out = tmp_path_factory.mktemp("runs") / "slid"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(EMBEDDED, "few", FewVideos)
+        yield config, out, train(config, out)
+
+
+def test_windows_are_trained_on_and_videos_are_counted(slid):
+    _, out, result = slid
+    # 48 frames, eight a second: windows of 8 at 0, 6, 12, 18, 24, 30, 36 and 40
+    assert (result["test_clips"], result["test_windows"]) == (5, 40)
+    assert read_json(out / "config.json")["source"]["frames"] == 8
+    kept = Config.from_json(read_json(out / "config.json")["config"])
+    assert (kept.window_seconds, kept.stride_seconds, kept.abstain) == (1.0, 0.75, True)
+    assert kept.updates == 27  # 80 windows, three an update
+    for arm in (".", "controls/random"):
+        assert len(read_json(out / arm / "evaluation.json")["test"]["correct"]) == 5
+        looks = [line["eval/accuracy"] for line in metrics_of(out / arm) if "eval/accuracy" in line]
+        assert {4 * accuracy for accuracy in looks} <= {0, 1, 2, 3, 4}  # of four videos
+        assert all(np.isfinite(value) for line in metrics_of(out / arm) for value in line.values())
+    assert (out / "glimpses.png").exists()
+
+
+def test_a_run_on_windows_is_played_again_and_gone_on_with(slid):
+    config, out, result = slid
+    assert evaluate_run(out) == result
+    assert train(config, out) == result
+
+
+def test_examples_are_the_middle_windows_of_videos():
+    windows = SlidingWindows(source=FewVideos("test"), window_seconds=1.0, stride_seconds=0.75)
+    shown = example_clips(windows, [False, True, True, True, False])
+    assert shown == [8 + 4, 16 + 4, 4, 32 + 4]  # the fifth of the eight windows of videos 1 and 2, then of 0 and 4
+    assert example_clips(windows.source, [False, True, True, True, False]) == [1, 2, 0, 4]
+
+
+@pytest.mark.parametrize("reward", ["eq7", "frame_log_score", "clip_log_score"])
+@pytest.mark.parametrize("abstain", [False, True])
+def test_windows_of_background_alone_train(tmp_path, reward, abstain):
+    """All that they teach is to say nothing: without that choice the gradient is the penalty's and the bonus's."""
+    rng = np.random.default_rng(1)
+    source = UnevenSource(
+        features=rng.uniform(0, 1, (4, 8, 3, 3, 4)).astype(np.float32), labels=np.zeros(4, np.int64),
+        class_names=("a", "b"), frames_per_second=10.0, lengths=(8,) * 4, truths=((),) * 4,
+    )  # fmt: skip
+    windows = SlidingWindows(source=source, window_seconds=0.4)
+    config = tiny_config(
+        abstain=abstain, reward=reward, credit="terminal", rollouts=3, warmup_updates=0, updates=3, entropy_bonus=0.0
+    )
+    arm = Arm(config, "learned", tmp_path, dict.fromkeys(("train", "validation", "test"), windows))
+    before = {name: weight.clone() for name, weight in arm.policy.named_parameters()}
+    arm.train()
+    changed = [name for name, weight in arm.policy.named_parameters() if not torch.equal(weight, before[name])]
+    lines = metrics_of(tmp_path)
+    assert all(np.isfinite(value) for line in lines for value in line.values())
+    assert (lines[-1]["eval/accuracy"], lines[-1]["eval/vote_accuracy"]) == (0.0, 0.0)
+    assert ("classes.bias" in changed) == abstain
+    if reward != "eq7":
+        assert all(line["train/policy"] == 0 for line in lines)
+        assert "place" not in changed
+
+
 # ---- what is refused
 
 
@@ -186,6 +274,9 @@ def test_a_device_that_is_not_there_is_named(store, tmp_path, device, message):
         ({"source": "nowhere"}, FileNotFoundError, "no source 'nowhere'"),
         ({"fold": 2}, ValueError, "unknown fold 2"),
         ({"glimpses": 10}, ValueError, "glimpses must be 1 to 9"),
+        ({"window_seconds": 0.1}, ValueError, "at least 2 frames.*: set --frames, or a longer --window-seconds"),
+        ({"window_seconds": 0.2, "stride_seconds": 0.3}, ValueError, "stride_seconds must be positive and at most"),
+        ({"stride_seconds": 0.3}, ValueError, r"stride_seconds \(0.3\) is of windows: set window_seconds too"),
         ({"eta": 1.5}, ValueError, r"eta must lie in \[0, 1\], got 1.5"),
     ],
 )

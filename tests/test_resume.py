@@ -122,7 +122,7 @@ def test_it_learns_where_to_look(tmp_path):
         arm.train()
         measured[looking] = dataclasses.asdict(arm.test())
     values = {name: {"test": told, "validation_accuracy": 0, "train_seconds": 0} for name, told in measured.items()}
-    told = table(summarise(config, values, 256))
+    told = table(summarise(config, values, sources["test"]))
     learned, random = measured["learned"], measured["random"]
     assert learned["accuracy"] >= 0.9, told
     assert learned["accuracy"] >= random["accuracy"] + 0.2, told

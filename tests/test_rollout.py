@@ -9,8 +9,8 @@ from agent_toys import TINY_NETWORK, marked_source, tiny_config
 
 from agents.building import make_envs, make_policy
 from agents.policy import GlimpsePolicy, InputShape
-from agents.rollout import Manner, clip_labels, collect_rollout
-from glimpse_env import VideoGlimpseVectorEnv, open_source
+from agents.rollout import Manner, collect_rollout
+from glimpse_env import VideoGlimpseVectorEnv
 
 FLIP = torch.tensor([2, 1, 0, 5, 4, 3, 8, 7, 6])
 
@@ -222,21 +222,3 @@ def test_sampled_classes_are_not_the_likeliest_alone(toy):
     torch.testing.assert_close(shares, torch.tensor([0.1, 0.2, 0.3, 0.4]), atol=0.05, rtol=0.0)
     likeliest, _ = play(toy, Manner(), **settings)
     assert (likeliest.predictions == 3).all()
-
-
-def test_labels_are_the_whole_clips_whichever_window_is_played():
-    source = open_source("synthetic-untrimmed", split="validation")
-    envs = VideoGlimpseVectorEnv(6, source=source, frames=4, glimpses=2, autoreset_mode="Disabled")
-    envs.reset(options={"clip": np.arange(6)})
-    truth = [{segment.label for segment in source.segments(clip)} for clip in range(6)]
-    assert [set(np.flatnonzero(row)) for row in clip_labels(envs).numpy()] == truth
-    assert not all(labels <= set(np.flatnonzero(row)) for labels, row in zip(truth, played_labels(envs), strict=True))
-
-
-def played_labels(envs):
-    """Return (N, C) bool, the classes true at any frame of the windows being played."""
-    seen = np.zeros((envs.num_envs, len(envs.class_names)), np.bool_)
-    for _ in range(4):
-        *_, infos = envs.step(np.zeros((envs.num_envs, 3), np.int64))
-        seen |= infos["frame_labels"]
-    return seen

@@ -17,11 +17,11 @@ RESULT = {
 }
 
 
-def write_run(folder, *, seed, accuracy=0.5, glimpses=1):
+def write_run(folder, *, seed, accuracy=0.5, glimpses=1, **fields):
     folder.mkdir()
     result = copy.deepcopy(RESULT)
     result["accuracy"]["learned"] = accuracy
-    (folder / "config.json").write_text(json.dumps({"config": {"seed": seed, "glimpses": glimpses}}))
+    (folder / "config.json").write_text(json.dumps({"config": {"seed": seed, "glimpses": glimpses} | fields}))
     (folder / "result.json").write_text(json.dumps(result))
     return folder
 
@@ -46,10 +46,17 @@ def test_a_single_run_has_no_interval(tmp_path):
     assert "| 0.500 | +0.100 |" in table(read_runs([run]))
 
 
+def test_runs_of_before_and_after_a_field_was_added_are_alike(tmp_path):
+    before, after = write_run(tmp_path / "one", seed=1), write_run(tmp_path / "two", seed=2, window_seconds=None)
+    assert len(read_runs([before, after])) == len(read_runs([after, before])) == 2
+
+
 def test_unlike_runs_are_refused(tmp_path):
     one = write_run(tmp_path / "one", seed=1)
     with pytest.raises(ValueError, match=r"differs from .* in glimpses"):
         read_runs([one, write_run(tmp_path / "five", seed=2, glimpses=5)])
+    with pytest.raises(ValueError, match=r"differs from .* in window_seconds"):
+        read_runs([one, write_run(tmp_path / "slid", seed=2, window_seconds=2.0)])
     with pytest.raises(ValueError, match="two runs share a seed"):
         read_runs([one, write_run(tmp_path / "again", seed=1)])
     with pytest.raises(ValueError, match="at least one"):
