@@ -55,8 +55,10 @@ def test_unlike_runs_are_refused(tmp_path):
     one = write_run(tmp_path / "one", seed=1)
     with pytest.raises(ValueError, match=r"differs from .* in glimpses"):
         read_runs([one, write_run(tmp_path / "five", seed=2, glimpses=5)])
-    with pytest.raises(ValueError, match=r"differs from .* in window_seconds"):
-        read_runs([one, write_run(tmp_path / "slid", seed=2, window_seconds=2.0)])
+    slid = write_run(tmp_path / "slid", seed=2, window_seconds=2.0)
+    for runs in ([one, slid], [slid, one]):
+        with pytest.raises(ValueError, match=r"differs from .* in window_seconds"):
+            read_runs(runs)
     with pytest.raises(ValueError, match="two runs share a seed"):
         read_runs([one, write_run(tmp_path / "again", seed=1)])
     with pytest.raises(ValueError, match="at least one"):
