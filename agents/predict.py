@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,10 @@ class VideoSource:
     num_frames: int
     frames_per_second: float
     trimmed: bool = True
+    max_feature: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "max_feature", max(float(video.features.max()) for video in self.videos))
 
     @property
     def num_clips(self) -> int:
@@ -158,10 +162,6 @@ class VideoSource:
     @property
     def depth(self) -> int:
         return int(self.videos[0].features.shape[3])
-
-    @property
-    def max_feature(self) -> float:
-        return max(float(video.features.max()) for video in self.videos)
 
     def clip_id(self, clip: int) -> str:
         return self.videos[clip].path.name

@@ -246,13 +246,17 @@ def train(config: Config, out: Path) -> dict[str, Any]:
 def _claim_folder(config: Config, out: Path, source: ClipSource) -> None:
     path = out / "config.json"
     if path.exists():
-        # Not the JSON itself: a run that was begun before a field was added took what is its default now.
-        if Config.from_json(read_json(path)["config"]) != config:
+        # A run that was begun before a field was added took what is its default now.
+        if _as_json(Config()) | read_json(path)["config"] != _as_json(config):
             raise ValueError(
                 f"{out} holds a run of another configuration: choose another --out, or go on with --resume"
             )
         return
-    write_json(path, {"config": config.to_json()} | provenance() | {"source": describe_source(config, source)})
+    write_json(path, {"config": _as_json(config)} | provenance() | {"source": describe_source(config, source)})
+
+
+def _as_json(config: Config) -> dict[str, Any]:
+    return config.to_json() | {"controls": list(config.controls)}
 
 
 def _finish_arm(config: Config, looking: Looking, folder: Path, sources: Sources) -> dict[str, Any]:

@@ -1,42 +1,14 @@
 """Clip sources small enough to work episodes out by hand."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
+from clip_toys import UnevenSource, counted
 from hypothesis import settings
 
 from glimpse_env.sources import ArraySource, Segment
 
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 settings.load_profile("unhurried")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class UnevenSource(ArraySource):
-    """Clips of different lengths, and any segments: the arrays hold the longest, the rest of a row is never read."""
-
-    lengths: tuple[int, ...]
-    truths: tuple[tuple[Segment, ...], ...] | None = None
-
-    @property
-    def trimmed(self):
-        return self.truths is None
-
-    def frame_times(self, clip):
-        return np.arange(self.lengths[clip]) / self.frames_per_second
-
-    def segments(self, clip):
-        return super().segments(clip) if self.truths is None else self.truths[clip]
-
-
-def counted(clips, frames):
-    """Return (clips, frames, 3, 3, 2) features that count up from 1: all differ, and all are exact in float16.
-
-    Slice k of frame n of clip i (all from 0) is (v, v + 1) with v = 1 + 2 * (9 * (frames * i + n) + k).
-    """
-    shape = (clips, frames, 3, 3, 2)
-    return np.arange(1, np.prod(shape) + 1, dtype=np.float32).reshape(shape)
 
 
 @pytest.fixture

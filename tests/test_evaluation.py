@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from agent_toys import TINY_NETWORK, marked_source, tiny_config
-from conftest import UnevenSource
+from clip_toys import UnevenSource
 
 from agents.building import make_envs, make_policy, sample_slices
 from agents.evaluation import class_scores, evaluate, middle_clips, play_split, video_labels, video_scores

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from agent_toys import TINY_NETWORK, Watched, marked_splits, metrics_of, tiny_config, write_marked_store
-from conftest import UnevenSource
+from clip_toys import UnevenSource
 
 from agents.config import Arguments, Config
 from agents.reinforce import Arm, clips_of_update, default_folder, example_clips, main, seed_of_update, train

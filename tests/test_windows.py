@@ -6,7 +6,7 @@ import pickle
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import UnevenSource, counted
+from clip_toys import UnevenSource, counted
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 
