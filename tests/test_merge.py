@@ -168,7 +168,7 @@ def test_what_is_there_is_not_written_over(tmp_path):
 @pytest.mark.parametrize("name", ["index.npz", "manifest.json", "shards/00001/features.npy", "report.json"])
 def test_damaged_parts_are_refused_before_anything_is_written(tmp_path, name):
     first, second = (write_part(tmp_path / names, names) for names in ("ab", "cd"))
-    write_report(second, failures={}, frames=0, seconds={})
+    write_report(second, failures={})
     content = bytearray((second / name).read_bytes())
     content[20] ^= 1
     (second / name).write_bytes(content[:-1] if name.endswith(".npy") else content)
@@ -209,8 +209,8 @@ def test_shards_are_copied_where_they_cannot_be_linked(tmp_path, monkeypatch):
 
 def test_the_report_keeps_what_no_part_has(tmp_path):
     first, second = (write_part(tmp_path / names, names) for names in ("ab", "cd"))
-    write_report(first, failures={"c": "no frame", "x": "broken"}, missing=["d", "y"], frames=0, seconds={})
-    write_report(second, failures={"w": "empty"}, missing=["a", "b", "y", "z"], frames=0, seconds={})
+    write_report(first, failures={"c": "no frame", "x": "broken"}, missing=["d", "y"])
+    write_report(second, failures={"w": "empty"}, missing=["a", "b", "y", "z"])
     report = json.loads((merge_stores(tmp_path / "merged", [first, second]) / "report.json").read_bytes())
     assert report == {"failures": {"w": "empty", "x": "broken"}, "missing": ["y", "z"], "runs": []}
 
