@@ -10,7 +10,7 @@ import pytest
 import tyro
 
 from agents import config, predict, seeds
-from glimpse_env import extract
+from glimpse_env.extract.__main__ import parse_arguments as parse_extraction
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"^```(\w+)( long)?\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
@@ -26,7 +26,7 @@ PARSERS = {
     "agents/reinforce.py": config.parse_arguments,
     "agents.predict": lambda arguments: tyro.cli(predict.Arguments, args=arguments),
     "agents.seeds": lambda arguments: tyro.cli(seeds.Arguments, args=arguments),
-    "glimpse_env.extract": extract.parse_arguments,
+    "glimpse_env.extract": parse_extraction,
 }
 
 
@@ -42,7 +42,7 @@ def test_commands_parse(command):
     words = words[words.index("python") + 1 :]
     program, arguments = (words[1], words[2:]) if words[0] == "-m" else (words[0], words[1:])
     if program == "glimpse_env.store":
-        assert arguments[0] in ("verify", "info")
+        assert arguments[0] in ("verify", "info", "merge")
     else:
         assert PARSERS[program](arguments) is not None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -103,8 +104,8 @@ class StoreWriter:
             if clip.features.size and not (clip.features.min() >= 0 and np.isfinite(clip.features.max())):
                 raise StoreError(f"features of {clip.clip_id!r} are negative, or too large for float16")
         final = self.path / shard_folder(shard)
-        partial = final.with_name(f"{final.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        # A worker that was only taken for dead may be at the same shard.
+        partial = final.with_name(f"{final.name}.{uuid.uuid4().hex}.partial")
         with told_failures(self.path, partial):
             partial.mkdir()
             for bank in self.manifest.banks:
@@ -117,8 +118,10 @@ class StoreWriter:
             }
             write_synced(partial / "record.json", _json(record))
             sync_folder(partial)
-            partial.rename(final)
-            sync_folder(final.parent)
+            if _rename_unless_there(partial, final):
+                sync_folder(final.parent)
+            else:
+                shutil.rmtree(partial)
 
     def finish(self) -> dict[str, str]:
         """Write index and manifest once every shard is there.
@@ -231,6 +234,17 @@ def require_same(path: Path, manifest: Manifest) -> Manifest | None:
         changes = ", ".join(f"{key} {old[key]!r} there and {new[key]!r} now" for key in differing[:4])
         raise StoreError(f"{path} was begun with other settings ({changes}): choose another --out or delete it")
     return begun
+
+
+def _rename_unless_there(partial: Path, final: Path) -> bool:
+    """Give a folder its name, or return False where another has it; no folder takes the place of one with files."""
+    try:
+        partial.rename(final)
+    except OSError:
+        if final.is_dir():
+            return False
+        raise
+    return True
 
 
 @contextmanager
