@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from glimpse_env.backbones import (
     normalise_bvlc,
     normalise_imagenet,
 )
+from glimpse_env.decode import decode_clip
 
 DATA = Path(os.environ.get("VIDEOGLIMPSE_DATA", "/nonexistent"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="VIDEOGLIMPSE_DATA does not point at the real data")
@@ -36,6 +38,21 @@ def living_torchvision_network():
 
 def pictures(count):
     return torch.randint(256, (count, 224, 224, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+@needs_data
+@pytest.mark.parametrize(("precision", "largest"), [("bfloat16", 2e-2), ("float16", 3e-3)])
+def test_lower_precision_stays_near_float32_on_real_frames(precision, largest):
+    videos = sorted((DATA / "jhmdb" / "videos").glob("*/*.avi"))[::116]
+    frames = [decode_clip(video, frames_per_second=30, max_frames=1).frames for video in videos]
+    frames = torch.from_numpy(np.concatenate(frames))
+    weights = DATA / "weights" / "bvlc_googlenet.safetensors"
+    reference = load_backbone("bvlc_googlenet", weights=weights).cubes(frames).flatten(1)
+    cubes = load_backbone("bvlc_googlenet", weights=weights, precision=precision).cubes(frames).flatten(1)
+    assert cubes.dtype == torch.float32
+    errors = (cubes - reference).norm(dim=1) / reference.norm(dim=1)
+    assert errors.min() > 0
+    assert errors.max() < largest
 
 
 def test_local_response_norm_is_torchs():

@@ -1,12 +1,15 @@
 """Extraction end to end on videos written here: what comes out, what is skipped, and what a kill leaves behind."""
 
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -128,6 +131,39 @@ def test_an_interrupted_extraction_goes_on_to_the_same_store(settings, store, tm
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("VIDEOGLIMPSE_DATA" not in os.environ, reason="VIDEOGLIMPSE_DATA does not point at the real data")
+def test_twenty_kills_at_random_moments_leave_the_store_of_an_unbroken_run(tmp_path):
+    data = Path(os.environ["VIDEOGLIMPSE_DATA"])
+    videos = sorted((data / "jhmdb" / "videos").glob("*/*.avi"))
+    for video in videos[:: len(videos) // 60][:60]:
+        link = tmp_path / "videos" / video.parent.name / video.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(video)
+    settings = Folder(
+        videos=tmp_path / "videos", out=tmp_path / "whole", weights=data / "weights" / "bvlc_googlenet.safetensors",
+        frames=15, max_frames=20, fps=15.0, shard_frames=40,
+    )  # fmt: skip
+    begun = time.monotonic()
+    extract(settings)
+    seconds = time.monotonic() - begun
+    out, generator = tmp_path / "killed", np.random.default_rng()
+    arguments = [sys.executable, "-m", "glimpse_env.extract", *command(settings, out)]
+    moments = []
+    for _ in range(20):
+        # Imports and weights take seconds; then a twentieth of the work, give or take as much.
+        running = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        while "clip" not in (line := running.stderr.readline(60)) and line:
+            pass
+        time.sleep(generator.uniform(0, seconds / 10))
+        running.kill()
+        running.communicate()
+        moments.append(len(list(out.glob("shards/?????"))))
+    subprocess.run(arguments, check=True, capture_output=True)
+    print("shards there at each kill:", moments)
+    assert contents(out) == contents(settings.out)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [0, 1, 3])
 def test_a_killed_extraction_goes_on_to_the_same_store(settings, store, tmp_path, shards):
     out = tmp_path / "killed"
@@ -155,6 +191,41 @@ def test_a_dry_run_writes_nothing_and_says_what_would_be_done(settings, tmp_path
     assert re.search(r"about 19 frames, 0\.00 GB, \d+ minutes", told)
 
 
+def test_a_dry_run_counts_what_is_there_and_knows_other_settings(settings, store, tmp_path, capsys):
+    again = replace(settings, out=tmp_path / "store")
+    extract(again)
+    shutil.rmtree(again.out / "shards" / "00002")
+    before = contents(again.out)
+    extract(replace(again, dry_run=True))
+    assert "3 of 4 shards are there already" in capsys.readouterr().out
+    assert contents(again.out) == before
+    with pytest.raises(StoreError, match=r"begun with other settings \(frames_per_second 15\.0 there and 30\.0 now\)"):
+        extract(replace(again, dry_run=True, fps=30.0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "largest"),
+    [
+        ({"precision": "bfloat16"}, 2e-2),
+        pytest.param({"compile": True}, 1e-3, marks=pytest.mark.slow),
+        pytest.param({"compile": True, "precision": "bfloat16"}, 2e-2, marks=pytest.mark.slow),
+    ],
+)
+def test_faster_arithmetic_changes_features_a_little_and_is_told(settings, store, tmp_path, changes, largest):
+    other = FeatureStore.open(extract(replace(settings, out=tmp_path / "store", **changes)))
+    assert other.manifest.precision == changes.get("precision", "float32")
+    assert other.manifest.software.endswith(", compiled") == ("compile" in changes)
+    for shard in range(4):
+        cubes, reference = (
+            s.bank("features", shard).astype(np.float32).reshape(-1, 7 * 7 * 1024) for s in (other, store)
+        )
+        errors = np.linalg.norm(cubes - reference, axis=1) / np.linalg.norm(reference, axis=1)
+        assert (errors < largest).all()
+        assert errors.any() or not len(errors)
+    with pytest.raises(StoreError, match="begun with other settings"):
+        extract(replace(settings, out=tmp_path / "store"))
+
+
 HOLD = """
 import sys, time
 from filelock import FileLock
@@ -167,15 +238,18 @@ with FileLock(sys.argv[1]):
 def test_a_second_extraction_of_the_same_store_is_refused_until_the_first_is_dead(settings, store, tmp_path):
     out = tmp_path / "store"
     lock = tmp_path / ".store.lock"
-    first = subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE)
-    assert first.stdout.readline() == b"held\n"
-    with pytest.raises(StoreError, match=r"store is being written by another extraction: wait for it, or choose"):
-        extract(replace(settings, out=out))
-    (tmp_path / "alias").symlink_to(out)
-    with pytest.raises(StoreError, match=r"alias is being written by another extraction"):
-        extract(replace(settings, out=tmp_path / "alias"))
-    first.kill()
-    first.communicate()
+    with subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE) as first:
+        try:
+            assert first.stdout.readline() == b"held\n"
+            with pytest.raises(
+                StoreError, match=r"store is being written by another extraction: wait for it, or choose"
+            ):
+                extract(replace(settings, out=out))
+            (tmp_path / "alias").symlink_to(out)
+            with pytest.raises(StoreError, match=r"alias is being written by another extraction"):
+                extract(replace(settings, out=tmp_path / "alias"))
+        finally:
+            first.kill()
     extract(replace(settings, out=out))
     assert contents(out) == contents(settings.out)
 

@@ -1,6 +1,7 @@
 """The feature store: what is written is read, and damage is noticed."""
 
 import errno
+import hashlib
 import json
 import os
 import pickle
@@ -379,6 +380,26 @@ def test_a_disk_too_full_for_the_index_leaves_the_store_unfinished(tmp_path, sto
         FeatureStore.open(path)
     StoreWriter(path, MANIFEST, CLIPS).finish()
     assert contents(path) == contents(store)
+
+
+def test_a_shard_that_two_workers_finish_is_the_firsts(tmp_path, store):
+    writer = StoreWriter(tmp_path / "twice", MANIFEST, CLIPS)
+    for clips in ([arrays_of("a"), arrays_of("b")], [arrays_of("a")]):
+        writer.write_shard(0, clips, {})
+    writer.write_shard(1, [arrays_of("c"), arrays_of("d")], {})
+    assert sorted(entry.name for entry in (tmp_path / "twice" / "shards").iterdir()) == ["00000", "00001"]
+    writer.finish()
+    assert contents(tmp_path / "twice") == contents(store)
+
+
+def test_stores_from_before_precisions_were_told_are_of_float32(store):
+    manifest, files = read_manifest(store)
+    content = json.loads(manifest_text(manifest, files))
+    del content["precision"], content["sha256"]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    (store / "manifest.json").write_text(json.dumps({**content, "sha256": digest}))
+    assert FeatureStore.open(store).manifest == manifest
+    assert manifest.precision == "float32"
 
 
 def test_a_full_disk_noticed_on_forcing_files_to_it(tmp_path, monkeypatch):
