@@ -62,6 +62,11 @@ class Decoders:
         self._ahead = max(processes, min(_CLIPS_AHEAD, _FRAMES_AHEAD // max_frames))
         self._threads = ThreadPoolExecutor(processes)
 
+    def start(self) -> None:
+        """Start the processes now, which takes them seconds, rather than with the first file."""
+        for process in self._processes:
+            process.start()
+
     def __enter__(self) -> Decoders:
         return self
 
@@ -99,7 +104,15 @@ class DecoderProcess:
         self._sampling = {"frames_per_second": frames_per_second, "max_frames": max_frames}
         self._seconds = seconds_per_video
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_ready = False
         self._stopped = False
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the process, without waiting until it is ready."""
+        if self._process is None:
+            self._process = _launch()
+            self._is_ready = False
+        return self._process
 
     def decode(self, path: Path) -> DecodedClip:
         """Sample a video as `decode_clip` does; one call at a time.
@@ -107,7 +120,10 @@ class DecoderProcess:
         Raises:
             VideoError: as `decode_clip`, or the decoder crashed on the file, took too long or was stopped.
         """
-        process = self._process = self._process or _start()
+        process = self.start()
+        if not self._is_ready:
+            _await(process)
+            self._is_ready = True
         expired = threading.Event()
 
         def give_up() -> None:
@@ -148,19 +164,21 @@ class DecoderProcess:
             self._process = None
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _launch() -> subprocess.Popen[bytes]:
     # A session of its own: Ctrl-C stops the extraction, and must not look like a crash of the decoder.
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-c", "from glimpse_env.decoders import serve; serve()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         start_new_session=True,
     )
+
+
+def _await(process: subprocess.Popen[bytes]) -> None:
     assert process.stdout is not None
     if process.stdout.readline() != b"ready\n":
         raise RuntimeError(f"the decoder process ended before its first file (exit status {process.wait()})")
-    return process
 
 
 def _ask(process: subprocess.Popen[bytes], path: Path, request: dict[str, Any]) -> DecodedClip:

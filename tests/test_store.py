@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -295,6 +296,22 @@ def test_a_folder_of_other_things_is_not_written_to(tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(StoreError, match="is neither empty nor a feature store"):
         StoreWriter(tmp_path, MANIFEST, CLIPS)
+
+
+def test_files_are_what_numpy_saves(store):
+    for bank in ("features", "thumbnails", "coverage"):
+        expected = io.BytesIO()
+        np.save(expected, np.concatenate([getattr(arrays_of(name), bank) for name in "ab"]))
+        assert (store / "shards" / "00000" / f"{bank}.npy").read_bytes() == expected.getvalue()
+
+
+@pytest.mark.parametrize("value", [-0.0, 1000.0, 65504.0])
+def test_activations_and_the_largest_of_them_are_written(tmp_path, value):
+    clip = arrays_of("a")
+    clip.features[1, 0, 1, 2] = value
+    StoreWriter(tmp_path, MANIFEST, CLIPS).write_shard(0, [clip], {})
+    record = json.loads((tmp_path / "shards" / "00000" / "record.json").read_text())
+    assert record["max_feature"] == clip.features.max()
 
 
 @pytest.mark.parametrize("value", [-1, np.inf, np.nan])

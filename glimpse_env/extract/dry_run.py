@@ -10,8 +10,8 @@ import numpy as np
 from glimpse_env.backbones import Backbone
 from glimpse_env.datasets import VideoDataset
 from glimpse_env.decode import THUMBNAIL_SIZE, DecodedClip, VideoError
+from glimpse_env.decoders import Decoders
 from glimpse_env.extract.settings import Settings
-from glimpse_env.extract.shards import make_decoders
 from glimpse_env.features import embed
 from glimpse_env.splits import SPLITS
 from glimpse_env.stopwatch import Stopwatch
@@ -21,7 +21,9 @@ from glimpse_env.store.writer import missing_shards, require_same
 _SAMPLED = 8  # videos that are tried
 
 
-def estimate(settings: Settings, dataset: VideoDataset, backbone: Backbone, manifest: Manifest) -> None:
+def estimate(
+    settings: Settings, dataset: VideoDataset, manifest: Manifest, backbone: Backbone, decoders: Decoders
+) -> None:
     """Print what an extraction would do, judged by a few videos spread over the data set.
 
     Raises:
@@ -39,7 +41,7 @@ def estimate(settings: Settings, dataset: VideoDataset, backbone: Backbone, mani
     if left < manifest.num_shards:
         print(f"{manifest.num_shards - left} of {manifest.num_shards} shards are there already")
     places = np.unique(np.linspace(0, len(clips) - 1, _SAMPLED).astype(int)).tolist()
-    lengths, seconds = _try([clips[place].path for place in places], settings, backbone)
+    lengths, seconds = _try([clips[place].path for place in places], settings, backbone, decoders)
     print(f"tried {len(places)} videos, of which {len(places) - len(lengths)} cannot be read")
     if lengths:
         frames = len(clips) * sum(lengths) / len(places)
@@ -48,17 +50,16 @@ def estimate(settings: Settings, dataset: VideoDataset, backbone: Backbone, mani
         print(f"about {frames:,.0f} frames, {frames * a_frame / 1e9:.2f} GB, {minutes:,.0f} minutes to go")
 
 
-def _try(paths: list[Path], settings: Settings, backbone: Backbone) -> tuple[list[int], float]:
+def _try(paths: list[Path], settings: Settings, backbone: Backbone, decoders: Decoders) -> tuple[list[int], float]:
     """Return the number of frames of each video that can be read, and the seconds they took once all was warm."""
     stopwatch = Stopwatch()
-    with make_decoders(settings) as decoders:
-        decoded = decoders.decode([paths[0], *paths])
-        first = next(decoded)
-        if isinstance(first, DecodedClip):
-            embed([(paths[0], first)], backbone, batch_size=settings.batch_size, stopwatch=Stopwatch())
-        with stopwatch.measure("total"):
-            clips = zip(paths, decoded, strict=True)
-            results = embed(clips, backbone, batch_size=settings.batch_size, stopwatch=stopwatch)
+    decoded = decoders.decode([paths[0], *paths])
+    first = next(decoded)
+    if isinstance(first, DecodedClip):
+        embed([(paths[0], first)], backbone, batch_size=settings.batch_size, stopwatch=Stopwatch())
+    with stopwatch.measure("total"):
+        clips = zip(paths, decoded, strict=True)
+        results = embed(clips, backbone, batch_size=settings.batch_size, stopwatch=stopwatch)
     lengths = [len(result.features) for result in results if not isinstance(result, VideoError)]
     spent = stopwatch.seconds
     # A few videos were decoded before the clock ran: in the long run the slower of the two sides decides.

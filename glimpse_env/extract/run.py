@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from glimpse_env.backbones import Backbone
 from glimpse_env.datasets import VideoClip, VideoDataset
 from glimpse_env.decode import RESIZE_RULE, VideoError, decoder_versions
+from glimpse_env.decoders import Decoders
 from glimpse_env.extract.dry_run import estimate
 from glimpse_env.extract.settings import Settings
 from glimpse_env.extract.shards import ShardExtractor, Work, load_network, make_decoders, open_coverage, software
@@ -39,22 +41,35 @@ def extract(settings: Settings) -> Path:
     torch.set_num_threads(settings.threads)
     dataset = settings.dataset()
     open_coverage(settings.actor_coverage, dataset.clips)
-    # The machine that hands work out to Ray's need not have their GPU.
-    backbone = load_network(settings, device="cpu" if settings.engine == "ray" else None)
-    manifest = describe(settings, dataset, backbone)
-    if settings.dry_run:
-        estimate(settings, dataset, backbone, manifest)
-        return settings.out
-    place = settings.out.resolve()  # by whichever name it is called, a store has one lock
+    with make_decoders(settings) as decoders:
+        if settings.engine == "local":
+            decoders.start()  # while the network is being loaded
+        # The machine that hands work out to Ray's need not have their GPU.
+        backbone = load_network(settings, device="cpu" if settings.engine == "ray" else None)
+        manifest = describe(settings, dataset, backbone)
+        if settings.dry_run:
+            estimate(settings, dataset, manifest, backbone, decoders)
+        else:
+            with _locked(settings.out):
+                _extract(settings, dataset, manifest, backbone, decoders)
+    return settings.out
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    place = out.resolve()  # by whichever name it is called, a store has one lock
     place.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(place.with_name(f".{place.name}.lock"))
     try:
-        with FileLock(place.with_name(f".{place.name}.lock"), timeout=0):
-            _extract(settings, dataset, backbone, manifest)
+        lock.acquire(timeout=0)
     except Timeout:
         raise StoreError(
-            f"{settings.out} is being written by another extraction: wait for it, or choose another --out"
+            f"{out} is being written by another extraction: wait for it, or choose another --out"
         ) from None
-    return settings.out
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def describe(settings: Settings, dataset: VideoDataset, backbone: Backbone) -> Manifest:
@@ -87,7 +102,9 @@ def describe(settings: Settings, dataset: VideoDataset, backbone: Backbone) -> M
     )
 
 
-def _extract(settings: Settings, dataset: VideoDataset, backbone: Backbone, manifest: Manifest) -> None:
+def _extract(
+    settings: Settings, dataset: VideoDataset, manifest: Manifest, backbone: Backbone, decoders: Decoders
+) -> None:
     if dataset.missing:
         print(f"{len(dataset.missing)} annotated videos are not in {settings.videos}; the report lists them")
     writer = StoreWriter(settings.out, manifest, dataset.clips)
@@ -95,13 +112,15 @@ def _extract(settings: Settings, dataset: VideoDataset, backbone: Backbone, mani
     work = Work()
     with work.stopwatch.measure("total"):
         if missing:
-            work.add(_fill(settings, writer, backbone, missing))
+            work.add(_fill(settings, writer, missing, backbone, decoders))
         failures = writer.finish()
     write_report(settings.out, failures=failures, missing=dataset.missing, run=work.as_report())
     _tell(settings.out, len(dataset.clips), work, failures)
 
 
-def _fill(settings: Settings, writer: StoreWriter, backbone: Backbone, shards: Sequence[int]) -> Work:
+def _fill(
+    settings: Settings, writer: StoreWriter, shards: Sequence[int], backbone: Backbone, decoders: Decoders
+) -> Work:
     total = len(writer.clips)
     done = total - sum(len(writer.share(shard)) for shard in shards)
     with tqdm(total=total, initial=done, unit="clip") as bar:
@@ -112,8 +131,7 @@ def _fill(settings: Settings, writer: StoreWriter, backbone: Backbone, shards: S
             bar.update()
 
         if settings.engine == "local":
-            with make_decoders(settings) as decoders:
-                return ShardExtractor(settings, writer, backbone, decoders).fill(shards, told)
+            return ShardExtractor(settings, writer, backbone, decoders).fill(shards, told)
         from glimpse_env.extract.ray_engine import fill_on_ray
 
         return fill_on_ray(settings, writer, shards, told)

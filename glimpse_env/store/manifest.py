@@ -79,6 +79,15 @@ class Manifest:
     max_feature: float = 0.0
     complete: bool = False
 
+    def row(self, bank: Bank) -> tuple[tuple[int, ...], str]:
+        """Return the shape and dtype of a frame's row in an array."""
+        grid = (self.grid_size, self.grid_size)
+        return {
+            "features": ((*grid, self.depth), self.dtype),
+            "thumbnails": ((112, 112, 3), "uint8"),
+            "coverage": (grid, "uint8"),
+        }[bank]
+
     @property
     def banks(self) -> tuple[Bank, ...]:
         """Return the arrays that every shard has."""

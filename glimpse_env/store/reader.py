@@ -90,12 +90,7 @@ class FeatureStore:
         return bank
 
     def _map(self, kind: Bank, file: Path) -> MappedRows:
-        grid = (self.manifest.grid_size, self.manifest.grid_size)
-        shape, dtype = {
-            "features": ((*grid, self.manifest.depth), self.manifest.dtype),
-            "thumbnails": ((112, 112, 3), "uint8"),
-            "coverage": (grid, "uint8"),
-        }[kind]
+        shape, dtype = self.manifest.row(kind)
         try:
             bank = MappedRows(file)
         except ValueError as error:

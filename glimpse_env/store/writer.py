@@ -22,12 +22,15 @@ from glimpse_env.datasets import VideoClip
 from glimpse_env.files import file_sha256, sync_folder, write_atomically, write_synced
 from glimpse_env.store.manifest import (
     SPLIT_CODES,
+    Bank,
     Manifest,
     StoreError,
     manifest_text,
     read_manifest,
     shard_folder,
 )
+
+_INFINITY = np.float16(np.inf).view(np.uint16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,20 +103,18 @@ class StoreWriter:
             StoreError: a feature is negative, infinite or no number, or the disk is full; what was written of the
                 shard before that is removed.
         """
-        for clip in clips:
-            if clip.features.size and not (clip.features.min() >= 0 and np.isfinite(clip.features.max())):
-                raise StoreError(f"features of {clip.clip_id!r} are negative, or too large for float16")
+        largest = max((_largest(clip) for clip in clips), default=0.0)
         final = self.path / shard_folder(shard)
         # A worker that was only taken for dead may be at the same shard.
         partial = final.with_name(f"{final.name}.{uuid.uuid4().hex}.partial")
         with told_failures(self.path, partial):
             partial.mkdir()
             for bank in self.manifest.banks:
-                write_synced(partial / f"{bank}.npy", _saves(self._stacked(clips, bank)))
+                write_synced(partial / f"{bank}.npy", self._saves(clips, bank))
             record = {
                 "clips": [{"clip_id": c.clip_id, "start": c.start, "num_frames": len(c.features)} for c in clips],
                 "failures": dict(failures),
-                "max_feature": max((float(c.features.max()) for c in clips), default=0.0),
+                "max_feature": largest,
                 "files": {f"{bank}.npy": file_facts(partial / f"{bank}.npy") for bank in self.manifest.banks},
             }
             write_synced(partial / "record.json", _json(record))
@@ -157,14 +158,21 @@ class StoreWriter:
         write_atomically(self.path / "manifest.json", manifest_text(self.manifest, files).encode())
         self.is_complete = True
 
-    def _stacked(self, clips: Sequence[ClipArrays], bank: str) -> NDArray[Any]:
-        grid = (self.manifest.grid_size, self.manifest.grid_size)
-        empty: dict[str, NDArray[Any]] = {
-            "features": np.zeros((0, *grid, self.manifest.depth), np.float16),
-            "thumbnails": np.zeros((0, 112, 112, 3), np.uint8),
-            "coverage": np.zeros((0, *grid), np.uint8),
-        }
-        return np.concatenate([empty[bank], *(getattr(clip, bank) for clip in clips)])
+    def _saves(self, clips: Sequence[ClipArrays], bank: Bank) -> Callable[[IO[bytes]], object]:
+        """Return what writes the clips' rows as one `.npy` file, without joining them in memory first."""
+        row, dtype = self.manifest.row(bank)
+
+        def save(file: IO[bytes]) -> None:
+            arrays: list[NDArray[Any]] = [getattr(clip, bank) for clip in clips]
+            shape = (sum(map(len, arrays)), *row)
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for array in arrays:
+                assert array.shape[1:] == row
+                assert array.dtype == dtype
+                file.write(np.ascontiguousarray(array).data)
+
+        return save
 
     def _index(self, records: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
         entries = [(shard, entry) for shard, record in enumerate(records) for entry in record["clips"]]
@@ -278,5 +286,19 @@ def _json(content: Any) -> bytes:
     return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
 
 
-def _saves(array: NDArray[Any]) -> Callable[[IO[bytes]], object]:
-    return lambda file: np.save(file, array, allow_pickle=False)
+def _largest(clip: ClipArrays) -> float:
+    """Return the largest feature.
+
+    Raises:
+        StoreError: a feature is negative, infinite or no number.
+    """
+    if not clip.features.size:
+        return 0.0
+    # From 0 to infinity the bits of float16 are in order, and many times faster to compare.
+    bits = clip.features.view(np.uint16).max()
+    if bits < _INFINITY:
+        return float(bits.view(np.float16))
+    smallest, largest = clip.features.min(), clip.features.max()  # -0.0 is none of the others
+    if not (smallest >= 0 and np.isfinite(largest)):
+        raise StoreError(f"features of {clip.clip_id!r} are negative, or too large for float16")
+    return float(largest)
