@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-import torch
 
 from glimpse_env.backbones import DeviceError
 from glimpse_env.datasets import VideoClip
@@ -107,7 +106,6 @@ class _Worker:
 
 
 def _prepare(settings: Settings, writer: StoreWriter) -> ShardExtractor:
-    torch.set_num_threads(settings.threads)
     here, begun = (software(settings), decoder_versions()), (writer.manifest.software, writer.manifest.decoder)
     if here != begun:
         raise StoreError(

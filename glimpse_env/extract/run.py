@@ -38,7 +38,6 @@ def extract(settings: Settings) -> Path:
         StoreError: the folder holds something else or a store with other settings, no video could be read, or another
             run is writing it.
     """
-    torch.set_num_threads(settings.threads)
     dataset = settings.dataset()
     open_coverage(settings.actor_coverage, dataset.clips)
     with make_decoders(settings) as decoders:

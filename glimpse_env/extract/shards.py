@@ -18,6 +18,7 @@ from glimpse_env.decode import DecodedClip, VideoError
 from glimpse_env.decoders import Decoders
 from glimpse_env.extract.settings import Settings
 from glimpse_env.features import VideoFeatures, embed
+from glimpse_env.memory import keep_freed_memory
 from glimpse_env.stopwatch import Stopwatch
 from glimpse_env.store.writer import ClipArrays, StoreWriter
 
@@ -119,7 +120,9 @@ class ShardExtractor:
 
 
 def load_network(settings: Settings, *, device: str | None = None) -> Backbone:
-    """Load the network as the settings ask for it, or on another device."""
+    """Load the network as the settings ask for it, or on another device, and set this process up to run it."""
+    torch.set_num_threads(settings.threads)
+    keep_freed_memory()
     return load_backbone(
         settings.backbone,
         weights=settings.weights,
