@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agents.config import Config
 from agents.policy import GlimpsePolicy, InputShape
-from agents.rollout import SEES_EVERYTHING, Looking
+from agents.rollout import Looking, Manner
 from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv, open_source
 from glimpse_env.store import StoreSplit
 
@@ -77,13 +77,13 @@ def describe_source(config: Config, source: ClipSource) -> dict[str, Any]:
 def make_envs(
     config: Config, source: ClipSource, looking: Looking, num_envs: int, *, train: bool
 ) -> VideoGlimpseVectorEnv:
-    """Make the environments of one arm; controls that attend to every cell are shown every cell."""
+    """Make the environments of one arm, which show it the slices that it chooses; rollouts read what else it sees."""
     envs = gym.make_vec(
         "VideoGlimpse-v0",
         num_envs=num_envs,
         source=source,
         glimpses=config.glimpses,
-        observation="cube" if looking in SEES_EVERYTHING else config.observation,
+        observation="slices",
         frames=config.frames,
         eta=config.eta,
         abstain=config.abstain,
@@ -92,6 +92,11 @@ def make_envs(
     )
     assert isinstance(envs, VideoGlimpseVectorEnv)
     return envs
+
+
+def greedy_manner(config: Config, looking: Looking = "learned") -> Manner:
+    """Return how an arm plays when it is measured."""
+    return Manner(looking=looking, in_view=config.observation, greedy=True)
 
 
 def make_policy(config: Config, source: ClipSource, looking: Looking) -> GlimpsePolicy:

@@ -14,7 +14,7 @@ import tyro
 
 from agents.losses import Credit
 from agents.policy import PolicyConfig
-from agents.rollout import Looking
+from agents.rollout import InView, Looking
 from glimpse_env import ClipSource
 from glimpse_env.catalogue import EMBEDDED
 
@@ -31,7 +31,7 @@ class Config:
     """"synthetic", "synthetic-untrimmed", or the path of a feature store."""
     fold: int = 1
     """Which official split of the dataset."""
-    observation: Literal["glimpsed", "cube"] = "glimpsed"
+    observation: InView = "glimpsed"
     """What the location logits may see of a frame: what was chosen in it, or all of it."""
     glimpses: int = 5
     """m, the cells looked at in every frame after the first."""

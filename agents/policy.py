@@ -189,9 +189,8 @@ class GlimpsePolicy(nn.Module):
         zeros = self.place.new_zeros(1, episodes, self.config.hidden_size)
         return RecurrentState([(zeros, zeros) for _ in self.lstm])
 
-    def collect(self, cubes: Tensor, cells: Tensor, weights: Tensor) -> Looks:
-        """Take the slices at (N, m) `cells` from (N, K*K, D) `cubes`; `weights` are l of eq. 3, (N, m)."""
-        slices = cubes[torch.arange(len(cubes), device=cubes.device)[:, None], cells]
+    def attend(self, slices: Tensor, cells: Tensor, weights: Tensor) -> Looks:
+        """Look at (N, m, D) `slices`, which lie at (N, m) `cells`; `weights` are l of eq. 3, (N, m)."""
         content = torch.bmm(weights[:, None], slices)[:, 0] if self.config.encoder == "sum" else slices
         return Looks(content, cells, weights)
 

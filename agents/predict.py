@@ -21,12 +21,11 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
-from agents.building import check_device, make_envs
+from agents.building import check_device, greedy_manner, make_envs
 from agents.config import Config
 from agents.evaluation import class_scores, middle_clips, play_split, video_scores
 from agents.filmstrip import save_film_strip
 from agents.results import best_policy
-from agents.rollout import Manner
 from agents.runs import read_json
 from glimpse_env import ClipSource, Segment, open_source
 from glimpse_env.backbones import Backbone, WeightsError, load_backbone
@@ -34,7 +33,6 @@ from glimpse_env.decode import RESIZE_RULE, VideoError
 from glimpse_env.features import VideoFeatures, extract_videos
 
 DRAWN_VIDEOS = 16  # rows of a film strip that can still be looked at
-GREEDY = Manner(greedy=True)
 
 
 @dataclass(frozen=True)
@@ -217,10 +215,12 @@ def play_videos(
     policy = best_policy(config, run, source)
     scores = [
         class_scores(rollout.class_logits, len(recipe.class_names))[:valid]
-        for rollout, valid in play_split(envs, policy, GREEDY, seed=0)
+        for rollout, valid in play_split(envs, policy, greedy_manner(config), seed=0)
     ]
     shown = middle_clips(source)[:rows].tolist()
-    save_film_strip(out, make_envs(config, source, "learned", len(shown), train=False), policy, shown, GREEDY, seed=0)
+    save_film_strip(
+        out, make_envs(config, source, "learned", len(shown), train=False), policy, shown, greedy_manner(config), seed=0
+    )
     return video_scores(torch.cat(scores).cpu(), source).numpy()
 
 

@@ -28,6 +28,7 @@ from agents.building import (
     check_device,
     check_playable,
     describe_source,
+    greedy_manner,
     make_envs,
     make_policy,
     open_splits,
@@ -89,11 +90,6 @@ class Arm:
         self.validation_envs = make_envs(config, sources["validation"], looking, EVALUATION_ENVS, train=False)
         self.update, self.seconds, self.best_score, self.best_update = 0, 0.0, -1.0, 0
 
-    @property
-    def manner(self) -> Manner:
-        """How this arm plays when it is measured."""
-        return Manner(looking=self.looking, greedy=True)
-
     def train(self) -> None:
         """Run the updates that are left, validating, logging and saving on the way."""
         self._resume()
@@ -120,7 +116,7 @@ class Arm:
         """Play the test split with the checkpoint that validation chose."""
         self.policy.load_state_dict(self.checkpoints.load_best())
         envs = make_envs(self.config, self.sources["test"], self.looking, EVALUATION_ENVS, train=False)
-        return evaluate(envs, self.policy.eval(), self.manner, seed=self.config.seed)
+        return evaluate(envs, self.policy.eval(), greedy_manner(self.config, self.looking), seed=self.config.seed)
 
     def _train_once(self) -> dict[str, float]:
         config, policy = self.config, self.policy
@@ -129,6 +125,7 @@ class Arm:
         together = config.rollouts if learning else 1
         manner = Manner(
             looking="random" if self.looking == "learned" and not learning else self.looking,
+            in_view=config.observation,
             sample_classes=bool(config.abstain),
             mirror=config.mirror,
             mirrored_together=together,
@@ -174,7 +171,9 @@ class Arm:
         return due or self.update == self.config.updates
 
     def _validate(self) -> dict[str, float]:
-        measured = evaluate(self.validation_envs, self.policy.eval(), self.manner, seed=VALIDATION_SEED)
+        measured = evaluate(
+            self.validation_envs, self.policy.eval(), greedy_manner(self.config, self.looking), seed=VALIDATION_SEED
+        )
         self.policy.train()
         if measured.accuracy > self.best_score:
             self.best_score, self.best_update = measured.accuracy, self.update
@@ -291,7 +290,7 @@ def save_examples(config: Config, out: Path, sources: Sources, correct: list[boo
     clips = example_clips(sources["test"], correct)
     envs = make_envs(config, sources["test"], "learned", len(clips), train=False)
     policy = best_policy(config, out, sources["train"])
-    save_film_strip(out / "glimpses.png", envs, policy, clips, Manner(greedy=True), seed=VALIDATION_SEED)
+    save_film_strip(out / "glimpses.png", envs, policy, clips, greedy_manner(config), seed=VALIDATION_SEED)
 
 
 def default_folder(config: Config) -> Path:

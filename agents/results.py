@@ -6,11 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from agents.building import check_device, make_envs, make_policy, open_splits, videos_of
+from agents.building import check_device, greedy_manner, make_envs, make_policy, open_splits, videos_of
 from agents.config import Config
 from agents.evaluation import evaluate
 from agents.policy import GlimpsePolicy
-from agents.rollout import Looking, Manner
+from agents.rollout import Looking
 from agents.runs import Checkpoints, read_json
 from glimpse_env import ClipSource
 
@@ -72,6 +72,6 @@ def evaluate_run(run: Path) -> dict[str, Any]:
         earlier = read_json(arm_folder(run, looking) / "evaluation.json")
         policy = best_policy(config, run, sources["train"], looking)
         envs = make_envs(config, sources["test"], looking, EVALUATION_ENVS, train=False)
-        again = evaluate(envs, policy, Manner(looking=looking, greedy=True), seed=config.seed)
+        again = evaluate(envs, policy, greedy_manner(config, looking), seed=config.seed)
         measured[looking] = earlier | {"test": dataclasses.asdict(again)}
     return summarise(config, measured, sources["test"])

@@ -16,6 +16,7 @@ from agents.policy import DropoutMasks, GlimpsePolicy, Looks, Views, slice_weigh
 from glimpse_env import VideoGlimpseVectorEnv
 
 Looking = Literal["learned", "random", "centre", "mean", "all", "oracle"]
+InView = Literal["glimpsed", "cube"]
 SEES_EVERYTHING: tuple[Looking, ...] = ("mean", "all")
 
 
@@ -25,6 +26,7 @@ class Manner:
 
     Attributes:
         looking: which cells are chosen; "mean" and "all" attend to every cell of the cube.
+        in_view: what the location logits may see of a frame: the slices chosen in it, or the whole cube.
         greedy: take the likeliest cells instead of drawing them.
         sample_classes: draw the predicted class instead of taking the likeliest.
         mirror: show episodes mirrored left to right with probability one half.
@@ -33,6 +35,7 @@ class Manner:
     """
 
     looking: Looking = "learned"
+    in_view: InView = "glimpsed"
     greedy: bool = False
     sample_classes: bool = False
     mirror: bool = False
@@ -88,7 +91,7 @@ def collect_rollout(
     """Play one episode of each of the (N,) `clips`.
 
     Args:
-        envs: N environments that are not reset by themselves (autoreset_mode "Disabled").
+        envs: N environments that show "slices" and are not reset by themselves (autoreset_mode "Disabled").
         generator: of cells, classes and mirroring, on the policy's device.
         masks: the dropout to act under; None acts without.
         seed: of the environments, which draw windows where `jitter` is on.
@@ -98,10 +101,28 @@ def collect_rollout(
     infos: dict[str, Any] = {}
     frame_labels, rewards = [], np.zeros(len(clips))
     for _ in range(policy.shape.frames):
-        actions = player.act(torch.from_numpy(observations).flatten(1, 2).float())  # (N, K, K, D) -> (N, K*K, D)
-        observations, rewards, _, _, infos = envs.step(actions)
+        observations, rewards, _, _, infos = envs.step(player.act(observations))
         frame_labels.append(torch.from_numpy(infos["frame_labels"]))
     return player.rollout(clips, torch.stack(frame_labels, 1), rewards, infos)
+
+
+class _Sight:
+    """The whole cubes of N episodes, read once for all those that play the same window of the same clip."""
+
+    def __init__(self, envs: VideoGlimpseVectorEnv, device: torch.device) -> None:
+        engine = envs.engine
+        begins = np.stack([engine.clip, engine.window[:, 0]], 1)  # a window is known by its clip and its first frame
+        _, firsts, episodes = np.unique(begins, axis=0, return_index=True, return_inverse=True)
+        self._source, self._device = envs.source, device
+        self._clips, self._frames = engine.clip[firsts], engine.window[firsts]
+        self.episodes = torch.from_numpy(episodes.ravel()).to(device)  # (N,) where each episode's cube is
+
+    def cubes(self, frame: int) -> Tensor:
+        """Return (U, K*K, D) float32: frame 0..T-1 of each of the U different windows."""
+        size, depth = self._source.grid_size, self._source.depth
+        out = np.empty((len(self._clips), size, size, depth), np.float32)
+        self._source.read_cubes(self._clips, self._frames[:, frame], out)
+        return torch.from_numpy(out).flatten(1, 2).to(self._device)
 
 
 class _Player:
@@ -121,8 +142,14 @@ class _Player:
         self.policy, self.manner, self.generator, self.masks = policy, manner, generator, masks
         if envs.engine.rules.glimpses is None:
             raise ValueError("this policy takes the same number of looks in every frame: set glimpses")
+        if envs.engine.rules.observation != "slices":
+            raise ValueError(
+                f"rollouts take the observation 'slices', got {envs.engine.rules.observation!r}: what else a manner "
+                "sees is read once for all episodes of a clip"
+            )
         if manner.looking == "oracle" and actors is None:
             raise ValueError("the oracle needs a source that knows where the actor is, and this one does not")
+        self.sight = _Sight(envs, device)
         self.everything = torch.arange(size**2, device=device).expand(episodes, -1)
         self.flip = self.everything[0].reshape(size, size).flip(1).flatten()
         self.mirrored = torch.zeros(episodes, dtype=torch.bool, device=device)
@@ -141,14 +168,11 @@ class _Player:
         self.explored: list[Tensor] = []
         self.glimpses = envs.engine.rules.glimpses
 
-    def act(self, cubes: Tensor) -> NDArray[np.int64]:
-        """Answer (N, K*K, D) visible cubes of one frame with (N, m + 1) actions."""
-        cubes = cubes.to(self.everything.device)
-        attended = self.everything if self.manner.looking in SEES_EVERYTHING else self.cells
-        # What is taken from a cube is mirrored, not the cube: few numbers instead of K * K * D.
-        looks = self.policy.collect(cubes, self._place(attended), self.weights)._replace(cells=attended)
+    def act(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Answer the (N, m, D + 2) observations of one frame with (N, m + 1) actions."""
+        looks, visible = self._look(observations)
         seen = torch.zeros_like(self.visits).scatter_(1, self.cells, 1.0)
-        view = Views(self._mirror(self.policy.project(cubes), axis=1), seen, self.visits)
+        view = Views(visible, seen, self.visits)
         class_logits, cell_logits, self.state = self.policy.step(self.state, looks, view, self.masks)
         prediction = self._predict(class_logits)
         cells = self._explore(self._choose(cell_logits))
@@ -156,10 +180,30 @@ class _Player:
         if self.manner.looking not in SEES_EVERYTHING:
             # Location logits that are not learned from weigh nothing.
             kind = self.policy.config.slice_weights if self.manner.looking == "learned" else "uniform"
-            self.weights = slice_weights(cell_logits, cells, kind)
-        self.cells = cells
+            self.cells, self.weights = cells, slice_weights(cell_logits, cells, kind)
         self.visits = self.visits.scatter_add(1, cells, torch.ones_like(cells, dtype=self.visits.dtype))
         return torch.cat([self._place(cells), prediction[:, None]], 1).cpu().numpy()
+
+    def _look(self, observations: NDArray[np.float32]) -> tuple[Looks, Tensor]:
+        """Return what is attended to, and (N, K*K, P): what the location logits see of the frame."""
+        attends_to_all = self.state.frame == 0 or self.manner.looking in SEES_EVERYTHING
+        if attends_to_all or self.manner.in_view == "cube":
+            cubes = self.sight.cubes(self.state.frame)
+            visible = self._mirror(self.policy.project(cubes)[self.sight.episodes], axis=1)
+            if attends_to_all:
+                count = len(cubes)
+                content = self.policy.attend(cubes, self.everything[:count], self.weights[:count]).content
+                content = content[self.sight.episodes]
+                if self.policy.config.encoder == "what_and_where":  # a sum over all cells is the same mirrored
+                    content = self._mirror(content, axis=1)
+                return Looks(content, self.everything, self.weights), visible
+        # (N, m, D + 2) -> (N, m, D): where the slices lie, the policy has chosen itself.
+        slices = torch.from_numpy(observations[..., :-2]).to(self.everything.device)
+        if self.manner.in_view == "glimpsed":
+            projected = self.policy.project(slices)
+            places = self.cells[..., None].expand_as(projected)
+            visible = projected.new_zeros(*self.visits.shape, projected.shape[2]).scatter_(1, places, projected)
+        return self.policy.attend(slices, self.cells, self.weights), visible
 
     def rollout(
         self,

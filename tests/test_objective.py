@@ -32,7 +32,7 @@ def play(config, source, clips, manner=None):
                 parameter.copy_(2 * torch.randn(parameter.shape, generator=rng))
         envs = VideoGlimpseVectorEnv(
             len(clips), source=source, glimpses=config.glimpses, eta=config.eta, abstain=config.abstain,
-            autoreset_mode="Disabled",
+            observation="slices", autoreset_mode="Disabled",
         )  # fmt: skip
         masks = policy.draw_masks(len(clips), rng)
         chosen = manner or Manner(sample_classes=config.abstain, random_share=config.random_share)

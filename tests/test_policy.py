@@ -27,12 +27,10 @@ def wild_policy(config, seed=0):
     return policy
 
 
-def play(policy, manner=None, *, masks=None, observation="glimpsed", episodes=6, seed=3):
+def play(policy, manner=None, *, masks=None, episodes=6, seed=3):
     """Play episodes of marked clips with two looks in each frame."""
     source = marked_source(episodes)
-    envs = VideoGlimpseVectorEnv(
-        episodes, source=source, glimpses=2, observation=observation, autoreset_mode="Disabled"
-    )
+    envs = VideoGlimpseVectorEnv(episodes, source=source, glimpses=2, observation="slices", autoreset_mode="Disabled")
     generator = torch.Generator().manual_seed(seed)
     return collect_rollout(envs, policy, np.arange(episodes), manner or Manner(), generator=generator, masks=masks)
 
@@ -58,16 +56,16 @@ def step_through(policy, rollout, masks):
 
 
 @pytest.mark.parametrize("manner", MANNERS.values(), ids=MANNERS)
-@pytest.mark.parametrize("observation", ["glimpsed", "cube"])
+@pytest.mark.parametrize("in_view", ["glimpsed", "cube"])
 @pytest.mark.parametrize("weights", ["uniform", "softmax"])
 @pytest.mark.parametrize("encoder", ["sum", "what_and_where"])
 @pytest.mark.parametrize("skip", [False, True])
-def test_one_call_gives_what_playing_gave(skip, encoder, weights, observation, manner):
+def test_one_call_gives_what_playing_gave(skip, encoder, weights, in_view, manner):
     policy = wild_policy(
         dataclasses.replace(DROPPING, encoder=encoder, slice_weights=weights, skip=skip, unit_input=skip)
     )
     masks = masks_for(policy)
-    rollout = play(policy, manner, masks=masks, observation=observation)
+    rollout = play(policy, dataclasses.replace(manner, in_view=in_view), masks=masks)
     with torch.no_grad():
         class_logits, cell_logits = policy(rollout.first, rollout.rest, rollout.views, masks)
     assert class_logits.shape == (6, 4, 3)
@@ -164,24 +162,24 @@ def test_weights_of_another_network_do_not_load():
 
 
 def test_the_plain_sum_is_eq_3_and_what_and_where_knows_the_place():
-    cubes = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(1))
+    slices = torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(1))
     cells, weights = torch.tensor([[7, 2], [0, 8]]), torch.tensor([[0.25, 0.75], [0.5, 0.5]])
     plain = wild_policy(dataclasses.replace(SMALL, encoder="sum"))
-    expected = torch.stack([0.25 * cubes[0, 7] + 0.75 * cubes[0, 2], 0.5 * cubes[1, 0] + 0.5 * cubes[1, 8]])
-    torch.testing.assert_close(plain.encode(plain.collect(cubes, cells, weights)), expected)
+    expected = torch.stack([0.25 * slices[0, 0] + 0.75 * slices[0, 1], slices[1].mean(0)])
+    torch.testing.assert_close(plain.encode(plain.attend(slices, cells, weights)), expected)
 
     placed = wild_policy(SMALL)
-    alike = torch.ones(1, 9, 4)  # the same slice everywhere
+    alike = torch.ones(1, 2, 4)  # the same slice everywhere
     half = torch.tensor([[0.5, 0.5]])
-    here, there = (placed.encode(placed.collect(alike, torch.tensor([c]), half)) for c in ([0, 1], [7, 8]))
+    here, there = (placed.encode(placed.attend(alike, torch.tensor([c]), half)) for c in ([0, 1], [7, 8]))
     assert (here - there).abs().max() > 0.1
-    slices = torch.relu(placed.what(alike[0, :2]) + placed.where(torch.tensor([0, 1])))
+    slices = torch.relu(placed.what(alike[0]) + placed.where(torch.tensor([0, 1])))
     torch.testing.assert_close(here[0] / here[0].norm(), slices.sum(0) / slices.sum(0).norm())
 
 
 def test_the_frame_number_is_part_of_the_input():
     policy = wild_policy(dataclasses.replace(SMALL, encoder="sum"))
-    looks = policy.collect(torch.ones(1, 9, 4), torch.arange(9)[None], torch.full((1, 9), 1 / 9))
+    looks = policy.attend(torch.ones(1, 9, 4), torch.arange(9)[None], torch.full((1, 9), 1 / 9))
     view = Views(torch.ones(1, 9, 2), torch.ones(1, 9), torch.zeros(1, 9))
     layers = policy.initial_state(1).layers
     early, late = (policy.step(RecurrentState(layers, frame), looks, view, None)[0] for frame in (0, 3))

@@ -16,12 +16,11 @@ from matplotlib.image import imread
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from agents.building import make_envs, open_splits
+from agents.building import greedy_manner, make_envs, open_splits
 from agents.evaluation import class_scores, play_split
 from agents.predict import Arguments, Recipe, as_source, describe, main, play_videos
 from agents.reinforce import train
 from agents.results import best_policy
-from agents.rollout import Manner
 from agents.runs import read_json, write_json
 from glimpse_env import ClipSource, EpisodeRules
 from glimpse_env.backbones import WeightsError
@@ -99,7 +98,7 @@ def test_a_video_is_scored_as_the_clip_of_the_store(trained, videos, weights, tm
     expected = {}
     for source in open_splits(config).values():
         envs = make_envs(config, source, "learned", source.num_clips, train=False)
-        ((rollout, _),) = play_split(envs, best_policy(config, out, source), Manner(greedy=True), seed=0)
+        ((rollout, _),) = play_split(envs, best_policy(config, out, source), greedy_manner(config), seed=0)
         scores = class_scores(rollout.class_logits, 2).tolist()
         names = [str(videos / source.clip_id(clip)) for clip in rollout.clips.tolist()]
         expected |= {
@@ -114,7 +113,7 @@ def test_a_video_longer_than_a_window_is_scored_by_all_of_its_windows(slid, vide
     expected = {}
     for source in open_splits(config).values():
         envs = make_envs(config, source, "learned", source.num_clips, train=False)
-        ((rollout, _),) = play_split(envs, best_policy(config, out, source), Manner(greedy=True), seed=0)
+        ((rollout, _),) = play_split(envs, best_policy(config, out, source), greedy_manner(config), seed=0)
         scores = class_scores(rollout.class_logits, 2).numpy()
         for video in range(source.source.num_clips):
             own = scores[source.videos == video]

@@ -38,9 +38,10 @@ def store(tmp_path_factory):
 def test_an_arm_goes_on_as_if_nothing_had_happened(tmp_path):
     config = tiny_config(updates=12, validate_every=3, policy=dataclasses.replace(TINY_NETWORK, dropout=0.3))
     Arm(config, "learned", tmp_path / "whole", marked_splits()).train()
-    # An update of six episodes reads a cube of each, and then two slices in each of three frames.
+    # An update of six episodes of three clips reads the first cubes of each episode's environment and of each clip,
+    # and then two slices in each of three frames.
     broken = marked_splits()
-    broken["train"] = marked_source(12, kind=Watched, limit=8 * 42)  # reads of eight updates
+    broken["train"] = marked_source(12, kind=Watched, limit=8 * 45)  # reads of eight updates
     with pytest.raises(OSError, match="the disk is gone"):
         Arm(config, "learned", tmp_path / "broken", broken).train()
     assert Checkpoints(tmp_path / "broken").load_last()["update"] == 8

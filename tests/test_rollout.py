@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from agent_toys import TINY_NETWORK, marked_source, tiny_config
+from agent_toys import TINY_NETWORK, Watched, marked_source, tiny_config
 
 from agents.building import make_envs, make_policy
 from agents.policy import GlimpsePolicy, InputShape
@@ -16,7 +16,9 @@ FLIP = torch.tensor([2, 1, 0, 5, 4, 3, 8, 7, 6])
 
 
 def make_toy_envs(source, episodes, **settings):
-    return VideoGlimpseVectorEnv(episodes, source=source, autoreset_mode="Disabled", **({"glimpses": 2} | settings))
+    return VideoGlimpseVectorEnv(
+        episodes, source=source, autoreset_mode="Disabled", **({"glimpses": 2, "observation": "slices"} | settings)
+    )
 
 
 def make_toy_policy(source, *, outputs=3, frames=4, **changes):
@@ -54,11 +56,11 @@ def cells_in(rollout, clips):
 # ---- what is sent and what is kept
 
 
-@pytest.mark.parametrize("observation", ["glimpsed", "cube"])
+@pytest.mark.parametrize("in_view", ["glimpsed", "cube"])
 @pytest.mark.parametrize("looking", ["learned", "random", "centre"])
-def test_the_slices_kept_are_those_of_the_cells_chosen(toy, looking, observation):
+def test_the_slices_kept_are_those_of_the_cells_chosen(toy, looking, in_view):
     clips = torch.tensor([0, 3, 1, 4])
-    rollout, envs = play(toy, Manner(looking=looking), clips=clips.tolist(), observation=observation)
+    rollout, envs = play(toy, Manner(looking=looking, in_view=in_view), clips=clips.tolist())
     assert (cells_in(rollout, clips) == rollout.cells).all()
     assert (rollout.rest.cells == rollout.cells).all()
     assert (torch.from_numpy(envs.engine.cells) == rollout.cells[:, -1]).all()
@@ -167,6 +169,35 @@ def test_the_oracle_follows_an_actor_that_moves(toy):
     assert rollout.cells[..., 0].tolist() == [path[1:]] * 2
 
 
+def test_rollouts_of_a_clip_share_the_cubes_that_are_read(toy):
+    source = Watched(**{name: getattr(toy, name) for name in ("features", "labels", "class_names")})
+    clips = np.array([3, 1, 3, 3, 0, 1])
+    for in_view, cubes in (("glimpsed", 1), ("cube", 4)):
+        source.count.clear()
+        rollout, _ = play(source, Manner(looking="random", in_view=in_view), clips=clips)
+        whole = torch.from_numpy(toy.features[clips, :3]).flatten(2, 3)
+        shown = whole if in_view == "cube" else whole * rollout.views.seen[..., None]
+        assert (rollout.views.content == shown).all()
+        # The environments read six first cubes and twelve slices in three frames, the rollout cubes of three clips.
+        assert sorted(source.count) == [*[1] * 6, *[3] * cubes, 12, 12, 12]
+
+
+def test_windows_of_a_clip_that_differ_are_read_apart(uneven):
+    envs = make_toy_envs(uneven, 30, frames=4, jitter=True)
+    policy, generator = make_toy_policy(uneven, outputs=2), torch.Generator().manual_seed(1)
+    manner = Manner(looking="random", in_view="cube")
+    rollout = collect_rollout(envs, policy, np.zeros(30, np.int64), manner, generator=generator, seed=5)
+    window = envs.engine.window
+    assert len(set(window[:, 0].tolist())) > 2
+    assert (rollout.views.content == torch.from_numpy(uneven.features[0][window[:, :3]]).flatten(2, 3)).all()
+
+
+@pytest.mark.parametrize("observation", ["glimpsed", "cube"])
+def test_environments_that_show_more_are_refused(toy, observation):
+    with pytest.raises(ValueError, match=f"rollouts take the observation 'slices', got '{observation}'"):
+        play(toy, Manner(), clips=[0], observation=observation)
+
+
 def test_an_oracle_without_knowledge_is_refused(toy):
     with pytest.raises(ValueError, match="the oracle needs a source that knows where the actor is"):
         play(toy, Manner(looking="oracle"), clips=[0])
@@ -185,7 +216,7 @@ def test_hits_count_looks_on_the_actor():
 
 
 def test_who_sees_everything_attends_to_every_cell(toy):
-    rollout, _ = play(toy, Manner(looking="all"), clips=[0, 3], observation="cube")
+    rollout, _ = play(toy, Manner(looking="all"), clips=[0, 3])
     cubes = torch.from_numpy(toy.features[[0, 3], 1:]).flatten(2, 3)
     assert (rollout.rest.content == cubes).all()
     torch.testing.assert_close(rollout.rest.weights, torch.full((2, 3, 9), 1 / 9))
