@@ -4,7 +4,7 @@
 
 Videos go through the extraction that made the features of the run's store, and the policy plays one greedy episode of
 each, seeing no more of them than it saw of the clips it was trained on. A run that was trained on sliding windows
-slides them over the whole of each video, and its scores are their mean.
+slides them over what its store would keep of each video, and its scores are their mean.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from agents.filmstrip import save_film_strip
 from agents.results import best_policy
 from agents.runs import read_json
 from glimpse_env import ClipSource, Segment, open_source
-from glimpse_env.backbones import Backbone, WeightsError, load_backbone
+from glimpse_env.backbones import Backbone, Precision, WeightsError, load_backbone
 from glimpse_env.decode import RESIZE_RULE, VideoError
 from glimpse_env.features import VideoFeatures, extract_videos
 
+BATCH_SIZE = 16  # of a store that was merged of parts with several
 DRAWN_VIDEOS = 16  # rows of a film strip that can still be looked at
 
 
@@ -70,7 +71,7 @@ class Recipe:
         frames_per_second: the rate at which videos were sampled.
         max_frames: the most frames that were kept of a video, its middle ones; an episode plays the middle T of them,
             or a window of T that slides over them.
-        backbone, weights_sha256, resize_rule, batch_size: as in the store's manifest.
+        backbone, weights_sha256, resize_rule, batch_size, precision: as in the store's manifest.
     """
 
     config: Config
@@ -82,6 +83,7 @@ class Recipe:
     weights_sha256: str
     resize_rule: str
     batch_size: int
+    precision: Precision = "float32"
 
     @classmethod
     def of_run(cls, run: Path) -> Recipe:
@@ -119,7 +121,7 @@ def load_recorded_backbone(recipe: Recipe, weights: Path | None, device: str) ->
     Raises:
         WeightsError: `weights` are missing, do not fit, or are not those that the run's features were made with.
     """
-    backbone = load_backbone(recipe.backbone, weights=weights, device=device)
+    backbone = load_backbone(recipe.backbone, weights=weights, device=device, precision=recipe.precision)
     if backbone.weights_sha256 != recipe.weights_sha256:
         raise WeightsError(
             f"{weights or 'the downloaded weights'} have sha256 {backbone.weights_sha256}, but the run's features were "
@@ -240,7 +242,7 @@ def main(arguments: Arguments) -> int:
         backbone,
         frames_per_second=recipe.frames_per_second,
         max_frames=recipe.max_frames,
-        batch_size=recipe.batch_size,
+        batch_size=recipe.batch_size or BATCH_SIZE,
     )
     for result in results:
         if isinstance(result, VideoError):

@@ -150,11 +150,13 @@ def _decode(path: Path, decoder: Decoder, *, frames_per_second: float, max_frame
     numbers = nearest_frames(reader.timestamps, times)
     needed, positions = np.unique(numbers, return_inverse=True)
     frames, thumbnails = _read_resized(reader, needed.tolist(), stopwatch)
+    if len(needed) < len(numbers):  # some frames show more than once
+        frames, thumbnails = frames[positions], thumbnails[positions]
     return DecodedClip(
         times=times,
         numbers=numbers,
-        frames=frames[positions],
-        thumbnails=thumbnails[positions],
+        frames=frames,
+        thumbnails=thumbnails,
         seconds=stopwatch.seconds,
     )
 
@@ -186,17 +188,19 @@ def nearest_frames(timestamps: NDArray[np.float64], times: NDArray[np.float64]) 
 def _read_resized(
     reader: _Reader, numbers: list[int], stopwatch: Stopwatch
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    frames, thumbnails = [], []
+    frames = np.empty((len(numbers), FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
+    thumbnails = np.empty((len(numbers), THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3), np.uint8)
     read, chunk = 0, 1  # the first frame tells how large the others are
     while read < len(numbers):
+        part = slice(read, read + chunk)
         with stopwatch.measure("decode"):
-            pictures = reader.read(numbers[read : read + chunk])
+            pictures = reader.read(numbers[part])
         with stopwatch.measure("resize"):
-            frames.append(resize(pictures, FRAME_SIZE))
-            thumbnails.append(resize(pictures, THUMBNAIL_SIZE))
+            frames[part] = resize(pictures, FRAME_SIZE)
+            thumbnails[part] = resize(pictures, THUMBNAIL_SIZE)
         read += chunk
         chunk = max(1, min(_CHUNK, _CHUNK_BYTES // pictures[0].nbytes))
-    return np.concatenate(frames), np.concatenate(thumbnails)
+    return frames, thumbnails
 
 
 def resize(pictures: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
@@ -27,9 +28,18 @@ from glimpse_env.decode import DecodedClip, VideoError, decode_clip
 
 SECONDS_PER_VIDEO = 300.0  # after which a file is given up, unless another limit is given
 _CLIPS_AHEAD = 12  # decoded clips that may wait for their use, at most
-_FRAMES_AHEAD = 1200  # and frames: 180 MB
+_FRAMES_AHEAD = 1200  # and frames, 230 MB, unless there are more decoders than that is clips
 _ARRAYS = ("times", "numbers", "frames", "thumbnails")
+_START_SECONDS = 300.0  # of a decoder, which imports what it needs from a disk that may be slow
 _SPARE_SECONDS = 5.0  # after which a decoder that nobody stopped ends itself
+
+
+class DecoderError(RuntimeError):
+    """A decoder process ended without an answer, or could not be started."""
+
+
+class _CrashError(DecoderError):
+    """It ended while it had a file to decode."""
 
 
 class Decoders:
@@ -119,31 +129,38 @@ class DecoderProcess:
 
         Raises:
             VideoError: as `decode_clip`, or the decoder crashed on the file, took too long or was stopped.
+            DecoderError: no decoder process can be started.
         """
-        process = self.start()
-        if not self._is_ready:
-            _await(process)
-            self._is_ready = True
-        expired = threading.Event()
-
-        def give_up() -> None:
-            expired.set()
-            process.kill()
-
-        timer = threading.Timer(self._seconds, give_up)
-        timer.start()
         try:
+            return self._decode(path)
+        except DecoderError:  # not of this file, perhaps: systems short of memory end processes that are idle
+            pass
+        try:
+            return self._decode(path)
+        except _CrashError as error:
+            raise VideoError(path, str(error)) from None
+
+    def _decode(self, path: Path) -> DecodedClip:
+        process = self.start()
+        request = {"path": os.fspath(path.absolute()), "seconds": self._seconds, **self._sampling}
+        expired = False
+        try:
+            if not self._is_ready:
+                _await(process)
+                self._is_ready = True
             if self._stopped:
                 raise VideoError(path, "the decoder was stopped")
-            request = {"path": os.fspath(path.absolute()), "seconds": self._seconds, **self._sampling}
-            return _ask(process, path, request)
-        except (EOFError, BrokenPipeError):
-            reason = f"decoding took more than {self._seconds:g} s" if expired.is_set() else _ending(process)
-            raise VideoError(path, reason) from None
+            try:
+                with _deadline(process, self._seconds) as deadline:
+                    return _ask(process, path, request)
+            finally:
+                expired = deadline.is_set()
+        except (EOFError, OSError):
+            if expired:
+                raise VideoError(path, f"decoding took more than {self._seconds:g} s") from None
+            raise _CrashError(_ending(process)) from None
         finally:
-            timer.cancel()
-            timer.join()
-            if expired.is_set() or process.poll() is not None:
+            if expired or not self._is_ready or process.poll() is not None:
                 self._discard()
 
     def stop(self) -> None:
@@ -175,10 +192,31 @@ def _launch() -> subprocess.Popen[bytes]:
     )
 
 
+@contextmanager
+def _deadline(process: subprocess.Popen[bytes], seconds: float) -> Iterator[threading.Event]:
+    """Kill a process that is still at it after so many seconds; the event tells."""
+    expired = threading.Event()
+
+    def give_up() -> None:
+        expired.set()
+        process.kill()
+
+    timer = threading.Timer(seconds, give_up)
+    timer.start()
+    try:
+        yield expired
+    finally:
+        timer.cancel()
+        timer.join()
+
+
 def _await(process: subprocess.Popen[bytes]) -> None:
     assert process.stdout is not None
-    if process.stdout.readline() != b"ready\n":
-        raise RuntimeError(f"the decoder process ended before its first file (exit status {process.wait()})")
+    with _deadline(process, _START_SECONDS):
+        line = process.stdout.readline()
+    if line != b"ready\n":
+        process.kill()
+        raise DecoderError(f"a decoder process did not start: it said {line!r} (exit status {process.wait()})")
 
 
 def _ask(process: subprocess.Popen[bytes], path: Path, request: dict[str, Any]) -> DecodedClip:

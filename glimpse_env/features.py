@@ -20,11 +20,6 @@ from glimpse_env.decode import FRAME_SIZE, DecodedClip, VideoError
 from glimpse_env.decoders import Decoders
 from glimpse_env.stopwatch import Stopwatch
 
-SECONDS_PER_VIDEO = 300.0  # of decoding, after which a file is given up
-
-_CLIPS_AHEAD = 12  # decoded clips that may wait for the network, at most
-_FRAMES_AHEAD = 1200  # and frames: 180 MB
-
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFeatures:
@@ -125,7 +120,7 @@ class _Batch:
         self._frames[len(self._targets) :] = 0
         self._cubes.copy_(self._backbone.cubes(self._frames), non_blocking=True)
         if self._done is not None:
-            self._done.record()
+            self._done.record(torch.cuda.current_stream(self._backbone.device))
 
     def finish(self) -> None:
         """Wait for the network and give the targets their cubes."""

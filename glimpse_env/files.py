@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -37,11 +38,14 @@ def write_synced(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> 
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder last; systems that cannot open folders order them themselves."""
+    """Make renames in a folder last; systems that cannot open or force folders order them themselves."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:  # some network file systems have no such thing
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
         finally:
             os.close(descriptor)
 

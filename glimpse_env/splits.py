@@ -50,7 +50,9 @@ def carve_groups(groups: Iterable[str], *, share: float) -> frozenset[str]:
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must lie in [0, 1], got {share}")
-    ordered = sorted(set(groups), key=lambda group: (hashlib.sha256(group.encode()).digest(), group))
+    # File names need not be UTF-8.
+    digests = {group: hashlib.sha256(group.encode("utf-8", "surrogateescape")).digest() for group in groups}
+    ordered = sorted(digests, key=lambda group: (digests[group], group))
     count = min(max(int(share * len(ordered) + 0.5), 1), len(ordered) - 1)
     return frozenset(ordered[: max(count, 0)])
 

@@ -13,7 +13,7 @@ import pytest
 from extraction_inputs import write_video
 
 from glimpse_env.decode import VideoError, decode_clip
-from glimpse_env.decoders import Decoders
+from glimpse_env.decoders import DecoderError, Decoders
 
 SAMPLING = {"frames_per_second": 30.0, "max_frames": 8}
 FAULTY_DECORD = """
@@ -88,6 +88,24 @@ def test_a_decoder_that_fails_costs_its_file_alone(faulty):
     assert str(crash) == f"{paths[1]}: the decoder crashed (SIGSEGV)"
 
 
+def test_a_decoder_that_is_killed_while_idle_costs_nothing(tmp_path):
+    (path,) = write_videos(tmp_path, "a.mp4")
+    with Decoders(**SAMPLING) as decoders:
+        first = next(decoders.decode([path]))
+        decoders._processes[0]._process.kill()
+        assert same(next(decoders.decode([path])), first)
+
+
+def test_a_decoder_that_cannot_be_started_is_told(tmp_path, monkeypatch):
+    (path,) = write_videos(tmp_path, "a.mp4")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with (
+        Decoders(**SAMPLING) as decoders,
+        pytest.raises(DecoderError, match=r"a decoder process did not start: .* 1\)"),
+    ):
+        next(decoders.decode([path]))
+
+
 def test_a_decoder_that_hangs_is_given_up(faulty):
     paths = write_videos(faulty, "hang.mp4", "a.mp4", "hang2.mp4", "b.mp4")
     begun = time.monotonic()
@@ -109,7 +127,7 @@ def test_leaving_stops_decoders_at_once(faulty):
 ORPHAN = """
 import sys
 from pathlib import Path
-from glimpse_env.decoders import Decoders
+from glimpse_env.decoders import DecoderError, Decoders
 
 with Decoders(frames_per_second=30.0, max_frames=8, seconds_per_video=1.0) as decoders:
     list(decoders.decode([Path(sys.argv[1])]))

@@ -17,7 +17,7 @@ import pytest
 import torch
 from extraction_inputs import contents, write_activitynet, write_video
 
-from glimpse_env.backbones import WeightsError, load_backbone
+from glimpse_env.backbones import DeviceError, WeightsError, load_backbone
 from glimpse_env.datasets import DatasetError
 from glimpse_env.decode import VideoError, decode_clip
 from glimpse_env.extract import HMDB51, UCF101, ActivityNet, Folder, extract
@@ -257,6 +257,17 @@ def test_a_second_extraction_of_the_same_store_is_refused_until_the_first_is_dea
 def test_other_settings_do_not_go_on_with_a_store(settings, store):
     with pytest.raises(StoreError, match=r"begun with other settings \(frames_per_second 15\.0 there and 30\.0 now\)"):
         extract(replace(settings, fps=30.0))
+    with pytest.raises(StoreError, match=r"\(threads 1 there and 2 now\): give --threads 1, or choose another --out"):
+        extract(replace(settings, threads=2))
+
+
+def test_a_data_set_that_has_grown_does_not_go_on_with_a_store(settings, store, tmp_path):
+    shutil.copytree(settings.videos, tmp_path / "videos")
+    write_video(tmp_path / "videos" / "run" / "d.mp4", frames=3)
+    with pytest.raises(
+        StoreError, match="the videos or their lists have changed; extract the new ones to another --out"
+    ):
+        extract(replace(settings, videos=tmp_path / "videos"))
 
 
 def test_official_splits_and_coverage_reach_the_store(videos, weights, tmp_path):
@@ -356,16 +367,108 @@ def test_coverage_that_does_not_fit_its_video_fails_the_clip(settings, tmp_path,
 def test_videos_of_which_none_can_be_read(settings, tmp_path):
     (tmp_path / "videos" / "walk").mkdir(parents=True)
     (tmp_path / "videos" / "walk" / "a.mp4").touch()
-    with pytest.raises(StoreError, match="none of the 1 videos could be read"):
+    with pytest.raises(StoreError, match=r"none of the 1 videos could be read, .*; once that is mended, add --retry"):
         extract(replace(settings, videos=tmp_path / "videos", out=tmp_path / "store"))
 
 
-@pytest.mark.parametrize(("name", "value"), [("frames", 0), ("fps", -1.0), ("fps", float("nan")), ("batch_size", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("frames", 0), ("fps", -1.0), ("fps", float("nan")), ("fps", float("inf")), ("batch_size", 0)]
+)
 def test_settings_that_make_no_sense(settings, name, value):
-    with pytest.raises(ValueError, match=f"{name} must be positive, got"):
+    with pytest.raises(ValueError, match=f"{name} must be positive and finite, got"):
         replace(settings, **{name: value})
     with pytest.raises(ValueError, match=r"max_frames must be at least frames \(4\), got 3"):
         replace(settings, max_frames=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"workers": 2}, "workers are Ray's: add --engine ray"),
+        ({"device": "gpu"}, r"device must be cpu, cuda or cuda:<number>, got 'gpu'"),
+        ({"device": "cuda:1", "engine": "ray"}, "Ray chooses each worker's GPU: give --device cuda, not cuda:1"),
+    ],
+)
+def test_settings_that_contradict_each_other(settings, changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(settings, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "decoders"),
+    [
+        ({"decoders": 3}, 3),
+        ({"device": "cuda"}, 16),
+        ({"device": "cuda", "max_frames": 600}, 8),
+        ({}, 4),
+        ({"engine": "ray", "threads": 8}, 1),
+    ],
+)
+def test_there_are_as_many_decoders_as_cores_and_memory_allow(settings, monkeypatch, changes, decoders):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(32)), raising=False)
+    assert replace(settings, **changes).num_decoders == decoders
+
+
+def test_ray_that_is_not_installed_is_told_before_any_work(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DeviceError, match=r'--engine ray needs Ray: pip install "videoglimpse\[ray\]"'):
+        extract(replace(settings, engine="ray", out=tmp_path / "store"))
+    assert not (tmp_path / "store").exists()
+
+
+def test_videos_that_could_not_be_read_are_tried_again_when_asked(settings, store, tmp_path):
+    videos = tmp_path / "videos"
+    shutil.copytree(settings.videos, videos)
+    gone = (videos / "run" / "b.mp4", tmp_path / "elsewhere.mp4")
+    again = replace(settings, videos=videos, out=tmp_path / "store")
+    other = tmp_path / "store" / "shards" / "00001" / "features.npy"
+    gone[0].rename(gone[1])
+    gone[0].write_text("not yet")
+    extract(again)
+    assert FeatureStore.open(again.out).index["clip_ids"].tolist() == sorted({*LENGTHS} - {"run/b.mp4"})
+    kept = other.stat().st_mtime_ns
+    gone[0].unlink()
+    gone[1].rename(gone[0])
+    extract(again)
+    assert "run/b.mp4" not in FeatureStore.open(again.out).index["clip_ids"]
+    extract(replace(again, retry_failed=True))
+    assert contents(again.out) == contents(settings.out)
+    assert other.stat().st_mtime_ns == kept
+
+
+def test_a_damaged_report_costs_no_work(settings, store, tmp_path):
+    again = replace(settings, out=tmp_path / "store")
+    extract(again)
+    (again.out / "report.json").write_text("not JSON")
+    shutil.rmtree(again.out / "shards" / "00001")
+    extract(again)
+    assert json.loads((again.out / "report.json").read_text())["runs"][0]["clips"] == 2
+
+
+def test_a_name_that_is_no_text_is_extracted_and_told(settings, tmp_path):
+    folder = tmp_path / "videos" / "run"
+    folder.mkdir(parents=True)
+    write_video(folder / "b.mp4", frames=3)
+    try:
+        shutil.copy(folder / "b.mp4", os.fsdecode(os.fsencode(folder) + b"/a\xff.mp4"))
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    (folder / "ü.mp4").write_text("this is no video")
+    arguments = command(replace(settings, videos=tmp_path / "videos"), tmp_path / "store")
+    finished = subprocess.run(
+        [sys.executable, "-m", "glimpse_env.extract", *arguments],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert r"not read: run/\xfc.mp4: " in finished.stdout
+    assert FeatureStore.open(tmp_path / "store").index["clip_ids"].tolist() == ["run/a\udcff.mp4", "run/b.mp4"]
+
+
+def test_coverage_that_is_none_is_refused(settings, tmp_path):
+    (tmp_path / "notes.npz").write_text("text")
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    for name, message in (("notes.npz", r"notes\.npz cannot be read as \.npz"), ("array.npy", "holds one array")):
+        with pytest.raises(DatasetError, match=message):
+            extract(replace(settings, actor_coverage=tmp_path / name, out=tmp_path / "store"))
 
 
 def test_features_of_any_videos_in_memory(settings, store, videos):
@@ -402,7 +505,7 @@ def test_the_command_line_tells_errors_in_a_line(settings, tmp_path, monkeypatch
         run_main(monkeypatch, command(replace(settings, videos=tmp_path / "none"), tmp_path / "store"))
     with pytest.raises(SystemExit):
         run_main(monkeypatch, [*command(settings, tmp_path / "store"), "--frames", "0"])
-    assert "frames must be positive, got 0" in capsys.readouterr().err
+    assert "frames must be positive and finite, got 0" in capsys.readouterr().err
 
 
 def test_weights_of_another_network_are_refused(settings, tmp_path):

@@ -419,6 +419,30 @@ def test_stores_from_before_precisions_were_told_are_of_float32(store):
     assert manifest.precision == "float32"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not limit open files")
+def test_more_shards_than_files_may_be_open_can_be_read(tmp_path):
+    import resource
+
+    names = [f"c{number:03d}" for number in range(80)]
+    clips = [VideoClip(clip_id=name, path=Path(name), label=0, splits=("train", "train")) for name in names]
+    writer = StoreWriter(tmp_path / "many", replace(MANIFEST, clips_per_shard=1, num_shards=80), clips)
+    for shard, name in enumerate(names):
+        writer.write_shard(shard, [replace(arrays_of("a"), clip_id=name)], {})
+    writer.finish()
+    split = FeatureStore.open(tmp_path / "many").split("train")
+    cubes = np.empty((80, 2, 2, 3), np.float16)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, limits[1]))
+    try:
+        for _ in range(2):
+            split.read_cubes(np.arange(80), np.zeros(80, np.int64), cubes)
+            assert all(split.image(clip, 0).shape == (112, 112, 3) for clip in range(80))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert (cubes == arrays_of("a").features[0]).all()
+    assert len(split.store._banks) == 16
+
+
 def test_a_full_disk_noticed_on_forcing_files_to_it(tmp_path, monkeypatch):
     writer = StoreWriter(tmp_path, MANIFEST, CLIPS)
 

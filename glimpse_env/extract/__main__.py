@@ -12,6 +12,8 @@ also those on which a decoder crashes or hangs.
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -19,6 +21,7 @@ import tyro
 
 from glimpse_env.backbones import DeviceError, WeightsError
 from glimpse_env.datasets import DatasetError
+from glimpse_env.decoders import DecoderError
 from glimpse_env.extract.run import extract
 from glimpse_env.extract.settings import HMDB51, UCF101, ActivityNet, Folder, Settings
 from glimpse_env.store import StoreError
@@ -38,9 +41,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Settings:
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not fit the terminal's encoding
     try:
         extract(parse_arguments())
-    except (DatasetError, WeightsError, DeviceError, StoreError, OSError) as error:
+    except (DatasetError, DecoderError, WeightsError, DeviceError, StoreError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
 
 

@@ -47,7 +47,9 @@ def estimate(
         frames = len(clips) * sum(lengths) / len(places)
         a_frame = backbone.grid_size**2 * (2 * backbone.depth + manifest.has_coverage) + 3 * THUMBNAIL_SIZE**2
         minutes = left / manifest.num_shards * frames / sum(lengths) * seconds / 60
-        print(f"about {frames:,.0f} frames, {frames * a_frame / 1e9:.2f} GB, {minutes:,.0f} minutes to go")
+        # What Ray's workers take is not to be learned here.
+        time = f"{minutes:,.0f} minutes to go" if settings.engine == "local" else "time depends on Ray's workers"
+        print(f"about {frames:,.0f} frames, {frames * a_frame / 1e9:.2f} GB, {time}")
 
 
 def _try(paths: list[Path], settings: Settings, backbone: Backbone, decoders: Decoders) -> tuple[list[int], float]:

@@ -6,9 +6,11 @@ be, and begins its shard again; a shard that is there is whole, so that nothing 
 
 from __future__ import annotations
 
+import os
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -27,24 +29,33 @@ _RETRIES = 20  # of a shard, for workers that die of something else
 def fill_on_ray(settings: Settings, writer: StoreWriter, shards: Sequence[int], told: Told) -> Work:
     """Fill shards of a store with Ray's workers, as `ShardExtractor.fill` does with this process.
 
-    `$RAY_ADDRESS` says which cluster; without it Ray is started here for as long as the work takes.
+    `$RAY_ADDRESS` says which cluster; without it Ray is started here for as long as the work takes. Paths have to be
+    absolute, and to lead to the same files everywhere.
 
     Raises:
         DeviceError: no worker, or not as many as asked for, would fit.
         StoreError: a worker has other versions than this process.
     """
-    ray.init(include_dashboard=False, log_to_driver=False)
+    ray.init(address=os.environ.get("RAY_ADDRESS", "local"), include_dashboard=False, log_to_driver=False)
     try:
         return _fill(settings, writer, shards, told)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
+    except ray.exceptions.RayActorError as error:
+        raise StoreError(
+            f"a worker was lost {_RETRIES} times over ({str(error).splitlines()[0]}): what it had finished is kept; "
+            "run the same command again"
+        ) from error
     finally:
         ray.shutdown()
 
 
 def _fill(settings: Settings, writer: StoreWriter, shards: Sequence[int], told: Told) -> Work:
     gpus = int(settings.device.startswith("cuda"))
-    count = min(_count_workers(settings, gpus), len(shards))
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    if gpus:
+        settings = replace(settings, threads=_cores_a_gpu(settings.threads, machines))
+    count = min(_count_workers(settings, gpus, machines), len(shards))
     worker_type = ray.remote(_Worker).options(
         num_cpus=settings.threads, num_gpus=gpus, max_restarts=-1, max_task_retries=_RETRIES
     )
@@ -72,11 +83,17 @@ def _fill(settings: Settings, writer: StoreWriter, shards: Sequence[int], told: 
     return work
 
 
-def _count_workers(settings: Settings, gpus: int) -> int:
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    fit = int(resources.get("CPU", 0) // settings.threads)
-    if gpus:
-        fit = min(fit, int(resources.get("GPU", 0)))
+def _cores_a_gpu(threads: int, machines: Sequence[Mapping[str, float]]) -> int:
+    """Return how many cores there are for each GPU on the machine that has the fewest, at most `threads`."""
+    shares = [int(machine.get("CPU", 0) // machine["GPU"]) for machine in machines if machine.get("GPU", 0) >= 1]
+    return max(1, min([threads, *shares]))
+
+
+def _count_workers(settings: Settings, gpus: int, machines: Sequence[Mapping[str, float]]) -> int:
+    fit = 0
+    for machine in machines:
+        room = int(machine.get("CPU", 0) // settings.threads)
+        fit += min(room, int(machine.get("GPU", 0))) if gpus else room
     wanted = settings.workers or fit
     if not 1 <= wanted <= fit:
         each = f"{settings.threads} cores{' and a GPU' * gpus}"

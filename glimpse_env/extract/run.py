@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from glimpse_env.backbones import Backbone
+from glimpse_env.backbones import Backbone, DeviceError
 from glimpse_env.datasets import VideoClip, VideoDataset
 from glimpse_env.decode import RESIZE_RULE, VideoError, decoder_versions
 from glimpse_env.decoders import Decoders
@@ -38,6 +39,9 @@ def extract(settings: Settings) -> Path:
         StoreError: the folder holds something else or a store with other settings, no video could be read, or another
             run is writing it.
     """
+    if settings.engine == "ray":
+        require_ray()
+        settings = settings.absolute()
     dataset = settings.dataset()
     open_coverage(settings.actor_coverage, dataset.clips)
     with make_decoders(settings) as decoders:
@@ -65,6 +69,8 @@ def _locked(out: Path) -> Iterator[None]:
         raise StoreError(
             f"{out} is being written by another extraction: wait for it, or choose another --out"
         ) from None
+    except NotImplementedError as error:
+        raise StoreError(f"{out} lies on a file system that locks no files: choose another --out") from error
     try:
         yield
     finally:
@@ -87,7 +93,7 @@ def describe(settings: Settings, dataset: VideoDataset, backbone: Backbone) -> M
         decoder=decoder_versions(),
         software=software(settings),
         device=torch.device(settings.device).type,
-        threads=settings.threads,
+        threads=settings.threads if backbone.device.type == settings.device == "cpu" else 0,
         batch_size=settings.batch_size,
         frames_per_second=settings.fps,
         num_frames=settings.frames,
@@ -107,6 +113,8 @@ def _extract(
     if dataset.missing:
         print(f"{len(dataset.missing)} annotated videos are not in {settings.videos}; the report lists them")
     writer = StoreWriter(settings.out, manifest, dataset.clips)
+    if settings.retry_failed:
+        writer.drop_failed_shards()
     missing = writer.missing_shards()
     work = Work()
     with work.stopwatch.measure("total"):
@@ -134,6 +142,12 @@ def _fill(
         from glimpse_env.extract.ray_engine import fill_on_ray
 
         return fill_on_ray(settings, writer, shards, told)
+
+
+def require_ray() -> None:
+    """Raise DeviceError where Ray is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise DeviceError('--engine ray needs Ray: pip install "videoglimpse[ray]"')
 
 
 def _tell(out: Path, clips: int, work: Work, failures: Mapping[str, str]) -> None:

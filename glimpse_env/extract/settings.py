@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -14,6 +15,13 @@ from glimpse_env.datasets import VideoDataset, activitynet, folder, hmdb51, ucf1
 from glimpse_env.decoders import SECONDS_PER_VIDEO
 
 _CORES_A_DECODER = 8  # of the processor, while the network runs on it too
+_MOST_DECODERS = 16
+_FRAMES_IN_DECODERS = 4800  # of all decoders: each holds its clip twice, 2 GB together
+
+
+def _available_cores() -> int:
+    """Return how many cores this process may use, which a batch system limits."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +56,8 @@ class Settings:
     threads: int = field(default_factory=torch.get_num_threads)
     """of the network on the CPU"""
     decoders: int | None = None
-    """processes that decode (default: one for every 8 cores, with a GPU one for each but one)"""
+    """processes that decode (default: one for every 8 cores, with a GPU one for each but one, up to 16, fewer where
+    clips are long)"""
     seconds_per_video: float = SECONDS_PER_VIDEO
     """of decoding, after which a video is given up"""
     shard_frames: int = 1024
@@ -57,6 +66,8 @@ class Settings:
     """where the work is done: in this process, or by Ray's workers, on this machine or the cluster of $RAY_ADDRESS"""
     workers: int | None = None
     """of Ray, each with --threads cores, on CUDA with a GPU each (default: as many as fit)"""
+    retry_failed: bool = False
+    """try videos again that could not be read before, such as on a disk that was gone: their shards are written anew"""
     dry_run: bool = False
     """write nothing: say what extracting would do, its size and time, judged by a few videos"""
 
@@ -64,14 +75,20 @@ class Settings:
         names = ("frames", "fps", "batch_size", "threads", "decoders", "seconds_per_video", "shard_frames", "workers")
         for name in names:
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {value}")
         if self.max_frames is not None and self.max_frames < self.frames:
             raise ValueError(
                 f"max_frames must be at least frames ({self.frames}), got {self.max_frames}: keep more, or play fewer"
             )
         if self.workers and self.engine != "ray":
             raise ValueError("workers are Ray's: add --engine ray, or leave them out")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise ValueError(f"device must be cpu, cuda or cuda:<number>, got {self.device!r}") from error
+        if self.engine == "ray" and device.index is not None:
+            raise ValueError(f"Ray chooses each worker's GPU: give --device cuda, not {self.device}")
 
     @property
     def frames_kept(self) -> int:
@@ -83,8 +100,18 @@ class Settings:
 
     @property
     def num_decoders(self) -> int:
-        cores = self.threads if self.engine == "ray" else os.cpu_count() or 1
-        return self.decoders or max(1, cores - 1 if self.device.startswith("cuda") else cores // _CORES_A_DECODER)
+        if self.decoders is not None:
+            return self.decoders
+        cores = self.threads if self.engine == "ray" else _available_cores()
+        wanted = cores - 1 if self.device.startswith("cuda") else cores // _CORES_A_DECODER
+        return max(1, min(wanted, _MOST_DECODERS, _FRAMES_IN_DECODERS // self.frames_kept))
+
+    def absolute(self) -> Settings:
+        """Return the same with absolute paths, for processes that run in other folders."""
+        paths: dict[str, Any] = {
+            name: value.absolute() for name, value in vars(self).items() if isinstance(value, Path)
+        }
+        return replace(self, **paths)
 
     def dataset(self) -> VideoDataset:
         """Describe the videos."""

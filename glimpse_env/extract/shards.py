@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -151,11 +152,16 @@ def open_coverage(path: Path | None, clips: Sequence[VideoClip]) -> Any:
     """Open the actors' places; None where there are none.
 
     Raises:
-        DatasetError: some clips are missing.
+        DatasetError: it cannot be read, or some clips are missing.
     """
     if path is None:
         return None
-    coverage = np.load(path, allow_pickle=False)
+    try:
+        coverage = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DatasetError(f"{path} cannot be read as .npz: {error}") from error
+    if not isinstance(coverage, np.lib.npyio.NpzFile):
+        raise DatasetError(f"{path} holds one array, not an .npz file of one for each clip")
     missing = sorted({clip.clip_id for clip in clips} - set(coverage.files))
     if missing:
         raise DatasetError(f"{path} has no coverage of {len(missing)} clips: {', '.join(missing[:10])}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,16 @@ import numpy as np
 
 _ADVISES = hasattr(mmap, "MADV_RANDOM")  # Windows takes no advice
 _REMEMBERED = 60.0  # seconds: what was fetched so long ago may have left memory again
+
+
+def most_maps() -> int:
+    """Return how many files a store may keep mapped: each costs an open file, and the system allows so many."""
+    if sys.platform == "win32":
+        return 512
+    import resource
+
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 4096 if allowed == resource.RLIM_INFINITY else max(1, min(4096, allowed // 4))
 
 
 class MappedRows:

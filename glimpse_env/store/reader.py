@@ -15,7 +15,7 @@ from glimpse_env.files import file_sha256
 from glimpse_env.sources import Segment, widen
 from glimpse_env.splits import SPLITS
 from glimpse_env.store.manifest import SPLIT_CODES, Bank, Manifest, StoreError, read_manifest, shard_folder
-from glimpse_env.store.mapping import MappedRows
+from glimpse_env.store.mapping import MappedRows, most_maps
 
 _COVERED = 255 / 10  # a cell is the actor's when more than a tenth of it is covered
 
@@ -86,6 +86,8 @@ class FeatureStore:
         """Return one array of a shard as `bank` does, with the means to announce what will be read of it."""
         bank = self._banks.get((kind, shard))
         if bank is None:
+            while len(self._banks) >= most_maps():  # the oldest closes when nobody reads it any more
+                self._banks.pop(next(iter(self._banks)))
             bank = self._banks[kind, shard] = self._map(kind, self.path / shard_folder(shard) / f"{kind}.npy")
         return bank
 

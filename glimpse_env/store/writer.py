@@ -86,6 +86,23 @@ class StoreWriter:
         """Return the numbers of the shards that are still to be written."""
         return missing_shards(self.path, self.manifest)
 
+    def drop_failed_shards(self) -> None:
+        """Remove the shards in which a video could not be read, so that they are to be written again."""
+        failed = [
+            folder
+            for folder in (self.path / shard_folder(shard) for shard in range(self.manifest.num_shards))
+            if folder.is_dir() and json.loads((folder / "record.json").read_bytes())["failures"]
+        ]
+        if not failed:
+            return
+        write_atomically(self.path / "manifest.json", manifest_text(self.manifest, {}).encode())
+        self.is_complete = False
+        (self.path / "index.npz").unlink(missing_ok=True)
+        for folder in failed:
+            # Renamed first: what is half removed must not look whole.
+            folder.rename(folder.with_name(f"{folder.name}.partial"))
+            shutil.rmtree(folder.with_name(f"{folder.name}.partial"))
+
     def share(self, shard: int) -> Sequence[VideoClip]:
         """Return the clips asked for whose frames a shard holds."""
         size = self.manifest.clips_per_shard
@@ -122,7 +139,7 @@ class StoreWriter:
             if _rename_unless_there(partial, final):
                 sync_folder(final.parent)
             else:
-                shutil.rmtree(partial)
+                shutil.rmtree(partial, ignore_errors=True)
 
     def finish(self) -> dict[str, str]:
         """Write index and manifest once every shard is there.
@@ -139,7 +156,10 @@ class StoreWriter:
         failures = {clip: reason for record in records for clip, reason in record["failures"].items()}
         if not any(record["clips"] for record in records):
             first = next(iter(failures.values()))
-            raise StoreError(f"none of the {len(failures)} videos could be read, so {self.path} is empty: {first}")
+            raise StoreError(
+                f"none of the {len(failures)} videos could be read, so {self.path} is empty: {first}; once that is "
+                "mended, add --retry-failed"
+            )
         if not self.is_complete:
             with told_failures(self.path):
                 self._complete(folders, records)
@@ -214,10 +234,18 @@ def write_report(
         run: what it has read, and where the time went; left out where it read nothing.
     """
     file = path / "report.json"
-    runs = json.loads(file.read_bytes())["runs"] if file.exists() else []
+    runs = _runs_so_far(file)
     if run and run["frames"]:
         runs.append(dict(run))
     write_atomically(file, _json({"failures": dict(failures), "missing": list(missing), "runs": runs}))
+
+
+def _runs_so_far(file: Path) -> list[Any]:
+    try:
+        runs = json.loads(file.read_bytes())["runs"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # a report is no part of the store
+        return []
+    return runs if isinstance(runs, list) else []
 
 
 def missing_shards(path: Path, manifest: Manifest) -> list[int]:
@@ -240,8 +268,19 @@ def require_same(path: Path, manifest: Manifest) -> Manifest | None:
     differing = sorted(key for key in old.keys() - {"complete", "max_feature"} if old[key] != new[key])
     if differing:
         changes = ", ".join(f"{key} {old[key]!r} there and {new[key]!r} now" for key in differing[:4])
-        raise StoreError(f"{path} was begun with other settings ({changes}): choose another --out or delete it")
+        raise StoreError(f"{path} was begun with other settings ({changes}): {_remedy(differing, old)}")
     return begun
+
+
+def _remedy(differing: Sequence[str], old: Mapping[str, Any]) -> str:
+    if differing == ["threads"]:
+        return f"give --threads {old['threads']}, or choose another --out"
+    if set(differing) <= {"clips_sha256", "num_shards", "class_names"}:
+        return (
+            "the videos or their lists have changed; extract the new ones to another --out and merge the stores, or "
+            "delete this one"
+        )
+    return "choose another --out or delete it"
 
 
 def _rename_unless_there(partial: Path, final: Path) -> bool:
