@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import tyro
 
@@ -159,6 +159,8 @@ class Config:
         return cls(**(fields | {"policy": PolicyConfig(**fields["policy"]), "controls": tuple(fields["controls"])}))
 
 
+SomeConfig = TypeVar("SomeConfig", bound=Config)
+
 PRESETS: dict[Preset, Config] = {
     "small": Config(),
     "features": Config(
@@ -235,11 +237,16 @@ class Arguments(Config):
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Arguments:
-    """Read the command line; the preset, or the source, sets the defaults that the flags override."""
+    """Read the command line of a training run."""
+    return parse_as(Arguments, arguments)
+
+
+def parse_as(kind: type[SomeConfig], arguments: Sequence[str] | None = None) -> SomeConfig:
+    """Read a command line; the preset, or the source, sets the defaults that the flags override."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--preset", choices=get_args(Preset))
     early.add_argument("--source", default="synthetic")
     known, _ = early.parse_known_args(arguments)
     preset = preset_for(known.source, known.preset)
-    defaults = Arguments(**{field.name: getattr(preset, field.name) for field in dataclasses.fields(Config)})
-    return tyro.cli(Arguments, args=arguments, default=defaults)
+    defaults = kind(**{field.name: getattr(preset, field.name) for field in dataclasses.fields(Config)})
+    return tyro.cli(kind, args=arguments, default=defaults)
