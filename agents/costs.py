@@ -183,20 +183,20 @@ def update_costs(sizes: Sizes) -> dict[str, Cost]:
     """Return what the parts of an update need, forward and backward, by name.
 
     Backward costs the forward pass twice, or once where the inputs need no gradient: slices, what the location logits
-    see, and the first layer's inputs with the plain sum and no frame embedding. The optimiser reads and writes ten
+    see, the LSTM's states before frame 1, and the first layer's inputs with the plain sum and no frame embedding. The optimiser reads and writes ten
     numbers for each parameter: the gradient for its norm, twice for clipping; weight, gradient and two moments for
     Adam, which writes three of them.
     """
     rows, frames = sizes.episodes * sizes.frames, sizes.frames
     convolution, scores = location_head(sizes, frames=frames - 1)
-    recurrent = lstm(sizes, calls="sequence").times(3)
+    hidden = sizes.policy.hidden_size
+    unneeded = linear(sizes.episodes, hidden, 4 * hidden).times(sizes.policy.layers)
     if sizes.policy.encoder == "sum" and not sizes.policy.frame_embedding:
-        unneeded = linear(rows, sizes.width, 4 * sizes.policy.hidden_size)
-        recurrent += unneeded.times(-1)
+        unneeded += linear(rows, sizes.width, 4 * hidden)
     drawn = sizes.episodes * (frames - 1) * sizes.cells * sizes.glimpses
     return {
         "slice encoder": slice_encoder(sizes).times(2),
-        "LSTM": recurrent,
+        "LSTM": lstm(sizes, calls="sequence").times(3) + unneeded.times(-1),
         "class head": class_head(sizes, frames=frames).times(3),
         "location head": convolution.times(2) + scores.times(3),
         "losses": Cost(0.0, FLOAT * 4 * (drawn + rows * sizes.outputs)),

@@ -1,0 +1,106 @@
+"""What training needs, counted from sizes: against worked examples and against what PyTorch counts as it runs."""
+
+import dataclasses
+
+import pytest
+import torch
+from agent_toys import TINY_NETWORK, marked_source, tiny_config
+from torch.utils.flop_counter import FlopCounterMode
+
+from agents.costs import (
+    Cost,
+    class_head,
+    linear,
+    lstm,
+    policy_step,
+    projection,
+    rollout_costs,
+    update_costs,
+    update_forward,
+)
+from agents.objective import glimpse_losses
+from agents.profile_training import iterate, make_arm, sizes_of
+
+NETWORKS = {
+    "what and where": TINY_NETWORK,
+    "sum": dataclasses.replace(TINY_NETWORK, encoder="sum", frame_embedding=False, layers=3),
+    "skip": dataclasses.replace(TINY_NETWORK, encoder="sum", skip=True, layers=2, projection_size=3),
+    "blind": dataclasses.replace(TINY_NETWORK, hidden_in_scorer=False, projection_size=2),
+}
+# Switching oneDNN off asks about other hardware, too.
+COUNTS_FLOPS = pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN:UserWarning")
+
+
+@pytest.fixture(params=NETWORKS, ids=str)
+def arm(request, tmp_path):
+    config = tiny_config(policy=NETWORKS[request.param], observation="cube")
+    return make_arm(config, marked_source(12), tmp_path)
+
+
+def flops_of(function):
+    """Return what PyTorch counts; its counter knows the parts of an LSTM, not oneDNN's fused one."""
+    with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def test_a_linear_layer_by_hand():
+    # 2 rows of 3 numbers through a 3 x 4 matrix: 24 multiplications and additions, 6 + 12 + 8 numbers.
+    assert linear(2, 3, 4) == Cost(48, 4 * 26)
+
+
+def test_an_lstm_by_hand(arm):
+    sizes = dataclasses.replace(sizes_of(arm), clips=1, rollouts=2, frames=3, policy=TINY_NETWORK)
+    # Inputs of 6, states of 8, so 6 * 32 and 8 * 32 weights, for 2 * 3 frames.
+    assert lstm(sizes, calls="frames").flops == lstm(sizes, calls="sequence").flops == 2 * 6 * 14 * 32
+    read_again = 2 * 4 * 6 * 32  # the input weights, twice more than once
+    assert lstm(sizes, calls="frames").bytes - lstm(sizes, calls="sequence").bytes == read_again
+
+
+@COUNTS_FLOPS
+def test_the_update_is_what_pytorch_counts(arm):
+    made, sizes = iterate(arm), sizes_of(arm)
+    played = made.rollout
+    forward = flops_of(lambda: arm.policy(played.first, played.rest, played.views, made.masks))
+    assert forward == update_forward(sizes).flops
+
+    def update():
+        losses = glimpse_losses(arm.policy, played, made.masks, arm.config, update=arm.update, looking="learned")
+        losses.total.backward()
+
+    assert flops_of(update) == sum(cost.flops for cost in update_costs(sizes).values())
+
+
+@COUNTS_FLOPS
+def test_acting_is_what_pytorch_counts(arm):
+    sizes, policy = sizes_of(arm), arm.policy
+    played = iterate(arm).rollout
+
+    def act():
+        state = policy.initial_state(sizes.episodes)
+        for frame in range(sizes.frames):
+            rest = frame and type(played.rest)(*(part[:, frame - 1] for part in played.rest))
+            view = type(played.views)(*(part[:, 0] for part in played.views))
+            _, _, state = policy.step(state, rest or played.first, view, None)
+
+    assert flops_of(act) == policy_step(sizes).flops
+
+
+def test_slices_that_rollouts_share_are_projected_once(arm):
+    sizes = sizes_of(arm)
+    glimpsed = dataclasses.replace(sizes, in_view="glimpsed")
+    assert sizes.looks == 6 * (9 + 3 * 2)
+    rows, looks = 3 * 4 * 9, 6 * (9 + 3 * 2)
+    width = 2 * 4 * sizes.projected if sizes.projected < 4 else 0
+    assert projection(sizes).flops == rows * width
+    assert projection(glimpsed).flops == min(rows, looks) * width
+
+
+def test_costs_grow_with_sizes(arm):
+    sizes = sizes_of(arm)
+    twice = dataclasses.replace(sizes, clips=2 * sizes.clips)
+    for costs in (rollout_costs, update_costs):
+        for name, cost in costs(sizes).items():
+            assert costs(twice)[name].flops == 2 * cost.flops, name
+            assert cost.bytes <= costs(twice)[name].bytes <= 2 * cost.bytes, name
+    assert class_head(sizes, frames=2).flops == 2 * class_head(sizes, frames=1).flops

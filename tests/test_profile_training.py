@@ -1,0 +1,182 @@
+"""Profiles of training: what they hold, what they print, and what their command line refuses."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from agent_toys import marked_source, tiny_config
+
+from agents import profile_training, reinforce
+from agents.config import parse_as
+from agents.costs import Cost, rollout_costs, update_costs
+from agents.profile_training import (
+    Arguments,
+    Clocks,
+    Limits,
+    Point,
+    Profile,
+    main,
+    measure_limits,
+    random_features,
+    slope,
+    sweep_table,
+    table,
+)
+
+LIMITS = Limits(flops_per_second=1e10, bytes_per_second=1e9)
+TINY = ("--policy.hidden-size", "8", "--clips", "2", "--rollouts", "2", "--iterations", "1")
+FEATURES = ("--synthetic-features", "3", "4", "3", "--glimpses", "2")
+
+
+@pytest.fixture(scope="module")
+def profile():
+    return profile_training.profile_training(tiny_config(), marked_source(12), iterations=2, limits=LIMITS)
+
+
+@pytest.fixture
+def small_bank(monkeypatch):
+    monkeypatch.setattr(profile_training, "BANK_BYTES", 0)
+    monkeypatch.setattr(profile_training, "measure_limits", lambda device: LIMITS)
+
+
+def test_a_profile_has_all_parts(profile):
+    names = {phase: [part.name for part in profile.parts if part.phase == phase] for phase in ("rollout", "update")}
+    assert names["rollout"] == list(rollout_costs(profile.sizes))
+    assert names["update"] == [*update_costs(profile.sizes), "rest of the update"]
+    assert all(part.seconds > 0 for part in profile.parts if part.name != "rest of the update")
+    update = sum(part.seconds for part in profile.parts if part.phase == "update")
+    assert update == pytest.approx(profile.update_seconds)
+    assert 0 < profile.environment_share < 1
+    assert profile.update_over_bare == profile.update_seconds / profile.bare_seconds
+    assert profile.clips_per_second == 3 / (profile.rollout_seconds + profile.update_seconds)
+
+
+def test_the_table_shows_all_parts(profile):
+    lines = table(profile).splitlines()
+    for part in profile.parts:
+        assert any(line.startswith(part.phase) and part.name in line for line in lines), part
+    assert "B = 3, R = 2, T = 4, 3 x 3 x 4 (glimpsed in view), m = 2" in lines[0]
+    assert "matrix product 10 GFLOP/s, copy 1.0 GB/s" in lines[1]
+
+
+def test_a_profile_survives_json(profile):
+    assert Profile.from_json(json.loads(json.dumps(profile.to_json()))) == profile
+
+
+def test_profiling_leaves_the_code_as_it_was(profile):
+    assert reinforce.collect_rollout is profile_training.rollout.collect_rollout
+    assert "clocked" not in marked_source(3).read_cubes.__qualname__
+
+
+@pytest.mark.parametrize(
+    ("cost", "bound", "seconds"),
+    [(Cost(1e10, 1e6), "compute", 1.0), (Cost(1e7, 1e9), "memory", 1.0), (Cost(0, 5e8), "memory", 0.5)],
+)
+def test_a_cost_meets_the_limit_that_takes_longer(cost, bound, seconds):
+    assert LIMITS.bound(cost) == bound
+    assert LIMITS.seconds(cost) == seconds
+
+
+def test_limits_are_measured():
+    limits = measure_limits(torch.device("cpu"), size=64, copied=2**16)
+    assert limits.flops_per_second > 1e8
+    assert limits.bytes_per_second > 1e8
+    assert LIMITS.best(limits).bytes_per_second == max(1e9, limits.bytes_per_second)
+
+
+def test_time_inside_an_inner_clock_is_not_counted_outside(monkeypatch):
+    ticks = iter([0.0, 1.0, 4.0, 10.0])  # outer begins, inner begins, inner ends, outer ends
+    monkeypatch.setattr(profile_training, "now", lambda device: next(ticks))
+
+    class Work:
+        def outer(self):
+            return self.inner()
+
+        def inner(self):
+            return 7
+
+    clocks, work, seen = Clocks(torch.device("cpu")), Work(), []
+    with clocks.on("outer", work, "outer", seen=seen), clocks.on("inner", work, "inner"):
+        assert work.outer() == 7
+    assert clocks.seconds == {"inner": 3.0, "outer": 7.0}
+    assert seen == [(), {}, 7]
+    assert not vars(work)
+
+
+def test_a_straight_line_is_found():
+    points = [Point(varied="T", size=size, seconds_per_clip=0.5 + 0.1 * size, rollout_share=0.5) for size in (1, 2, 5)]
+    assert slope(points) == pytest.approx((0.5, 0.1))
+    assert "ms a clip = 500.0 + 100.000 * T" in sweep_table(points)
+
+
+def test_random_features_are_more_than_caches_hold(monkeypatch):
+    monkeypatch.setattr(profile_training, "BANK_BYTES", 10_000)
+    source = random_features(3, 4, 5, 2)
+    assert source.features.dtype == np.float16
+    assert source.features.shape == (27, 5, 3, 3, 4)
+    assert random_features(3, 4, 5, 40).num_clips == 40
+
+
+def test_the_command_line_profiles_random_features(small_bank, tmp_path, capsys):
+    path = tmp_path / "profile.json"
+    main(parse_as(Arguments, [*TINY, *FEATURES, "--preset", "paper", "--json", str(path)]))
+    assert "times the bare LSTM and heads" in capsys.readouterr().out
+    sizes = Profile.from_json(json.loads(path.read_text())).sizes
+    assert (sizes.grid_size, sizes.depth, sizes.frames, sizes.outputs) == (3, 4, 3, profile_training.CLASSES)
+    assert (sizes.policy.encoder, sizes.policy.layers, sizes.policy.hidden_size) == ("sum", 3, 8)
+
+
+def test_a_sweep_varies_one_size_at_a_time(small_bank, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(profile_training, "SWEPT_FRAMES", (2, 4))
+    monkeypatch.setattr(profile_training, "SWEPT_GRIDS", (2, 3))
+    monkeypatch.setattr(profile_training, "SWEPT_GLIMPSES", (1, 9, 10))
+    path = tmp_path / "sweep.json"
+    main(parse_as(Arguments, [*TINY, *FEATURES, "--sweep", "--json", str(path)]))
+    points = [(point["varied"], point["size"]) for point in json.loads(path.read_text())]
+    assert points == [("T", 2), ("T", 4), ("K*K", 4), ("K*K", 9), ("m", 1), ("m", 9)]
+    assert capsys.readouterr().out.count("ms a clip =") == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--iterations", "0"], "iterations must be at least 1, got 0"),
+        (["--sweep"], "--sweep changes sizes, so it needs random features: give --synthetic-features K D T"),
+        (["--rollouts", "1"], "a leave-one-out baseline needs at least 2 rollouts"),
+        (["--synthetic-features", "3"], "--synthetic-features"),
+    ],
+)
+def test_flags_that_make_no_sense_are_named(flags, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse_as(Arguments, flags)
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("flags", "error", "message"),
+    [
+        (["--json", "nowhere/profile.json"], FileNotFoundError, "nowhere/profile.json: there is no folder nowhere"),
+        (["--synthetic-features", "3", "4", "1"], ValueError, "need K >= 1, D >= 1 and T >= 2, got 3 4 1"),
+        (["--source", "nowhere"], FileNotFoundError, "nowhere"),
+        (["--device", "abacus"], ValueError, "device 'abacus' is none that torch knows"),
+    ],
+)
+def test_what_cannot_be_profiled_is_named(flags, error, message):
+    with pytest.raises(error, match=message):
+        main(parse_as(Arguments, flags))
+
+
+def test_too_few_iterations_are_refused():
+    with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
+        profile_training.profile_training(tiny_config(), marked_source(12), iterations=0)
+
+
+def test_the_script_ends_with_one_line_of_error():
+    script = [sys.executable, "-m", "agents.profile_training", "--device", "abacus"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: device 'abacus'")
+    assert done.stderr.count("\n") == 1
