@@ -183,9 +183,9 @@ def update_costs(sizes: Sizes) -> dict[str, Cost]:
     """Return what the parts of an update need, forward and backward, by name.
 
     Backward costs the forward pass twice, or once where the inputs need no gradient: slices, what the location logits
-    see, the LSTM's states before frame 1, and the first layer's inputs with the plain sum and no frame embedding. The optimiser reads and writes ten
-    numbers for each parameter: the gradient for its norm, twice for clipping; weight, gradient and two moments for
-    Adam, which writes three of them.
+    see, the LSTM's states before frame 1, and the first layer's inputs with the plain sum and no frame embedding. The
+    optimiser reads and writes ten numbers for each parameter: the gradient for its norm, twice for clipping; weight,
+    gradient and two moments for Adam, which writes three of them.
     """
     rows, frames = sizes.episodes * sizes.frames, sizes.frames
     convolution, scores = location_head(sizes, frames=frames - 1)
