@@ -28,7 +28,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -476,6 +476,8 @@ class Point:
     varied: Literal["T", "K*K", "m"]
     size: int
     seconds_per_clip: float
+    flops_per_clip: float
+    """Needed, by agents/costs.py."""
     rollout_share: float
 
 
@@ -497,29 +499,43 @@ def sweep(config: Config, grid_size: int, depth: int, frames: int, *, iterations
 def _point(varied: Literal["T", "K*K", "m"], size: int, config: Config, source: ClipSource, iterations: int) -> Point:
     with TemporaryDirectory() as folder:
         arm = make_arm(config, source, Path(folder))
+        sizes = sizes_of(arm)
         made = [iterate(arm).seconds for _ in range(iterations + 1)][1:]
     played, updated = (statistics.median(one[name] for one in made) for name in ("rollout", "update"))
-    total = played + updated
-    return Point(varied=varied, size=size, seconds_per_clip=total / config.clips, rollout_share=played / total)
+    costs = (rollout_costs(sizes) | update_costs(sizes)).values()
+    return Point(
+        varied=varied,
+        size=size,
+        seconds_per_clip=(played + updated) / config.clips,
+        flops_per_clip=sum(cost.flops for cost in costs) / config.clips,
+        rollout_share=played / (played + updated),
+    )
 
 
-def slope(points: list[Point]) -> tuple[float, float]:
-    """Return (a, b) of the straight line seconds = a + b * size that lies nearest to the points."""
-    b, a = np.polyfit([point.size for point in points], [point.seconds_per_clip for point in points], 1)
+def straight_line(sizes: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
+    """Return (a, b) of the line values = a + b * sizes that lies nearest to the points."""
+    b, a = np.polyfit(sizes, values, 1)
     return float(a), float(b)
 
 
 def sweep_table(points: list[Point]) -> str:
-    """Return a sweep as lines to read, with the straight line through each of its parts."""
-    lines = [f"{'':4}{'size':>6}{'clips/s':>9}{'ms/clip':>9}{'rollout':>9}"]
+    """Return a sweep as lines to read, with the straight lines through the time and the FLOPs of each of its parts."""
+    lines = [f"{'':4}{'size':>6}{'clips/s':>9}{'ms/clip':>9}{'GFLOP/clip':>12}{'GFLOP/s':>9}{'rollout':>9}"]
     for varied in dict.fromkeys(point.varied for point in points):
         chosen = [point for point in points if point.varied == varied]
-        for point in chosen:
-            cost = 1e3 * point.seconds_per_clip
-            lines.append(f"{varied:4}{point.size:6}{1e3 / cost:9.2f}{cost:9.1f}{point.rollout_share:9.0%}")
+        times = [1e3 * point.seconds_per_clip for point in chosen]
+        needs = [point.flops_per_clip / 1e9 for point in chosen]
+        for point, time_taken, need in zip(chosen, times, needs, strict=True):
+            lines.append(
+                f"{varied:4}{point.size:6}{1e3 / time_taken:9.2f}{time_taken:9.1f}{need:12.3f}"
+                f"{1e3 * need / time_taken:9.1f}{point.rollout_share:9.0%}"
+            )
         if len(chosen) > 1:
-            a, b = slope(chosen)
-            lines.append(f"    ms a clip = {1e3 * a:.1f} + {1e3 * b:.3f} * {varied}")
+            a, b = straight_line([point.size for point in chosen], times)
+            least, more = straight_line([point.size for point in chosen], needs)
+            lines.append(
+                f"    ms a clip = {a:.1f} + {b:.3f} {varied}; GFLOP a clip = {least:.3f} + {more:.5f} {varied}"
+            )
     return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ from agents.profile_training import (
     main,
     measure_limits,
     random_features,
-    slope,
+    straight_line,
     sweep_table,
     table,
 )
@@ -106,10 +106,16 @@ def test_time_inside_an_inner_clock_is_not_counted_outside(monkeypatch):
     assert not vars(work)
 
 
-def test_a_straight_line_is_found():
-    points = [Point(varied="T", size=size, seconds_per_clip=0.5 + 0.1 * size, rollout_share=0.5) for size in (1, 2, 5)]
-    assert slope(points) == pytest.approx((0.5, 0.1))
-    assert "ms a clip = 500.0 + 100.000 * T" in sweep_table(points)
+def test_straight_lines_are_found():
+    assert straight_line([1, 2, 5], [0.6, 0.7, 1.0]) == pytest.approx((0.5, 0.1))
+    points = [
+        Point(varied="T", size=size, seconds_per_clip=0.5 + 0.1 * size, flops_per_clip=2e9 * size, rollout_share=0.5)
+        for size in (1, 2, 5)
+    ]
+    lines = sweep_table(points).splitlines()
+    assert lines[1].split() == ["T", "1", "1.67", "600.0", "2.000", "3.3", "50%"]
+    assert lines[4].strip().startswith("ms a clip = 500.0 + 100.000 T; GFLOP a clip = ")
+    assert lines[4].endswith("+ 2.00000 T")
 
 
 def test_random_features_are_more_than_caches_hold(monkeypatch):
