@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from agents.config import Config
+from agents.distributed import WHOLE, Share, local_rank
 from agents.policy import GlimpsePolicy, InputShape
 from agents.rollout import Looking, Manner
 from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv, open_source
@@ -33,14 +34,16 @@ def videos_of(source: ClipSource) -> ClipSource:
     return source.source if isinstance(source, SlidingWindows) else source
 
 
-def check_device(device: str) -> None:
-    """Raise ValueError where the device asked for is not there."""
+def check_device(device: str, share: Share = WHOLE) -> None:
+    """Raise ValueError where the device asked for is not there, or is one for several ranks."""
     try:
         wanted = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device {device!r} is none that torch knows: use --device cpu, cuda or cuda:1") from error
+    if share.ranks > 1 and wanted.index is not None:
+        raise ValueError(f"{share.ranks} processes need a device each, got {device!r}: use --device {wanted.type}")
     found = torch.cuda.device_count()
-    if wanted.type == "cuda" and (wanted.index or 0) >= found:
+    if wanted.type == "cuda" and (local_rank() if wanted.index is None else wanted.index) >= found:
         raise ValueError(f"device {device!r} was asked for, but there are {found} CUDA devices here: use --device cpu")
 
 

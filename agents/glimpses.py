@@ -7,14 +7,15 @@ import math
 import torch
 from torch import Tensor
 
+from agents.distributed import WHOLE, Share, uniform
 
-def gumbel_noise(shape: torch.Size, generator: torch.Generator) -> Tensor:
+
+def gumbel_noise(shape: torch.Size, generator: torch.Generator, share: Share = WHOLE) -> Tensor:
     """Return standard Gumbel noise, drawn on the generator's device."""
-    uniform = torch.rand(shape, generator=generator, device=generator.device)
-    return -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
+    return -torch.log(-torch.log(uniform(shape, generator, share).clamp(1e-20, 1 - 1e-7)))
 
 
-def draw_cells(logits: Tensor, glimpses: int, generator: torch.Generator) -> Tensor:
+def draw_cells(logits: Tensor, glimpses: int, generator: torch.Generator, share: Share = WHOLE) -> Tensor:
     """Draw ordered cells without replacement from the Plackett-Luce distribution.
 
     The m largest of logits plus Gumbel noise, in descending order, are such a draw (Yellott 1977).
@@ -23,11 +24,12 @@ def draw_cells(logits: Tensor, glimpses: int, generator: torch.Generator) -> Ten
         logits: (..., cells).
         glimpses: m, at most the number of cells.
         generator: of the noise.
+        share: which of a larger batch's rows these are.
 
     Returns:
         (..., m) int64.
     """
-    return (logits + gumbel_noise(logits.shape, generator)).topk(glimpses, dim=-1).indices
+    return (logits + gumbel_noise(logits.shape, generator, share)).topk(glimpses, dim=-1).indices
 
 
 def cells_log_prob(logits: Tensor, cells: Tensor) -> Tensor:
@@ -53,9 +55,16 @@ def first_draw_entropy(logits: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs).sum(-1)
 
 
-def random_cells(shape: torch.Size | tuple[int, ...], glimpses: int, generator: torch.Generator) -> Tensor:
+def random_cells(
+    shape: torch.Size | tuple[int, ...], glimpses: int, generator: torch.Generator, share: Share = WHOLE
+) -> Tensor:
     """Draw m different cells uniformly, for `shape` (..., K*K) of logits: (..., m) int64."""
-    return torch.rand(shape, generator=generator, device=generator.device).topk(glimpses, dim=-1).indices
+    return uniform(shape, generator, share).topk(glimpses, dim=-1).indices
+
+
+def draw_classes(logits: Tensor, generator: torch.Generator, share: Share = WHOLE) -> Tensor:
+    """Draw (N,) int64 classes from (N, outputs) logits: the largest of logits plus Gumbel noise."""
+    return (logits + gumbel_noise(logits.shape, generator, share)).argmax(1)
 
 
 def centre_cells(grid_size: int, glimpses: int) -> Tensor:
@@ -65,7 +74,7 @@ def centre_cells(grid_size: int, glimpses: int) -> Tensor:
     return distance.flatten().argsort(stable=True)[:glimpses]
 
 
-def oracle_cells(actor: Tensor, glimpses: int, generator: torch.Generator) -> Tensor:
+def oracle_cells(actor: Tensor, glimpses: int, generator: torch.Generator, share: Share = WHOLE) -> Tensor:
     """Draw m different cells, those of the actor before any other, from (..., K*K) bool: (..., m) int64."""
-    noise = torch.rand(actor.shape, generator=generator, device=generator.device)
+    noise = uniform(actor.shape, generator, share)
     return (actor.to(noise.dtype) + noise).topk(glimpses, dim=-1).indices

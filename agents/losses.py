@@ -66,9 +66,9 @@ def leave_one_out(returns: Tensor) -> Tensor:
     return (returns - returns.mean(1, keepdim=True)) * (rollouts / (rollouts - 1))
 
 
-def normalised(advantages: Tensor) -> Tensor:
-    """Divide by the root mean square; advantages that are all zero stay so."""
-    return advantages / advantages.square().mean().sqrt().clamp_min(1e-6)
+def normalised(advantages: Tensor, mean_square: Tensor) -> Tensor:
+    """Divide by the root of their mean square, over all of an update; advantages that are all zero stay so."""
+    return advantages / mean_square.sqrt().clamp_min(1e-6)
 
 
 def policy_gradient_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:

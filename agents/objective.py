@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from agents.config import Config
+from agents.distributed import mean_over_ranks
 from agents.glimpses import cells_log_prob, first_draw_entropy
 from agents.losses import (
     attention_penalty,
@@ -74,9 +75,12 @@ def eq7_rewards(rollout: Rollout, config: Config) -> Tensor:
 
 
 def advantages_of(returns: Tensor, config: Config) -> Tensor:
-    """Return (B * R, ...) normalised advantages over the other rollouts of the same clip."""
-    groups = returns.reshape(-1, config.rollouts, *returns.shape[1:])
-    return normalised(leave_one_out(groups)).flatten(0, 1)
+    """Return (B * R, ...) normalised advantages over the other rollouts of the same clip; where several ranks share an
+    update they agree on the scale.
+    """
+    advantages = leave_one_out(returns.reshape(-1, config.rollouts, *returns.shape[1:]))
+    # Every rank has as many, so the mean of their means is that of all.
+    return normalised(advantages, mean_over_ranks(advantages.square().mean())).flatten(0, 1)
 
 
 def class_choice_loss(class_logits: Tensor, rollout: Rollout, config: Config) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agents.distributed import WHOLE, Share, uniform
+
 Encoder = Literal["sum", "what_and_where"]
 SliceWeights = Literal["uniform", "softmax"]
 
@@ -167,13 +169,12 @@ class GlimpsePolicy(nn.Module):
         modules = (self.visible, self.state, self.score)
         return [self.place, self.repulsion, *(parameter for module in modules for parameter in module.parameters())]
 
-    def draw_masks(self, episodes: int, generator: torch.Generator) -> DropoutMasks:
-        """Draw the dropout of `episodes` episodes."""
+    def draw_masks(self, episodes: int, generator: torch.Generator, share: Share = WHOLE) -> DropoutMasks:
+        """Draw the dropout of `episodes` episodes; `share` says which of a larger batch's they are."""
         config = self.config
 
-        def mask(width: int, share: float) -> Tensor:
-            kept = torch.rand(episodes, width, generator=generator, device=generator.device) >= share
-            return kept / (1 - share)
+        def mask(width: int, dropped: float) -> Tensor:
+            return (uniform((episodes, width), generator, share) >= dropped) / (1 - dropped)
 
         inputs = [mask(self.input_size, config.input_dropout)]
         inputs += [mask(config.hidden_size, config.dropout) for _ in range(config.layers - 1)]

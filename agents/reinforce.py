@@ -3,9 +3,11 @@
     python agents/reinforce.py                                    # the embedded synthetic source
     python agents/reinforce.py --source STORE --glimpses 1        # real features, written by glimpse_env.extract
     python agents/reinforce.py --resume RUN                       # go on after an interruption
+    torchrun --nproc-per-node 2 agents/reinforce.py               # share every update between two processes
 
 The learned policy and each control are trained alike, one after the other; validation chooses each one's checkpoint,
-and the test split is played once with it.
+and the test split is played once with it. Where several processes share the updates, the first of them validates,
+tests, logs, saves and prints. SIGTERM and SIGINT are obeyed after the update under way, which is saved.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +37,24 @@ from agents.building import (
     sample_slices,
 )
 from agents.config import Arguments, Config, parse_arguments
+from agents.distributed import (
+    RankLostError,
+    average_gradients,
+    current_share,
+    from_first,
+    joined,
+    largest_over_ranks,
+    local_rank,
+    mean_scalars,
+    together,
+)
 from agents.evaluation import Evaluation, evaluate, middle_clips
 from agents.filmstrip import save_film_strip
+from agents.interruption import Interruption, StoppedError
 from agents.objective import glimpse_losses, phase_of_update
 from agents.results import EVALUATION_ENVS, VALIDATION_SEED, arm_folder, best_policy, evaluate_run, summarise, table
 from agents.rollout import SEES_EVERYTHING, Looking, Manner, collect_rollout
-from agents.runs import Checkpoints, MetricsLog, provenance, read_json, write_json
+from agents.runs import Checkpoints, MetricsLog, SaveError, provenance, read_json, write_json
 from glimpse_env import ClipSource
 
 
@@ -74,9 +88,11 @@ class Arm:
     def __init__(self, config: Config, looking: Looking, folder: Path, sources: Sources) -> None:
         self.config, self.looking, self.folder, self.sources = config, looking, folder, sources
         self.checkpoints = Checkpoints(folder)
+        self.share = current_share()
         self.policy = make_policy(config, sources["train"], looking)
         if config.policy.projection_size < sources["train"].depth:
             self.policy.fit_components(sample_slices(sources["train"]))
+        self.policy.load_state_dict(from_first(self.policy.state_dict))  # machines differ in the last digits
         self.policy.to(config.device)
         scorer = self.policy.scorer_parameters()
         own = {id(parameter) for parameter in scorer}
@@ -86,31 +102,53 @@ class Arm:
             {"params": scorer, "lr": config.scorer_learning_rate, "weight_decay": config.scorer_weight_decay},
         ]
         self.optimizer = torch.optim.Adam(groups)
-        self.envs = make_envs(config, sources["train"], looking, config.clips * config.rollouts, train=True)
+        self.episodes = range(config.clips * config.rollouts)[self.share.of(config.clips * config.rollouts)]
+        self.envs = make_envs(config, sources["train"], looking, len(self.episodes), train=True)
         self.validation_envs = make_envs(config, sources["validation"], looking, EVALUATION_ENVS, train=False)
         self.update, self.seconds, self.best_score, self.best_update = 0, 0.0, -1.0, 0
 
     def train(self) -> None:
-        """Run the updates that are left, validating, logging and saving on the way."""
+        """Run the updates that are left, validating, logging and saving on the way.
+
+        Raises:
+            StoppedError: SIGTERM or SIGINT came; the update under way was finished and saved.
+            FloatingPointError: a loss or gradient is not finite.
+            SaveError: a file could not be written.
+        """
         self._resume()
         started, saved = time.perf_counter() - self.seconds, time.perf_counter()
-        bar = tqdm(total=self.config.updates, initial=self.update, desc=self.looking, unit="update", disable=None)
-        with closing(MetricsLog(self.folder, self.update)) as log, bar:
+        first = self.share.is_first
+        bar = tqdm(
+            total=self.config.updates,
+            initial=self.update,
+            desc=self.looking,
+            unit="update",
+            disable=None if first else True,
+        )
+        with ExitStack() as stack, bar, Interruption() as interruption:
+            log = stack.enter_context(closing(MetricsLog(self.folder, self.update))) if first else None
             while self.update < self.config.updates:
                 scalars = self._train_once()
                 self.update += 1
-                if self._is_due():
-                    scalars |= self._validate()
-                self.seconds = time.perf_counter() - started
-                if bar.disable and self._is_due():
-                    print(_progress_line(self.looking, self.update, self.config.updates, scalars), flush=True)
                 if self._is_due() or self.update % 10 == 0:
+                    scalars = mean_scalars(scalars)
+                if self._is_due():
+                    scalars |= from_first(self._validate)
+                self.seconds = time.perf_counter() - started
+                if bar.disable and first and self._is_due():
+                    print(_progress_line(self.looking, self.update, self.config.updates, scalars), flush=True)
+                if log is not None and (self._is_due() or self.update % 10 == 0):
                     log.write(self.update, scalars | {"time/seconds": self.seconds})
                     bar.set_postfix({name.split("/")[1]: f"{scalars[name]:.3f}" for name in _SHOWN if name in scalars})
                 bar.update()
-                if self._is_due() or time.perf_counter() - saved > self.config.checkpoint_seconds:
+                signum = largest_over_ranks(interruption.signum)
+                # Whether the others' clocks agree with the first one's does not matter: it is the one that saves.
+                if self._is_due() or signum or time.perf_counter() - saved > self.config.checkpoint_seconds:
                     self._save()
                     saved = time.perf_counter()
+                if signum:
+                    from_first(lambda: None)  # none leaves before the state is saved
+                    raise StoppedError(signum, self.update)
 
     def test(self) -> Evaluation:
         """Play the test split with the checkpoint that validation chose."""
@@ -133,10 +171,13 @@ class Arm:
         )
         seed = seed_of_update(config, self.update)
         generator = torch.Generator(config.device).manual_seed(seed)
-        clips = clips_of_update(self.envs.num_clips, config, self.update).repeat(config.rollouts)
-        masks = policy.draw_masks(len(clips) // together, generator).repeated(together)
-        windows = [seed + episode // together for episode in range(len(clips))]
-        rollout = collect_rollout(self.envs, policy, clips, manner, generator=generator, masks=masks, seed=windows)
+        clips = clips_of_update(self.envs.num_clips, config, self.update)
+        clips = clips[self.share.of(config.clips)].repeat(config.rollouts)
+        masks = policy.draw_masks(len(clips) // together, generator, self.share).repeated(together)
+        windows = [seed + episode // together for episode in self.episodes]
+        rollout = collect_rollout(
+            self.envs, policy, clips, manner, generator=generator, masks=masks, seed=windows, share=self.share
+        )
         losses = glimpse_losses(policy, rollout, masks, config, update=self.update, looking=self.looking)
         norm = self._optimise(losses.total, clips)
         scalars = losses.scalars() | {"train/gradient_norm": norm}
@@ -154,15 +195,26 @@ class Arm:
             group["lr"] = rate * decay
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm))
-        if not np.isfinite(norm):
-            names = [self.envs.source.clip_id(clip) for clip in np.unique(clips).tolist()]
-            raise FloatingPointError(
-                f"the gradient of update {self.update} is not finite, on clips {names}: lower the learning rate, or "
-                f"look at these clips; the last good state is in {self.checkpoints.last}"
-            )
+        parameters = list(self.policy.parameters())
+        if self.share.ranks > 1:  # the rank that has the clips tells them: in the mean they would be everyone's
+            gradients = [weight.grad.flatten() for weight in parameters if weight.grad is not None]
+            self._require_finite(loss, torch.cat(gradients).norm(), clips)
+            average_gradients(parameters)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
+        self._require_finite(loss, norm, clips)
         self.optimizer.step()
-        return norm
+        return float(norm)
+
+    def _require_finite(self, loss: Tensor, norm: Tensor, clips: NDArray[np.int64]) -> None:
+        values = {"loss": float(loss.detach()), "gradient": float(norm)}
+        for name, value in values.items():
+            if not np.isfinite(value):
+                names = [self.envs.source.clip_id(clip) for clip in np.unique(clips).tolist()]
+                kept = f"the last good state is in {self.checkpoints.last}"
+                raise FloatingPointError(
+                    f"the {name} of update {self.update} is not finite, on clips {names}: lower the learning rate, or "
+                    f"look at these clips; {kept if self.checkpoints.last.exists() else 'nothing was saved yet'}"
+                )
 
     def _is_due(self) -> bool:
         """Say whether the update just made ends a stretch that validation looks at; the warm-up is not worth a look."""
@@ -186,6 +238,8 @@ class Arm:
         return scalars | ({} if measured.focus is None else {"eval/focus": measured.focus})
 
     def _save(self) -> None:
+        if not self.share.is_first:
+            return
         self.checkpoints.save_last(
             {
                 "policy": self.policy.state_dict(),
@@ -198,7 +252,7 @@ class Arm:
         )
 
     def _resume(self) -> None:
-        state = self.checkpoints.load_last()
+        state = from_first(self.checkpoints.load_last)
         if state is None:
             return
         self.policy.load_state_dict(state["policy"])
@@ -226,18 +280,27 @@ def train(config: Config, out: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: the configuration cannot be played; the folder belongs to a run of another configuration.
+        StoppedError: SIGTERM or SIGINT came while an arm was trained; what is there can be gone on with.
+        RankLostError: another process that shares the run has stopped.
     """
-    check_device(config.device)
-    sources = open_splits(config)
-    config = config.for_source(sources["train"])
-    check_playable(config, sources["train"])
-    _claim_folder(config, out, sources["train"])
-    measured: dict[str, Any] = {}
-    for looking in config.arms:
-        measured[looking] = _finish_arm(config, looking, arm_folder(out, looking), sources)
+    with joined() as share:
+        with together():
+            check_device(config.device, share)
+            share.of(config.clips)
+            sources = open_splits(config)
+            config = config.for_source(sources["train"])
+            check_playable(config, sources["train"])
+            if share.is_first:
+                _claim_folder(config, out, sources["train"])
+        measured: dict[str, Any] = {}
+        for looking in config.arms:
+            measured[looking] = _finish_arm(config, looking, arm_folder(out, looking), sources)
+        return from_first(lambda: _conclude(config, out, sources, measured))
+
+
+def _conclude(config: Config, out: Path, sources: Sources, measured: dict[str, Any]) -> dict[str, Any]:
     result = summarise(config, measured, sources["test"])
-    correct = measured["learned"]["test"]["correct"]
-    save_examples(config, out, sources, correct)
+    save_examples(config, out, sources, measured["learned"]["test"]["correct"])
     write_json(out / "result.json", result)
     return result
 
@@ -260,11 +323,15 @@ def _as_json(config: Config) -> dict[str, Any]:
 
 def _finish_arm(config: Config, looking: Looking, folder: Path, sources: Sources) -> dict[str, Any]:
     path = folder / "evaluation.json"
-    if path.exists():
-        finished: dict[str, Any] = read_json(path)
+    finished: dict[str, Any] | None = from_first(lambda: read_json(path) if path.exists() else None)
+    if finished is not None:
         return finished
     arm = Arm(config, looking, folder, sources)
     arm.train()
+    return from_first(lambda: _measure(arm, path))
+
+
+def _measure(arm: Arm, path: Path) -> dict[str, Any]:
     measured = {
         "test": dataclasses.asdict(arm.test()),
         "validation_accuracy": arm.best_score,
@@ -272,8 +339,8 @@ def _finish_arm(config: Config, looking: Looking, folder: Path, sources: Sources
         "train_seconds": arm.seconds,
     }
     write_json(path, measured)
-    finished = read_json(path)
-    return finished
+    written: dict[str, Any] = read_json(path)
+    return written
 
 
 def example_clips(source: ClipSource, correct: list[bool]) -> list[int]:
@@ -299,26 +366,43 @@ def default_folder(config: Config) -> Path:
 
 
 def main(arguments: Arguments) -> None:
-    """Do what the command line asks."""
-    if arguments.evaluate is not None:
-        print(table(evaluate_run(arguments.evaluate)))
-        return
+    """Do what the command line asks; of several processes the first one speaks."""
+    with joined() as share:
+        if arguments.evaluate is not None:
+            if share.is_first:
+                print(table(evaluate_run(arguments.evaluate)))
+            return
+        with together():
+            config, out = _asked(arguments)
+        out = from_first(lambda: out)  # named by the time
+        if share.is_first:
+            if arguments.resume is not None:
+                print("going on under the run's own configuration; other flags are ignored")
+            print(f"preset {config.preset}: {config.policy}\nwriting to {out}")
+        try:
+            result = train(config, out)
+        except StoppedError as stopped:
+            with together():  # torchrun ends the others as soon as one has left
+                if share.is_first:
+                    print(f"{stopped}: go on with --resume {out}", file=sys.stderr, flush=True)
+            raise SystemExit(128 + stopped.signum) from stopped
+        if share.is_first:
+            seconds = result["train_seconds"]
+            print(table(result))
+            print(f"trained the policy in {seconds:.0f} s; wrote {out}/result.json, glimpses.png and checkpoints")
+
+
+def _asked(arguments: Arguments) -> tuple[Config, Path]:
     if arguments.resume is not None:
-        config, out = Config.from_json(read_json(arguments.resume / "config.json")["config"]), arguments.resume
-        print("going on under the run's own configuration; other flags are ignored")
-    else:
-        config = arguments.config
-        out = arguments.out or default_folder(config)
-    print(f"preset {config.preset}: {config.policy}\nwriting to {out}")
-    result = train(config, out)
-    print(table(result))
-    print(
-        f"trained the policy in {result['train_seconds']:.0f} s; wrote {out}/result.json, glimpses.png and checkpoints"
-    )
+        return Config.from_json(read_json(arguments.resume / "config.json")["config"]), arguments.resume
+    return arguments.config, arguments.out or default_folder(arguments.config)
 
 
 if __name__ == "__main__":
     try:
         main(parse_arguments())
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except RankLostError as error:
+        # The process that stopped has told why; of the others one is enough to say that they go with it.
+        sys.exit(f"error: {error}: go on with --resume" if local_rank() == 0 else 1)
+    except (ValueError, FileNotFoundError, FloatingPointError, SaveError) as error:
         sys.exit(f"error: {error}")

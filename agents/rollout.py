@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agents.glimpses import centre_cells, draw_cells, oracle_cells, random_cells
+from agents.distributed import WHOLE, Share, uniform
+from agents.glimpses import centre_cells, draw_cells, draw_classes, oracle_cells, random_cells
 from agents.policy import DropoutMasks, GlimpsePolicy, Looks, Views, slice_weights
 from glimpse_env import VideoGlimpseVectorEnv
 
@@ -87,6 +88,7 @@ def collect_rollout(
     generator: torch.Generator,
     masks: DropoutMasks | None = None,
     seed: int | Sequence[int] | None = None,
+    share: Share = WHOLE,
 ) -> Rollout:
     """Play one episode of each of the (N,) `clips`.
 
@@ -95,9 +97,10 @@ def collect_rollout(
         generator: of cells, classes and mirroring, on the policy's device.
         masks: the dropout to act under; None acts without.
         seed: of the environments, which draw windows where `jitter` is on.
+        share: which of a larger batch's episodes these are: what is drawn for them does not depend on it.
     """
     observations, _ = envs.reset(seed=seed, options={"clip": clips})
-    player = _Player(policy, manner, generator, masks, actor_cells(envs), envs)
+    player = _Player(policy, manner, generator, masks, actor_cells(envs), envs, share)
     infos: dict[str, Any] = {}
     frame_labels, rewards = [], np.zeros(len(clips))
     for _ in range(policy.shape.frames):
@@ -136,10 +139,12 @@ class _Player:
         masks: DropoutMasks | None,
         actors: Tensor | None,
         envs: VideoGlimpseVectorEnv,
+        share: Share,
     ) -> None:
         episodes = envs.num_envs
         device, size = policy.place.device, policy.shape.grid_size
         self.policy, self.manner, self.generator, self.masks = policy, manner, generator, masks
+        self.share = share
         if envs.engine.rules.glimpses is None:
             raise ValueError("this policy takes the same number of looks in every frame: set glimpses")
         if envs.engine.rules.observation != "slices":
@@ -154,7 +159,7 @@ class _Player:
         self.flip = self.everything[0].reshape(size, size).flip(1).flatten()
         self.mirrored = torch.zeros(episodes, dtype=torch.bool, device=device)
         if manner.mirror:
-            draws = torch.rand(episodes // manner.mirrored_together, generator=generator, device=device)
+            draws = uniform((episodes // manner.mirrored_together,), generator, share)
             self.mirrored = (draws < 0.5).repeat_interleave(manner.mirrored_together)
         self.actors = None if actors is None else self._mirror(actors.to(device), axis=2)
         self.state = policy.initial_state(episodes)
@@ -250,15 +255,15 @@ class _Player:
     def _predict(self, class_logits: Tensor) -> Tensor:
         if not self.manner.sample_classes:
             return class_logits.argmax(1)
-        return torch.multinomial(class_logits.softmax(1), 1, generator=self.generator)[:, 0]
+        return draw_classes(class_logits, self.generator, self.share)
 
     def _explore(self, cells: Tensor) -> Tensor:
         """Replace a share of (N, m) choices by random ones, and remember which."""
         explored = torch.zeros(len(cells), dtype=torch.bool, device=cells.device)
         if self.manner.random_share:
-            draws = torch.rand(len(cells), generator=self.generator, device=cells.device)
+            draws = uniform((len(cells),), self.generator, self.share)
             explored = draws < self.manner.random_share
-            elsewhere = random_cells(self.visits.shape, self.glimpses, self.generator)
+            elsewhere = random_cells(self.visits.shape, self.glimpses, self.generator, self.share)
             cells = torch.where(explored[:, None], elsewhere, cells)
         self.explored.append(explored)
         return cells
@@ -269,12 +274,12 @@ class _Player:
         if looking == "learned":
             if self.manner.greedy:
                 return cell_logits.topk(glimpses, dim=1).indices
-            return draw_cells(cell_logits, glimpses, self.generator)
+            return draw_cells(cell_logits, glimpses, self.generator, self.share)
         if looking == "random":
-            return random_cells(cell_logits.shape, glimpses, self.generator)
+            return random_cells(cell_logits.shape, glimpses, self.generator, self.share)
         if looking == "oracle":
             assert self.actors is not None
             following = min(self.state.frame, self.actors.shape[1] - 1)
-            return oracle_cells(self.actors[:, following], glimpses, self.generator)
+            return oracle_cells(self.actors[:, following], glimpses, self.generator, self.share)
         centre = centre_cells(self.policy.shape.grid_size, glimpses).to(cell_logits.device)
         return centre.expand(len(cell_logits), -1)

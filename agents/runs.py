@@ -17,7 +17,8 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,30 @@ from glimpse_env.files import write_atomically
 PACKAGES = ("videoglimpse", "torch", "gymnasium", "numpy")
 
 
+class SaveError(OSError):
+    """A file of a run could not be written; the message names it, what is kept and the remedy."""
+
+
+@contextmanager
+def told_failures(path: Path) -> Iterator[None]:
+    """Turn a failure to write a file into a SaveError."""
+    try:
+        yield
+    except OSError as error:
+        raise SaveError(
+            f"{path} could not be written ({error}): what was saved before is kept. If its disk is full, free space; "
+            "then go on with --resume"
+        ) from error
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON atomically."""
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+    """Write indented JSON atomically.
+
+    Raises:
+        SaveError: it cannot be written; what was there before stays.
+    """
+    with told_failures(path):
+        write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
@@ -75,7 +97,7 @@ def _git_commit() -> str | None:
 
 
 class Checkpoints:
-    """The two checkpoints of one arm of a run.
+    """The two checkpoints of one arm of a run; one that cannot be saved raises SaveError and leaves the one before it.
 
     Args:
         folder: of the arm.
@@ -87,7 +109,8 @@ class Checkpoints:
     def save_best(self, weights: Mapping[str, Tensor]) -> None:
         """Replace the weights that validation chose."""
         copies = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        write_atomically(self.best, safetensors.torch.save(copies))
+        with told_failures(self.best):
+            write_atomically(self.best, safetensors.torch.save(copies))
 
     def load_best(self) -> dict[str, Tensor]:
         """Return the weights that validation chose."""
@@ -99,7 +122,8 @@ class Checkpoints:
         """Replace the state to resume from: tensors, numbers and strings in dicts and lists."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        write_atomically(self.last, buffer.getvalue())
+        with told_failures(self.last):
+            write_atomically(self.last, buffer.getvalue())
 
     def load_last(self) -> dict[str, Any] | None:
         """Return the state to resume from, or None where nothing was saved yet."""
@@ -118,25 +142,28 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, update: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "metrics.jsonl"
-        if path.exists():
-            lines = [line for line in path.read_text().splitlines() if _update_of(line) <= update]
-            write_atomically(path, "".join(line + "\n" for line in lines).encode())
-        self._lines = path.open("a")
-        self._events = SummaryWriter(str(folder), purge_step=update + 1)
+        self._path = path = folder / "metrics.jsonl"
+        with told_failures(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                lines = [line for line in path.read_text().splitlines() if _update_of(line) <= update]
+                write_atomically(path, "".join(line + "\n" for line in lines).encode())
+            self._lines = path.open("a")
+            self._events = SummaryWriter(str(folder), purge_step=update + 1)
 
     def write(self, update: int, scalars: Mapping[str, float]) -> None:
         """Append the scalars of one update."""
-        self._lines.write(json.dumps({"update": update} | dict(scalars)) + "\n")
-        self._lines.flush()
-        for name, value in scalars.items():
-            self._events.add_scalar(name, value, update)
+        with told_failures(self._path):
+            self._lines.write(json.dumps({"update": update} | dict(scalars)) + "\n")
+            self._lines.flush()
+            for name, value in scalars.items():
+                self._events.add_scalar(name, value, update)
 
     def close(self) -> None:
-        """Finish the files."""
-        self._lines.close()
-        self._events.close()
+        """Finish the files; what a full disk does not take any more was told by `write`, but for the last events."""
+        for file in (self._lines, self._events):
+            with suppress(OSError):
+                file.close()
 
 
 def _update_of(line: str) -> float:

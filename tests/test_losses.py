@@ -77,13 +77,14 @@ def test_one_rollout_has_no_baseline():
 
 
 def test_normalised_advantages_have_unit_mean_square():
-    assert normalised(torch.tensor([3.0, -1.0, 1.0, 1.0])).tolist() == pytest.approx(
+    advantages = torch.tensor([3.0, -1.0, 1.0, 1.0])
+    assert normalised(advantages, advantages.square().mean()).tolist() == pytest.approx(
         [3**0.5] + [x / 3**0.5 for x in (-1, 1, 1)]
     )
 
 
 def test_advantages_that_are_all_zero_stay_so():
-    assert normalised(torch.zeros(2, 3)).tolist() == [[0.0] * 3] * 2
+    assert normalised(torch.zeros(2, 3), torch.tensor(0.0)).tolist() == [[0.0] * 3] * 2
 
 
 # ---- the gradient
