@@ -158,14 +158,17 @@ def mean_scalars(scalars: Mapping[str, float]) -> dict[str, float]:
 
 
 def average_gradients(parameters: Sequence[Tensor]) -> None:
-    """Replace the gradients by their mean over the ranks, in one message; where there is none it counts as zeros."""
+    """Replace the gradients by their mean over the ranks, in one message.
+
+    A parameter without a gradient has none on any rank, since all train the same phase; it keeps none, so that the
+    optimiser leaves it out, as in a run of one process.
+    """
     if current_share().ranks == 1:
         return
-    gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in parameters]
+    gradients = [weight.grad for weight in parameters if weight.grad is not None]
     means = mean_over_ranks(torch.cat([gradient.flatten() for gradient in gradients]))
-    parts = torch.split(means, [weight.numel() for weight in parameters])
-    for weight, part in zip(parameters, parts, strict=True):
-        weight.grad = part.view_as(weight)
+    for gradient, mean in zip(gradients, torch.split(means, [part.numel() for part in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
 
 
 @contextmanager
