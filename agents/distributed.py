@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # imported later, by torch.optim, its default arguments would keep the group for ever
 from torch import Tensor
 
 T = TypeVar("T")

@@ -198,7 +198,8 @@ class Arm:
         parameters = list(self.policy.parameters())
         if self.share.ranks > 1:  # the rank that has the clips tells them: in the mean they would be everyone's
             gradients = [weight.grad.flatten() for weight in parameters if weight.grad is not None]
-            self._require_finite(loss, torch.cat(gradients).norm(), clips)
+            with together():
+                self._require_finite(loss, torch.cat(gradients).norm(), clips)
             average_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
         self._require_finite(loss, norm, clips)

@@ -286,14 +286,41 @@ def test_what_cannot_be_played_is_named(store, tmp_path, changes, error, message
         train(tiny_config(**({"source": store} | changes)), tmp_path / "run")
 
 
-def test_a_gradient_that_is_not_finite_names_the_clips(tmp_path):
+@pytest.mark.parametrize(
+    ("factor", "name"), [(float("nan"), "loss"), (float("nan"), "gradient"), (1e38, "gradient")],
+    ids=["loss", "gradient", "exploding gradient"],
+)  # fmt: skip
+def test_what_is_not_finite_names_the_clips_and_the_last_good_checkpoint(tmp_path, factor, name):
     config, sources = tiny_config(clips=2), marked_splits()
     arm = Arm(config, "learned", tmp_path, sources)
-    with torch.no_grad():
-        arm.policy.classes.bias.fill_(float("nan"))
-    names = "', '".join(sources["train"].clip_id(clip) for clip in sorted(clips_of_update(12, config, 0)))
-    message = rf"the gradient of update 0 is not finite, on clips \['{names}'\]: lower the learning rate"
+    good = []
+
+    def spoil(gradient):
+        good.append(gradient)
+        if len(good) <= 3:
+            return gradient
+        if name == "loss":
+            sources["train"].features[:] = factor  # of the next update
+        return gradient if name == "loss" else gradient * factor
+
+    arm.policy.classes.weight.register_hook(spoil)
+    update = 4 if name == "loss" else 3
+    names = "', '".join(sources["train"].clip_id(clip) for clip in sorted(clips_of_update(12, config, update)))
+    message = (
+        rf"the {name} of update {update} is not finite, on clips \['{names}'\]: lower the learning rate, or look at "
+        rf"these clips; the last good state is in {tmp_path / 'last.pt'}"
+    )
     with pytest.raises(FloatingPointError, match=message):
+        arm.train()
+    state = Checkpoints(tmp_path).load_last()
+    assert state["update"] == update
+    assert all(weight.isfinite().all() for weight in state["policy"].values())
+
+
+def test_where_nothing_was_saved_yet_no_checkpoint_is_named(tmp_path):
+    arm = Arm(tiny_config(), "learned", tmp_path, marked_splits())
+    arm.policy.classes.weight.data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"loss of update 0 .* look at these clips; nothing was saved yet$"):
         arm.train()
 
 
