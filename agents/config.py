@@ -100,7 +100,7 @@ class Config:
     validate_every: int = 50
     """Updates between two looks at the validation split, which chooses the checkpoint."""
     checkpoint_seconds: float = 60.0
-    """At most this much training is lost by a kill."""
+    """Between two saves: at most this much training is lost by a kill, and the update or validation under way."""
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.epochs <= 0:

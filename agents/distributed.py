@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ T = TypeVar("T")
 # Longer than the first rank may play the validation or test split, for which the others wait. A rank that dies is
 # noticed before: by gloo at once, and else by torchrun, which ends the others.
 TIMEOUT = timedelta(hours=2)
+SECONDS_TO_TELL = 10.0  # that a process which fails has to tell why
 
 
 class RankLostError(RuntimeError):
@@ -94,6 +96,9 @@ def joined() -> Iterator[Share]:
     dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield current_share()
+    except RankLostError:
+        time.sleep(SECONDS_TO_TELL)  # torchrun ends all as soon as one has left; not before it has told why
+        raise
     finally:
         dist.destroy_process_group()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tyro
+from torch.distributed.run import get_args_parser
 
 from agents import config, predict, seeds
 from glimpse_env.extract.__main__ import parse_arguments as parse_extraction
@@ -20,7 +21,7 @@ COMMANDS = [
     for language, _, code in BLOCKS
     if language == "bash"
     for line in code.replace("\\\n", " ").splitlines()
-    if "python" in line.split("#")[0]
+    if re.search("python|torchrun", line.split("#")[0])
 ]
 PARSERS = {
     "agents/reinforce.py": config.parse_arguments,
@@ -39,6 +40,9 @@ def test_python_blocks_run(code):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_parse(command):
     words = shlex.split(command.split("&&")[-1])
+    if words[0] == "torchrun":
+        launched = get_args_parser().parse_args(words[1:])
+        words = ["python", launched.training_script, *launched.training_script_args]
     words = words[words.index("python") + 1 :]
     program, arguments = (words[1], words[2:]) if words[0] == "-m" else (words[0], words[1:])
     if program == "glimpse_env.store":
