@@ -8,6 +8,7 @@ import torch
 
 from agents.config import Config
 from agents.policy import PolicyConfig
+from agents.runs import Checkpoints
 from glimpse_env import ArraySource
 from glimpse_env.datasets import VideoClip
 from glimpse_env.store.manifest import Manifest
@@ -116,3 +117,17 @@ def metrics_of(folder):
     """Return the logged scalars without the times."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
+
+
+def plain(value):
+    """Return nested tensors as nested lists, which compare exactly."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    return value.tolist() if isinstance(value, torch.Tensor) else value
+
+
+def assert_same_arm(one, two):
+    """Hold two arms to the same weights, bit for bit, and the same log but for the times."""
+    assert Checkpoints(one).best.read_bytes() == Checkpoints(two).best.read_bytes()
+    assert metrics_of(one) == metrics_of(two)
+    assert plain(Checkpoints(one).load_last() | {"seconds": 0}) == plain(Checkpoints(two).load_last() | {"seconds": 0})

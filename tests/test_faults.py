@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from agent_toys import marked_source, marked_splits, metrics_of, tiny_config, write_marked_store
+from agent_toys import assert_same_arm, marked_source, marked_splits, metrics_of, tiny_config, write_marked_store
 
 from agents.config import Arguments
 from agents.interruption import Interruption, StoppedError
@@ -22,19 +22,6 @@ from glimpse_env import ArraySource
 from glimpse_env.catalogue import EMBEDDED
 
 ROOT = Path(__file__).parent.parent
-
-
-def plain(value):
-    """Return nested tensors as nested lists, which compare exactly."""
-    if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items()}
-    return value.tolist() if isinstance(value, torch.Tensor) else value
-
-
-def assert_same_arm(one, two):
-    assert Checkpoints(one).best.read_bytes() == Checkpoints(two).best.read_bytes()
-    assert metrics_of(one) == metrics_of(two)
-    assert plain(Checkpoints(one).load_last() | {"seconds": 0}) == plain(Checkpoints(two).load_last() | {"seconds": 0})
 
 
 # ---- signals that ask to stop

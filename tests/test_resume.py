@@ -9,13 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from agent_toys import (
     TINY_NETWORK,
     Watched,
+    assert_same_arm,
     marked_source,
     marked_splits,
-    metrics_of,
     tiny_config,
     write_marked_store,
 )
@@ -49,19 +48,6 @@ def test_an_arm_goes_on_as_if_nothing_had_happened(tmp_path):
     resumed.train()
     assert resumed.update == 12
     assert_same_arm(tmp_path / "whole", tmp_path / "broken")
-
-
-def assert_same_arm(one, two):
-    assert (one / "best.safetensors").read_bytes() == (two / "best.safetensors").read_bytes()
-    assert metrics_of(one) == metrics_of(two)
-    assert plain(Checkpoints(one).load_last() | {"seconds": 0}) == plain(Checkpoints(two).load_last() | {"seconds": 0})
-
-
-def plain(value):
-    """Return nested tensors as nested lists, which compare exactly."""
-    if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items()}
-    return value.tolist() if isinstance(value, torch.Tensor) else value
 
 
 def start(log, *arguments):
