@@ -49,7 +49,7 @@ def check_device(device: str, share: Share = WHOLE) -> None:
 
 def check_playable(config: Config, source: ClipSource) -> None:
     """Raise ValueError where an arm of the configuration cannot be played on the source, before any work is done."""
-    make_envs(config, source, "learned", 1, train=True)
+    make_envs(config, source, 1, train=True)
     if (config.frames or source.num_frames) < 2:
         raise ValueError(
             "an agent needs clips of at least 2 frames, one to choose in and one to look at: set --frames, "
@@ -77,10 +77,8 @@ def describe_source(config: Config, source: ClipSource) -> dict[str, Any]:
     }
 
 
-def make_envs(
-    config: Config, source: ClipSource, looking: Looking, num_envs: int, *, train: bool
-) -> VideoGlimpseVectorEnv:
-    """Make the environments of one arm, which show it the slices that it chooses; rollouts read what else it sees."""
+def make_envs(config: Config, source: ClipSource, num_envs: int, *, train: bool) -> VideoGlimpseVectorEnv:
+    """Make environments that show the slices that are chosen; rollouts read what else an arm sees."""
     envs = gym.make_vec(
         "VideoGlimpse-v0",
         num_envs=num_envs,

@@ -213,7 +213,7 @@ def play_videos(
     """
     config = dataclasses.replace(recipe.config, device=device)
     source = as_source(videos, recipe)
-    envs = make_envs(config, source, "learned", min(source.num_clips, rows), train=False)
+    envs = make_envs(config, source, min(source.num_clips, rows), train=False)
     policy = best_policy(config, run, source)
     scores = [
         class_scores(rollout.class_logits, len(recipe.class_names))[:valid]
@@ -221,7 +221,7 @@ def play_videos(
     ]
     shown = middle_clips(source)[:rows].tolist()
     save_film_strip(
-        out, make_envs(config, source, "learned", len(shown), train=False), policy, shown, greedy_manner(config), seed=0
+        out, make_envs(config, source, len(shown), train=False), policy, shown, greedy_manner(config), seed=0
     )
     return video_scores(torch.cat(scores).cpu(), source).numpy()
 

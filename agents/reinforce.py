@@ -103,8 +103,8 @@ class Arm:
         ]
         self.optimizer = torch.optim.Adam(groups)
         self.episodes = range(config.clips * config.rollouts)[self.share.of(config.clips * config.rollouts)]
-        self.envs = make_envs(config, sources["train"], looking, len(self.episodes), train=True)
-        self.validation_envs = make_envs(config, sources["validation"], looking, EVALUATION_ENVS, train=False)
+        self.envs = make_envs(config, sources["train"], len(self.episodes), train=True)
+        self.validation_envs = make_envs(config, sources["validation"], EVALUATION_ENVS, train=False)
         self.update, self.seconds, self.best_score, self.best_update = 0, 0.0, -1.0, 0
 
     def train(self) -> None:
@@ -153,7 +153,7 @@ class Arm:
     def test(self) -> Evaluation:
         """Play the test split with the checkpoint that validation chose."""
         self.policy.load_state_dict(self.checkpoints.load_best())
-        envs = make_envs(self.config, self.sources["test"], self.looking, EVALUATION_ENVS, train=False)
+        envs = make_envs(self.config, self.sources["test"], EVALUATION_ENVS, train=False)
         return evaluate(envs, self.policy.eval(), greedy_manner(self.config, self.looking), seed=self.config.seed)
 
     def _train_once(self) -> dict[str, float]:
@@ -356,7 +356,7 @@ def example_clips(source: ClipSource, correct: list[bool]) -> list[int]:
 def save_examples(config: Config, out: Path, sources: Sources, correct: list[bool]) -> None:
     """Draw the first two videos of the test split that the policy gets right and the first two that it gets wrong."""
     clips = example_clips(sources["test"], correct)
-    envs = make_envs(config, sources["test"], "learned", len(clips), train=False)
+    envs = make_envs(config, sources["test"], len(clips), train=False)
     policy = best_policy(config, out, sources["train"])
     save_film_strip(out / "glimpses.png", envs, policy, clips, greedy_manner(config), seed=VALIDATION_SEED)
 

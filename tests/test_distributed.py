@@ -77,7 +77,7 @@ def test_episodes_do_not_depend_on_who_plays_them(looking):
 
     def play(share):
         mine = clips[share.of(12)]
-        envs = make_envs(config, source, looking, len(mine), train=True)
+        envs = make_envs(config, source, len(mine), train=True)
         generator = seeded()
         masks = policy.draw_masks(len(mine), generator, share)
         manner = Manner(looking=looking, **MIXED)

@@ -27,7 +27,7 @@ def wild_policy(config, source, looking="learned"):
 
 def measure(source, manner, *, num_envs=4, seed=0, **changes):
     config = tiny_config(**changes)
-    envs = make_envs(config, source, manner.looking, num_envs, train=False)
+    envs = make_envs(config, source, num_envs, train=False)
     return evaluate(envs, wild_policy(config, source, manner.looking), manner, seed=seed)
 
 
@@ -45,7 +45,7 @@ def test_class_scores_leave_abstention_out():
 @pytest.mark.parametrize("num_envs", [1, 4, 10, 16])
 def test_every_clip_is_played_once_in_order(num_envs):
     source, config = marked_source(10), tiny_config()
-    envs = make_envs(config, source, "learned", num_envs, train=False)
+    envs = make_envs(config, source, num_envs, train=False)
     played = play_split(envs, wild_policy(config, source), GREEDY, seed=0)
     clips = [clip for rollout, valid in played for clip in rollout.clips[:valid].tolist()]
     assert clips == list(range(10))
@@ -59,7 +59,7 @@ def test_measures_do_not_depend_on_how_many_play_at_once(num_envs):
 
 def test_each_measure_is_what_it_is_called():
     source, config = marked_source(30), tiny_config()
-    envs, policy = make_envs(config, source, "learned", 30, train=False), wild_policy(config, source)
+    envs, policy = make_envs(config, source, 30, train=False), wild_policy(config, source)
     measured = evaluate(envs, policy, GREEDY, seed=0)
     ((rollout, _),) = play_split(envs, policy, GREEDY, seed=0)
     labels = torch.from_numpy(source.labels)
@@ -166,7 +166,7 @@ def test_a_video_is_shown_by_its_middle_window(slid):
 @pytest.mark.parametrize("num_envs", [1, 3, 7, 16])
 def test_videos_are_right_or_wrong_and_all_else_is_of_windows(slid, num_envs):
     config = tiny_config()
-    envs, policy = make_envs(config, slid, "learned", 7, train=False), wild_policy(config, slid)
+    envs, policy = make_envs(config, slid, 7, train=False), wild_policy(config, slid)
     ((rollout, _),) = play_split(envs, policy, GREEDY, seed=0)
     scores = class_scores(rollout.class_logits, 3).numpy()
     joined = [scores[:4].mean(0).argmax(), scores[4].argmax(), scores[5:].mean(0).argmax()]
@@ -192,7 +192,7 @@ def test_windows_that_say_different_things_are_joined():
             parameter.zero_()
         policy.head.weight[:2, -2:] = 20 * torch.eye(2)  # past the LSTM, and so large that tanh is 1
         policy.classes.weight[0, 0], policy.classes.weight[1, 1] = 2.0, 0.4
-    measured = evaluate(make_envs(config, windows, "learned", 2, train=False), policy, GREEDY, seed=0)
+    measured = evaluate(make_envs(config, windows, 2, train=False), policy, GREEDY, seed=0)
     # sigmoid(2) = 0.881 and 1 - sigmoid(0.4) = 0.401 twice: (0.881 + 0.401 + 0.401) / 3 = 0.561 for a
     assert (measured.accuracy, measured.correct) == (1.0, (True,))
     assert measured.vote_accuracy == pytest.approx(1 / 3)

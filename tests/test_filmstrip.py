@@ -18,7 +18,7 @@ from agents.rollout import Manner, collect_rollout
 def draw(source, clips, looking="learned", **changes):
     """Return the figure and the rollout that it shows."""
     config = tiny_config()
-    envs = make_envs(config, source, looking, len(clips), train=False)
+    envs = make_envs(config, source, len(clips), train=False)
     policy = make_policy(config, source, looking)
     generator = torch.Generator().manual_seed(1)
     rollout = collect_rollout(envs, policy, np.array(clips), Manner(looking=looking), generator=generator)
@@ -109,7 +109,7 @@ def test_a_source_without_pictures_is_grey():
 @pytest.mark.parametrize("looking", ["learned", "all"])
 def test_a_png_is_written_whole(pictured, tmp_path, looking):
     config = tiny_config()
-    envs = make_envs(config, pictured, looking, 3, train=False)
+    envs = make_envs(config, pictured, 3, train=False)
     policy = make_policy(config, pictured, looking)
     path = tmp_path / "new" / "strip.png"
     rollout = save_film_strip(path, envs, policy, [5, 0, 2], Manner(looking=looking, greedy=True), seed=0)

@@ -97,7 +97,7 @@ def test_a_video_is_scored_as_the_clip_of_the_store(trained, videos, weights, tm
     config, out = trained
     expected = {}
     for source in open_splits(config).values():
-        envs = make_envs(config, source, "learned", source.num_clips, train=False)
+        envs = make_envs(config, source, source.num_clips, train=False)
         ((rollout, _),) = play_split(envs, best_policy(config, out, source), greedy_manner(config), seed=0)
         scores = class_scores(rollout.class_logits, 2).tolist()
         names = [str(videos / source.clip_id(clip)) for clip in rollout.clips.tolist()]
@@ -112,7 +112,7 @@ def test_a_video_longer_than_a_window_is_scored_by_all_of_its_windows(slid, vide
     config, out = slid
     expected = {}
     for source in open_splits(config).values():
-        envs = make_envs(config, source, "learned", source.num_clips, train=False)
+        envs = make_envs(config, source, source.num_clips, train=False)
         ((rollout, _),) = play_split(envs, best_policy(config, out, source), greedy_manner(config), seed=0)
         scores = class_scores(rollout.class_logits, 2).numpy()
         for video in range(source.source.num_clips):

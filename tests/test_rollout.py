@@ -228,7 +228,7 @@ def test_the_mean_is_all_cells_under_the_plain_sum():
     for looking in ("mean", "all"):
         config = tiny_config(policy=dataclasses.replace(TINY_NETWORK, encoder="sum"))
         policy = make_policy(config, source, looking)
-        envs = make_envs(config, source, looking, 6, train=False)
+        envs = make_envs(config, source, 6, train=False)
         generator = torch.Generator().manual_seed(1)
         arms.append(collect_rollout(envs, policy, np.arange(6), Manner(looking=looking), generator=generator))
     assert torch.equal(arms[0].class_logits, arms[1].class_logits)
