@@ -4,7 +4,8 @@ FLOPs are those of matrix products and convolutions, 2 for a multiplication with
 torch.utils.flop_counter has them; what is done element by element counts as bytes. Bytes are the least traffic: every
 float32 input of a part is read once and every output written once, and weights once for each time that they are used,
 as if no cache kept anything from one use to the next. Both are what the mathematics needs, not what a program does:
-rollouts of one clip need its features read and projected once.
+rollouts of one clip need its features read and projected once. (Frame 1 under "what_and_where" is counted as it is
+done: every rollout embeds its cells anew.)
 
 N = B * R episodes, T frames, m glimpses, K * K cells, D depth, W the LSTM's input, H its units, P components, S units
 of the location logits.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from agents.evaluation import class_scores
 from agents.policy import GlimpsePolicy
 from agents.rollout import SEES_EVERYTHING, Manner, Rollout, collect_rollout
+from agents.runs import told_failures
 from glimpse_env import VideoGlimpseVectorEnv
 from glimpse_env.files import write_atomically
 
@@ -37,7 +38,8 @@ def save_film_strip(
     figure = film_strip(rollout, envs, sees_everything=manner.looking in SEES_EVERYTHING)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    write_atomically(path, buffer.getvalue())
+    with told_failures(path):
+        write_atomically(path, buffer.getvalue())
     return rollout
 
 

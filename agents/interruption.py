@@ -1,4 +1,4 @@
-"""Signals that ask a training run to stop, as a cluster's preemption does, obeyed between two updates."""
+"""Signals that ask a run to stop, as a cluster's preemption does, obeyed between two updates or two tests."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ class StoppedError(Exception):
 
     Args:
         signum: number of the signal.
-        update: the last update that is saved.
+        done: the last that was finished and saved.
     """
 
-    def __init__(self, signum: int, update: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name} after update {update}")
+    def __init__(self, signum: int, done: str) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name} after {done}")
         self.signum = signum
 
 
 class Interruption:
     """Notes SIGTERM and SIGINT while it is entered, instead of letting them end the process.
+
+    What came too late to be heeded goes on to whoever handles signals after the block.
 
     Attributes:
         signum: the last of them, 0 while there was none.
@@ -39,9 +41,11 @@ class Interruption:
             self._handlers = {name: signal.signal(name, self._note) for name in SIGNALS}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         for name, handler in self._handlers.items():
             signal.signal(name, signal.SIG_DFL if handler is None else handler)
+        if self.signum and error is None:
+            signal.raise_signal(self.signum)
 
     def _note(self, signum: int, _: FrameType | None) -> None:
         self.signum = signum

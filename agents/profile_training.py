@@ -40,13 +40,14 @@ import torch
 from torch import Tensor, nn
 
 from agents import reinforce, rollout
-from agents.building import check_device, check_playable, open_splits
+from agents.building import check_device, check_playable, open_splits, videos_of
 from agents.config import Config, parse_as
 from agents.costs import Cost, Sizes, rollout_costs, update_costs
 from agents.objective import glimpse_losses
 from agents.policy import DropoutMasks, GlimpsePolicy
 from agents.rollout import Rollout
 from glimpse_env import ArraySource, ClipSource
+from glimpse_env.store import StoreSplit
 
 CLASSES = 51  # of random features, as many as HMDB-51 has
 BANK_BYTES = 2**28  # of random features, more than caches hold
@@ -225,8 +226,7 @@ def rollout_clocks(arm: reinforce.Arm) -> list[tuple[str, Any, str]]:
         ("drawing cells", rollout, "draw_cells"),
         ("drawing cells", rollout, "random_cells"),
     ]
-    gathering = [name for name in ("project", "collect", "attend") if hasattr(policy, name)]
-    return clocks + [("gathering, projecting", policy, name) for name in gathering]
+    return clocks + [("gathering, projecting", policy, name) for name in ("project", "attend")]
 
 
 def make_arm(config: Config, source: ClipSource, folder: Path) -> reinforce.Arm:
@@ -252,7 +252,14 @@ def sizes_of(arm: reinforce.Arm) -> Sizes:
         in_view=config.observation,
         policy=config.policy,
         parameters=sum(parameter.numel() for parameter in arm.policy.parameters()),
+        stored_bytes=_stored_bytes(videos_of(arm.envs.source)),
     )
+
+
+def _stored_bytes(source: ClipSource) -> int:
+    if isinstance(source, StoreSplit):
+        return np.dtype(source.store.manifest.dtype).itemsize
+    return source.features.dtype.itemsize if isinstance(source, ArraySource) else 4
 
 
 @dataclass(frozen=True)
@@ -483,7 +490,10 @@ class Point:
 
 def sweep(config: Config, grid_size: int, depth: int, frames: int, *, iterations: int = 2) -> list[Point]:
     """Time training iterations on random features while T, K and m change, one at a time, from the sizes given."""
+    check_device(config.device)
     base = {"T": frames, "K*K": grid_size**2, "m": config.glimpses}
+    if base["m"] > base["K*K"]:
+        raise ValueError(f"{base['m']} glimpses do not fit {grid_size} x {grid_size} cells: set --glimpses")
     points = []
     for varied, swept in (("T", SWEPT_FRAMES), ("K*K", [size**2 for size in SWEPT_GRIDS]), ("m", SWEPT_GLIMPSES)):
         for size in swept:

@@ -7,7 +7,7 @@
 
 The learned policy and each control are trained alike, one after the other; validation chooses each one's checkpoint,
 and the test split is played once with it. Where several processes share the updates, the first of them validates,
-tests, logs, saves and prints. SIGTERM and SIGINT are obeyed after the update under way, which is saved.
+tests, logs, saves and prints. SIGTERM and SIGINT are obeyed after the update, or the test, that is under way.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class Arm:
                     saved = time.perf_counter()
                 if signum:
                     from_first(lambda: None)  # none leaves before the state is saved
-                    raise StoppedError(signum, self.update)
+                    raise StoppedError(signum, f"update {self.update}")
 
     def test(self) -> Evaluation:
         """Play the test split with the checkpoint that validation chose."""
@@ -281,10 +281,10 @@ def train(config: Config, out: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: the configuration cannot be played; the folder belongs to a run of another configuration.
-        StoppedError: SIGTERM or SIGINT came while an arm was trained; what is there can be gone on with.
+        StoppedError: SIGTERM or SIGINT came; what is there can be gone on with.
         RankLostError: another process that shares the run has stopped.
     """
-    with joined() as share:
+    with joined() as share, Interruption() as interruption:
         with together():
             check_device(config.device, share)
             share.of(config.clips)
@@ -296,7 +296,11 @@ def train(config: Config, out: Path) -> dict[str, Any]:
         measured: dict[str, Any] = {}
         for looking in config.arms:
             measured[looking] = _finish_arm(config, looking, arm_folder(out, looking), sources)
-        return from_first(lambda: _conclude(config, out, sources, measured))
+            if signum := largest_over_ranks(interruption.signum):
+                raise StoppedError(signum, f"arm {looking!r} was tested")
+        result = from_first(lambda: _conclude(config, out, sources, measured))
+        interruption.signum = 0  # there is nothing left to stop
+        return result
 
 
 def _conclude(config: Config, out: Path, sources: Sources, measured: dict[str, Any]) -> dict[str, Any]:

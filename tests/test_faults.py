@@ -85,11 +85,40 @@ def test_the_command_says_how_to_go_on(tmp_path, monkeypatch, capsys, signum, st
 
 def test_signals_are_noted_until_the_block_ends():
     before = signal.getsignal(signal.SIGTERM)
-    with Interruption() as interruption:
+    with pytest.raises(StoppedError), Interruption() as interruption:  # noqa: PT012
         assert interruption.signum == 0
         os.kill(os.getpid(), signal.SIGTERM)
         assert interruption.signum == signal.SIGTERM
+        raise StoppedError(interruption.signum, "update 1")
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_signal_that_nobody_heeded_goes_on_to_the_block_around():
+    with Interruption() as outer:
+        with Interruption() as inner:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert inner.signum == outer.signum == signal.SIGTERM
+        outer.signum = 0
+
+
+def test_a_signal_during_the_test_stops_before_the_next_arm(tmp_path, monkeypatch, capsys):
+    def opened(split):
+        return marked_source(12, **({"kind": Preempted, "signum": signal.SIGTERM, "at": 1} if split == "test" else {}))
+
+    monkeypatch.setitem(EMBEDDED, "preempted", opened)
+    config = tiny_config(source="preempted", controls=("random",))
+    fields = {entry.name: getattr(config, entry.name) for entry in dataclasses.fields(config)}
+    run = tmp_path / "run"
+    with pytest.raises(SystemExit) as left:
+        main(Arguments(**fields, out=run))
+    assert left.value.code == 143
+    said = f"stopped by SIGTERM after arm 'learned' was tested: go on with --resume {run}\n"
+    assert capsys.readouterr().err.endswith(said)
+    assert (run / "evaluation.json").exists()
+    assert not (run / "controls").exists()
+    monkeypatch.setitem(EMBEDDED, "preempted", lambda split: marked_source(12))
+    main(Arguments(resume=run))
+    assert (run / "result.json").exists()
 
 
 # ---- a full disk

@@ -168,6 +168,12 @@ def test_flags_that_make_no_sense_are_named(flags, message, capsys):
         (["--synthetic-features", "3", "4", "1"], ValueError, "need K >= 1, D >= 1 and T >= 2, got 3 4 1"),
         (["--source", "nowhere"], FileNotFoundError, "nowhere"),
         (["--device", "abacus"], ValueError, "device 'abacus' is none that torch knows"),
+        (
+            ["--sweep", "--synthetic-features", "2", "4", "3", "--glimpses", "1", "--device", "abacus"],
+            ValueError,
+            "device 'abacus' is none that torch knows",
+        ),
+        (["--sweep", "--synthetic-features", "2", "4", "3"], ValueError, "5 glimpses do not fit 2 x 2 cells: set"),
     ],
 )
 def test_what_cannot_be_profiled_is_named(flags, error, message):
