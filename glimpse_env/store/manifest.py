@@ -38,7 +38,7 @@ class Manifest:
         decoder: libraries that decoded, with their versions.
         software: versions of what else decides the last bits.
         device: kind of processor that the network ran on.
-        threads: of the network; 0 where the parts of a merged store differ.
+        threads: of the network on the CPU; 0 on a GPU, and where the parts of a merged store differ.
         batch_size: to which the network's batches were padded; 0 where the parts of a merged store differ.
         frames_per_second: of the samples.
         num_frames: T, frames of an episode.
