@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -242,6 +243,28 @@ def test_a_process_that_is_killed_takes_the_others_with_it(store, tmp_path):
     assert len(told) <= 1, log.read_text()  # torchrun may end the survivor before it has noticed
     assert all(re.match("another process of this run has stopped .*: go on with --resume", line) for line in told)
     assert Checkpoints(run).load_last()["update"] >= 1
+
+
+@pytest.mark.slow
+def test_a_lost_process_is_told_by_the_one_that_is_left(store, tmp_path):
+    """Without torchrun, which would end the other before it could speak."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    run, logs, processes = tmp_path / "run", [tmp_path / "0.txt", tmp_path / "1.txt"], []
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    arguments = [*SIZES, "--updates", "100000", "--source", store, "--out", str(run)]
+    for rank, log in enumerate(logs):
+        with log.open("w") as output:
+            own = {**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            command = [sys.executable, "agents/reinforce.py", *arguments]
+            processes.append(subprocess.Popen(command, cwd=ROOT, env=own, stdout=output, stderr=subprocess.STDOUT))
+    wait_for_training(processes[0], run, logs[0])
+    processes[1].kill()
+    assert processes[1].wait() == -signal.SIGKILL
+    assert processes[0].wait(timeout=60) == 1
+    said = logs[0].read_text()
+    assert re.search(r"^error: another process of this run has stopped .*: go on with --resume", said, re.M), said
 
 
 def environment_of(process):
