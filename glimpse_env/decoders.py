@@ -134,7 +134,8 @@ class DecoderProcess:
         try:
             return self._decode(path)
         except DecoderError:  # not of this file, perhaps: systems short of memory end processes that are idle
-            pass
+            if self._stopped:
+                raise VideoError(path, "the decoder was stopped") from None
         try:
             return self._decode(path)
         except _CrashError as error:

@@ -55,3 +55,16 @@ def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "bvlc.safetensors"
     write_bvlc_weights(path)
     return path
+
+
+@pytest.fixture
+def small_files():
+    """Let no file grow beyond a size, as if the disk were full; None takes that back."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft if size is None else size, hard))
+
+    yield limit
+    limit(None)

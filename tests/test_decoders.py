@@ -6,12 +6,14 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from extraction_inputs import write_video
 
+from glimpse_env import decoders
 from glimpse_env.decode import VideoError, decode_clip
 from glimpse_env.decoders import DecoderError, Decoders
 
@@ -65,18 +67,18 @@ def test_samples_are_those_of_this_process_in_order(tmp_path):
     paths = [tmp_path / name for name in ("a.mp4", "b.avi", "c.mkv")]
     for number, path in enumerate(paths):
         write_video(path, frames=4 + 3 * number)
-    with Decoders(**SAMPLING, processes=2) as decoders:
-        for path, clip in zip(paths * 3, decoders.decode(paths * 3), strict=True):
+    with Decoders(**SAMPLING, processes=2) as own:
+        for path, clip in zip(paths * 3, own.decode(paths * 3), strict=True):
             assert same(clip, decode_clip(path, **SAMPLING))
             assert set(clip.seconds) == {"decode", "resize"}
-        again = next(decoders.decode(paths))
+        again = next(own.decode(paths))
         assert same(again, decode_clip(paths[0], **SAMPLING))
 
 
 def test_a_decoder_that_fails_costs_its_file_alone(faulty):
     paths = write_videos(faulty, "a.mp4", "crash.mp4", "b.mp4", "exit.mp4", "greedy.mp4", "c.mp4")
-    with Decoders(**SAMPLING) as decoders:
-        good, crash, after, ended, greedy, last = decoders.decode(paths)
+    with Decoders(**SAMPLING) as own:
+        good, crash, after, ended, greedy, last = own.decode(paths)
     reference = decode_clip(paths[0], **SAMPLING, decoder="pyav")
     assert all(same(clip, reference) for clip in (good, after, last))
     reasons = [error.reason for error in (crash, ended, greedy)]
@@ -90,27 +92,27 @@ def test_a_decoder_that_fails_costs_its_file_alone(faulty):
 
 def test_a_decoder_that_is_killed_while_idle_costs_nothing(tmp_path):
     (path,) = write_videos(tmp_path, "a.mp4")
-    with Decoders(**SAMPLING) as decoders:
-        first = next(decoders.decode([path]))
-        decoders._processes[0]._process.kill()
-        assert same(next(decoders.decode([path])), first)
+    with Decoders(**SAMPLING) as own:
+        first = next(own.decode([path]))
+        own._processes[0]._process.kill()
+        assert same(next(own.decode([path])), first)
 
 
 def test_a_decoder_that_cannot_be_started_is_told(tmp_path, monkeypatch):
     (path,) = write_videos(tmp_path, "a.mp4")
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with (
-        Decoders(**SAMPLING) as decoders,
+        Decoders(**SAMPLING) as own,
         pytest.raises(DecoderError, match=r"a decoder process did not start: .* 1\)"),
     ):
-        next(decoders.decode([path]))
+        next(own.decode([path]))
 
 
 def test_a_decoder_that_hangs_is_given_up(faulty):
     paths = write_videos(faulty, "hang.mp4", "a.mp4", "hang2.mp4", "b.mp4")
     begun = time.monotonic()
-    with Decoders(**SAMPLING, seconds_per_video=1.0) as decoders:
-        first, good, second, last = decoders.decode(paths)
+    with Decoders(**SAMPLING, seconds_per_video=1.0) as own:
+        first, good, second, last = own.decode(paths)
     assert time.monotonic() - begun < 60
     assert [error.reason for error in (first, second)] == ["decoding took more than 1 s"] * 2
     assert same(good, last)
@@ -119,9 +121,25 @@ def test_a_decoder_that_hangs_is_given_up(faulty):
 def test_leaving_stops_decoders_at_once(faulty):
     paths = write_videos(faulty, "a.mp4", "hang.mp4", "hang2.mp4")
     begun = time.monotonic()
-    with Decoders(**SAMPLING, processes=2) as decoders:
-        next(decoders.decode(paths))
+    with Decoders(**SAMPLING, processes=2) as own:
+        next(own.decode(paths))
+        processes = list(own._processes)
     assert time.monotonic() - begun < 60
+    assert [process._process for process in processes] == [None, None]
+
+
+def test_a_decoder_that_is_stopped_is_not_started_again(faulty, monkeypatch):
+    (path,) = write_videos(faulty, "hang.mp4")
+    launched = []
+    launch = decoders._launch
+    monkeypatch.setattr(decoders, "_launch", lambda: launched.append(launch()) or launched[-1])
+    with Decoders(**SAMPLING) as own, ThreadPoolExecutor(1) as thread:
+        clip = thread.submit(lambda: next(own.decode([path])))
+        while not Path(f"{path}.pid").exists():
+            time.sleep(0.01)
+        own._processes[0].stop()
+        assert clip.result().reason == "the decoder was stopped"
+    assert len(launched) == 1
 
 
 ORPHAN = """
@@ -129,8 +147,8 @@ import sys
 from pathlib import Path
 from glimpse_env.decoders import DecoderError, Decoders
 
-with Decoders(frames_per_second=30.0, max_frames=8, seconds_per_video=1.0) as decoders:
-    list(decoders.decode([Path(sys.argv[1])]))
+with Decoders(frames_per_second=30.0, max_frames=8, seconds_per_video=1.0) as own:
+    list(own.decode([Path(sys.argv[1])]))
 """
 
 
@@ -161,20 +179,20 @@ def test_clips_wait_for_their_use_in_bounded_number(tmp_path):
             asked.append(number)
             yield path
 
-    with Decoders(frames_per_second=30.0, max_frames=400) as decoders:  # 1200 frames are three clips
-        clips = decoders.decode(paths())
+    with Decoders(frames_per_second=30.0, max_frames=400) as own:  # 1200 frames are three clips
+        clips = own.decode(paths())
         next(clips)
         assert len(asked) == 4
     asked.clear()
-    with Decoders(**SAMPLING) as decoders:
-        next(decoders.decode(paths()))
+    with Decoders(**SAMPLING) as own:
+        next(own.decode(paths()))
         assert len(asked) == 13
 
 
 def test_a_missing_file_and_a_decoder_that_was_stopped(tmp_path):
-    with Decoders(**SAMPLING) as decoders:
-        (error,) = decoders.decode([tmp_path / "none.mp4"])
+    with Decoders(**SAMPLING) as own:
+        (error,) = own.decode([tmp_path / "none.mp4"])
         assert isinstance(error, VideoError)
         assert error.reason == "no such file"
     with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
-        next(decoders.decode([tmp_path / "none.mp4"]))
+        next(own.decode([tmp_path / "none.mp4"]))

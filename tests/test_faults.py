@@ -124,19 +124,6 @@ def test_a_signal_during_the_test_stops_before_the_next_arm(tmp_path, monkeypatc
 # ---- a full disk
 
 
-@pytest.fixture
-def small_files():
-    """Let no file grow beyond a size, as if the disk were full."""
-    resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft if size is None else size, hard))
-
-    yield limit
-    limit(None)
-
-
 FULL = r"could not be written \(.*\): what was saved before is kept\. If its disk is full, free space; then go on with"
 
 

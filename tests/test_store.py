@@ -350,24 +350,11 @@ def test_the_report_keeps_every_run_and_is_no_part_of_the_store(store):
     assert "report.json" not in list(FeatureStore.open(store).verify())
 
 
-@pytest.fixture
-def small_files():
-    """Let no file grow over 50 kB, as if the disk were full: one thumbnail fits into a file, two do not."""
-    resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft if size is None else size, hard))
-
-    yield limit
-    limit(None)
-
-
 def test_a_full_disk_costs_the_shard_being_written_and_no_more(tmp_path, store, small_files):
     path = tmp_path / "full"
     writer = StoreWriter(path, MANIFEST, CLIPS)
     writer.write_shard(1, [arrays_of("c"), arrays_of("d")], {})
-    small_files(50_000)
+    small_files(50_000)  # one thumbnail fits into a file, two do not
     with pytest.raises(
         StoreError,
         match=r"full could not be written \(.*\): finished shards are kept\. If its disk is full, free space; then run",

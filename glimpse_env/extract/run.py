@@ -40,7 +40,7 @@ def extract(settings: Settings) -> Path:
             run is writing it.
     """
     if settings.engine == "ray":
-        require_ray()
+        _require_ray()
         settings = settings.absolute()
     dataset = settings.dataset()
     open_coverage(settings.actor_coverage, dataset.clips)
@@ -144,8 +144,7 @@ def _fill(
         return fill_on_ray(settings, writer, shards, told)
 
 
-def require_ray() -> None:
-    """Raise DeviceError where Ray is not installed."""
+def _require_ray() -> None:
     if importlib.util.find_spec("ray") is None:
         raise DeviceError('--engine ray needs Ray: pip install "videoglimpse[ray]"')
 
