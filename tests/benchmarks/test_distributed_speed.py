@@ -1,0 +1,54 @@
+"""How much faster two processes of one thread train than one: updates a second at the sizes of real features.
+
+pytest tests/benchmarks/test_distributed_speed.py --benchmark-only
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+
+FLOOR = 1.6
+ROUNDS = 2
+TRAIN = """
+import dataclasses, sys, time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from agents.config import PRESETS
+from agents.distributed import joined
+from agents.profile_training import make_arm, random_features
+
+config = dataclasses.replace(PRESETS["features"], glimpses=5, rollouts=4, jitter=False)
+with joined() as share, TemporaryDirectory() as folder:
+    arm = make_arm(config, random_features(7, 1024, 30, config.clips), Path(folder))
+    times = []
+    for _ in range(4):
+        begun = time.perf_counter()
+        arm._train_once()
+        arm.update += 1
+        times.append(time.perf_counter() - begun)
+    if share.is_first:
+        print("updates a second", 1 / min(times[1:]))
+"""
+
+
+def test_two_processes_against_one(benchmark, report, tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(TRAIN)
+    rates = {1: [], 2: []}
+
+    def run(processes):
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        path = os.pathsep.join(filter(None, sys.path))
+        finished = subprocess.run(
+            [sys.executable, *launcher, str(script)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        rates[processes].append(float(finished.stdout.split("updates a second")[1]))
+
+    benchmark.pedantic(lambda: [run(processes) for processes in (1, 2)], rounds=ROUNDS)
+    ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
+    report(
+        f"updates a second: one process {statistics.median(rates[1]):.3f}, two {statistics.median(rates[2]):.3f}, ratio "
+        f"{statistics.median(ratios):.2f} (rounds {', '.join(f'{ratio:.2f}' for ratio in ratios)}; floor {FLOOR})"
+    )
