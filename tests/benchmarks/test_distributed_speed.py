@@ -48,7 +48,8 @@ def test_two_processes_against_one(benchmark, report, tmp_path):
 
     benchmark.pedantic(lambda: [run(processes) for processes in (1, 2)], rounds=ROUNDS)
     ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
+    one, two = (statistics.median(rates[processes]) for processes in (1, 2))
     report(
-        f"updates a second: one process {statistics.median(rates[1]):.3f}, two {statistics.median(rates[2]):.3f}, ratio "
+        f"updates a second: one process {one:.3f}, two {two:.3f}, ratio "
         f"{statistics.median(ratios):.2f} (rounds {', '.join(f'{ratio:.2f}' for ratio in ratios)}; floor {FLOOR})"
     )
