@@ -14,6 +14,7 @@ from agents.config import Config
 from agents.distributed import WHOLE, Share, local_rank
 from agents.policy import GlimpsePolicy, InputShape
 from agents.rollout import Looking, Manner
+from agents.sight import fits
 from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv, open_source
 from glimpse_env.store import StoreSplit
 
@@ -78,13 +79,15 @@ def describe_source(config: Config, source: ClipSource) -> dict[str, Any]:
 
 
 def make_envs(config: Config, source: ClipSource, num_envs: int, *, train: bool) -> VideoGlimpseVectorEnv:
-    """Make environments that show the slices that are chosen; rollouts read what else an arm sees."""
+    """Make environments that show the slices that are chosen, or nothing where all features fit on the run's GPU;
+    rollouts read what else an arm sees.
+    """
     envs = gym.make_vec(
         "VideoGlimpse-v0",
         num_envs=num_envs,
         source=source,
         glimpses=config.glimpses,
-        observation="slices",
+        observation="blind" if fits(source, torch.device(config.device)) else "slices",
         frames=config.frames,
         eta=config.eta,
         abstain=config.abstain,

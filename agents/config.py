@@ -69,6 +69,9 @@ class Config:
     """B, the clips of an update."""
     rollouts: int = 4
     """R, the rollouts of each clip; their returns are each other's baseline."""
+    clips_at_once: int | None = None
+    """How many of them, with all their rollouts, go through an update's network together; gradients are summed over
+    such parts, which bounds the memory. All without it."""
     learning_rate: float = 3e-3
     """Of Adam; over the last third of the updates it falls linearly to a tenth."""
     scorer_learning_rate: float = 3e-3
@@ -108,6 +111,8 @@ class Config:
         for name in ("updates", "clips", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.clips_at_once is not None and self.clips_at_once < 1:
+            raise ValueError(f"clips_at_once must be at least 1, got {self.clips_at_once}")
         for name in ("warmup_updates", "scorer_updates", "penalty", "entropy_bonus"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

@@ -83,19 +83,49 @@ def advantages_of(returns: Tensor, config: Config) -> Tensor:
     return normalised(advantages, mean_over_ranks(advantages.square().mean())).flatten(0, 1)
 
 
-def class_choice_loss(class_logits: Tensor, rollout: Rollout, config: Config) -> Tensor:
-    """Return the policy gradient of drawn classes: a prediction earns its own frame's share of r_T, or all of it."""
-    log_probs = class_logits.log_softmax(-1).gather(2, rollout.predictions[..., None])[..., 0]
+def class_returns(rollout: Rollout, config: Config) -> Tensor:
+    """Return (N, T): what a drawn class is credited with, its own frame's share of r_T, or all of it."""
     rewards = eq7_rewards(rollout, config)
-    if config.credit == "terminal":
-        rewards = rewards.sum(1, keepdim=True).expand_as(rewards)
-    return policy_gradient_loss(log_probs, advantages_of(rewards, config))
+    return rewards.sum(1, keepdim=True).expand_as(rewards) if config.credit == "terminal" else rewards
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advantages:
+    """How much better than the other rollouts of its clip each choice turned out, over a whole update."""
+
+    cells: Tensor  # (N, T - 1)
+    classes: Tensor | None  # (N, T), where classes are drawn
+
+    @classmethod
+    def of(cls, rollout: Rollout, config: Config) -> Advantages:
+        """Compute them; episodes are laid out clip by clip."""
+        return cls(
+            cells=advantages_of(frame_returns(rollout, config), config),
+            classes=advantages_of(class_returns(rollout, config), config) if config.abstain else None,
+        )
+
+    def part(self, rows: slice) -> Advantages:
+        """Return those of some of the episodes."""
+        return Advantages(cells=self.cells[rows], classes=None if self.classes is None else self.classes[rows])
+
+
+def class_choice_loss(class_logits: Tensor, predictions: Tensor, advantages: Tensor) -> Tensor:
+    """Return the policy gradient of drawn classes: (N, T, outputs) logits, (N, T) predictions and advantages."""
+    log_probs = class_logits.log_softmax(-1).gather(2, predictions[..., None])[..., 0]
+    return policy_gradient_loss(log_probs, advantages)
 
 
 def glimpse_losses(
-    policy: GlimpsePolicy, rollout: Rollout, masks: DropoutMasks, config: Config, *, update: int, looking: Looking
+    policy: GlimpsePolicy,
+    rollout: Rollout,
+    masks: DropoutMasks,
+    advantages: Advantages,
+    config: Config,
+    *,
+    update: int,
+    looking: Looking,
 ) -> Losses:
-    """Compute eq. 8 for a batch of rollouts, laid out clip by clip.
+    """Compute eq. 8 for a batch of rollouts, or for a part of one: every term is a mean over its episodes.
 
     The total of an arm that does not learn where to look, and of the warm-up, is the cross-entropy alone, with
     abstention also the policy gradient of the drawn classes: without it "no prediction" would never be learned.
@@ -105,15 +135,14 @@ def glimpse_losses(
         rollout.first, rollout.rest, rollout.views, masks, detach_scorer=phase == "scorer"
     )
     classification = class_loss(class_logits, rollout.frame_labels)
-    returns = frame_returns(rollout, config)
     # What was drawn at random says nothing of the policy: its gradient is that of the mixture of both.
     log_probs = cells_log_prob(cell_logits, rollout.cells) * ~rollout.explored
-    gradient = policy_gradient_loss(log_probs, advantages_of(returns, config))
+    gradient = policy_gradient_loss(log_probs, advantages.cells)
     entropy = first_draw_entropy(cell_logits).mean()
     penalty = attention_penalty(cell_logits)
     saying = classification
-    if config.abstain:
-        saying = saying + class_choice_loss(class_logits, rollout, config)
+    if advantages.classes is not None:
+        saying = saying + class_choice_loss(class_logits, rollout.predictions, advantages.classes)
     total = saying
     if looking == "learned" and phase != "warmup":
         bonus = config.entropy_bonus * (1 - update / config.updates) * log_probs.shape[1]

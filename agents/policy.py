@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from agents.distributed import WHOLE, Share, uniform
 
 Encoder = Literal["sum", "what_and_where"]
+Precision = Literal["float32", "bfloat16"]
 SliceWeights = Literal["uniform", "softmax"]
 
 
@@ -52,6 +54,8 @@ class PolicyConfig:
 
     repulsion: float = 0.0
     """How strongly the location logits avoid cells that were chosen before, at the start; learned from there."""
+    precision: Precision = "float32"
+    """Of the network's products, acting and learning; weights, losses and the optimiser stay float32."""
 
     def __post_init__(self) -> None:
         for name in ("embedding_size", "layers", "hidden_size", "projection_size", "scorer_size"):
@@ -83,9 +87,15 @@ class DropoutMasks:
 
     def repeated(self, times: int) -> DropoutMasks:
         """Return the masks of N * times episodes, each of these `times` times in a row."""
-        inputs = [mask.repeat_interleave(times, 0) for mask in self.inputs]
-        others = (mask.repeat_interleave(times, 0) for mask in (self.state, self.head, self.scorer))
-        return DropoutMasks(inputs, *others)
+        return self._each(lambda mask: mask.repeat_interleave(times, 0))
+
+    def part(self, rows: slice) -> DropoutMasks:
+        """Return the masks of some of the episodes."""
+        return self._each(lambda mask: mask[rows])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> DropoutMasks:
+        inputs = [change(mask) for mask in self.inputs]
+        return DropoutMasks(inputs, change(self.state), change(self.head), change(self.scorer))
 
 
 @dataclass
@@ -185,6 +195,15 @@ class GlimpsePolicy(nn.Module):
             mask(config.scorer_size, config.scorer_dropout),
         )
 
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the network's products have the configured precision.
+
+        `step` and `forward` enter it themselves; who calls them often enters it around all calls that need the same
+        kind of gradient, since weights are converted once in each outermost context.
+        """
+        enabled = self.config.precision == "bfloat16"
+        return torch.autocast(self.place.device.type, torch.bfloat16, enabled=enabled)
+
     def initial_state(self, episodes: int) -> RecurrentState:
         """Return the state before frame 1."""
         zeros = self.place.new_zeros(1, episodes, self.config.hidden_size)
@@ -218,11 +237,12 @@ class GlimpsePolicy(nn.Module):
         Returns:
             class logits (N, outputs), location logits of the next frame (N, K*K), and the state after the frame.
         """
-        inputs = self._drop(self._with_frame_number(self.encode(looks)[:, None], state.frame), masks)
-        hidden, layers = self._recur(inputs, state.layers, masks)
-        view = Views(*(part[:, None] for part in view))
-        class_logits, cell_logits = self.class_logits(hidden, inputs, masks), self.cell_logits(hidden, view, masks)
-        return class_logits[:, 0], cell_logits[:, 0], RecurrentState(layers, state.frame + 1)
+        with self.autocast():
+            inputs = self._drop(self._with_frame_number(self.encode(looks)[:, None], state.frame), masks)
+            hidden, layers = self._recur(inputs, state.layers, masks)
+            view = Views(*(part[:, None] for part in view))
+            class_logits, cell_logits = self.class_logits(hidden, inputs, masks), self.cell_logits(hidden, view, masks)
+        return class_logits[:, 0].float(), cell_logits[:, 0].float(), RecurrentState(layers, state.frame + 1)
 
     def forward(
         self, first: Looks, rest: Looks, views: Views, masks: DropoutMasks | None, *, detach_scorer: bool = False
@@ -239,11 +259,13 @@ class GlimpsePolicy(nn.Module):
         Returns:
             class logits (N, T, outputs) and location logits (N, T - 1, K*K), those chosen from at frames 1..T-1.
         """
-        inputs = torch.cat([self.encode(first)[:, None], self.encode(rest)], 1)
-        inputs = self._drop(self._with_frame_number(inputs, 0), masks)
-        hidden, _ = self._recur(inputs, None, masks)
-        before = hidden[:, :-1].detach() if detach_scorer else hidden[:, :-1]
-        return self.class_logits(hidden, inputs, masks), self.cell_logits(before, views, masks)
+        with self.autocast():
+            inputs = torch.cat([self.encode(first)[:, None], self.encode(rest)], 1)
+            inputs = self._drop(self._with_frame_number(inputs, 0), masks)
+            hidden, _ = self._recur(inputs, None, masks)
+            before = hidden[:, :-1].detach() if detach_scorer else hidden[:, :-1]
+            class_logits, cell_logits = self.class_logits(hidden, inputs, masks), self.cell_logits(before, views, masks)
+        return class_logits.float(), cell_logits.float()
 
     def class_logits(self, hidden: Tensor, inputs: Tensor, masks: DropoutMasks | None) -> Tensor:
         """Score the classes (eq. 2): states (N, T, H) and the LSTM's inputs (N, T, width) -> (N, T, outputs)."""

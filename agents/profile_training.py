@@ -40,14 +40,14 @@ import torch
 from torch import Tensor, nn
 
 from agents import reinforce, rollout
-from agents.building import check_device, check_playable, open_splits, videos_of
+from agents.building import check_device, check_playable, open_splits
 from agents.config import Config, parse_as
 from agents.costs import Cost, Sizes, rollout_costs, update_costs
-from agents.objective import glimpse_losses
+from agents.objective import Advantages, glimpse_losses
 from agents.policy import DropoutMasks, GlimpsePolicy
 from agents.rollout import Rollout
+from agents.sight import feature_type
 from glimpse_env import ArraySource, ClipSource
-from glimpse_env.store import StoreSplit
 
 CLASSES = 51  # of random features, as many as HMDB-51 has
 BANK_BYTES = 2**28  # of random features, more than caches hold
@@ -252,14 +252,8 @@ def sizes_of(arm: reinforce.Arm) -> Sizes:
         in_view=config.observation,
         policy=config.policy,
         parameters=sum(parameter.numel() for parameter in arm.policy.parameters()),
-        stored_bytes=_stored_bytes(videos_of(arm.envs.source)),
+        stored_bytes=feature_type(arm.envs.source).itemsize,
     )
-
-
-def _stored_bytes(source: ClipSource) -> int:
-    if isinstance(source, StoreSplit):
-        return np.dtype(source.store.manifest.dtype).itemsize
-    return source.features.dtype.itemsize if isinstance(source, ArraySource) else 4
 
 
 @dataclass(frozen=True)
@@ -318,7 +312,8 @@ def update_parts(arm: reinforce.Arm, made: Iteration) -> dict[str, Callable[[], 
 
     def lose() -> None:
         known = cast(GlimpsePolicy, known_logits)
-        losses = glimpse_losses(known, played, masks, config, update=arm.update, looking="learned")
+        advantages = Advantages.of(played, config)
+        losses = glimpse_losses(known, played, masks, advantages, config, update=arm.update, looking="learned")
         back(losses.total)
 
     def optimise() -> None:

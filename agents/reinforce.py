@@ -51,9 +51,10 @@ from agents.distributed import (
 from agents.evaluation import Evaluation, evaluate, middle_clips
 from agents.filmstrip import save_film_strip
 from agents.interruption import Interruption, StoppedError
-from agents.objective import glimpse_losses, phase_of_update
+from agents.objective import Advantages, glimpse_losses, phase_of_update
+from agents.policy import DropoutMasks
 from agents.results import EVALUATION_ENVS, VALIDATION_SEED, arm_folder, best_policy, evaluate_run, summarise, table
-from agents.rollout import SEES_EVERYTHING, Looking, Manner, collect_rollout
+from agents.rollout import SEES_EVERYTHING, Looking, Manner, Rollout, collect_rollout
 from agents.runs import Checkpoints, MetricsLog, SaveError, provenance, read_json, write_json
 from glimpse_env import ClipSource
 
@@ -178,23 +179,40 @@ class Arm:
         rollout = collect_rollout(
             self.envs, policy, clips, manner, generator=generator, masks=masks, seed=windows, share=self.share
         )
-        losses = glimpse_losses(policy, rollout, masks, config, update=self.update, looking=self.looking)
-        norm = self._optimise(losses.total, clips)
-        scalars = losses.scalars() | {"train/gradient_norm": norm}
+        self.optimizer.zero_grad(set_to_none=True)
+        scalars = self._backward(rollout, masks)
+        scalars["train/gradient_norm"] = self._step(scalars["train/total"], clips)
         scalars["train/accuracy"] = float(rollout.is_correct.float().mean())
         if (hits := rollout.hits()) is not None and self.looking not in SEES_EVERYTHING:
             scalars["train/focus"] = float(hits.any(2).float().mean())
         return scalars
 
-    def _optimise(self, loss: Tensor, clips: NDArray[np.int64]) -> float:
+    def _backward(self, rollout: Rollout, masks: DropoutMasks) -> dict[str, float]:
+        """Add up the gradient over parts of the episodes, and return the means of their losses."""
+        config, episodes = self.config, len(rollout.clips)
+        size = min(episodes, (config.clips_at_once or config.clips) * config.rollouts)
+        advantages = Advantages.of(rollout, config)
+        scalars: dict[str, float] = {}
+        for start in range(0, episodes, size):
+            rows = slice(start, min(start + size, episodes))
+            share = (rows.stop - rows.start) / episodes
+            losses = glimpse_losses(
+                self.policy, rollout.part(rows), masks.part(rows), advantages.part(rows), config,
+                update=self.update, looking=self.looking,
+            )  # fmt: skip
+            (losses.total * share).backward()  # type: ignore[no-untyped-call]
+            for name, value in losses.scalars().items():
+                scalars[name] = scalars.get(name, 0.0) + share * value
+        return scalars
+
+    def _step(self, loss: float, clips: NDArray[np.int64]) -> float:
+        """Take a step along the gradient and return its norm."""
         config = self.config
         decay = min(1.0, 0.1 + 0.9 * 3 * (1 - self.update / config.updates))
         for group, rate in zip(
             self.optimizer.param_groups, (config.learning_rate, config.scorer_learning_rate), strict=True
         ):
             group["lr"] = rate * decay
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
         parameters = list(self.policy.parameters())
         if self.share.ranks > 1:  # the rank that has the clips tells them: in the mean they would be everyone's
             gradients = [weight.grad.flatten() for weight in parameters if weight.grad is not None]
@@ -206,8 +224,8 @@ class Arm:
         self.optimizer.step()
         return float(norm)
 
-    def _require_finite(self, loss: Tensor, norm: Tensor, clips: NDArray[np.int64]) -> None:
-        values = {"loss": float(loss.detach()), "gradient": float(norm)}
+    def _require_finite(self, loss: float, norm: Tensor, clips: NDArray[np.int64]) -> None:
+        values = {"loss": loss, "gradient": float(norm)}
         for name, value in values.items():
             if not np.isfinite(value):
                 names = [self.envs.source.clip_id(clip) for clip in np.unique(clips).tolist()]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from agents.distributed import WHOLE, Share, uniform
 from agents.glimpses import centre_cells, draw_cells, draw_classes, oracle_cells, random_cells
 from agents.policy import DropoutMasks, GlimpsePolicy, Looks, Views, slice_weights
+from agents.sight import sight_of
 from glimpse_env import VideoGlimpseVectorEnv
 
 Looking = Literal["learned", "random", "centre", "mean", "all", "oracle"]
@@ -62,6 +64,17 @@ class Rollout:
     glimpses: Tensor  # (N,) int64
     actors: Tensor | None  # (N, T, K*K) bool, where the source knows
 
+    def part(self, rows: slice | Tensor) -> Rollout:
+        """Return some of the episodes; those of a slice share memory with all of them."""
+        parts: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, (Looks, Views)):
+                parts[field.name] = type(value)(*(tensor[rows] for tensor in value))
+            else:
+                parts[field.name] = None if value is None else value[rows]
+        return Rollout(**parts)
+
     def hits(self) -> Tensor | None:
         """Return (N, T - 1, m) bool: the looks that fell on the actor; None where the source does not know."""
         return None if self.actors is None else self.actors[:, 1:].gather(2, self.cells)
@@ -93,7 +106,8 @@ def collect_rollout(
     """Play one episode of each of the (N,) `clips`.
 
     Args:
-        envs: N environments that show "slices" and are not reset by themselves (autoreset_mode "Disabled").
+        envs: N environments that show "slices", or are "blind" beside a bank of the features on the policy's device,
+            and are not reset by themselves (autoreset_mode "Disabled").
         generator: of cells, classes and mirroring, on the policy's device.
         masks: the dropout to act under; None acts without.
         seed: of the environments, which draw windows where `jitter` is on.
@@ -102,30 +116,16 @@ def collect_rollout(
     observations, _ = envs.reset(seed=seed, options={"clip": clips})
     player = _Player(policy, manner, generator, masks, actor_cells(envs), envs, share)
     infos: dict[str, Any] = {}
-    frame_labels, rewards = [], np.zeros(len(clips))
-    for _ in range(policy.shape.frames):
-        observations, rewards, _, _, infos = envs.step(player.act(observations))
-        frame_labels.append(torch.from_numpy(infos["frame_labels"]))
+    frame_labels, rewards, frames = [], np.zeros(len(clips)), policy.shape.frames
+    planned: Iterator[NDArray[np.int64]] | None = None
+    with policy.autocast():
+        if envs.engine.rules.observation == "blind":  # nothing that the policy sees comes from the environments
+            planned = iter(torch.stack([player.act(observations) for _ in range(frames)]).cpu().numpy())
+        for _ in range(frames):
+            actions = player.act(observations).cpu().numpy() if planned is None else next(planned)
+            observations, rewards, _, _, infos = envs.step(actions)
+            frame_labels.append(torch.from_numpy(infos["frame_labels"]))
     return player.rollout(clips, torch.stack(frame_labels, 1), rewards, infos)
-
-
-class _Sight:
-    """The whole cubes of N episodes, read once for all those that play the same window of the same clip."""
-
-    def __init__(self, envs: VideoGlimpseVectorEnv, device: torch.device) -> None:
-        engine = envs.engine
-        begins = np.stack([engine.clip, engine.window[:, 0]], 1)  # a window is known by its clip and its first frame
-        _, firsts, episodes = np.unique(begins, axis=0, return_index=True, return_inverse=True)
-        self._source, self._device = envs.source, device
-        self._clips, self._frames = engine.clip[firsts], engine.window[firsts]
-        self.episodes = torch.from_numpy(episodes.ravel()).to(device)  # (N,) where each episode's cube is
-
-    def cubes(self, frame: int) -> Tensor:
-        """Return (U, K*K, D) float32: frame 0..T-1 of each of the U different windows."""
-        size, depth = self._source.grid_size, self._source.depth
-        out = np.empty((len(self._clips), size, size, depth), np.float32)
-        self._source.read_cubes(self._clips, self._frames[:, frame], out)
-        return torch.from_numpy(out).flatten(1, 2).to(self._device)
 
 
 class _Player:
@@ -147,14 +147,14 @@ class _Player:
         self.share = share
         if envs.engine.rules.glimpses is None:
             raise ValueError("this policy takes the same number of looks in every frame: set glimpses")
-        if envs.engine.rules.observation != "slices":
+        if envs.engine.rules.observation not in ("slices", "blind"):
             raise ValueError(
-                f"rollouts take the observation 'slices', got {envs.engine.rules.observation!r}: what else a manner "
-                "sees is read once for all episodes of a clip"
+                f"rollouts take the observation 'slices' or 'blind', got {envs.engine.rules.observation!r}: what else "
+                "a manner sees is read once for all episodes of a clip"
             )
         if manner.looking == "oracle" and actors is None:
             raise ValueError("the oracle needs a source that knows where the actor is, and this one does not")
-        self.sight = _Sight(envs, device)
+        self.sight = sight_of(envs, device)
         self.everything = torch.arange(size**2, device=device).expand(episodes, -1)
         self.flip = self.everything[0].reshape(size, size).flip(1).flatten()
         self.mirrored = torch.zeros(episodes, dtype=torch.bool, device=device)
@@ -173,8 +173,8 @@ class _Player:
         self.explored: list[Tensor] = []
         self.glimpses = envs.engine.rules.glimpses
 
-    def act(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Answer the (N, m, D + 2) observations of one frame with (N, m + 1) actions."""
+    def act(self, observations: NDArray[np.float32]) -> Tensor:
+        """Answer the (N, m, D + 2) observations of one frame with (N, m + 1) actions, on the policy's device."""
         looks, visible = self._look(observations)
         seen = torch.zeros_like(self.visits).scatter_(1, self.cells, 1.0)
         view = Views(visible, seen, self.visits)
@@ -187,7 +187,7 @@ class _Player:
             kind = self.policy.config.slice_weights if self.manner.looking == "learned" else "uniform"
             self.cells, self.weights = cells, slice_weights(cell_logits, cells, kind)
         self.visits = self.visits.scatter_add(1, cells, torch.ones_like(cells, dtype=self.visits.dtype))
-        return torch.cat([self._place(cells), prediction[:, None]], 1).cpu().numpy()
+        return torch.cat([self._place(cells), prediction[:, None]], 1)
 
     def _look(self, observations: NDArray[np.float32]) -> tuple[Looks, Tensor]:
         """Return what is attended to, and (N, K*K, P): what the location logits see of the frame."""
@@ -202,8 +202,7 @@ class _Player:
                 if self.policy.config.encoder == "what_and_where":  # a sum over all cells is the same mirrored
                     content = self._mirror(content, axis=1)
                 return Looks(content, self.everything, self.weights), visible
-        # (N, m, D + 2) -> (N, m, D): where the slices lie, the policy has chosen itself.
-        slices = torch.from_numpy(observations[..., :-2]).to(self.everything.device)
+        slices = self.sight.slices(self.state.frame, self._place(self.cells), observations)
         if self.manner.in_view == "glimpsed":
             projected = self.policy.project(slices)
             places = self.cells[..., None].expand_as(projected)

@@ -199,6 +199,8 @@ class EpisodeEngine:
         since, before the state moved on.
         """
         whole, partly, blind = self._views()
+        if self.rules.observation == "blind":
+            return
         if self.rules.observation == "glimpsed":
             self._write_cubes(whole, out)
             envs, _, cells, slices = self._read_looks(partly)

@@ -8,8 +8,9 @@ truncated): where that step looks is checked and ignored, and its observation is
 **An action** is one flat integer vector, the class last. With `glimpses=m` the cells looked at stand before it, and the
 same cell twice is one look; with `glimpses=None` a 0 or 1 for each of the K*K cells, any number of them.
 
-**An observation** is the cube with every slice that was not chosen zeroed ("glimpsed"), the whole cube ("cube"), or the
-chosen slices with their places ("slices"); Box spaces, bounded by the source's largest activation.
+**An observation** is the cube with every slice that was not chosen zeroed ("glimpsed"), the whole cube ("cube"), the
+chosen slices with their places ("slices"), or nothing ("blind": for agents that hold the features themselves, and to
+measure what can be said without looking); Box spaces, bounded by the source's largest activation.
 
 **The reward** is 0 until the end, and then
 
@@ -128,8 +129,9 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
         window_seconds: plays windows of this length that slide over each video, in place of `frames`.
         stride_seconds: from the start of one window to that of the next; half of `window_seconds` by default.
         glimpses: m, the cells looked at in every frame after the first, 5 by default; None: any set of cells.
-        observation: "glimpsed" (default; (K, K, D) with unseen slices zeroed), "cube" ((K, K, D) whole) or "slices"
-            ((m, D + 2), the chosen slices with their row and column in (0, 1); K*K rows where glimpses are unlimited).
+        observation: "glimpsed" (default; (K, K, D) with unseen slices zeroed), "cube" ((K, K, D) whole), "slices"
+            ((m, D + 2), the chosen slices with their row and column in (0, 1); K*K rows where glimpses are unlimited)
+            or "blind" ((1,), a zero).
         dtype: "float32" (default) or "float16".
         eta, positive_reward, negative_reward: of eq. 7; 0.5, 1 and -1 by default.
         matching: "frame" (default) compares each prediction with the classes true at its frame's time, "segment" runs

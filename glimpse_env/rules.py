@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from glimpse_env.sources import ClipSource
 
-Observation = Literal["glimpsed", "cube", "slices"]
+Observation = Literal["glimpsed", "cube", "slices", "blind"]
 Matching = Literal["frame", "segment"]
 FeatureType = Literal["float32", "float16"]
 
@@ -26,7 +26,7 @@ class EpisodeRules:
         frames: T, the frames of an episode.
         glimpses: m, the cells looked at in every frame after the first; None lets the agent choose any set of them.
         observation: "glimpsed" shows the cube with unseen slices zeroed, "cube" the whole cube, "slices" the chosen
-            slices with their places.
+            slices with their places, "blind" nothing: a single zero.
         dtype: of the observations.
         eta: weight of the true positives against the false positives in the reward, in [0, 1].
         positive_reward: R+, above 0.
@@ -105,8 +105,10 @@ class EpisodeRules:
         return spaces.MultiDiscrete([choices] * self.most_looks(source) + [classes])
 
     def observation_shape(self, source: ClipSource) -> tuple[int, ...]:
-        """Return (K, K, D), or (m, D + 2) for "slices", where m is K*K if glimpses are unlimited."""
+        """Return (K, K, D), (m, D + 2) for "slices" (m is K*K where glimpses are unlimited), or (1,) for "blind"."""
         size, depth = source.grid_size, source.depth
+        if self.observation == "blind":
+            return (1,)
         return (self.most_looks(source), depth + 2) if self.observation == "slices" else (size, size, depth)
 
     def observation_space(self, source: ClipSource) -> spaces.Box:

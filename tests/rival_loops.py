@@ -9,7 +9,7 @@ from torch import nn
 
 from agents import reinforce
 from agents.glimpses import draw_cells
-from agents.objective import glimpse_losses
+from agents.objective import Advantages, glimpse_losses
 from agents.policy import Looks, Views, slice_weights
 from agents.profile_training import Clocks
 
@@ -53,7 +53,8 @@ class Played:
     def losses(self, logits, rollout):
         """Return the losses of a rollout under a network, or under whatever answers with its logits."""
         arm = self.arm
-        return glimpse_losses(logits, rollout, self.masks, arm.config, update=arm.update, looking="learned")
+        advantages = Advantages.of(rollout, arm.config)
+        return glimpse_losses(logits, rollout, self.masks, advantages, arm.config, update=arm.update, looking="learned")
 
 
 def our_losses(played, generator):

@@ -18,7 +18,7 @@ from agents.costs import (
     update_costs,
     update_forward,
 )
-from agents.objective import glimpse_losses
+from agents.objective import Advantages, glimpse_losses
 from agents.profile_training import iterate, make_arm, sizes_of
 
 NETWORKS = {
@@ -65,7 +65,10 @@ def test_the_update_is_what_pytorch_counts(arm):
     assert forward == update_forward(sizes).flops
 
     def update():
-        losses = glimpse_losses(arm.policy, played, made.masks, arm.config, update=arm.update, looking="learned")
+        advantages = Advantages.of(played, arm.config)
+        losses = glimpse_losses(
+            arm.policy, played, made.masks, advantages, arm.config, update=arm.update, looking="learned"
+        )
         losses.total.backward()
 
     assert flops_of(update) == sum(cost.flops for cost in update_costs(sizes).values())

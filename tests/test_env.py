@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import glimpse_env
 from glimpse_env import ArraySource, VideoGlimpseEnv, VideoGlimpseVectorEnv
 
-MODES = ("glimpsed", "cube", "slices")
+MODES = ("glimpsed", "cube", "slices", "blind")
 DTYPES = ("float32", "float16")
 INFO = {"clip", "clip_id", "frame", "label", "frame_labels"}
 FINAL_INFO = INFO | {"true_positives", "false_positives", "glimpses", "is_correct"}
@@ -97,7 +97,8 @@ def test_every_public_name_is_there():
 
 
 @pytest.mark.parametrize(
-    ("observation", "shape", "high"), [("glimpsed", (3, 3, 2), 360), ("cube", (3, 3, 2), 360), ("slices", (4, 4), 360)]
+    ("observation", "shape", "high"),
+    [("glimpsed", (3, 3, 2), 360), ("cube", (3, 3, 2), 360), ("slices", (4, 4), 360), ("blind", (1,), 360)],
 )
 def test_spaces(toy, observation, shape, high):
     env = VideoGlimpseEnv(source=toy, glimpses=4, observation=observation)
@@ -461,7 +462,11 @@ def test_the_labels_of_an_untrimmed_clip_are_fresh_too(untrimmed):
         ),
         ({"split": "valid"}, ValueError, r"no split 'valid': choose one of train, validation, test"),
         ({"fold": 2}, ValueError, r"fold must be 1, got 2"),
-        ({"observation": "all"}, ValueError, r"observation must be one of \('glimpsed', 'cube', 'slices'\), got 'all'"),
+        (
+            {"observation": "all"},
+            ValueError,
+            r"observation must be one of \('glimpsed', 'cube', 'slices', 'blind'\), got 'all'",
+        ),
         ({"dtype": "float64"}, ValueError, r"dtype must be one of \('float32', 'float16'\), got 'float64'"),
         ({"matching": "iou"}, ValueError, r"matching must be one of \('frame', 'segment'\), got 'iou'"),
         ({"overlap_threshold": 1.0}, ValueError, r"overlap_threshold must lie in \[0, 1\), got 1.0"),

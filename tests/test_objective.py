@@ -12,6 +12,7 @@ from agents.building import make_policy
 from agents.glimpses import cells_log_prob, first_draw_entropy
 from agents.losses import attention_penalty, class_loss, clip_log_score, frame_log_scores, leave_one_out
 from agents.objective import (
+    Advantages,
     advantages_of,
     class_choice_loss,
     eq7_rewards,
@@ -19,7 +20,7 @@ from agents.objective import (
     glimpse_losses,
     phase_of_update,
 )
-from agents.rollout import Manner, Rollout, collect_rollout
+from agents.rollout import Manner, collect_rollout
 from glimpse_env import ArraySource, VideoGlimpseVectorEnv
 
 
@@ -45,7 +46,8 @@ def play(config, source, clips, manner=None):
 def losses_of(config, update, looking="learned"):
     """Return the losses of an update on four clips, and what they are made of."""
     policy, rollout, masks = play(config, marked_source(4), np.arange(4).repeat(config.rollouts).tolist())
-    losses = glimpse_losses(policy, rollout, masks, config, update=update, looking=looking)
+    advantages = Advantages.of(rollout, config)
+    losses = glimpse_losses(policy, rollout, masks, advantages, config, update=update, looking=looking)
     class_logits, cell_logits = policy(rollout.first, rollout.rest, rollout.views, masks)
     return losses, rollout, class_logits, cell_logits
 
@@ -91,7 +93,8 @@ def test_eq_8_adds_up(scorer_updates, joint):
 def test_the_scorers_phase_leaves_the_classifier_alone():
     config = tiny_config(warmup_updates=0, scorer_updates=6)
     policy, rollout, masks = play(config, marked_source(4), [0, 0, 1, 1, 2, 2, 3, 3])
-    glimpse_losses(policy, rollout, masks, config, update=0, looking="learned").total.backward()
+    advantages = Advantages.of(rollout, config)
+    glimpse_losses(policy, rollout, masks, advantages, config, update=0, looking="learned").total.backward()
     scorer = {id(parameter) for parameter in policy.scorer_parameters()}
     assert all((parameter.grad is not None) is (id(parameter) in scorer) for parameter in policy.parameters())
 
@@ -155,24 +158,14 @@ def test_drawn_classes_are_credited_with_their_frame_or_with_all(credit):
     advantages = (advantages / advantages.square().mean().sqrt()).flatten(0, 1)
     log_probs = class_logits.log_softmax(2).gather(2, rollout.predictions[..., None])[..., 0]
     expected = -(advantages * log_probs).sum(1).mean()
-    torch.testing.assert_close(class_choice_loss(class_logits, rollout, config), expected)
+    classes = Advantages.of(rollout, config).classes
+    torch.testing.assert_close(class_choice_loss(class_logits, rollout.predictions, classes), expected)
     bonus = config.entropy_bonus * (1 - 3 / 6) * 3
     rest = losses.classification + losses.policy - bonus * first_draw_entropy(cell_logits).mean()
     torch.testing.assert_close(losses.total, rest + expected)
 
 
 # ---- the gradient, through network and environment
-
-
-def select(rollout, index):
-    """Return some of a rollout's episodes, in any order and number."""
-
-    def pick(value):
-        if isinstance(value, tuple):
-            return type(value)(*(part[index] for part in value))
-        return value if value is None else value[index]
-
-    return Rollout(**{field.name: pick(getattr(rollout, field.name)) for field in dataclasses.fields(rollout)})
 
 
 @pytest.mark.parametrize("credit", ["causal", "terminal"])
@@ -185,7 +178,7 @@ def test_the_mean_over_all_pairs_of_rollouts_is_the_gradient_of_the_expected_rew
     policy, rollout, masks = play(config, source, [0] * 400, Manner(looking="random"))
     ways = {tuple(cells): episode for episode, cells in enumerate(rollout.cells[..., 0].tolist())}
     assert set(ways) == set(product(range(4), repeat=2))
-    rollout = select(rollout, torch.tensor(list(ways.values())))
+    rollout = rollout.part(torch.tensor(list(ways.values())))
     masks = policy.draw_masks(16, torch.Generator())  # nothing is dropped
     with torch.no_grad():
         policy.score.weight.zero_()
@@ -197,10 +190,9 @@ def test_the_mean_over_all_pairs_of_rollouts_is_the_gradient_of_the_expected_rew
     (exact,) = torch.autograd.grad((probabilities * rollout.rewards).sum(), policy.score.weight)
 
     pairs = torch.cartesian_prod(torch.arange(16), torch.arange(16)).flatten()
-    batch = select(rollout, pairs)
-    losses = glimpse_losses(
-        policy, batch, policy.draw_masks(512, torch.Generator()), config, update=3, looking="learned"
-    )
+    batch = rollout.part(pairs)
+    masks = policy.draw_masks(512, torch.Generator())
+    losses = glimpse_losses(policy, batch, masks, Advantages.of(batch, config), config, update=3, looking="learned")
     (estimate,) = torch.autograd.grad(losses.policy, policy.score.weight)
     scale = leave_one_out(frame_returns(batch, config).reshape(256, 2, 2)).square().mean().sqrt()
     assert exact.abs().max() > 0.01

@@ -327,6 +327,39 @@ def test_where_nothing_was_saved_yet_no_checkpoint_is_named(tmp_path):
 # ---- data and chance
 
 
+@pytest.mark.parametrize("changes", [{}, {"abstain": True}, {"credit": "terminal", "penalty": 0.5}])
+def test_parts_of_an_update_add_up_to_the_whole(tmp_path, changes):
+    gradients = []
+    for at_once in (None, 2, 1):  # of three clips: parts of two and one
+        config = tiny_config(warmup_updates=0, clips_at_once=at_once, **({"abstain": False} | changes))
+        arm = Arm(config, "learned", tmp_path / str(at_once), marked_splits())
+        scalars = arm._train_once()
+        gradients.append([parameter.grad for parameter in arm.policy.parameters()])
+        if at_once is None:
+            whole = scalars
+        assert scalars == pytest.approx(whole, rel=1e-4)
+    for parts in gradients[1:]:
+        for part, one in zip(parts, gradients[0], strict=True):
+            torch.testing.assert_close(part, one, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("encoder", ["sum", "what_and_where"])
+def test_bfloat16_learns_nearly_the_same(tmp_path, encoder):
+    norms, gradients = [], []
+    for precision in ("float32", "bfloat16"):
+        network = dataclasses.replace(TINY_NETWORK, precision=precision, encoder=encoder)
+        config = tiny_config(warmup_updates=0, abstain=False, policy=network)
+        arm = Arm(config, "random", tmp_path / precision, marked_splits())
+        norms.append(arm._train_once()["train/gradient_norm"])
+        gradients.append(
+            torch.cat([value.grad.flatten() for value in arm.policy.parameters() if value.grad is not None])
+        )
+        assert all(value.dtype == torch.float32 for value in arm.policy.parameters())
+    difference = (gradients[0] - gradients[1]).norm() / gradients[0].norm()
+    assert 1e-5 < difference < 0.05  # what bfloat16 rounds off, and not nothing
+    assert norms[1] == pytest.approx(norms[0], rel=0.05)
+
+
 def test_every_clip_is_played_once_an_epoch():
     config = tiny_config(clips=4)
     played = np.concatenate([clips_of_update(10, config, update) for update in range(10)])

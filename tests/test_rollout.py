@@ -194,7 +194,7 @@ def test_windows_of_a_clip_that_differ_are_read_apart(uneven):
 
 @pytest.mark.parametrize("observation", ["glimpsed", "cube"])
 def test_environments_that_show_more_are_refused(toy, observation):
-    with pytest.raises(ValueError, match=f"rollouts take the observation 'slices', got '{observation}'"):
+    with pytest.raises(ValueError, match=f"rollouts take the observation 'slices' or 'blind', got '{observation}'"):
         play(toy, Manner(), clips=[0], observation=observation)
 
 

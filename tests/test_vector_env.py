@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from glimpse_env import VideoGlimpseEnv, VideoGlimpseVectorEnv
 
-MODES = ("glimpsed", "cube", "slices")
+MODES = ("glimpsed", "cube", "slices", "blind")
 AUTORESETS = tuple(AutoresetMode)
 EVERYONE = np.ones(3, np.bool_)
 
