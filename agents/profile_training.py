@@ -292,14 +292,23 @@ def clock_rollout(arm: reinforce.Arm) -> dict[str, float]:
 def update_parts(arm: reinforce.Arm, made: Iteration) -> dict[str, Callable[[], None]]:
     """Return each part of an update as a function that runs it alone, forward and backward, on what was played."""
     policy, config, played, masks = arm.policy, arm.config, made.rollout, made.masks
-    with torch.no_grad():
-        encoded = torch.cat([policy.encode(played.first)[:, None], policy.encode(played.rest)], 1)
-        hidden = recur(policy, encoded, masks)
+
+    def encode() -> Tensor:
+        return torch.cat([policy.encode(played.first)[:, None], policy.encode(played.rest)], 1)
+
+    with torch.no_grad(), policy.autocast():
+        encoded = encode().float()
+        hidden = recur(policy, encoded, masks).float()
         logits = policy(played.first, played.rest, played.views, masks)
     needs_gradient = config.policy.encoder != "sum" or config.policy.frame_embedding
     inputs = encoded.requires_grad_(needs_gradient)
     states = hidden.requires_grad_()
     class_logits, cell_logits = (part.detach().requires_grad_() for part in logits)
+
+    def alone(part: Callable[[], Tensor]) -> None:
+        with policy.autocast():
+            output = part()
+        back(output)
 
     def back(output: Tensor) -> None:
         if output.requires_grad:
@@ -322,10 +331,10 @@ def update_parts(arm: reinforce.Arm, made: Iteration) -> dict[str, Callable[[], 
 
     return {
         "optimiser": optimise,  # first, while there is the gradient of the last update
-        "slice encoder": lambda: back(torch.cat([policy.encode(played.first)[:, None], policy.encode(played.rest)], 1)),
-        "LSTM": lambda: back(recur(policy, inputs, masks)),
-        "class head": lambda: back(policy.class_logits(states, inputs, masks)),
-        "location head": lambda: back(policy.cell_logits(states[:, :-1], played.views, masks)),
+        "slice encoder": lambda: alone(encode),
+        "LSTM": lambda: alone(lambda: recur(policy, inputs, masks)),
+        "class head": lambda: alone(lambda: policy.class_logits(states, inputs, masks)),
+        "location head": lambda: alone(lambda: policy.cell_logits(states[:, :-1], played.views, masks)),
         "losses": lose,
     }
 
