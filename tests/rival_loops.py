@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from agents import reinforce
+from agents.clocks import Clocks
 from agents.glimpses import draw_cells
 from agents.objective import Advantages, glimpse_losses
 from agents.policy import Looks, Views, slice_weights
-from agents.profile_training import Clocks
 
 
 class _Graphed:

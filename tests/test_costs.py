@@ -18,8 +18,8 @@ from agents.costs import (
     update_costs,
     update_forward,
 )
+from agents.iteration import iterate, make_arm, sizes_of
 from agents.objective import Advantages, glimpse_losses
-from agents.profile_training import iterate, make_arm, sizes_of
 
 NETWORKS = {
     "what and where": TINY_NETWORK,

@@ -9,22 +9,13 @@ import pytest
 import torch
 from agent_toys import marked_source, tiny_config
 
-from agents import profile_training, reinforce
+from agents import iteration, reinforce, rollout, size_sweep
+from agents.clocks import Clocks, Limits, measure_limits
 from agents.config import parse_as
 from agents.costs import Cost, rollout_costs, update_costs
-from agents.profile_training import (
-    Arguments,
-    Clocks,
-    Limits,
-    Point,
-    Profile,
-    main,
-    measure_limits,
-    random_features,
-    straight_line,
-    sweep_table,
-    table,
-)
+from agents.iteration import CLASSES, Profile, profile_training, random_features
+from agents.profile_training import Arguments, main, table
+from agents.size_sweep import Point, straight_line, sweep_table
 
 LIMITS = Limits(flops_per_second=1e10, bytes_per_second=1e9)
 TINY = ("--policy.hidden-size", "8", "--clips", "2", "--rollouts", "2", "--iterations", "1")
@@ -33,13 +24,13 @@ FEATURES = ("--synthetic-features", "3", "4", "3", "--glimpses", "2")
 
 @pytest.fixture(scope="module")
 def profile():
-    return profile_training.profile_training(tiny_config(), marked_source(12), iterations=2, limits=LIMITS)
+    return profile_training(tiny_config(), marked_source(12), iterations=2, limits=LIMITS)
 
 
 @pytest.fixture
 def small_bank(monkeypatch):
-    monkeypatch.setattr(profile_training, "BANK_BYTES", 0)
-    monkeypatch.setattr(profile_training, "measure_limits", lambda device: LIMITS)
+    monkeypatch.setattr(iteration, "BANK_BYTES", 0)
+    monkeypatch.setattr(iteration, "measure_limits", lambda device: LIMITS)
 
 
 def test_a_profile_has_all_parts(profile):
@@ -67,7 +58,7 @@ def test_a_profile_survives_json(profile):
 
 
 def test_profiling_leaves_the_code_as_it_was(profile):
-    assert reinforce.collect_rollout is profile_training.rollout.collect_rollout
+    assert reinforce.collect_rollout is rollout.collect_rollout
     assert "clocked" not in marked_source(3).read_cubes.__qualname__
 
 
@@ -89,7 +80,7 @@ def test_limits_are_measured():
 
 def test_time_inside_an_inner_clock_is_not_counted_outside(monkeypatch):
     ticks = iter([0.0, 1.0, 4.0, 10.0])  # outer begins, inner begins, inner ends, outer ends
-    monkeypatch.setattr(profile_training, "now", lambda device: next(ticks))
+    monkeypatch.setattr("agents.clocks.now", lambda device: next(ticks))
 
     class Work:
         def outer(self):
@@ -119,7 +110,7 @@ def test_straight_lines_are_found():
 
 
 def test_random_features_are_more_than_caches_hold(monkeypatch):
-    monkeypatch.setattr(profile_training, "BANK_BYTES", 10_000)
+    monkeypatch.setattr(iteration, "BANK_BYTES", 10_000)
     source = random_features(3, 4, 5, 2)
     assert source.features.dtype == np.float16
     assert source.features.shape == (27, 5, 3, 3, 4)
@@ -131,14 +122,14 @@ def test_the_command_line_profiles_random_features(small_bank, tmp_path, capsys)
     main(parse_as(Arguments, [*TINY, *FEATURES, "--preset", "paper", "--json", str(path)]))
     assert "times the bare LSTM and heads" in capsys.readouterr().out
     sizes = Profile.from_json(json.loads(path.read_text())).sizes
-    assert (sizes.grid_size, sizes.depth, sizes.frames, sizes.outputs) == (3, 4, 3, profile_training.CLASSES)
+    assert (sizes.grid_size, sizes.depth, sizes.frames, sizes.outputs) == (3, 4, 3, CLASSES)
     assert (sizes.policy.encoder, sizes.policy.layers, sizes.policy.hidden_size) == ("sum", 3, 8)
 
 
 def test_a_sweep_varies_one_size_at_a_time(small_bank, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(profile_training, "SWEPT_FRAMES", (2, 4))
-    monkeypatch.setattr(profile_training, "SWEPT_GRIDS", (2, 3))
-    monkeypatch.setattr(profile_training, "SWEPT_GLIMPSES", (1, 9, 10))
+    monkeypatch.setattr(size_sweep, "SWEPT_FRAMES", (2, 4))
+    monkeypatch.setattr(size_sweep, "SWEPT_GRIDS", (2, 3))
+    monkeypatch.setattr(size_sweep, "SWEPT_GLIMPSES", (1, 9, 10))
     path = tmp_path / "sweep.json"
     main(parse_as(Arguments, [*TINY, *FEATURES, "--sweep", "--json", str(path)]))
     points = [(point["varied"], point["size"]) for point in json.loads(path.read_text())]
@@ -183,7 +174,7 @@ def test_what_cannot_be_profiled_is_named(flags, error, message):
 
 def test_too_few_iterations_are_refused():
     with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
-        profile_training.profile_training(tiny_config(), marked_source(12), iterations=0)
+        profile_training(tiny_config(), marked_source(12), iterations=0)
 
 
 def test_the_script_ends_with_one_line_of_error():

@@ -7,7 +7,7 @@ import torch
 from agent_toys import TINY_NETWORK, marked_source, tiny_config
 from rival_loops import Played, TextbookLoop, losses_of_frames, our_losses, replayed
 
-from agents.profile_training import make_arm
+from agents.iteration import make_arm
 
 NETWORKS = {
     "paper": {"encoder": "sum", "slice_weights": "softmax", "frame_embedding": False, "layers": 3, "dropout": 0.5},

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from agents.config import PRESETS
 from agents.distributed import joined
-from agents.profile_training import make_arm, random_features
+from agents.iteration import make_arm, random_features
 
 config = dataclasses.replace(PRESETS["features"], glimpses=5, rollouts=4, jitter=False)
 with joined() as share, TemporaryDirectory() as folder:

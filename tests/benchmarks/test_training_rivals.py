@@ -23,7 +23,7 @@ import torch
 from rival_loops import Played, TextbookLoop, losses_of_frames, optimise, our_losses
 
 from agents.config import PRESETS
-from agents.profile_training import make_arm, random_features
+from agents.iteration import make_arm, random_features
 
 GRID, DEPTH, FRAMES, CLIPS, ROUNDS = 7, 1024, 30, 8, 8
 FLOORS = {"frame by frame": 1.0, "textbook": 3.0, "RecurrentPPO": 3.0}  # times as many clips a second as these

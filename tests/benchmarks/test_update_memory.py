@@ -15,7 +15,7 @@ import dataclasses, resource, sys, tempfile, time
 from pathlib import Path
 import torch
 from agents.config import PRESETS
-from agents.profile_training import make_arm, random_features
+from agents.iteration import make_arm, random_features
 
 torch.set_num_threads(1)
 at_once = int(sys.argv[1]) or None
