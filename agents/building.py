@@ -13,7 +13,7 @@ from torch import Tensor
 from agents.config import Config
 from agents.distributed import WHOLE, Share, local_rank
 from agents.policy import GlimpsePolicy, InputShape
-from agents.rollout import Looking, Manner
+from agents.rollout import SOFT, Looking, Manner
 from agents.sight import fits
 from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv, open_source
 from glimpse_env.store import StoreSplit
@@ -78,7 +78,9 @@ def describe_source(config: Config, source: ClipSource) -> dict[str, Any]:
     }
 
 
-def make_envs(config: Config, source: ClipSource, num_envs: int, *, train: bool) -> VideoGlimpseVectorEnv:
+def make_envs(
+    config: Config, source: ClipSource, num_envs: int, *, train: bool, looking: Looking = "learned"
+) -> VideoGlimpseVectorEnv:
     """Make environments that show the slices that are chosen, or nothing where all features fit on the run's GPU;
     rollouts read what else an arm sees.
     """
@@ -86,10 +88,11 @@ def make_envs(config: Config, source: ClipSource, num_envs: int, *, train: bool)
         "VideoGlimpse-v0",
         num_envs=num_envs,
         source=source,
-        glimpses=config.glimpses,
+        glimpses=None if looking == "unlimited" else config.glimpses,
         observation="blind" if fits(source, torch.device(config.device)) else "slices",
         frames=config.frames,
         eta=config.eta,
+        look_cost=config.look_cost,
         abstain=config.abstain,
         jitter=config.jitter and train,
         autoreset_mode="Disabled",
@@ -104,8 +107,14 @@ def greedy_manner(config: Config, looking: Looking = "learned") -> Manner:
 
 
 def make_policy(config: Config, source: ClipSource, looking: Looking) -> GlimpsePolicy:
-    """Build an arm's network with weights drawn from the run's seed; "mean" takes the plain mean of all slices."""
-    network = dataclasses.replace(config.policy, encoder="sum") if looking == "mean" else config.policy
+    """Build an arm's network with weights drawn from the run's seed; "mean" and "max" pool the slices themselves, and
+    soft attention begins from their mean.
+    """
+    network = config.policy
+    if looking in ("mean", "max"):
+        network = dataclasses.replace(network, encoder="sum")
+    elif looking in SOFT:
+        network = dataclasses.replace(network, start="mean")
     shape = InputShape(
         grid_size=source.grid_size,
         depth=source.depth,

@@ -20,7 +20,9 @@ from glimpse_env.catalogue import EMBEDDED
 
 Reward = Literal["eq7", "frame_log_score", "clip_log_score"]
 Preset = Literal["small", "features", "paper"]
-Control = Literal["random", "centre", "mean", "all", "oracle"]
+Control = Literal[
+    "unlimited", "gumbel", "soft", "soft_hidden", "soft_top", "random", "centre", "oracle", "mean", "max", "all"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,8 @@ class Config:
     where clips are untrimmed. `--abstain True` or `False`."""
     eta: float = 0.5
     """Weight of true against false positives in the reward (eq. 7)."""
+    look_cost: float = 0.0
+    """What each look takes off the reward; with "unlimited" glimpses it decides how many there are."""
     preset: Preset = "small"
     """What the other defaults are: "small" for the synthetic cubes, "features" for stores of real features, "paper" for
     the paper's choices where it makes them. Without it the source decides between the first two."""
@@ -95,7 +99,10 @@ class Config:
     on the glimpses it is given. The policy gradient leaves them out."""
 
     controls: tuple[Control, ...] = ("random",)
-    """Ways of looking that learn nothing about it, each trained like the policy; with a "sum" encoder all is mean."""
+    """Other ways of looking, each trained like the policy. "random", "centre", "oracle": m cells of which nothing is
+    learned; "mean", "max", "all": every cell, pooled, or through the agent's encoder (with "sum" all is mean); "soft",
+    "soft_hidden", "soft_top", "gumbel": learned by back-propagation (agents/soft.py); "unlimited": by REINFORCE, any
+    set of cells."""
     seed: int = 1
     """Of every random choice."""
     device: str = "cpu"
@@ -113,7 +120,7 @@ class Config:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.clips_at_once is not None and self.clips_at_once < 1:
             raise ValueError(f"clips_at_once must be at least 1, got {self.clips_at_once}")
-        for name in ("warmup_updates", "scorer_updates", "penalty", "entropy_bonus"):
+        for name in ("warmup_updates", "scorer_updates", "look_cost", "penalty", "entropy_bonus"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.warmup_updates + self.scorer_updates > self.updates:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.building import videos_of
+from agents.playing import play
 from agents.policy import GlimpsePolicy
-from agents.rollout import SEES_EVERYTHING, Manner, Rollout, collect_rollout
+from agents.rollout import SEES_EVERYTHING, Manner, Rollout
 from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv
 
 
@@ -89,7 +90,7 @@ def play_split(
         clips = np.arange(start, start + envs.num_envs)
         valid = int((clips < envs.num_clips).sum())
         clips[valid:] = 0
-        yield collect_rollout(envs, policy, clips, manner, generator=generator, seed=seed), valid
+        yield play(envs, policy, clips, manner, generator=generator, seed=seed), valid
 
 
 def evaluate(envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, manner: Manner, *, seed: int) -> Evaluation:
@@ -122,12 +123,12 @@ def _measure(rollout: Rollout) -> dict[str, Tensor]:
     measures = {
         "vote_accuracy": rollout.is_correct,
         "reward": rollout.rewards,
-        "glimpses": rollout.glimpses / rollout.cells.shape[1],
+        "glimpses": rollout.glimpses / rollout.looked.shape[1],
     }
     hits = rollout.hits()
     if hits is not None:
         measures["focus"] = hits.any(2).float().mean(1)
-        measures["focus_per_look"] = hits.float().mean((1, 2))
+        measures["focus_per_look"] = hits.sum((1, 2)) / rollout.looked.sum((1, 2)).clamp_min(1)
     return {name: values.cpu() for name, values in measures.items()}
 
 

@@ -15,8 +15,9 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from agents.evaluation import class_scores
+from agents.playing import play
 from agents.policy import GlimpsePolicy
-from agents.rollout import SEES_EVERYTHING, Manner, Rollout, collect_rollout
+from agents.rollout import SEES_EVERYTHING, GlimpseRollout, Manner, Rollout
 from agents.runs import told_failures
 from glimpse_env import VideoGlimpseVectorEnv
 from glimpse_env.files import write_atomically
@@ -34,7 +35,7 @@ def save_film_strip(
         the episodes played.
     """
     generator = torch.Generator(policy.place.device).manual_seed(seed)
-    rollout = collect_rollout(envs, policy, np.asarray(clips, np.int64), manner, generator=generator, seed=seed)
+    rollout = play(envs, policy, np.asarray(clips, np.int64), manner, generator=generator, seed=seed)
     figure = film_strip(rollout, envs, sees_everything=manner.looking in SEES_EVERYTHING)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
@@ -63,7 +64,7 @@ def film_strip(
     names = envs.class_names
     for episode in range(episodes):
         for axis, frame in zip(axes[episode, :-1], shown.tolist(), strict=True):
-            cells = None if frame == 0 or sees_everything else rollout.cells[episode, frame - 1].cpu().numpy()
+            cells = None if frame == 0 or sees_everything else _cells(rollout, episode, frame)
             _draw_frame(axis, _image(envs, episode, frame), envs.source.grid_size, cells)
             scores = rollout.class_logits[episode, frame, : len(names)].softmax(0)
             axis.set_title(f"{frame + 1}: {names[int(scores.argmax())]} {float(scores.max()):.2f}", fontsize=7)
@@ -72,6 +73,13 @@ def film_strip(
         _draw_scores(axes[episode, -1], scores.cpu().numpy(), truth, names)
         axes[episode, 0].set_ylabel(_shortened(envs.source.clip_id(int(rollout.clips[episode]))), fontsize=7)
     return figure
+
+
+def _cells(rollout: Rollout, episode: int, frame: int) -> NDArray[np.int64]:
+    """Return the cells that a frame was seen through, in the order in which they were chosen where there was one."""
+    if isinstance(rollout, GlimpseRollout) and rollout.cells.dtype != torch.bool:
+        return rollout.cells[episode, frame - 1].cpu().numpy()
+    return np.flatnonzero((rollout.attention[episode, frame] > 0).cpu().numpy())
 
 
 def _image(envs: VideoGlimpseVectorEnv, episode: int, frame: int) -> NDArray[np.uint8]:

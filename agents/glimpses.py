@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from agents.distributed import WHOLE, Share, uniform
@@ -43,10 +44,45 @@ def cells_log_prob(logits: Tensor, cells: Tensor) -> Tensor:
         (...): the sum over j of logit_j - logsumexp of the logits that are left when cell j is drawn.
     """
     chosen = logits.gather(-1, cells)  # (..., m)
-    taken = torch.nn.functional.one_hot(cells, logits.shape[-1]).cumsum(-2)  # (..., m, K*K), cell j included
+    taken = F.one_hot(cells, logits.shape[-1]).cumsum(-2)  # (..., m, K*K), cell j included
     left = torch.cat([torch.zeros_like(taken[..., :1, :]), taken[..., :-1, :]], -2).bool()
     remaining = logits.unsqueeze(-2).masked_fill(left, -math.inf)
     return (chosen - remaining.logsumexp(-1)).sum(-1)
+
+
+def choice_log_prob(logits: Tensor, chosen: Tensor) -> Tensor:
+    """Return (...) the log-probability of what was chosen by (..., K*K) logits: ordered cells, (..., m) int64, or any
+    set of them, (..., K*K) bool.
+    """
+    return sets_log_prob(logits, chosen) if chosen.dtype == torch.bool else cells_log_prob(logits, chosen)
+
+
+def choice_entropy(logits: Tensor, *, sets: bool) -> Tensor:
+    """Return (...) nats: the entropy of the first of the cells drawn, or of a whole set of them."""
+    return sets_entropy(logits) if sets else first_draw_entropy(logits)
+
+
+def draw_sets(logits: Tensor, generator: torch.Generator, share: Share = WHOLE) -> Tensor:
+    """Draw any set of cells, each by itself with probability sigmoid(logit): (..., K*K) bool."""
+    return uniform(logits.shape, generator, share) < logits.sigmoid()
+
+
+def sets_log_prob(logits: Tensor, chosen: Tensor) -> Tensor:
+    """Return (...) the log-probability of sets, (..., K*K) bool: a sum over all cells, looked at or not."""
+    return torch.where(chosen, F.logsigmoid(logits), F.logsigmoid(-logits)).sum(-1)
+
+
+def sets_entropy(logits: Tensor) -> Tensor:
+    """Return (...) nats: the sum of the entropies of the (..., K*K) cells' coins."""
+    return (F.softplus(logits) - logits * logits.sigmoid()).sum(-1)
+
+
+def random_sets(
+    shape: torch.Size | tuple[int, ...], generator: torch.Generator, share: Share = WHOLE, *, most: float = 0.5
+) -> Tensor:
+    """Draw (N, K*K) bool: each row's cells all with one probability, which is itself drawn, uniform up to `most`."""
+    density = most * uniform((shape[0], 1), generator, share)
+    return uniform(shape, generator, share) < density
 
 
 def first_draw_entropy(logits: Tensor) -> Tensor:

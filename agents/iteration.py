@@ -39,7 +39,7 @@ from agents.config import Config
 from agents.costs import Cost, Sizes, rollout_costs, update_costs
 from agents.objective import Advantages, glimpse_losses
 from agents.policy import DropoutMasks, GlimpsePolicy
-from agents.rollout import Rollout
+from agents.rollout import GlimpseRollout
 from agents.sight import feature_type
 from glimpse_env import ArraySource, ClipSource
 
@@ -160,7 +160,7 @@ class Iteration:
     """An update that was made, and what it was made of."""
 
     seconds: dict[str, float]  # of "rollout" and "update"
-    rollout: Rollout
+    rollout: GlimpseRollout
     masks: DropoutMasks
 
 

@@ -100,20 +100,19 @@ def class_loss(class_logits: Tensor, frame_labels: Tensor) -> Tensor:
     return loss.sum(1).mean()
 
 
-def attention_penalty(cell_logits: Tensor) -> Tensor:
+def attention_penalty(attention: Tensor) -> Tensor:
     """Doubly stochastic attention: the sum over cells of (1 - the cell's probability summed over the clip) squared.
 
     It asks for every cell to be covered over the clip, whatever is in it (eq. 8; Sharma et al. 2015). It uses the
-    policy's probabilities, since drawn cells carry no gradient.
+    policy's probabilities, since drawn cells carry no gradient, or the weights of soft attention, which do.
 
     Args:
-        cell_logits: (N, T', K*K).
+        attention: (N, T', K*K), the probability or the weight of each cell.
 
     Returns:
         the mean over episodes.
     """
-    covered = cell_logits.softmax(-1).sum(1)
-    return (1 - covered).square().sum(-1).mean()
+    return (1 - attention.sum(1)).square().sum(-1).mean()
 
 
 def clip_log_score(class_logits: Tensor, frame_labels: Tensor) -> Tensor:

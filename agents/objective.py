@@ -6,11 +6,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from agents.config import Config
 from agents.distributed import mean_over_ranks
-from agents.glimpses import cells_log_prob, first_draw_entropy
+from agents.glimpses import choice_entropy, choice_log_prob
 from agents.losses import (
     attention_penalty,
     class_loss,
@@ -23,7 +25,7 @@ from agents.losses import (
     policy_gradient_loss,
 )
 from agents.policy import DropoutMasks, GlimpsePolicy
-from agents.rollout import Looking, Rollout
+from agents.rollout import GlimpseRollout, Looking, Rollout
 from glimpse_env import EpisodeRules
 
 Phase = Literal["warmup", "scorer", "joint"]
@@ -55,23 +57,30 @@ class Losses:
 def frame_returns(rollout: Rollout, config: Config) -> Tensor:
     """Return (N, T - 1): what each choice of cells is credited with, in the units of the reward chosen."""
     frames = rollout.predictions.shape[1]
+    if config.reward == "eq7":
+        return glimpse_returns(eq7_rewards(rollout, config), config.credit)
+    costs = glimpse_returns(look_costs(rollout, config), config.credit)
     if config.reward == "clip_log_score":
-        return clip_log_score(rollout.class_logits, rollout.frame_labels)[:, None].expand(-1, frames - 1)
-    if config.reward == "frame_log_score":
-        return glimpse_returns(frame_log_scores(rollout.class_logits, rollout.frame_labels), config.credit)
-    return glimpse_returns(eq7_rewards(rollout, config), config.credit)
+        return clip_log_score(rollout.class_logits, rollout.frame_labels)[:, None].expand(-1, frames - 1) - costs
+    return glimpse_returns(frame_log_scores(rollout.class_logits, rollout.frame_labels), config.credit) - costs
+
+
+def look_costs(rollout: Rollout, config: Config) -> Tensor:
+    """Return (N, T): what the looks at each frame take off the reward; the first glance is free."""
+    return config.look_cost * F.pad(rollout.looked.sum(2).float(), (1, 0))
 
 
 def eq7_rewards(rollout: Rollout, config: Config) -> Tensor:
-    """Return (N, T): the share of each prediction in the reward that the environment paid."""
+    """Return (N, T): the share of each frame, its prediction and its looks, in the reward that the environment paid."""
     rules = EpisodeRules(frames=rollout.predictions.shape[1], eta=config.eta)
-    return frame_rewards(
+    paid = frame_rewards(
         rollout.predictions,
         rollout.frame_labels,
         eta=rules.eta,
         positive_reward=rules.positive_reward,
         negative_reward=rules.negative_reward,
     )
+    return paid - look_costs(rollout, config) if config.look_cost else paid
 
 
 def advantages_of(returns: Tensor, config: Config) -> Tensor:
@@ -97,6 +106,7 @@ class Advantages:
     classes: Tensor | None  # (N, T), where classes are drawn
 
     @classmethod
+    @torch.no_grad()
     def of(cls, rollout: Rollout, config: Config) -> Advantages:
         """Compute them; episodes are laid out clip by clip."""
         return cls(
@@ -117,7 +127,7 @@ def class_choice_loss(class_logits: Tensor, predictions: Tensor, advantages: Ten
 
 def glimpse_losses(
     policy: GlimpsePolicy,
-    rollout: Rollout,
+    rollout: GlimpseRollout,
     masks: DropoutMasks,
     advantages: Advantages,
     config: Config,
@@ -136,15 +146,16 @@ def glimpse_losses(
     )
     classification = class_loss(class_logits, rollout.frame_labels)
     # What was drawn at random says nothing of the policy: its gradient is that of the mixture of both.
-    log_probs = cells_log_prob(cell_logits, rollout.cells) * ~rollout.explored
+    log_probs = choice_log_prob(cell_logits, rollout.cells) * ~rollout.explored
     gradient = policy_gradient_loss(log_probs, advantages.cells)
-    entropy = first_draw_entropy(cell_logits).mean()
-    penalty = attention_penalty(cell_logits)
+    sets = rollout.cells.dtype == torch.bool
+    entropy = choice_entropy(cell_logits, sets=sets).mean()
+    penalty = attention_penalty(cell_logits.sigmoid() if sets else cell_logits.softmax(-1))
     saying = classification
     if advantages.classes is not None:
         saying = saying + class_choice_loss(class_logits, rollout.predictions, advantages.classes)
     total = saying
-    if looking == "learned" and phase != "warmup":
+    if looking in ("learned", "unlimited") and phase != "warmup":
         bonus = config.entropy_bonus * (1 - update / config.updates) * log_probs.shape[1]
         total = gradient - bonus * entropy + config.penalty * penalty
         if phase == "joint":
@@ -155,5 +166,22 @@ def glimpse_losses(
         policy=gradient,
         penalty=penalty,
         entropy=entropy,
+        reward=rollout.rewards.mean(),
+    )
+
+
+def soft_losses(rollout: Rollout, advantages: Advantages, config: Config) -> Losses:
+    """Compute eq. 8 for attention that is learned by back-propagation: nothing but drawn classes needs REINFORCE."""
+    classification = class_loss(rollout.class_logits, rollout.frame_labels)
+    penalty = attention_penalty(rollout.attention)
+    total = classification + config.penalty * penalty
+    if advantages.classes is not None:
+        total = total + class_choice_loss(rollout.class_logits, rollout.predictions, advantages.classes)
+    return Losses(
+        total=total,
+        classification=classification,
+        policy=torch.zeros_like(total),
+        penalty=penalty,
+        entropy=rollout.entropy.mean(),
         reward=rollout.rewards.mean(),
     )

@@ -15,6 +15,7 @@ from agents.distributed import WHOLE, Share, uniform
 
 Encoder = Literal["sum", "what_and_where"]
 Precision = Literal["float32", "bfloat16"]
+Start = Literal["zeros", "mean"]
 SliceWeights = Literal["uniform", "softmax"]
 
 
@@ -54,6 +55,8 @@ class PolicyConfig:
 
     repulsion: float = 0.0
     """How strongly the location logits avoid cells that were chosen before, at the start; learned from there."""
+    start: Start = "zeros"
+    """Of the LSTM's state: zeros, or what the mean of all slices of a clip makes of it; soft attention takes that."""
     precision: Precision = "float32"
     """Of the network's products, acting and learning; weights, losses and the optimiser stay float32."""
 
@@ -160,6 +163,8 @@ class GlimpsePolicy(nn.Module):
         self.place = nn.Parameter(torch.zeros(cells, config.scorer_size))
         self.score = nn.Linear(config.scorer_size, 1, bias=False)
         self.repulsion = nn.Parameter(torch.tensor(config.repulsion))
+        if config.start == "mean":
+            self.begin = nn.Linear(projected, 2 * config.layers * hidden)
         for embedding in (module for module in self.modules() if isinstance(module, nn.Embedding)):
             nn.init.normal_(embedding.weight, std=0.1)
 
@@ -209,6 +214,11 @@ class GlimpsePolicy(nn.Module):
         zeros = self.place.new_zeros(1, episodes, self.config.hidden_size)
         return RecurrentState([(zeros, zeros) for _ in self.lstm])
 
+    def state_of_mean(self, mean: Tensor) -> RecurrentState:
+        """Return the state before frame 1 that the (N, P) projected means of clips set."""
+        values = torch.tanh(self.begin(mean).float()).reshape(len(mean), len(self.lstm), 2, -1)
+        return RecurrentState([(state[None, :, 0], state[None, :, 1]) for state in values.unbind(1)])
+
     def attend(self, slices: Tensor, cells: Tensor, weights: Tensor) -> Looks:
         """Look at (N, m, D) `slices`, which lie at (N, m) `cells`; `weights` are l of eq. 3, (N, m)."""
         content = torch.bmm(weights[:, None], slices)[:, 0] if self.config.encoder == "sum" else slices
@@ -219,14 +229,16 @@ class GlimpsePolicy(nn.Module):
         depth, projected = self.components.shape
         return cubes if depth == projected else F.linear(cubes, self.components.T)
 
-    def encode(self, looks: Looks) -> Tensor:
-        """Return the attended input X', (N, ..., width)."""
+    def encode(self, looks: Looks, *, soft: bool = False) -> Tensor:
+        """Return the attended input X', (N, ..., width); `soft` weights count as many looks as they spread over."""
         if self.config.encoder == "sum":
             attended = looks.content
         else:
             embedded = F.relu(self.what(looks.content) + self.where(looks.cells))
             attended = (looks.weights[..., None] * embedded).sum(-2)
-            attended = attended * math.sqrt(looks.cells.shape[-1])  # few looks and many come out alike in scale
+            # Few looks and many come out alike in scale.
+            spread = 1 / looks.weights.square().sum(-1) if soft else (looks.weights > 0).sum(-1)
+            attended = attended * spread.sqrt()[..., None]
         return F.normalize(attended, dim=-1) * math.sqrt(self.input_size) if self.config.unit_input else attended
 
     def step(
@@ -238,11 +250,22 @@ class GlimpsePolicy(nn.Module):
             class logits (N, outputs), location logits of the next frame (N, K*K), and the state after the frame.
         """
         with self.autocast():
-            inputs = self._drop(self._with_frame_number(self.encode(looks)[:, None], state.frame), masks)
-            hidden, layers = self._recur(inputs, state.layers, masks)
+            hidden, inputs, state = self.advance(state, self.encode(looks), masks)
             view = Views(*(part[:, None] for part in view))
             class_logits, cell_logits = self.class_logits(hidden, inputs, masks), self.cell_logits(hidden, view, masks)
-        return class_logits[:, 0].float(), cell_logits[:, 0].float(), RecurrentState(layers, state.frame + 1)
+        return class_logits[:, 0].float(), cell_logits[:, 0].float(), state
+
+    def advance(
+        self, state: RecurrentState, attended: Tensor, masks: DropoutMasks | None
+    ) -> tuple[Tensor, Tensor, RecurrentState]:
+        """Let the LSTM see the (N, width) attended input of a frame.
+
+        Returns:
+            its output (N, 1, H), its input (N, 1, width), and the state after the frame.
+        """
+        inputs = self._drop(self._with_frame_number(attended[:, None], state.frame), masks)
+        hidden, layers = self._recur(inputs, state.layers, masks)
+        return hidden, inputs, RecurrentState(layers, state.frame + 1)
 
     def forward(
         self, first: Looks, rest: Looks, views: Views, masks: DropoutMasks | None, *, detach_scorer: bool = False

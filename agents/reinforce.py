@@ -51,11 +51,12 @@ from agents.distributed import (
 from agents.evaluation import Evaluation, evaluate, middle_clips
 from agents.filmstrip import save_film_strip
 from agents.interruption import Interruption, StoppedError
-from agents.objective import Advantages, glimpse_losses, phase_of_update
+from agents.objective import Advantages, glimpse_losses, phase_of_update, soft_losses
 from agents.policy import DropoutMasks
 from agents.results import EVALUATION_ENVS, VALIDATION_SEED, arm_folder, best_policy, evaluate_run, summarise, table
-from agents.rollout import SEES_EVERYTHING, Looking, Manner, Rollout, collect_rollout
+from agents.rollout import HARD, SEES_EVERYTHING, SOFT, GlimpseRollout, Looking, Manner, Rollout, collect_rollout
 from agents.runs import Checkpoints, MetricsLog, SaveError, provenance, read_json, write_json
+from agents.soft import play_softly
 from glimpse_env import ClipSource
 
 
@@ -104,8 +105,8 @@ class Arm:
         ]
         self.optimizer = torch.optim.Adam(groups)
         self.episodes = range(config.clips * config.rollouts)[self.share.of(config.clips * config.rollouts)]
-        self.envs = make_envs(config, sources["train"], len(self.episodes), train=True)
-        self.validation_envs = make_envs(config, sources["validation"], EVALUATION_ENVS, train=False)
+        self.envs = make_envs(config, sources["train"], len(self.episodes), train=True, looking=looking)
+        self.validation_envs = make_envs(config, sources["validation"], EVALUATION_ENVS, train=False, looking=looking)
         self.update, self.seconds, self.best_score, self.best_update = 0, 0.0, -1.0, 0
 
     def train(self) -> None:
@@ -154,16 +155,17 @@ class Arm:
     def test(self) -> Evaluation:
         """Play the test split with the checkpoint that validation chose."""
         self.policy.load_state_dict(self.checkpoints.load_best())
-        envs = make_envs(self.config, self.sources["test"], EVALUATION_ENVS, train=False)
+        envs = make_envs(self.config, self.sources["test"], EVALUATION_ENVS, train=False, looking=self.looking)
         return evaluate(envs, self.policy.eval(), greedy_manner(self.config, self.looking), seed=self.config.seed)
 
     def _train_once(self) -> dict[str, float]:
         config, policy = self.config, self.policy
-        learning = self.looking == "learned" and phase_of_update(config, self.update) != "warmup"
+        warming_up = self.looking in HARD and phase_of_update(config, self.update) == "warmup"
+        learning = self.looking in HARD and not warming_up
         # Rollouts that are each other's baseline see the same: what differs in their returns is where they looked.
         together = config.rollouts if learning else 1
         manner = Manner(
-            looking="random" if self.looking == "learned" and not learning else self.looking,
+            looking="random" if warming_up else self.looking,
             in_view=config.observation,
             sample_classes=bool(config.abstain),
             mirror=config.mirror,
@@ -176,18 +178,29 @@ class Arm:
         clips = clips[self.share.of(config.clips)].repeat(config.rollouts)
         masks = policy.draw_masks(len(clips) // together, generator, self.share).repeated(together)
         windows = [seed + episode // together for episode in self.episodes]
-        rollout = collect_rollout(
-            self.envs, policy, clips, manner, generator=generator, masks=masks, seed=windows, share=self.share
-        )
         self.optimizer.zero_grad(set_to_none=True)
-        scalars = self._backward(rollout, masks)
+        rollout: Rollout
+        if manner.looking in (*SOFT, "gumbel"):
+            rollout = play_softly(
+                self.envs, policy, clips, manner, generator=generator, masks=masks, seed=windows, share=self.share
+            )
+            losses = soft_losses(rollout, Advantages.of(rollout, config), config)
+            losses.total.backward()  # type: ignore[no-untyped-call]
+            scalars = losses.scalars()
+        else:
+            rollout = played = collect_rollout(
+                self.envs, policy, clips, manner, generator=generator, masks=masks, seed=windows, share=self.share
+            )
+            scalars = self._backward(played, masks)
         scalars["train/gradient_norm"] = self._step(scalars["train/total"], clips)
         scalars["train/accuracy"] = float(rollout.is_correct.float().mean())
         if (hits := rollout.hits()) is not None and self.looking not in SEES_EVERYTHING:
             scalars["train/focus"] = float(hits.any(2).float().mean())
+        if self.looking == "unlimited":
+            scalars["train/glimpses_per_frame"] = float(rollout.looked.float().sum(2).mean())
         return scalars
 
-    def _backward(self, rollout: Rollout, masks: DropoutMasks) -> dict[str, float]:
+    def _backward(self, rollout: GlimpseRollout, masks: DropoutMasks) -> dict[str, float]:
         """Add up the gradient over parts of the episodes, and return the means of their losses."""
         config, episodes = self.config, len(rollout.clips)
         size = min(episodes, (config.clips_at_once or config.clips) * config.rollouts)
@@ -237,7 +250,7 @@ class Arm:
 
     def _is_due(self) -> bool:
         """Say whether the update just made ends a stretch that validation looks at; the warm-up is not worth a look."""
-        trained = self.looking != "learned" or self.update > self.config.warmup_updates
+        trained = self.looking not in HARD or self.update > self.config.warmup_updates
         due = self.update % self.config.validate_every == 0 and trained
         return due or self.update == self.config.updates
 

@@ -71,7 +71,7 @@ def evaluate_run(run: Path) -> dict[str, Any]:
     for looking in config.arms:
         earlier = read_json(arm_folder(run, looking) / "evaluation.json")
         policy = best_policy(config, run, sources["train"], looking)
-        envs = make_envs(config, sources["test"], EVALUATION_ENVS, train=False)
+        envs = make_envs(config, sources["test"], EVALUATION_ENVS, train=False, looking=looking)
         again = evaluate(envs, policy, greedy_manner(config, looking), seed=config.seed)
         measured[looking] = earlier | {"test": dataclasses.asdict(again)}
     return summarise(config, measured, sources["test"])

@@ -11,16 +11,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import Self
 
 from agents.distributed import WHOLE, Share, uniform
-from agents.glimpses import centre_cells, draw_cells, draw_classes, oracle_cells, random_cells
+from agents.glimpses import (
+    centre_cells,
+    choice_entropy,
+    draw_cells,
+    draw_classes,
+    draw_sets,
+    oracle_cells,
+    random_cells,
+    random_sets,
+)
 from agents.policy import DropoutMasks, GlimpsePolicy, Looks, Views, slice_weights
 from agents.sight import sight_of
 from glimpse_env import VideoGlimpseVectorEnv
 
-Looking = Literal["learned", "random", "centre", "mean", "all", "oracle"]
+Looking = Literal[
+    "learned", "unlimited", "gumbel", "soft", "soft_hidden", "soft_top",
+    "random", "centre", "oracle", "mean", "max", "all",
+]  # fmt: skip
 InView = Literal["glimpsed", "cube"]
-SEES_EVERYTHING: tuple[Looking, ...] = ("mean", "all")
+SEES_EVERYTHING: tuple[Looking, ...] = ("mean", "max", "all", "soft", "soft_hidden")
+SOFT: tuple[Looking, ...] = ("soft", "soft_hidden", "soft_top")  # read every slice, and learn by its gradient
+HARD: tuple[Looking, ...] = ("learned", "unlimited", "gumbel")  # learn to choose what to see of the next frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +43,7 @@ class Manner:
     """How episodes are played.
 
     Attributes:
-        looking: which cells are chosen; "mean" and "all" attend to every cell of the cube.
+        looking: which cells are chosen; "mean", "max" and "all" attend to every cell of the cube.
         in_view: what the location logits may see of a frame: the slices chosen in it, or the whole cube.
         greedy: take the likeliest cells instead of drawing them.
         sample_classes: draw the predicted class instead of taking the likeliest.
@@ -48,23 +63,22 @@ class Manner:
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """N whole episodes. Cells are in the policy's coordinates: mirrored where the episode was."""
+    """N whole episodes and what came of them. Cells are in the policy's coordinates: mirrored where the episode was."""
 
     clips: NDArray[np.int64]  # (N,)
-    first: Looks
-    rest: Looks  # (N, T - 1, ...)
-    views: Views  # (N, T - 1, ...)
-    cells: Tensor  # (N, T - 1, m) int64, chosen at frames 1..T-1
-    explored: Tensor  # (N, T - 1) bool: chosen at random, whatever the manner
+    attention: Tensor  # (N, T, K*K) l of eq. 3, with a gradient where it is learned through
+    entropy: Tensor  # (N, T - 1) nats, of the choice of what is seen in frames 2..T
     predictions: Tensor  # (N, T) int64
     class_logits: Tensor  # (N, T, outputs), as they were when acting
     frame_labels: Tensor  # (N, T, C) bool
-    rewards: Tensor  # (N,) eq. 7
+    rewards: Tensor  # (N,) eq. 7, less the cost of looks
+    true_positives: Tensor  # (N,) int64
+    false_positives: Tensor  # (N,) int64
     is_correct: Tensor  # (N,) bool
     glimpses: Tensor  # (N,) int64
     actors: Tensor | None  # (N, T, K*K) bool, where the source knows
 
-    def part(self, rows: slice | Tensor) -> Rollout:
+    def part(self, rows: slice | Tensor) -> Self:
         """Return some of the episodes; those of a slice share memory with all of them."""
         parts: dict[str, Any] = {}
         for field in dataclasses.fields(self):
@@ -73,11 +87,27 @@ class Rollout:
                 parts[field.name] = type(value)(*(tensor[rows] for tensor in value))
             else:
                 parts[field.name] = None if value is None else value[rows]
-        return Rollout(**parts)
+        return dataclasses.replace(self, **parts)
+
+    @property
+    def looked(self) -> Tensor:
+        """(N, T - 1, K*K) bool: what was looked at in frames 2..T."""
+        return self.attention[:, 1:] > 0
 
     def hits(self) -> Tensor | None:
-        """Return (N, T - 1, m) bool: the looks that fell on the actor; None where the source does not know."""
-        return None if self.actors is None else self.actors[:, 1:].gather(2, self.cells)
+        """Return (N, T - 1, K*K) bool: the looks that fell on the actor; None where the source does not know."""
+        return None if self.actors is None else self.looked & self.actors[:, 1:]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlimpseRollout(Rollout):
+    """Episodes of a policy that chose cells, with all that it takes to play them again when the network has changed."""
+
+    first: Looks
+    rest: Looks  # (N, T - 1, ...)
+    views: Views  # (N, T - 1, ...)
+    cells: Tensor  # chosen at frames 1..T-1: (N, T - 1, m) int64 in order, or (N, T - 1, K*K) bool
+    explored: Tensor  # (N, T - 1) bool: chosen at random, whatever the manner
 
 
 def actor_cells(envs: VideoGlimpseVectorEnv) -> Tensor | None:
@@ -102,7 +132,7 @@ def collect_rollout(
     masks: DropoutMasks | None = None,
     seed: int | Sequence[int] | None = None,
     share: Share = WHOLE,
-) -> Rollout:
+) -> GlimpseRollout:
     """Play one episode of each of the (N,) `clips`.
 
     Args:
@@ -141,53 +171,69 @@ class _Player:
         envs: VideoGlimpseVectorEnv,
         share: Share,
     ) -> None:
-        episodes = envs.num_envs
+        episodes, rules = envs.num_envs, envs.engine.rules
         device, size = policy.place.device, policy.shape.grid_size
         self.policy, self.manner, self.generator, self.masks = policy, manner, generator, masks
         self.share = share
-        if envs.engine.rules.glimpses is None:
-            raise ValueError("this policy takes the same number of looks in every frame: set glimpses")
-        if envs.engine.rules.observation not in ("slices", "blind"):
+        if rules.observation not in ("slices", "blind"):
             raise ValueError(
-                f"rollouts take the observation 'slices' or 'blind', got {envs.engine.rules.observation!r}: what else "
+                f"rollouts take the observation 'slices' or 'blind', got {rules.observation!r}: what else "
                 "a manner sees is read once for all episodes of a clip"
             )
+        if rules.glimpses is None and manner.looking not in ("unlimited", "random"):
+            raise ValueError(f"{manner.looking!r} takes the same number of looks in every frame: set glimpses")
         if manner.looking == "oracle" and actors is None:
             raise ValueError("the oracle needs a source that knows where the actor is, and this one does not")
         self.sight = sight_of(envs, device)
         self.everything = torch.arange(size**2, device=device).expand(episodes, -1)
         self.flip = self.everything[0].reshape(size, size).flip(1).flatten()
-        self.mirrored = torch.zeros(episodes, dtype=torch.bool, device=device)
-        if manner.mirror:
-            draws = uniform((episodes // manner.mirrored_together,), generator, share)
-            self.mirrored = (draws < 0.5).repeat_interleave(manner.mirrored_together)
+        self.mirrored = draw_mirrored(manner, episodes, generator, share)
         self.actors = None if actors is None else self._mirror(actors.to(device), axis=2)
         self.state = policy.initial_state(episodes)
         self.visits = torch.zeros(episodes, size**2, device=device)
+        self.seen = torch.ones_like(self.visits)
         self.cells, self.weights = self.everything, slice_weights(self.visits, self.everything, "uniform")
         self.looks: list[Looks] = []
         self.views: list[Views] = []
         self.chosen: list[Tensor] = []
         self.predictions: list[Tensor] = []
         self.class_logits: list[Tensor] = []
+        self.cell_logits: list[Tensor] = []
         self.explored: list[Tensor] = []
-        self.glimpses = envs.engine.rules.glimpses
+        self.glimpses = rules.glimpses
 
     def act(self, observations: NDArray[np.float32]) -> Tensor:
         """Answer the (N, m, D + 2) observations of one frame with (N, m + 1) actions, on the policy's device."""
         looks, visible = self._look(observations)
-        seen = torch.zeros_like(self.visits).scatter_(1, self.cells, 1.0)
-        view = Views(visible, seen, self.visits)
+        view = Views(visible, self.seen, self.visits)
         class_logits, cell_logits, self.state = self.policy.step(self.state, looks, view, self.masks)
         prediction = self._predict(class_logits)
-        cells = self._explore(self._choose(cell_logits))
-        self._remember(looks, view, cells, prediction, class_logits)
+        chosen = self._explore(self._choose(cell_logits))
+        self.looks.append(looks)
+        self.views.append(view)
+        self.chosen.append(chosen)
+        self.predictions.append(prediction)
+        self.class_logits.append(class_logits)
+        self.cell_logits.append(cell_logits)
+        self._turn_to(chosen, cell_logits)
+        return torch.cat([self._placed(chosen), prediction[:, None]], 1)
+
+    def _turn_to(self, chosen: Tensor, cell_logits: Tensor) -> None:
+        """Look at what was chosen: (N, m) cells in order, or (N, K*K) bool."""
+        if chosen.dtype == torch.bool:
+            self.visits = self.visits + chosen
+            self.seen = chosen.float()
+            # The environment shows the chosen cells in the order of its own grid, then nothing.
+            order = self._placed(chosen).argsort(dim=1, descending=True, stable=True)
+            self.cells = self._place(order)
+            self.weights = self.seen.gather(1, self.cells) / self.seen.sum(1, keepdim=True).clamp_min(1)
+            return
+        self.visits = self.visits.scatter_add(1, chosen, torch.ones_like(chosen, dtype=self.visits.dtype))
         if self.manner.looking not in SEES_EVERYTHING:
             # Location logits that are not learned from weigh nothing.
             kind = self.policy.config.slice_weights if self.manner.looking == "learned" else "uniform"
-            self.cells, self.weights = cells, slice_weights(cell_logits, cells, kind)
-        self.visits = self.visits.scatter_add(1, cells, torch.ones_like(cells, dtype=self.visits.dtype))
-        return torch.cat([self._place(cells), prediction[:, None]], 1)
+            self.cells, self.weights = chosen, slice_weights(cell_logits, chosen, kind)
+            self.seen = torch.zeros_like(self.visits).scatter_(1, chosen, 1.0)
 
     def _look(self, observations: NDArray[np.float32]) -> tuple[Looks, Tensor]:
         """Return what is attended to, and (N, K*K, P): what the location logits see of the frame."""
@@ -196,18 +242,25 @@ class _Player:
             cubes = self.sight.cubes(self.state.frame)
             visible = self._mirror(self.policy.project(cubes)[self.sight.episodes], axis=1)
             if attends_to_all:
-                count = len(cubes)
-                content = self.policy.attend(cubes, self.everything[:count], self.weights[:count]).content
-                content = content[self.sight.episodes]
-                if self.policy.config.encoder == "what_and_where":  # a sum over all cells is the same mirrored
-                    content = self._mirror(content, axis=1)
-                return Looks(content, self.everything, self.weights), visible
+                return Looks(self._content_of_all(cubes), self.everything, self.weights), visible
         slices = self.sight.slices(self.state.frame, self._place(self.cells), observations)
+        if self.glimpses is None:  # a bank has what was not chosen too
+            slices = slices * (self.weights > 0)[..., None]
         if self.manner.in_view == "glimpsed":
             projected = self.policy.project(slices)
             places = self.cells[..., None].expand_as(projected)
             visible = projected.new_zeros(*self.visits.shape, projected.shape[2]).scatter_(1, places, projected)
         return self.policy.attend(slices, self.cells, self.weights), visible
+
+    def _content_of_all(self, cubes: Tensor) -> Tensor:
+        """Return the content of looks at all cells of (U, K*K, D) cubes, for N episodes."""
+        if self.manner.looking == "max":
+            return cubes.amax(1)[self.sight.episodes]
+        count = len(cubes)
+        content = self.policy.attend(cubes, self.everything[:count], self.weights[:count]).content
+        content = content[self.sight.episodes]
+        # A sum over all cells is the same mirrored.
+        return self._mirror(content, axis=1) if self.policy.config.encoder == "what_and_where" else content
 
     def rollout(
         self,
@@ -215,34 +268,34 @@ class _Player:
         frame_labels: Tensor,
         rewards: NDArray[np.float64],
         infos: dict[str, Any],
-    ) -> Rollout:
+    ) -> GlimpseRollout:
         """Put what was done beside what came of it."""
-        device = self.everything.device
-        return Rollout(
+        looks = [Looks(*parts) for parts in self.looks]
+        attention = [torch.zeros_like(self.visits).scatter_(1, look.cells, look.weights) for look in looks]
+        logits = torch.stack(self.cell_logits[:-1], 1)
+        return GlimpseRollout(
             clips=clips,
-            first=self.looks[0],
-            rest=Looks(*(torch.stack(parts, 1) for parts in zip(*self.looks[1:], strict=True))),
+            attention=torch.stack(attention, 1),
+            entropy=choice_entropy(logits, sets=self.glimpses is None),
+            first=looks[0],
+            rest=Looks(*(torch.stack(parts, 1) for parts in zip(*looks[1:], strict=True))),
             views=Views(*(torch.stack(parts, 1) for parts in zip(*self.views[:-1], strict=True))),
             cells=torch.stack(self.chosen[:-1], 1),
             explored=torch.stack(self.explored[:-1], 1),
             predictions=torch.stack(self.predictions, 1),
             class_logits=torch.stack(self.class_logits, 1),
-            frame_labels=frame_labels.to(device),
-            rewards=torch.from_numpy(rewards).float().to(device),
-            is_correct=torch.from_numpy(infos["is_correct"]),
-            glimpses=torch.from_numpy(infos["glimpses"]),
             actors=self.actors,
+            **outcome(frame_labels, rewards, infos, self.everything.device),
         )
 
-    def _remember(self, looks: Looks, view: Views, cells: Tensor, prediction: Tensor, class_logits: Tensor) -> None:
-        self.looks.append(looks)
-        self.views.append(view)
-        self.chosen.append(cells)
-        self.predictions.append(prediction)
-        self.class_logits.append(class_logits)
+    def _placed(self, chosen: Tensor) -> Tensor:
+        """Return what the environment is told of a choice."""
+        if chosen.dtype != torch.bool:
+            return self._place(chosen)
+        return self._mirror(chosen, axis=1).long()
 
     def _place(self, cells: Tensor) -> Tensor:
-        """Return where (N, m) cells of the policy are in the environment's grid."""
+        """Return where (N, m) cells of the policy are in the environment's grid, and the other way round."""
         return torch.where(self.mirrored[:, None], self.flip[cells], cells) if self.manner.mirror else cells
 
     def _mirror(self, values: Tensor, *, axis: int) -> Tensor:
@@ -256,29 +309,54 @@ class _Player:
             return class_logits.argmax(1)
         return draw_classes(class_logits, self.generator, self.share)
 
-    def _explore(self, cells: Tensor) -> Tensor:
-        """Replace a share of (N, m) choices by random ones, and remember which."""
-        explored = torch.zeros(len(cells), dtype=torch.bool, device=cells.device)
+    def _explore(self, chosen: Tensor) -> Tensor:
+        """Replace a share of the N choices by random ones, and remember which."""
+        explored = torch.zeros(len(chosen), dtype=torch.bool, device=chosen.device)
         if self.manner.random_share:
-            draws = uniform((len(cells),), self.generator, self.share)
+            draws = uniform((len(chosen),), self.generator, self.share)
             explored = draws < self.manner.random_share
-            elsewhere = random_cells(self.visits.shape, self.glimpses, self.generator, self.share)
-            cells = torch.where(explored[:, None], elsewhere, cells)
+            chosen = torch.where(explored[:, None], self._random(), chosen)
         self.explored.append(explored)
-        return cells
+        return chosen
+
+    def _random(self) -> Tensor:
+        if self.glimpses is None:
+            return random_sets(self.visits.shape, self.generator, self.share)
+        return random_cells(self.visits.shape, self.glimpses, self.generator, self.share)
 
     def _choose(self, cell_logits: Tensor) -> Tensor:
-        """Choose (N, m) cells of the next frame; any will do after the last one, where they are ignored."""
+        """Choose what to see of the next frame; anything will do after the last one, where it is ignored."""
         looking, glimpses = self.manner.looking, self.glimpses
-        if looking == "learned":
+        if looking == "random":
+            return self._random()
+        if glimpses is None:
+            return cell_logits > 0 if self.manner.greedy else draw_sets(cell_logits, self.generator, self.share)
+        if looking in HARD:
             if self.manner.greedy:
                 return cell_logits.topk(glimpses, dim=1).indices
             return draw_cells(cell_logits, glimpses, self.generator, self.share)
-        if looking == "random":
-            return random_cells(cell_logits.shape, glimpses, self.generator, self.share)
         if looking == "oracle":
             assert self.actors is not None
             following = min(self.state.frame, self.actors.shape[1] - 1)
             return oracle_cells(self.actors[:, following], glimpses, self.generator, self.share)
         centre = centre_cells(self.policy.shape.grid_size, glimpses).to(cell_logits.device)
         return centre.expand(len(cell_logits), -1)
+
+
+def draw_mirrored(manner: Manner, episodes: int, generator: torch.Generator, share: Share) -> Tensor:
+    """Return (N,) bool: which episodes are shown mirrored."""
+    if not manner.mirror:
+        return torch.zeros(episodes, dtype=torch.bool, device=generator.device)
+    draws = uniform((episodes // manner.mirrored_together,), generator, share)
+    return (draws < 0.5).repeat_interleave(manner.mirrored_together)
+
+
+def outcome(
+    frame_labels: Tensor, rewards: NDArray[np.float64], infos: dict[str, Any], device: torch.device
+) -> dict[str, Tensor]:
+    """Return what the environments said of N episodes at their end, as a rollout's fields."""
+    counted = ("is_correct", "glimpses", "true_positives", "false_positives")
+    return {
+        "frame_labels": frame_labels.to(device),
+        "rewards": torch.from_numpy(rewards).float().to(device),
+    } | {name: torch.from_numpy(infos[name]) for name in counted}

@@ -182,10 +182,10 @@ def test_background_asks_for_abstention_where_there_is_one_and_for_nothing_other
 
 
 def test_attention_penalty_asks_for_every_cell_once():
-    uniform = torch.zeros(1, 2, 4)  # a quarter twice: each cell is covered by half
+    uniform = torch.full((1, 2, 4), 0.25)  # a quarter twice: each cell is covered by half
     assert attention_penalty(uniform).item() == pytest.approx(4 * 0.25)
-    assert attention_penalty(torch.zeros(3, 4, 4)).item() == pytest.approx(0.0)
-    stares = torch.tensor([0.0, -200.0]).expand(1, 3, 2)  # cell 0 three times, cell 1 never
+    assert attention_penalty(torch.full((3, 4, 4), 0.25)).item() == pytest.approx(0.0)
+    stares = torch.tensor([1.0, 0.0]).expand(1, 3, 2)  # cell 0 three times, cell 1 never
     assert attention_penalty(stares).item() == pytest.approx((1 - 3) ** 2 + 1)
 
 

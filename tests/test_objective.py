@@ -84,7 +84,7 @@ def test_eq_8_adds_up(scorer_updates, joint):
     gradient = -(advantages * cells_log_prob(cell_logits, rollout.cells)).sum(1).mean()
     entropy = first_draw_entropy(cell_logits).mean()
     bonus = 0.2 * (1 - 2 / 6) * 3  # a third of the updates is over; three choices an episode
-    expected = joint * classification + gradient + 0.3 * attention_penalty(cell_logits) - bonus * entropy
+    expected = joint * classification + gradient + 0.3 * attention_penalty(cell_logits.softmax(2)) - bonus * entropy
     torch.testing.assert_close(losses.total, expected)
     torch.testing.assert_close(losses.policy, gradient)
     assert losses.reward.item() == pytest.approx(rollout.rewards.mean().item())

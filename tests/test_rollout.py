@@ -154,9 +154,8 @@ def test_the_centre_looks_at_the_centre(toy):
 def test_the_oracle_looks_at_the_actor(mirror):
     source = marked_source(20)
     rollout, _ = play(source, Manner(looking="oracle", mirror=mirror), clips=range(20))
-    hits = rollout.hits()
-    assert hits[..., 0].all()
-    assert not hits[..., 1].any()  # the actor has one cell, and there are two looks
+    assert (rollout.hits().sum(2) == 1).all()  # the actor has one cell, and there are two looks
+    assert (rollout.actors[:, 1:].gather(2, rollout.cells[..., :1])).all()  # of which the first is at it
     assert (rollout.rest.content[:, :, 0, 0] >= 1).all()  # the mark is in the slice itself
 
 
@@ -211,7 +210,10 @@ def test_hits_are_unknown_where_the_actor_is(toy):
 def test_hits_count_looks_on_the_actor():
     rollout, _ = play(source := marked_source(6), Manner(looking="random"), clips=range(6))
     place = torch.from_numpy(source.actors[:, 0].reshape(6, 9)).int().argmax(1)
-    assert (rollout.hits() == (rollout.cells == place[:, None, None])).all()
+    on_actor = torch.nn.functional.one_hot(place, 9).bool()[:, None]
+    looked = torch.nn.functional.one_hot(rollout.cells, 9).sum(2).bool()
+    assert (rollout.looked == looked).all()
+    assert (rollout.hits() == (looked & on_actor)).all()
     assert rollout.hits().any()
 
 
