@@ -342,15 +342,18 @@ def _conclude(config: Config, out: Path, sources: Sources, measured: dict[str, A
 
 
 def _claim_folder(config: Config, out: Path, source: ClipSource) -> None:
+    """Write what the run is told, or check that it is what the folder's run was; only controls may be added."""
     path = out / "config.json"
-    if path.exists():
-        # A run that was begun before a field was added took what is its default now.
-        if _as_json(Config()) | read_json(path)["config"] != _as_json(config):
-            raise ValueError(
-                f"{out} holds a run of another configuration: choose another --out, or go on with --resume"
-            )
+    if not path.exists():
+        write_json(path, {"config": _as_json(config)} | provenance() | {"source": describe_source(config, source)})
         return
-    write_json(path, {"config": _as_json(config)} | provenance() | {"source": describe_source(config, source)})
+    written = read_json(path)
+    earlier = Config.from_json(written["config"])  # what was added to the configuration since was at its default
+    if dataclasses.replace(earlier, controls=config.controls) != config:
+        raise ValueError(f"{out} holds a run of another configuration: choose another --out, or go on with --resume")
+    if added := [name for name in config.controls if name not in earlier.controls]:
+        controls = [*earlier.controls, *added]
+        write_json(path, written | {"config": _as_json(earlier) | {"controls": controls}})
 
 
 def _as_json(config: Config) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from agents.building import check_device, greedy_manner, make_envs, make_policy, open_splits, videos_of
 from agents.config import Config
@@ -21,6 +21,13 @@ VALIDATION_SEED = 0  # the same random glimpses at every look, so that checkpoin
 def arm_folder(run: Path, looking: Looking) -> Path:
     """Return where an arm's files are."""
     return run if looking == "learned" else run / "controls" / looking
+
+
+def arms_on_disk(run: Path) -> list[Looking]:
+    """Return the arms of a run that are finished, the learned one first, named in its configuration or not."""
+    names = ["learned", *sorted(path.parent.name for path in run.glob("controls/*/evaluation.json"))]
+    finished = [name for name in names if (arm_folder(run, cast(Looking, name)) / "evaluation.json").exists()]
+    return cast(list[Looking], finished)
 
 
 def best_policy(config: Config, run: Path, source: ClipSource, looking: Looking = "learned") -> GlimpsePolicy:

@@ -1,0 +1,294 @@
+"""Train every model alike and put what they came to side by side, at equal numbers of glimpses.
+
+    python -m agents.compare --source STORE --seeds 1 2 3 --budgets 1 5 --models random soft gumbel mean --out OUT
+    python -m agents.compare --source STORE --budgets 1 2 3 5 8 16 49 --models random gumbel soft --out OUT
+    python -m agents.compare --out OUT --only-table            # from the records alone
+
+Other flags are those of agents/reinforce.py. "learned", REINFORCE with m glimpses, is always there; what does not
+depend on m (`soft`, `soft_hidden`, `mean`, `max`, `all`, `unlimited`) is trained at the first budget alone. Runs are
+ordinary ones, OUT/m<m>/seed<seed>, which agents.report and --evaluate take: what is finished is not trained again, what
+was stopped goes on, and models, seeds and budgets can be added later.
+
+From these records come table.md, table.csv and the figures. Intervals are Student's 95 % over seeds; differences to
+random glimpses are paired by seed at the same m. Checkpoints were chosen by validation; figures are of the test split.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from agents.config import Config, Control, parse_as
+from agents.figures import anytime_figure, budget_figure, save_figure
+from agents.interruption import StoppedError
+from agents.reinforce import train
+from agents.results import arm_folder, arms_on_disk
+from agents.rollout import Looking
+from agents.runs import SaveError, read_json, told_failures
+from agents.seeds import mean_and_interval
+from glimpse_env.files import write_atomically
+
+BUDGETED: tuple[Looking, ...] = ("learned", "gumbel", "soft_top", "random", "centre", "oracle")
+TITLES: dict[Looking, str] = {
+    "learned": "REINFORCE, m glimpses",
+    "unlimited": "REINFORCE, any number of glimpses",
+    "gumbel": "Gumbel straight-through, m glimpses",
+    "soft": "soft attention, content and state",
+    "soft_hidden": "soft attention, state alone",
+    "soft_top": "soft attention, its m likeliest cells",
+    "random": "random, m cells",
+    "centre": "centre, m cells",
+    "oracle": "oracle, m cells",
+    "mean": "mean of all cells",
+    "max": "maximum over all cells",
+    "all": "all cells, through the agent's encoder",
+}
+MEASURES = {
+    "accuracy": "accuracy",
+    "top3": "top 3",
+    "mean_average_precision": "mAP",
+    "hit_at_1": "Hit@1",
+    "hit_at_3": "Hit@3",
+    "vote_accuracy": "vote",
+    "reward": "reward",
+    "focus_per_look": "focus per look",
+    "attention_on_actor": "attention on the actor",
+    "glimpses_per_frame": "slices used a frame",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Config):
+    """Train models alike, for several seeds and budgets of glimpses, and compare them."""
+
+    out: Path = Path("runs/comparison")
+    """Folder of the comparison; what is there already is kept and gone on with."""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """One run of every model for each."""
+    budgets: tuple[int, ...] = ()
+    """Numbers m of glimpses per frame; --glimpses alone without it."""
+    models: tuple[Control, ...] = ("random", "soft", "soft_hidden", "gumbel", "mean", "max")
+    """What is compared with REINFORCE, by its name in --controls."""
+    only_table: bool = False
+    """Write tables and figures from what is there, and train nothing."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"--seeds must name different seeds, got {self.seeds}")
+        if len(set(self.budgets)) < len(self.budgets) or any(budget < 1 for budget in self.budgets):
+            raise ValueError(f"--budgets must be different numbers of at least 1, got {self.budgets}")
+
+    def runs(self) -> list[tuple[Path, Config]]:
+        """Return the folder and the configuration of every run that is asked for."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(Config)}
+        budgets = self.budgets or (self.glimpses,)
+        asked = []
+        for budget in budgets:
+            models = self.models if budget == budgets[0] else tuple(set(self.models) & set(BUDGETED))
+            controls = tuple(model for model in self.models if model in models)
+            for seed in self.seeds:
+                changes = {"glimpses": budget, "seed": seed, "controls": controls}
+                asked.append((self.out / f"m{budget}" / f"seed{seed}", Config(**(own | changes))))
+        return asked
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one arm of one run came to on the test split."""
+
+    looking: Looking
+    budget: int
+    seed: int
+    measured: dict[str, Any]
+    run: dict[str, Any]  # of the run's config.json
+
+
+def read_records(out: Path) -> list[Record]:
+    """Read every finished arm of a comparison.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the runs differ in more than seed, budget and models.
+    """
+    records, first = [], None
+    for path in sorted(out.glob("m*/seed*/config.json")):
+        run = read_json(path)
+        config = Config.from_json(run["config"])
+        alike = dataclasses.replace(config, seed=0, glimpses=1, controls=())
+        if first is None:
+            first = (path, alike)
+        if alike != first[1]:
+            names = [name for name, value in alike.to_json().items() if value != first[1].to_json()[name]]
+            raise ValueError(f"{path} differs from {first[0]} in {', '.join(names)}: compare like with like")
+        for looking in arms_on_disk(path.parent):
+            evaluation = read_json(arm_folder(path.parent, looking) / "evaluation.json")
+            measured = evaluation["test"] | {
+                name: evaluation[name] for name in ("validation_accuracy", "train_seconds")
+            }
+            records.append(Record(looking, config.glimpses, config.seed, measured, run))
+    if not records:
+        raise FileNotFoundError(f"no finished runs in {out}: train them first, without --only-table")
+    return records
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model at one budget: the records of its seeds."""
+
+    looking: Looking
+    budget: int | None  # None where the model does not depend on m
+    records: tuple[Record, ...]
+
+    def values(self, name: str) -> list[float]:
+        """Return what was measured, a value for each seed; none where it is unknown for some."""
+        values = [record.measured.get(name) for record in self.records]
+        return [] if any(value is None for value in values) else values  # type: ignore[return-value]
+
+
+def rows_of(records: Sequence[Record]) -> list[Row]:
+    """Group records by model and budget, in the order of TITLES, smaller budgets first."""
+    groups: dict[tuple[Looking, int | None], list[Record]] = {}
+    for record in sorted(records, key=lambda record: (list(TITLES).index(record.looking), record.budget, record.seed)):
+        key = (record.looking, record.budget if record.looking in BUDGETED else None)
+        groups.setdefault(key, []).append(record)
+    return [Row(looking, budget, tuple(group)) for (looking, budget), group in groups.items()]
+
+
+def gains(row: Row, rows: Sequence[Row]) -> list[float]:
+    """Return the accuracies less those of random glimpses at the same m and seed, for the seeds that have both; empty
+    for random glimpses and for what has no m.
+    """
+    if row.budget is None or row.looking == "random":
+        return []
+    control = {
+        record.seed: record.measured["accuracy"]
+        for other in rows
+        if other.looking == "random" and other.budget == row.budget
+        for record in other.records
+    }
+    return [record.measured["accuracy"] - control[record.seed] for record in row.records if record.seed in control]
+
+
+def markdown(records: Sequence[Record]) -> str:
+    """Return the comparison as a Markdown table, a model at a budget each row."""
+    rows = rows_of(records)
+    shown = [name for name in MEASURES if any(row.values(name) for row in rows)]
+    head = [
+        "model",
+        "m",
+        "seeds",
+        "accuracy",
+        "minus random",
+        *(MEASURES[name] for name in shown if name != "accuracy"),
+    ]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in rows:
+        cells = [TITLES[row.looking], "-" if row.budget is None else str(row.budget), str(len(row.records))]
+        cells += [_shown(row.values("accuracy")), _shown(gains(row, rows), signed=True)]
+        cells += [_shown(row.values(name)) for name in shown if name != "accuracy"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _shown(values: Sequence[float], *, signed: bool = False) -> str:
+    if not values:
+        return "-"
+    mean, half = mean_and_interval(values)
+    return f"{mean:{'+' if signed else ''}.3f}" + (f" ± {half:.3f}" if len(values) > 1 else "")
+
+
+def comma_separated(records: Sequence[Record]) -> str:
+    """Return the records as CSV, one arm of one run a line."""
+    buffer = io.StringIO()
+    names = ["model", "m", "seed", *MEASURES, "focus", "validation_accuracy", "train_seconds", "git_commit"]
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows_of(records):
+        for record in row.records:
+            known = record.measured | {"model": row.looking, "m": record.budget, "seed": record.seed}
+            known |= {"git_commit": record.run["git_commit"]}
+            writer.writerow([known.get(name) for name in names])
+    return buffer.getvalue()
+
+
+def page(records: Sequence[Record]) -> str:
+    """Return what table.md holds: the table, and what it takes to make it again."""
+    commits = sorted({str(record.run["git_commit"]) for record in records})
+    machines = sorted({f"{record.run['machine']}, {record.run['threads']} threads" for record in records})
+    config = Config.from_json(records[0].run["config"])
+    said = [
+        f"Source `{config.source}`, fold {config.fold}, preset {config.preset}, reward {config.reward}, "
+        f"{config.updates} updates of {config.clips} clips x {config.rollouts} rollouts; "
+        f"{len(records[0].measured['correct'])} test videos.",
+        f"Code {', '.join(commits)}; {'; '.join(machines)}.",
+        "Means over seeds with 95 % intervals; checkpoints chosen by validation. Soft attention reads every slice to "
+        "score it, its m likeliest cells too.",
+    ]
+    return markdown(records) + "\n\n" + "\n".join(said) + "\n"
+
+
+def write_comparison(out: Path) -> str:
+    """Write tables and figures from the records of a comparison, and return the table."""
+    records = read_records(out)
+    rows = rows_of(records)
+    for name, text in (("table.md", page(records)), ("table.csv", comma_separated(records))):
+        with told_failures(out / name):
+            write_atomically(out / name, text.encode())
+    curves = list(_budget_curves(rows))
+    if any(len(points) > 1 for _, points in curves):
+        save_figure(out / "accuracy_by_glimpses.png", budget_figure(curves, _levels(rows)))
+    anytime: list[tuple[str, list[list[float]]]] = []
+    for row in rows:
+        seeds = [record.measured.get("accuracy_by_frames", []) for record in row.records]
+        if all(seeds):
+            anytime.append((TITLES[row.looking] + ("" if row.budget is None else f" (m = {row.budget})"), seeds))
+    if anytime:
+        save_figure(out / "accuracy_by_frames.png", anytime_figure(anytime))
+    return page(records)
+
+
+def _budget_curves(rows: Sequence[Row]) -> Iterator[tuple[str, list[tuple[int, float, float]]]]:
+    """Yield each model that depends on m with its points: m, mean accuracy, half the interval."""
+    for looking in BUDGETED:
+        points = [
+            (row.budget, *mean_and_interval(row.values("accuracy")))
+            for row in rows
+            if row.looking == looking and row.budget is not None
+        ]
+        if points:
+            yield TITLES[looking], points
+
+
+def _levels(rows: Sequence[Row]) -> list[tuple[str, float]]:
+    """Return the mean accuracy of each model that does not depend on m."""
+    return [(TITLES[row.looking], mean_and_interval(row.values("accuracy"))[0]) for row in rows if row.budget is None]
+
+
+def main(arguments: Arguments) -> None:
+    """Train what is missing, then write and print the comparison."""
+    if not arguments.only_table:
+        runs = arguments.runs()
+        for number, (folder, config) in enumerate(tqdm(runs, desc="runs", disable=None), 1):
+            print(f"run {number} of {len(runs)}: {folder}, {', '.join(config.arms)}", flush=True)
+            train(config, folder)
+    print(write_comparison(arguments.out))
+    print(f"wrote {arguments.out}/table.md, table.csv and figures")
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_as(Arguments))
+    except StoppedError as stopped:
+        print(f"{stopped}: give the same command again to go on", file=sys.stderr)
+        sys.exit(128 + stopped.signum)
+    except (ValueError, FileNotFoundError, FloatingPointError, SaveError) as error:
+        sys.exit(f"error: {error}")
