@@ -23,6 +23,7 @@ Preset = Literal["small", "features", "paper"]
 Control = Literal[
     "unlimited", "gumbel", "soft", "soft_hidden", "soft_top", "random", "centre", "oracle", "mean", "max", "all"
 ]
+VideoScore = Literal["mean", "last16", "mode"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +106,9 @@ class Config:
     set of cells."""
     seed: int = 1
     """Of every random choice."""
+    video_score: VideoScore = "mean"
+    """How an episode's frames are put together when it is judged: "mean" of their softmaxes, "last16": of the last 16
+    of them, or "mode": the class that most of them predict. A video's windows are averaged in any case."""
     device: str = "cpu"
     """"cpu", "cuda" or "cuda:1"."""
     validate_every: int = 50
@@ -141,6 +145,8 @@ class Config:
             raise ValueError(f"frames must be at least 2, one to choose in and one to look at, got {self.frames}")
         if self.reward == "clip_log_score" and self.credit == "causal":
             raise ValueError("reward 'clip_log_score' is one number for the whole clip: it needs credit 'terminal'")
+        if self.video_score not in get_args(VideoScore):
+            raise ValueError(f"video_score must be one of {get_args(VideoScore)}, got {self.video_score!r}")
         for control in self.controls:
             if control not in get_args(Control):
                 raise ValueError(f"controls must be among {get_args(Control)}, got {control!r}")

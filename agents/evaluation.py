@@ -5,6 +5,7 @@ Where the clips are windows that slide over videos, an episode is a window, and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,8 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from agents.building import videos_of
+from agents.config import VideoScore
+from agents.metrics import hit_at_k, mean_average_precision, top_k_correct
 from agents.playing import play
 from agents.policy import GlimpsePolicy
 from agents.rollout import SEES_EVERYTHING, Manner, Rollout
@@ -24,30 +28,60 @@ from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv
 class Evaluation:
     """What was measured on a split; `focus` and `focus_per_look` are None where the actor is unknown or all is seen.
 
-    `accuracy` and `correct` are of videos, all else is of episodes: the two differ where windows slide over videos.
+    What is said to be of videos is measured by their scores (`class_scores`, averaged over a video's windows), all else
+    by episodes: the two differ where windows slide over videos.
 
     Attributes:
-        accuracy: top-1 of the frames' mean softmax, averaged over a video's windows; any label of the video is right.
+        accuracy: top-1 of the videos; any label of a video is right.
+        top3: share of the videos that have a label among their three best classes.
+        mean_average_precision: of the videos, as ActivityNet measures it; None where no video has a label.
+        plain_mean_average_precision: the same without interpolation.
+        hit_at_1, hit_at_3: top-1 and top-3 of the videos that have a label, as ActivityNet measures it; None likewise.
+        accuracy_by_frames: (T,) top-1 of the videos had all episodes ended after frame 1..T, by the mean softmax.
         vote_accuracy: share of episodes whose most frequent prediction is right; in a window without a label none is.
         focus: share of frames after the first with at least one look on the actor.
         focus_per_look: share of looks on the actor.
         reward: mean r_T (eq. 7).
+        true_positives, false_positives: mean N+ and N- (eq. 7).
         glimpses_per_frame: slices attended to in a frame after the first.
+        visits: (K, K) share of the looks after the first frame that fell on each cell; None where all is seen.
         correct: (videos,) bool in the order of the split: whether `accuracy` counts the video.
     """
 
     accuracy: float
+    top3: float
+    mean_average_precision: float | None
+    plain_mean_average_precision: float | None
+    hit_at_1: float | None
+    hit_at_3: float | None
+    accuracy_by_frames: tuple[float, ...]
     vote_accuracy: float
     focus: float | None
     focus_per_look: float | None
     reward: float
+    true_positives: float
+    false_positives: float
     glimpses_per_frame: float
+    visits: tuple[tuple[float, ...], ...] | None
     correct: tuple[bool, ...]
 
 
-def class_scores(class_logits: Tensor, num_classes: int) -> Tensor:
-    """Return (N, C): the softmax over the C classes, averaged over the frames of (N, T, outputs) logits."""
-    return class_logits[..., :num_classes].softmax(-1).mean(1)
+def class_scores(class_logits: Tensor, num_classes: int, video_score: VideoScore = "mean") -> Tensor:
+    """Return (N, C): what the frames of (N, T, outputs) logits say together of the C classes.
+
+    Args:
+        class_logits: of every frame; behind the classes "no prediction" may stand.
+        num_classes: C.
+        video_score: "mean": the softmax over the C classes, averaged over the frames; "last16": over the last 16 of
+            them; "mode": the share of the frames that predict each class, the likeliest output of each.
+
+    Source: Sharma et al., "Action recognition using visual attention", 2015, for the latter two.
+    """
+    if video_score == "mode":
+        predictions = class_logits.argmax(-1)
+        return F.one_hot(predictions, class_logits.shape[-1])[..., :num_classes].float().mean(1)
+    frames = class_logits if video_score == "mean" else class_logits[:, -16:]
+    return frames[..., :num_classes].softmax(-1).mean(1)
 
 
 def video_of_clip(source: ClipSource) -> NDArray[np.int64]:
@@ -93,27 +127,54 @@ def play_split(
         yield play(envs, policy, clips, manner, generator=generator, seed=seed), valid
 
 
-def evaluate(envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, manner: Manner, *, seed: int) -> Evaluation:
-    """Measure the policy on the environments' split; `seed` draws what the manner leaves to chance."""
+def evaluate(
+    envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, manner: Manner, *, seed: int, video_score: VideoScore = "mean"
+) -> Evaluation:
+    """Measure the policy on the environments' split; `seed` draws what the manner leaves to chance.
+
+    Raises:
+        ValueError: the manner mirrors episodes, so that cells would not be where the environment has them.
+    """
+    if manner.mirror:
+        raise ValueError("mirrored episodes are for training: measure with a manner that does not mirror")
     columns: dict[str, list[Tensor]] = {}
     played: list[Tensor] = []
+    truths, videos = video_labels(envs.source), torch.from_numpy(video_of_clip(envs.source))
+    classes = truths.shape[1]
+    so_far = torch.zeros(len(truths), policy.shape.frames, classes)  # each video's softmax, summed over first frames
+    visits = torch.zeros(envs.source.grid_size**2, dtype=torch.int64)
     for rollout, valid in play_split(envs, policy, manner, seed=seed):
-        played.append(class_scores(rollout.class_logits, len(envs.class_names))[:valid].cpu())
+        class_logits = rollout.class_logits[:valid]
+        played.append(class_scores(class_logits, classes, video_score).cpu())
+        softmax = class_logits[..., :classes].softmax(-1).cpu()
+        so_far.index_add_(0, videos[rollout.clips[:valid]], softmax.cumsum(1))
+        visits += rollout.looked[:valid].sum((0, 1)).cpu()
         for name, values in _measure(rollout).items():
             columns.setdefault(name, []).append(values[:valid])
-    best = video_scores(torch.cat(played), envs.source).argmax(1)
-    correct = video_labels(envs.source)[np.arange(len(best)), best.numpy()]
+    scores = video_scores(torch.cat(played), envs.source).numpy()
+    correct = top_k_correct(scores, truths, 1)
     measured = {name: torch.cat(values).float() for name, values in columns.items()}
     everything = manner.looking in SEES_EVERYTHING
     looked = float(envs.source.grid_size**2) if everything else _mean(measured["glimpses"])
     focused = "focus" in measured and not everything
     return Evaluation(
         accuracy=float(correct.mean()),
+        top3=float(top_k_correct(scores, truths, 3).mean()),
+        mean_average_precision=mean_average_precision(scores, truths, interpolated=True),
+        plain_mean_average_precision=mean_average_precision(scores, truths, interpolated=False),
+        hit_at_1=hit_at_k(scores, truths, 1),
+        hit_at_3=hit_at_k(scores, truths, 3),
+        accuracy_by_frames=tuple(
+            float(top_k_correct(sums, truths, 1).mean()) for sums in so_far.transpose(0, 1).numpy()
+        ),
         vote_accuracy=_mean(measured["vote_accuracy"]),
         focus=_mean(measured["focus"]) if focused else None,
         focus_per_look=_mean(measured["focus_per_look"]) if focused else None,
         reward=_mean(measured["reward"]),
+        true_positives=_mean(measured["true_positives"]),
+        false_positives=_mean(measured["false_positives"]),
         glimpses_per_frame=looked,
+        visits=None if everything else _shares(visits),
         correct=tuple(correct.tolist()),
     )
 
@@ -123,6 +184,8 @@ def _measure(rollout: Rollout) -> dict[str, Tensor]:
     measures = {
         "vote_accuracy": rollout.is_correct,
         "reward": rollout.rewards,
+        "true_positives": rollout.true_positives,
+        "false_positives": rollout.false_positives,
         "glimpses": rollout.glimpses / rollout.looked.shape[1],
     }
     hits = rollout.hits()
@@ -134,3 +197,9 @@ def _measure(rollout: Rollout) -> dict[str, Tensor]:
 
 def _mean(values: Tensor) -> float:
     return float(values.double().mean())
+
+
+def _shares(visits: Tensor) -> tuple[tuple[float, ...], ...]:
+    """Return the shares of (K*K,) counts as the K rows of the grid."""
+    shares = visits.double() / visits.sum().clamp_min(1)
+    return tuple(tuple(row) for row in shares.reshape(math.isqrt(len(shares)), -1).tolist())

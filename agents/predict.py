@@ -216,7 +216,7 @@ def play_videos(
     envs = make_envs(config, source, min(source.num_clips, rows), train=False)
     policy = best_policy(config, run, source)
     scores = [
-        class_scores(rollout.class_logits, len(recipe.class_names))[:valid]
+        class_scores(rollout.class_logits, len(recipe.class_names), config.video_score)[:valid]
         for rollout, valid in play_split(envs, policy, greedy_manner(config), seed=0)
     ]
     shown = middle_clips(source)[:rows].tolist()

@@ -57,7 +57,7 @@ from agents.results import EVALUATION_ENVS, VALIDATION_SEED, arm_folder, best_po
 from agents.rollout import HARD, SEES_EVERYTHING, SOFT, GlimpseRollout, Looking, Manner, Rollout, collect_rollout
 from agents.runs import Checkpoints, MetricsLog, SaveError, provenance, read_json, write_json
 from agents.soft import play_softly
-from glimpse_env import ClipSource
+from glimpse_env import ClipSource, VideoGlimpseVectorEnv
 
 
 def clips_of_update(num_clips: int, config: Config, update: int) -> NDArray[np.int64]:
@@ -156,7 +156,7 @@ class Arm:
         """Play the test split with the checkpoint that validation chose."""
         self.policy.load_state_dict(self.checkpoints.load_best())
         envs = make_envs(self.config, self.sources["test"], EVALUATION_ENVS, train=False, looking=self.looking)
-        return evaluate(envs, self.policy.eval(), greedy_manner(self.config, self.looking), seed=self.config.seed)
+        return self._evaluate(envs, seed=self.config.seed)
 
     def _train_once(self) -> dict[str, float]:
         config, policy = self.config, self.policy
@@ -254,10 +254,12 @@ class Arm:
         due = self.update % self.config.validate_every == 0 and trained
         return due or self.update == self.config.updates
 
+    def _evaluate(self, envs: VideoGlimpseVectorEnv, *, seed: int) -> Evaluation:
+        manner = greedy_manner(self.config, self.looking)
+        return evaluate(envs, self.policy.eval(), manner, seed=seed, video_score=self.config.video_score)
+
     def _validate(self) -> dict[str, float]:
-        measured = evaluate(
-            self.validation_envs, self.policy.eval(), greedy_manner(self.config, self.looking), seed=VALIDATION_SEED
-        )
+        measured = self._evaluate(self.validation_envs, seed=VALIDATION_SEED)
         self.policy.train()
         if measured.accuracy > self.best_score:
             self.best_score, self.best_update = measured.accuracy, self.update
@@ -306,9 +308,9 @@ def train(config: Config, out: Path) -> dict[str, Any]:
     """Train the learned policy and its controls into the folder `out`, or finish what was begun there.
 
     Returns:
-        what result.json holds: by name of arm, `accuracy`, `vote_accuracy`, `focus` and `focus_per_look` on the test
-        split; and `glimpses_per_frame`, `test_clips`, `train_seconds` of the learned policy, and `seed`; with
-        sliding windows also `test_windows`.
+        what result.json holds: by name of arm, `accuracy`, `top3`, `mean_average_precision`, `hit_at_3`,
+        `vote_accuracy`, `focus` and `focus_per_look` on the test split; and `glimpses_per_frame`, `test_clips`,
+        `train_seconds` of the learned policy, and `seed`; with sliding windows also `test_windows`.
 
     Raises:
         ValueError: the configuration cannot be played; the folder belongs to a run of another configuration.

@@ -39,14 +39,20 @@ def best_policy(config: Config, run: Path, source: ClipSource, looking: Looking 
 
 def summarise(config: Config, measured: dict[str, Any], test: ClipSource) -> dict[str, Any]:
     """Put what each arm reached on the test split side by side; where windows slide over its videos, `test_clips` are
-    the videos, and `test_windows` stands beside.
+    the videos, and `test_windows` stands beside. Measures that an arm has not, or that it was tested before there were,
+    leave it out.
     """
-    names = ("accuracy", "vote_accuracy", "focus", "focus_per_look", "reward")
-    columns = {name: {arm: values["test"][name] for arm, values in measured.items()} for name in names}
-    focus = {name: {arm: value for arm, value in columns[name].items() if value is not None} for name in names[2:4]}
+    tests = {arm: values["test"] for arm, values in measured.items()}
+    always = {
+        name: {arm: test[name] for arm, test in tests.items()} for name in ("accuracy", "vote_accuracy", "reward")
+    }
+    known = {
+        name: {arm: test[name] for arm, test in tests.items() if test.get(name) is not None}
+        for name in ("top3", "mean_average_precision", "hit_at_3", "focus", "focus_per_look")
+    }
     return (
-        columns
-        | focus
+        always
+        | known
         | {
             "validation_accuracy": {arm: values["validation_accuracy"] for arm, values in measured.items()},
             "glimpses_per_frame": measured["learned"]["test"]["glimpses_per_frame"],
@@ -79,6 +85,6 @@ def evaluate_run(run: Path) -> dict[str, Any]:
         earlier = read_json(arm_folder(run, looking) / "evaluation.json")
         policy = best_policy(config, run, sources["train"], looking)
         envs = make_envs(config, sources["test"], EVALUATION_ENVS, train=False, looking=looking)
-        again = evaluate(envs, policy, greedy_manner(config, looking), seed=config.seed)
+        again = evaluate(envs, policy, greedy_manner(config, looking), seed=config.seed, video_score=config.video_score)
         measured[looking] = earlier | {"test": dataclasses.asdict(again)}
     return summarise(config, measured, sources["test"])

@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 from scipy import stats
 
+from agents.config import Config
 from agents.runs import read_json
 
 COLUMNS = ("accuracy", "vote_accuracy", "focus", "focus_per_look")
@@ -43,12 +44,11 @@ def read_runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """
     if not folders:
         raise ValueError("name at least one run's folder")
-    configs = [read_json(folder / "config.json")["config"] for folder in folders]
+    # A run that was begun before a field was added took what is its default now.
+    configs = [Config().to_json() | read_json(folder / "config.json")["config"] for folder in folders]
     seeds = [config.pop("seed") for config in configs]
     for folder, config in zip(folders, configs, strict=True):
-        # A field that an older run's file does not have yet was added later, and off.
-        names = config | configs[0]
-        differing = [name for name in names if config.get(name) != configs[0].get(name)]
+        differing = [name for name in config | configs[0] if config.get(name) != configs[0].get(name)]
         if differing:
             raise ValueError(f"{folder} differs from {folders[0]} in {', '.join(differing)}: compare like with like")
     if len(set(seeds)) < len(seeds):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from agent_toys import TINY_NETWORK, marked_source, tiny_config
 from clip_toys import UnevenSource
+from sklearn.metrics import average_precision_score
 
 from agents.building import make_envs, make_policy, sample_slices
 from agents.evaluation import class_scores, evaluate, middle_clips, play_split, video_labels, video_scores
@@ -31,6 +32,26 @@ def measure(source, manner, *, num_envs=4, seed=0, **changes):
     return evaluate(envs, wild_policy(config, source, manner.looking), manner, seed=seed)
 
 
+def said(clips, *, labels):
+    """Return clips of which every cell of a frame says "a" or "b"."""
+    features = np.eye(2, dtype=np.float32)[[["ab".index(letter) for letter in clip] for clip in clips]]
+    features = np.broadcast_to(features[:, :, None, None], (*features.shape[:2], 3, 3, 2))
+    return ArraySource(features=features, labels=np.array(labels), class_names=("a", "b"), frames_per_second=10.0)
+
+
+def reading(source):
+    """Return environments, and a policy that believes a at sigmoid(2) where a is said, b at sigmoid(0.4) elsewhere."""
+    network = dataclasses.replace(TINY_NETWORK, encoder="sum", skip=True, frame_embedding=False)
+    config = tiny_config(policy=network)
+    policy = make_policy(config, source, "learned")
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.zero_()
+        policy.head.weight[:2, -2:] = 20 * torch.eye(2)  # past the LSTM, and so large that tanh is 1
+        policy.classes.weight[0, 0], policy.classes.weight[1, 1] = 2.0, 0.4
+    return make_envs(config, source, 2, train=False), policy
+
+
 def test_class_scores_are_the_mean_of_the_frames_softmaxes():
     logits = torch.tensor([[[1.0, 3.0], [3.0, 1.0], [1.0, 1.0]]]).log()
     assert class_scores(logits, 2)[0].tolist() == pytest.approx([0.5, 0.5])
@@ -40,6 +61,21 @@ def test_class_scores_are_the_mean_of_the_frames_softmaxes():
 def test_class_scores_leave_abstention_out():
     logits = torch.tensor([[[1.0, 3.0, 96.0]]]).log()
     assert class_scores(logits, 2)[0].tolist() == pytest.approx([0.25, 0.75])
+
+
+def test_class_scores_of_the_last_sixteen_frames():
+    logits = torch.tensor([[9.0, 1.0]] * 4 + [[1.0, 3.0]] * 8 + [[3.0, 1.0]] * 8).log()[None]
+    assert class_scores(logits, 2, "last16")[0].tolist() == pytest.approx([0.5, 0.5])
+    assert class_scores(logits[:, :6], 2, "last16")[0].tolist() == pytest.approx(
+        [(4 * 0.9 + 2 * 0.25) / 6, 0.4 / 6 + 1.5 / 6]
+    )
+
+
+def test_class_scores_by_how_many_frames_predict_each():
+    logits = torch.tensor([[[0.0, 9.0, 0.0], [2.0, 1.0, 0.0], [2.0, 1.0, 0.0], [1.0, 0.0, 2.0], [1.0, 1.0, 0.0]]])
+    # the first predicts 1, two and the tie predict 0, the fourth the last: class 2, or none
+    assert class_scores(logits, 3, "mode")[0].tolist() == pytest.approx([0.6, 0.2, 0.2])
+    assert class_scores(logits, 2, "mode")[0].tolist() == pytest.approx([0.6, 0.2])
 
 
 @pytest.mark.parametrize("num_envs", [1, 4, 10, 16])
@@ -76,6 +112,47 @@ def test_each_measure_is_what_it_is_called():
     assert measured.focus_per_look == pytest.approx(on_actor.double().mean().item())
     assert 0 < measured.focus_per_look < measured.focus < 1
     assert measured.glimpses_per_frame == 2.0
+    assert measured.true_positives == pytest.approx(hits_per_frame.mean().item())
+    assert measured.false_positives == pytest.approx(4 - hits_per_frame.mean().item())
+    scores, truths = class_scores(rollout.class_logits, 3).numpy(), np.eye(3, dtype=bool)[source.labels]
+    assert measured.top3 == measured.hit_at_3 == 1.0  # of three classes
+    assert measured.hit_at_1 == measured.accuracy
+    plain = np.mean([average_precision_score(truths[:, label], scores[:, label]) for label in range(3)])
+    assert measured.plain_mean_average_precision == pytest.approx(plain)
+    assert measured.plain_mean_average_precision < measured.mean_average_precision < 1
+    looks = [[(rollout.cells == 3 * row + column).double().mean().item() for column in range(3)] for row in range(3)]
+    assert np.array(measured.visits) == pytest.approx(np.array(looks))
+
+
+@pytest.mark.parametrize(
+    ("video_score", "correct"), [("mean", (False, False)), ("last16", (True, False)), ("mode", (True, True))]
+)
+def test_videos_are_judged_by_the_score_that_is_asked_for(video_score, correct):
+    # Both are b. a is 0.881 where a is said and 0.401 where b is; the frames' mean says a of both, (5 * 0.881 +
+    # 16 * 0.401) / 21 = 0.515 and 0.561, that of the last sixteen 0.401 and (7 * 0.881 + 9 * 0.401) / 16 = 0.611.
+    source = said(["a" * 5 + "b" * 16, "b" * 5 + "a" * 7 + "b" * 9], labels=[1, 1])
+    measured = evaluate(*reading(source), GREEDY, seed=0, video_score=video_score)
+    assert measured.correct == correct
+
+
+def test_what_is_known_after_each_frame():
+    # After one frame a is 0.401 of both; after two (0.401 + 0.881) / 2 = 0.641 and 0.401; after three 0.721 and 0.561.
+    source = said(["baa", "bba"], labels=[0, 1])
+    for video_score in ("mean", "mode"):
+        measured = evaluate(*reading(source), GREEDY, seed=0, video_score=video_score)
+        assert measured.accuracy_by_frames == (0.5, 1.0, 0.5)
+    assert measured.accuracy == 1.0
+
+
+def test_visits_are_shares_in_the_environments_grid():
+    measured = measure(marked_source(6), Manner(looking="centre"), glimpses=2)
+    # the two cells nearest the centre: itself, and of its four neighbours the first, above it
+    assert measured.visits == ((0, 0.5, 0), (0, 0.5, 0), (0, 0, 0))
+
+
+def test_mirrored_episodes_are_not_measured():
+    with pytest.raises(ValueError, match="does not mirror"):
+        measure(marked_source(6), Manner(mirror=True))
 
 
 def test_focus_of_ways_of_looking_that_are_known():
@@ -93,6 +170,7 @@ def test_focus_of_ways_of_looking_that_are_known():
 def test_who_sees_everything_has_no_focus(looking):
     measured = measure(marked_source(6), Manner(looking=looking))
     assert (measured.focus, measured.focus_per_look, measured.glimpses_per_frame) == (None, None, 9.0)
+    assert measured.visits is None
 
 
 def test_focus_is_unknown_where_the_actor_is():
@@ -112,6 +190,9 @@ def test_clips_of_unknown_class_are_never_right():
     source = dataclasses.replace(marked_source(5), labels=np.full(5, -1))
     measured = measure(source, GREEDY)
     assert (measured.accuracy, measured.vote_accuracy, measured.reward) == (0.0, 0.0, -2.0)
+    assert (measured.top3, measured.hit_at_1, measured.hit_at_3) == (0.0, None, None)
+    assert (measured.mean_average_precision, measured.plain_mean_average_precision) == (None, None)
+    assert (measured.true_positives, measured.false_positives) == (0.0, 4.0)
 
 
 def test_a_clip_is_judged_by_its_own_labels_whichever_frames_are_played():
@@ -173,26 +254,19 @@ def test_videos_are_right_or_wrong_and_all_else_is_of_windows(slid, num_envs):
     measured = measure(slid, GREEDY, num_envs=num_envs)
     assert measured.correct == (joined[0] in (0, 1), joined[1] == 2, False)
     assert measured.accuracy == pytest.approx(sum(measured.correct) / 3)
+    assert measured.hit_at_1 == pytest.approx(sum(measured.correct) / 2)  # the third has no label
+    softmax = rollout.class_logits.softmax(-1).numpy()
+    early = [softmax[:4, 0].mean(0).argmax() in (0, 1), softmax[4, 0].argmax() == 2, False]
+    assert len(measured.accuracy_by_frames) == 3
+    assert measured.accuracy_by_frames[::2] == pytest.approx((sum(early) / 3, sum(measured.correct) / 3))
     assert measured.vote_accuracy == pytest.approx(rollout.is_correct.double().mean().item())
     assert measured.reward == pytest.approx(rollout.rewards.double().mean().item())
 
 
 def test_windows_that_say_different_things_are_joined():
     """Two windows are sure of b by a little, one of a by a lot: together they say a, and the votes do not change."""
-    features = np.zeros((1, 6, 3, 3, 2), np.float32)
-    features[0, :2, ..., 0] = 1
-    features[0, 2:, ..., 1] = 1
-    source = ArraySource(features=features, labels=np.array([0]), class_names=("a", "b"), frames_per_second=10.0)
-    windows = SlidingWindows(source=source, window_seconds=0.2, stride_seconds=0.2)
-    network = dataclasses.replace(TINY_NETWORK, encoder="sum", skip=True, frame_embedding=False)
-    config = tiny_config(policy=network)
-    policy = make_policy(config, windows, "learned")
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            parameter.zero_()
-        policy.head.weight[:2, -2:] = 20 * torch.eye(2)  # past the LSTM, and so large that tanh is 1
-        policy.classes.weight[0, 0], policy.classes.weight[1, 1] = 2.0, 0.4
-    measured = evaluate(make_envs(config, windows, 2, train=False), policy, GREEDY, seed=0)
+    windows = SlidingWindows(source=said(["aabbbb"], labels=[0]), window_seconds=0.2, stride_seconds=0.2)
+    measured = evaluate(*reading(windows), GREEDY, seed=0)
     # sigmoid(2) = 0.881 and 1 - sigmoid(0.4) = 0.401 twice: (0.881 + 0.401 + 0.401) / 3 = 0.561 for a
     assert (measured.accuracy, measured.correct) == (1.0, (True,))
     assert measured.vote_accuracy == pytest.approx(1 / 3)

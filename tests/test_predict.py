@@ -107,6 +107,19 @@ def test_a_video_is_scored_as_the_clip_of_the_store(trained, videos, weights, tm
     assert_told(expected, videos, out, weights, tmp_path, capsys)
 
 
+def test_a_video_is_scored_as_the_run_judges_its_own(trained, videos, weights, tmp_path, capsys):
+    run = run_folder(trained, tmp_path)
+    content = read_json(run / "config.json")
+    write_json(run / "config.json", content | {"config": content["config"] | {"video_score": "mode"}})
+    paths = tuple(sorted(videos.glob("*/*.mp4")))
+    assert main(Arguments(videos=paths, run=run, weights=weights, out=tmp_path / "strip.png")) == 0
+    told = scores_of(capsys.readouterr().out)
+    assert len(told) == len(LENGTHS)
+    for scores in told.values():
+        assert sum(scores.values()) == pytest.approx(1)
+        assert all(min(abs(score - share / 3) for share in range(4)) < 0.001 for score in scores.values())
+
+
 def test_a_video_longer_than_a_window_is_scored_by_all_of_its_windows(slid, videos, weights, tmp_path, capsys):
     """At ten a second the videos have 3, 10, 2, 4, 8 and 1 frames, at most six kept, in windows of three, every two."""
     config, out = slid

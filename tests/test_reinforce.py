@@ -16,7 +16,9 @@ from agents.runs import Checkpoints, read_json, write_json
 from glimpse_env import SlidingWindows, UntrimmedSyntheticSource
 from glimpse_env.catalogue import EMBEDDED
 
-MEASURES = ("accuracy", "vote_accuracy", "focus", "focus_per_look")
+MEASURES = (
+    "accuracy", "vote_accuracy", "top3", "mean_average_precision", "hit_at_3", "focus", "focus_per_look",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,8 @@ def test_a_run_leaves_all_its_files(finished):
 def test_the_result_has_what_the_measures_need(finished):
     config, _, result = finished
     seen = {"learned", "random", "centre", "oracle"}
-    assert set(result["accuracy"]) == set(result["vote_accuracy"]) == seen | {"mean", "all"}
+    for name in ("accuracy", "vote_accuracy", "top3", "mean_average_precision", "hit_at_3"):
+        assert set(result[name]) == seen | {"mean", "all"}
     assert set(result["focus"]) == set(result["focus_per_look"]) == seen
     assert all(0 <= value <= 1 for name in MEASURES for value in result[name].values())
     assert result["focus"]["oracle"] == 1.0
@@ -110,6 +113,28 @@ def test_a_finished_run_is_not_trained_again(finished):
 def test_playing_the_test_split_again_gives_the_same_result(finished):
     _, out, result = finished
     assert evaluate_run(out) == result
+
+
+def test_a_run_judges_videos_by_the_score_of_its_configuration(finished, tmp_path):
+    config, _, result = finished
+    voted = train(dataclasses.replace(config, controls=("random",), video_score="mode"), tmp_path)
+    assert evaluate_run(tmp_path) == voted
+    means = {arm: result["mean_average_precision"][arm] for arm in ("learned", "random")}
+    assert voted["mean_average_precision"] != means
+
+
+def test_arms_tested_before_there_were_some_measures_are_summarised(finished, tmp_path):
+    config, out, result = finished
+    shutil.copytree(out, tmp_path / "run")
+    path = tmp_path / "run" / "controls" / "random" / "evaluation.json"
+    measured = read_json(path)
+    for name in ("top3", "mean_average_precision", "hit_at_3"):
+        del measured["test"][name]
+    write_json(path, measured)
+    again = train(config, tmp_path / "run")
+    assert set(result["top3"]) - set(again["top3"]) == {"random"}
+    assert again["accuracy"] == result["accuracy"]
+    assert evaluate_run(tmp_path / "run") == result
 
 
 def test_the_table_shows_every_arm(finished):

@@ -101,6 +101,8 @@ def test_the_outcome_is_the_environments(toy):
     expected = envs.engine.rules.reward(outcome.true_positives, outcome.false_positives)
     np.testing.assert_allclose(rollout.rewards, expected)
     assert rollout.is_correct.tolist() == outcome.is_correct.tolist()
+    assert rollout.true_positives.tolist() == outcome.true_positives.tolist()
+    assert rollout.false_positives.tolist() == outcome.false_positives.tolist()
     assert rollout.glimpses.tolist() == [6] * 4
     labels = torch.tensor([2, 0, 1, 1])
     assert (rollout.frame_labels == torch.nn.functional.one_hot(labels, 3).bool()[:, None]).all()

@@ -47,7 +47,10 @@ def test_a_single_run_has_no_interval(tmp_path):
 
 
 def test_runs_of_before_and_after_a_field_was_added_are_alike(tmp_path):
-    before, after = write_run(tmp_path / "one", seed=1), write_run(tmp_path / "two", seed=2, window_seconds=None)
+    before, after = (
+        write_run(tmp_path / "one", seed=1),
+        write_run(tmp_path / "two", seed=2, window_seconds=None, video_score="mean"),
+    )
     assert len(read_runs([before, after])) == len(read_runs([after, before])) == 2
 
 
@@ -59,6 +62,9 @@ def test_unlike_runs_are_refused(tmp_path):
     for runs in ([one, slid], [slid, one]):
         with pytest.raises(ValueError, match=r"differs from .* in window_seconds"):
             read_runs(runs)
+    voted = write_run(tmp_path / "voted", seed=2, video_score="mode")
+    with pytest.raises(ValueError, match=r"differs from .* in video_score"):
+        read_runs([one, voted])
     with pytest.raises(ValueError, match="two runs share a seed"):
         read_runs([one, write_run(tmp_path / "again", seed=1)])
     with pytest.raises(ValueError, match="at least one"):
