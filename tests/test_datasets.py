@@ -1,5 +1,6 @@
 """What data sets' folders and annotation files say, and what is wrong with them."""
 
+import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -342,9 +343,35 @@ def test_activitynet_parts_do_not_depend_on_which_videos_are_there(tmp_path):
     assert Counter(seen.values()) == {("train",): 2, ("validation",): 1}
 
 
+def test_videos_that_are_held_out_by_name_validate(tmp_path):
+    notes = write_activitynet(tmp_path / "notes.json")
+    content = json.loads(notes.read_text())
+    parts = {clip.clip_id[0]: clip.splits[0] for clip in all_videos(tmp_path / "videos", notes)}
+    held_out = "".join(name for name in "abc" if parts[name] == "train")
+    for name in held_out:
+        content["database"][name * 11]["held_out"] = True
+    notes.write_text(json.dumps(content))
+    told = {clip.clip_id[0]: clip.splits[0] for clip in all_videos(tmp_path / "videos", notes)}
+    assert told == {name: "validation" if name in held_out else "train" for name in "abc"} | {"d": "test"}
+
+
+def all_videos(folder, notes):
+    for name in "abcd":
+        touch(folder / f"v_{name * 11}.mp4")
+    return activitynet(folder, notes).clips
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            '{"database": {"x": {"subset": "validation", "held_out": true}}}',
+            "video 'x' of the validation part has held_out",
+        ),
+        (
+            '{"database": {"x": {"subset": "training", "held_out": "yes"}}}',
+            "held_out 'yes': training videos may say true",
+        ),
         ("[]", "is not as ActivityNet's annotations are"),
         ("{", "is not as ActivityNet's annotations are"),
         ('{"database": {}}', "labels no video"),

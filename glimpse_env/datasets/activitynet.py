@@ -22,10 +22,12 @@ class Annotation:
     Attributes:
         subset: "training", "validation" or "testing".
         segments: class names and seconds, as they stand: some have no length, some end after the video does.
+        held_out: a video of the training part that is to validate.
     """
 
     subset: str
     segments: tuple[tuple[float, float, str], ...]
+    held_out: bool = False
 
 
 def activitynet(videos: Path, annotations: Path) -> VideoDataset:
@@ -37,8 +39,9 @@ def activitynet(videos: Path, annotations: Path) -> VideoDataset:
 
     Returns:
         One fold. The official validation part tests, since the testing part has no labels; of the training part
-        `carve_validation` holds out the validation part, a video counting for the first of its classes. Videos that
-        are gone, as many are, stand in `missing`.
+        `carve_validation` holds out the validation part, a video counting for the first of its classes, unless
+        entries say `"held_out": true`, which ActivityNet's own never do: then those validate. Videos that are gone, as
+        many are, stand in `missing`.
 
     Raises:
         DatasetError: the file cannot be read, an id is no plain name, two files have the same id, or no video that is
@@ -59,7 +62,8 @@ def activitynet(videos: Path, annotations: Path) -> VideoDataset:
         for video, note in labelled.items()
         if note.subset == "training"
     }
-    validation = carve_validation(train)
+    held_out = frozenset(video for video in train if labelled[video].held_out)
+    validation = held_out or carve_validation(train)
     clips = tuple(
         VideoClip(
             clip_id=video,
@@ -114,7 +118,12 @@ def _note(video: str, entry: dict[str, Any]) -> Annotation:
         if not 0 <= start <= end < math.inf:
             raise ValueError(f"video {video!r} has a segment from {start} to {end} seconds")
         segments.append((start, end, str(annotation["label"])))
-    return Annotation(subset=subset, segments=tuple(segments))
+    held_out = entry.get("held_out", False)
+    if held_out not in (False, True) or (held_out and subset != "training"):
+        raise ValueError(
+            f"video {video!r} of the {subset} part has held_out {held_out!r}: training videos may say true"
+        )
+    return Annotation(subset=subset, segments=tuple(segments), held_out=held_out)
 
 
 def _part(video: str, note: Annotation, validation: frozenset[str]) -> Split:
