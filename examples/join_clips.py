@@ -7,7 +7,8 @@
 Every clip of the classes that are kept is used once, in a video of two to four clips of its own part (train, validation
 or test; no source video of the first two is in both). Before, between and after them runs footage of the classes that
 are left out, of the same part; it may come again in another video. A video is named by what it is made of: who goes on
-after an interruption, or joins otherwise into the same folder, never takes one video for another.
+after an interruption, or joins otherwise into the same folder, never takes one video for another. The seed decides the
+annotations and what every frame shows; the encoder may still round a frame differently from one time to the next.
 """
 
 from __future__ import annotations
@@ -178,9 +179,7 @@ def count_frames(path: Path) -> int:
 def encode(video: JoinedVideo, file: IO[bytes]) -> None:
     """Write a video as H.264 in MP4."""
     with av.open(file, "w", format="mp4") as container:
-        # One thread: with more of them the same frames need not give the same bytes.
-        options = {"crf": "18", "preset": "veryfast", "threads": "1"}
-        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=options)
+        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options={"crf": "18", "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         for number, frame in enumerate(frame for piece in video.pieces for frame in frames_of(piece)):
             frame.pts, frame.time_base = number, Fraction(1, FRAMES_PER_SECOND)
