@@ -81,7 +81,7 @@ def class_scores(class_logits: Tensor, num_classes: int, video_score: VideoScore
         predictions = class_logits.argmax(-1)
         return F.one_hot(predictions, class_logits.shape[-1])[..., :num_classes].float().mean(1)
     frames = class_logits if video_score == "mean" else class_logits[:, -16:]
-    return frames[..., :num_classes].softmax(-1).mean(1)
+    return frames[..., :num_classes].float().softmax(-1).mean(1)
 
 
 def video_of_clip(source: ClipSource) -> NDArray[np.int64]:
@@ -146,7 +146,7 @@ def evaluate(
     for rollout, valid in play_split(envs, policy, manner, seed=seed):
         class_logits = rollout.class_logits[:valid]
         played.append(class_scores(class_logits, classes, video_score).cpu())
-        softmax = class_logits[..., :classes].softmax(-1).cpu()
+        softmax = class_logits[..., :classes].float().softmax(-1).cpu()
         so_far.index_add_(0, videos[rollout.clips[:valid]], softmax.cumsum(1))
         visits += rollout.looked[:valid].sum((0, 1)).cpu()
         for name, values in _measure(rollout).items():

@@ -34,6 +34,7 @@ from glimpse_env import open_source
             {"frames": 8, "window_seconds": 2.0},
             r"frames \(8\) and window_seconds \(2.0\) both set T: give one of them \(--frames None",
         ),
+        ({"video_score": "best"}, "video_score must be one of .*'last16'.*, got 'best'"),
         ({"frames": 1}, "frames must be at least 2, one to choose in and one to look at, got 1"),
         ({"reward": "clip_log_score", "credit": "causal"}, "reward 'clip_log_score' .* needs credit 'terminal'"),
         ({"controls": ("random", "corner")}, "controls must be among .*'oracle'.*, got 'corner'"),
