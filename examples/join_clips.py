@@ -2,7 +2,7 @@
 
     python examples/join_clips.py --videos jhmdb/videos --splits jhmdb/splits --out joined
     python -m glimpse_env.extract activitynet --videos joined/videos --annotations joined/annotations.json \
-        --weights FILE --fps 7.5 --frames 60 --out stores/joined
+        --weights FILE --fps 5 --frames 40 --out stores/joined
 
 Every clip of the classes that are kept is used once, in a video of two to four clips of its own part (train, validation
 or test; no source video of the first two is in both). Before, between and after them runs footage of the classes that
