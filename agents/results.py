@@ -39,8 +39,8 @@ def best_policy(config: Config, run: Path, source: ClipSource, looking: Looking 
 
 def summarise(config: Config, measured: dict[str, Any], test: ClipSource) -> dict[str, Any]:
     """Put what each arm reached on the test split side by side; where windows slide over its videos, `test_clips` are
-    the videos, and `test_windows` stands beside. Measures that an arm has not, or that it was tested before there were,
-    leave it out.
+    the videos, and `test_windows` stands beside. An arm is left out of a measure that it has not, or that there was not
+    yet when it was tested.
     """
     tests = {arm: values["test"] for arm, values in measured.items()}
     always = {

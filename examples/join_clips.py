@@ -103,11 +103,10 @@ class JoinedVideo:
             for piece, end in zip(self.pieces, ends.tolist(), strict=True)
             if piece.label is not None
         ]
+        subset = "validation" if self.part == "test" else "training"  # ActivityNet's testing part is unlabelled
         return {
             "duration": int(ends[-1]) / FRAMES_PER_SECOND,
-            "subset": "validation"
-            if self.part == "test"
-            else "training",  # ActivityNet's own testing part is unlabelled
+            "subset": subset,
             "resolution": f"{WIDTH}x{HEIGHT}",
             "url": "",
             "annotations": segments,
