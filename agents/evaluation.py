@@ -41,6 +41,8 @@ class Evaluation:
         vote_accuracy: share of episodes whose most frequent prediction is right; in a window without a label none is.
         focus: share of frames after the first with at least one look on the actor.
         focus_per_look: share of looks on the actor.
+        attention_on_actor: share of the weights l of eq. 3 on the actor after the first frame; None where unknown.
+        entropy: nats, of the choice of what is seen, averaged over the frames after the first.
         reward: mean r_T (eq. 7).
         true_positives, false_positives: mean N+ and N- (eq. 7).
         glimpses_per_frame: slices attended to in a frame after the first.
@@ -58,6 +60,8 @@ class Evaluation:
     vote_accuracy: float
     focus: float | None
     focus_per_look: float | None
+    attention_on_actor: float | None
+    entropy: float
     reward: float
     true_positives: float
     false_positives: float
@@ -170,6 +174,8 @@ def evaluate(
         vote_accuracy=_mean(measured["vote_accuracy"]),
         focus=_mean(measured["focus"]) if focused else None,
         focus_per_look=_mean(measured["focus_per_look"]) if focused else None,
+        attention_on_actor=_mean(measured["attention_on_actor"]) if "focus" in measured else None,
+        entropy=_mean(measured["entropy"]),
         reward=_mean(measured["reward"]),
         true_positives=_mean(measured["true_positives"]),
         false_positives=_mean(measured["false_positives"]),
@@ -187,9 +193,11 @@ def _measure(rollout: Rollout) -> dict[str, Tensor]:
         "true_positives": rollout.true_positives,
         "false_positives": rollout.false_positives,
         "glimpses": rollout.glimpses / rollout.looked.shape[1],
+        "entropy": rollout.entropy.mean(1),
     }
     hits = rollout.hits()
-    if hits is not None:
+    if hits is not None and rollout.actors is not None:
+        measures["attention_on_actor"] = (rollout.attention * rollout.actors)[:, 1:].sum(2).mean(1)
         measures["focus"] = hits.any(2).float().mean(1)
         measures["focus_per_look"] = hits.sum((1, 2)) / rollout.looked.sum((1, 2)).clamp_min(1)
     return {name: values.cpu() for name, values in measures.items()}

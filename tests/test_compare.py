@@ -1,0 +1,151 @@
+"""Comparisons: what is trained, what is gone on with, and the table that the records alone give."""
+
+import csv
+import dataclasses
+import json
+
+import pytest
+from agent_toys import tiny_config, write_marked_store
+
+from agents.compare import Arguments, Record, gains, main, markdown, read_records, rows_of, write_comparison
+from agents.config import Config, parse_as
+from agents.reinforce import train
+from agents.results import arms_on_disk
+from agents.runs import read_json, write_json
+from agents.seeds import mean_and_interval
+
+MODELS = ("random", "soft", "gumbel", "mean")
+
+
+def arguments(store, out, **changes):
+    own = {field.name: getattr(tiny_config(), field.name) for field in dataclasses.fields(Config)}
+    settings = {"source": store, "out": out, "seeds": (1, 2), "budgets": (2, 1), "models": MODELS}
+    return Arguments(**(own | settings | changes))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return str(write_marked_store(tmp_path_factory.mktemp("store") / "marked"))
+
+
+@pytest.fixture(scope="module")
+def compared(store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("comparison")
+    main(arguments(store, out))
+    return out
+
+
+def record(looking, budget, seed, accuracy, **measured):
+    return Record(looking, budget, seed, {"accuracy": accuracy} | measured, {"git_commit": "c"})
+
+
+# ---- training
+
+
+def test_models_that_need_no_budget_are_trained_once(compared):
+    assert sorted(arms_on_disk(compared / "m2" / "seed1")) == sorted(["learned", *MODELS])
+    assert arms_on_disk(compared / "m1" / "seed2") == ["learned", "gumbel", "random"]
+    files = {path.name for path in compared.iterdir()}
+    assert files == {"m1", "m2", "table.md", "table.csv", "accuracy_by_glimpses.png", "accuracy_by_frames.png"}
+
+
+def test_what_is_finished_is_not_trained_again_and_models_can_be_added(store, compared):
+    kept = (compared / "m1" / "seed1" / "best.safetensors").stat().st_mtime_ns
+    main(arguments(store, compared, models=("centre",)))
+    assert (compared / "m1" / "seed1" / "best.safetensors").stat().st_mtime_ns == kept
+    assert "centre" in arms_on_disk(compared / "m1" / "seed1")
+    assert "random" in read_json(compared / "m1" / "seed1" / "config.json")["config"]["controls"]
+    assert "| centre, m cells | 1 | 2 |" in (compared / "table.md").read_text()
+
+
+def test_the_records_alone_make_the_table(compared):
+    table = (compared / "table.md").read_text()
+    (compared / "table.md").unlink()
+    assert write_comparison(compared) == table == (compared / "table.md").read_text()
+    measured = read_json(compared / "m2" / "seed1" / "controls" / "soft" / "evaluation.json")["test"]
+    with (compared / "table.csv").open() as file:
+        (line,) = [row for row in csv.DictReader(file) if (row["model"], row["m"], row["seed"]) == ("soft", "2", "1")]
+    assert float(line["accuracy"]) == measured["accuracy"]
+    assert float(line["attention_on_actor"]) == measured["attention_on_actor"]
+    assert (line["focus"], line["glimpses_per_frame"]) == ("", "9.0")
+
+
+def test_the_command_line_takes_the_flags_of_training(store, tmp_path):
+    words = ["--source", store, "--out", str(tmp_path), "--seeds", "4", "5", "--budgets", "1", "--models", "max"]
+    parsed = parse_as(Arguments, [*words, "--updates", "700"])
+    assert [(folder, config.seed, config.updates) for folder, config in parsed.runs()] == [
+        (tmp_path / "m1" / "seed4", 4, 700),
+        (tmp_path / "m1" / "seed5", 5, 700),
+    ]
+    assert all(config.controls == ("max",) and config.preset == "features" for _, config in parsed.runs())
+
+
+# ---- the table
+
+
+def test_gains_are_paired_by_seed_at_the_same_budget():
+    records = [
+        record("learned", 5, 1, 0.9), record("learned", 5, 2, 0.7), record("learned", 1, 1, 0.6),
+        record("random", 5, 2, 0.6), record("random", 5, 1, 0.5), record("soft", 5, 1, 0.8),
+    ]  # fmt: skip
+    rows = rows_of(records)
+    assert [(row.looking, row.budget) for row in rows] == [
+        ("learned", 1), ("learned", 5), ("soft", None), ("random", 5),
+    ]  # fmt: skip
+    assert gains(rows[1], rows) == pytest.approx([0.4, 0.1])
+    assert gains(rows[0], rows) == gains(rows[2], rows) == gains(rows[3], rows) == []
+    mean, half = mean_and_interval([0.4, 0.1])
+    lines = markdown(records).splitlines()
+    assert f"| 0.800 ± {mean_and_interval([0.9, 0.7])[1]:.3f} | +{mean:.3f} ± {half:.3f} |" in lines[3]
+    assert lines[4] == "| soft attention, content and state | - | 1 | 0.800 | - |"
+
+
+def test_a_measure_that_some_seeds_lack_is_not_averaged():
+    records = [
+        record("learned", 5, 1, 0.9, reward=1.0),
+        record("learned", 5, 2, 0.7),
+        record("mean", 5, 1, 0.5, reward=2),
+    ]
+    lines = markdown(records).splitlines()
+    assert lines[0].endswith("| reward |")
+    assert lines[2].endswith("| - |")
+    assert lines[3].endswith("| 2.000 |")
+
+
+# ---- errors
+
+
+def test_runs_that_differ_are_refused(store, tmp_path):
+    for seed, updates in ((1, 6), (2, 4)):
+        train(tiny_config(source=store, controls=(), seed=seed, updates=updates), tmp_path / "m2" / f"seed{seed}")
+    with pytest.raises(ValueError, match=r"seed2/config.json differs from .*seed1/config.json in updates"):
+        read_records(tmp_path)
+
+
+def test_a_folder_without_runs_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no finished runs in .*: train them first, without --only-table"):
+        write_comparison(tmp_path)
+
+
+def test_an_unfinished_arm_is_left_out(store, tmp_path):
+    folder = tmp_path / "m2" / "seed1"
+    train(tiny_config(source=store, controls=("random",)), folder)
+    evaluation = folder / "controls" / "random" / "evaluation.json"
+    kept = json.loads(evaluation.read_text())
+    evaluation.unlink()
+    assert [entry.looking for entry in read_records(tmp_path)] == ["learned"]
+    write_json(evaluation, kept)
+    assert [entry.looking for entry in read_records(tmp_path)] == ["learned", "random"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": (1, 1)}, r"--seeds must name different seeds, got \(1, 1\)"),
+        ({"seeds": ()}, r"--seeds must name different seeds, got \(\)"),
+        ({"budgets": (2, 0)}, r"--budgets must be different numbers of at least 1, got \(2, 0\)"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(store, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        arguments(store, tmp_path, **changes)
