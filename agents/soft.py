@@ -183,4 +183,5 @@ class _Viewer:
             content = torch.bmm(self.mirror(weights, axis=1)[:, None], cubes)[:, 0]
         else:
             content = self.mirror(cubes, axis=1)
-        return self.policy.encode(Looks(content, self.everything, weights), soft=True)
+        # The number of hard glimpses is what it is: it has no gradient.
+        return self.policy.encode(Looks(content, self.everything, weights), soft=self.manner.looking != "gumbel")
