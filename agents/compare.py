@@ -2,7 +2,7 @@
 
     python -m agents.compare --source STORE --seeds 1 2 3 --budgets 1 5 --models random soft gumbel mean --out OUT
     python -m agents.compare --source STORE --budgets 1 2 3 5 8 16 49 --models random gumbel soft --out OUT
-    python -m agents.compare --out OUT --only-table            # from the records alone
+    python -m agents.compare --out OUT --only-table --reported FILE    # from the records alone, beside others' figures
 
 Other flags are those of agents/reinforce.py. "learned", REINFORCE with m glimpses, is always there; what does not
 depend on m (`soft`, `soft_hidden`, `mean`, `max`, `all`, `unlimited`) is trained at the first budget alone. Runs are
@@ -11,6 +11,8 @@ was stopped goes on, and models, seeds and budgets can be added later.
 
 From these records come table.md, table.csv and the figures. Intervals are Student's 95 % over seeds; differences to
 random glimpses are paired by seed at the same m. Checkpoints were chosen by validation; figures are of the test split.
+Figures that others published stand below, marked as reported: a CSV file with the columns model, measure (as in
+table.csv), value and source.
 """
 
 from __future__ import annotations
@@ -79,6 +81,8 @@ class Arguments(Config):
     """What is compared with REINFORCE, by its name in --controls."""
     only_table: bool = False
     """Write tables and figures from what is there, and train nothing."""
+    reported: Path | None = None
+    """CSV of figures that others published: model, measure, value, source."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -178,10 +182,45 @@ def gains(row: Row, rows: Sequence[Row]) -> list[float]:
     return [record.measured["accuracy"] - control[record.seed] for record in row.records if record.seed in control]
 
 
-def markdown(records: Sequence[Record]) -> str:
-    """Return the comparison as a Markdown table, a model at a budget each row."""
+@dataclass(frozen=True)
+class Reported:
+    """A figure that others published."""
+
+    model: str
+    measure: str
+    value: float
+    source: str
+
+
+def read_reported(path: Path) -> list[Reported]:
+    """Read published figures.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a column is missing, a measure is unknown or a value is no number.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no figures to report at {path}: it is a CSV file of model, measure, value and source")
+    figures = []
+    with path.open(newline="") as file:
+        for number, line in enumerate(csv.DictReader(file), 2):
+            try:
+                figure = Reported(line["model"], line["measure"], float(line["value"]), line["source"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{path}, line {number}: needs model, measure, value and source ({error})") from error
+            if figure.measure not in MEASURES:
+                raise ValueError(
+                    f"{path}, line {number}: measure must be one of {tuple(MEASURES)}, got {figure.measure!r}"
+                )
+            figures.append(figure)
+    return figures
+
+
+def markdown(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str:
+    """Return the comparison as a Markdown table, a model at a budget each row, published figures last."""
     rows = rows_of(records)
-    shown = [name for name in MEASURES if any(row.values(name) for row in rows)]
+    published = {figure.measure for figure in reported}
+    shown = [name for name in MEASURES if name in published or any(row.values(name) for row in rows)]
     head = [
         "model",
         "m",
@@ -195,6 +234,15 @@ def markdown(records: Sequence[Record]) -> str:
         cells = [TITLES[row.looking], "-" if row.budget is None else str(row.budget), str(len(row.records))]
         cells += [_shown(row.values("accuracy")), _shown(gains(row, rows), signed=True)]
         cells += [_shown(row.values(name)) for name in shown if name != "accuracy"]
+        lines.append("| " + " | ".join(cells) + " |")
+    for model, source in dict.fromkeys((figure.model, figure.source) for figure in reported):
+        known = {
+            figure.measure: f"{figure.value:g}"
+            for figure in reported
+            if (figure.model, figure.source) == (model, source)
+        }
+        cells = [f"{model} (reported by {source})", "-", "-", known.get("accuracy", "-"), "-"]
+        cells += [known.get(name, "-") for name in shown if name != "accuracy"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -220,7 +268,7 @@ def comma_separated(records: Sequence[Record]) -> str:
     return buffer.getvalue()
 
 
-def page(records: Sequence[Record]) -> str:
+def page(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str:
     """Return what table.md holds: the table, and what it takes to make it again."""
     commits = sorted({str(record.run["git_commit"]) for record in records})
     machines = sorted({f"{record.run['machine']}, {record.run['threads']} threads" for record in records})
@@ -233,14 +281,14 @@ def page(records: Sequence[Record]) -> str:
         "Means over seeds with 95 % intervals; checkpoints chosen by validation. Soft attention reads every slice to "
         "score it, its m likeliest cells too.",
     ]
-    return markdown(records) + "\n\n" + "\n".join(said) + "\n"
+    return markdown(records, reported) + "\n\n" + "\n".join(said) + "\n"
 
 
-def write_comparison(out: Path) -> str:
+def write_comparison(out: Path, reported: Sequence[Reported] = ()) -> str:
     """Write tables and figures from the records of a comparison, and return the table."""
     records = read_records(out)
     rows = rows_of(records)
-    for name, text in (("table.md", page(records)), ("table.csv", comma_separated(records))):
+    for name, text in (("table.md", page(records, reported)), ("table.csv", comma_separated(records))):
         with told_failures(out / name):
             write_atomically(out / name, text.encode())
     curves = list(_budget_curves(rows))
@@ -253,7 +301,7 @@ def write_comparison(out: Path) -> str:
             anytime.append((TITLES[row.looking] + ("" if row.budget is None else f" (m = {row.budget})"), seeds))
     if anytime:
         save_figure(out / "accuracy_by_frames.png", anytime_figure(anytime))
-    return page(records)
+    return page(records, reported)
 
 
 def _budget_curves(rows: Sequence[Row]) -> Iterator[tuple[str, list[tuple[int, float, float]]]]:
@@ -275,12 +323,13 @@ def _levels(rows: Sequence[Row]) -> list[tuple[str, float]]:
 
 def main(arguments: Arguments) -> None:
     """Train what is missing, then write and print the comparison."""
+    reported = [] if arguments.reported is None else read_reported(arguments.reported)
     if not arguments.only_table:
         runs = arguments.runs()
         for number, (folder, config) in enumerate(tqdm(runs, desc="runs", disable=None), 1):
             print(f"run {number} of {len(runs)}: {folder}, {', '.join(config.arms)}", flush=True)
             train(config, folder)
-    print(write_comparison(arguments.out))
+    print(write_comparison(arguments.out, reported))
     print(f"wrote {arguments.out}/table.md, table.csv and figures")
 
 

@@ -1,15 +1,38 @@
-"""Episodes in any manner, as they are measured and drawn."""
+"""Episodes in any manner, as they are measured and drawn: what all ways to play have in common."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from agents.policy import GlimpsePolicy
-from agents.rollout import SOFT, Manner, Rollout, collect_rollout
+from agents.rollout import SOFT, Looking, Manner, Rollout, collect_rollout
 from agents.soft import play_softly
 from glimpse_env import VideoGlimpseVectorEnv
+
+
+class Policy(Protocol):
+    """A way to look and to say: episodes of given clips in, what was attended to and said out."""
+
+    def __call__(
+        self,
+        envs: VideoGlimpseVectorEnv,
+        policy: GlimpsePolicy,
+        clips: NDArray[np.int64],
+        manner: Manner,
+        *,
+        generator: torch.Generator,
+        seed: int | None = None,
+    ) -> Rollout:
+        """Play one episode of each of the (N,) `clips`."""
+
+
+def policy_of(looking: Looking) -> Policy:
+    """Return how a manner of looking is played once it is trained."""
+    return play_softly if looking in SOFT else collect_rollout
 
 
 @torch.no_grad()
@@ -23,5 +46,4 @@ def play(
     seed: int | None = None,
 ) -> Rollout:
     """Play one episode of each of the (N,) `clips` with a policy that is not being trained."""
-    way = play_softly if manner.looking in SOFT else collect_rollout
-    return way(envs, policy, clips, manner, generator=generator, seed=seed)
+    return policy_of(manner.looking)(envs, policy, clips, manner, generator=generator, seed=seed)

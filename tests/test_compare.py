@@ -7,7 +7,17 @@ import json
 import pytest
 from agent_toys import tiny_config, write_marked_store
 
-from agents.compare import Arguments, Record, gains, main, markdown, read_records, rows_of, write_comparison
+from agents.compare import (
+    Arguments,
+    Record,
+    gains,
+    main,
+    markdown,
+    read_records,
+    read_reported,
+    rows_of,
+    write_comparison,
+)
 from agents.config import Config, parse_as
 from agents.reinforce import train
 from agents.results import arms_on_disk
@@ -112,7 +122,40 @@ def test_a_measure_that_some_seeds_lack_is_not_averaged():
     assert lines[3].endswith("| 2.000 |")
 
 
+def test_published_figures_stand_below_and_are_marked(tmp_path):
+    (tmp_path / "paper.csv").write_text(
+        "model,measure,value,source\nsoft attention,accuracy,41.3,A et al.\nsoft attention,top3,60,A et al.\n"
+    )
+    records = [record("learned", 5, 1, 0.9)]
+    lines = markdown(records, read_reported(tmp_path / "paper.csv")).splitlines()
+    assert lines[0].endswith("| minus random | top 3 |")
+    assert lines[2:] == [
+        "| REINFORCE, m glimpses | 5 | 1 | 0.900 | - | - |",
+        "| soft attention (reported by A et al.) | - | - | 41.3 | - | 60 |",
+    ]
+
+
 # ---- errors
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model,measure,value\nsoft,accuracy,1\n", r"line 2: needs model, measure, value and source \('source'\)"),
+        ("model,measure,value,source\nsoft,accuracy,high,A\n", "line 2: needs .*could not convert string to float"),
+        ("model,measure,value,source\nsoft,beauty,1,A\n", "line 2: measure must be one of .*, got 'beauty'"),
+    ],
+)
+def test_figures_that_cannot_be_reported_are_named(tmp_path, text, message):
+    (tmp_path / "paper.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_reported(tmp_path / "paper.csv")
+
+
+def test_missing_figures_are_named_before_anything_is_trained(store, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no figures to report at .*nowhere.csv"):
+        main(arguments(store, tmp_path / "out", reported=tmp_path / "nowhere.csv"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_runs_that_differ_are_refused(store, tmp_path):
