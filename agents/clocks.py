@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -73,31 +73,38 @@ def measure_limits(device: torch.device, *, size: int | None = None, copied: int
     )
 
 
-@dataclass
-class Clocks:
-    """Seconds spent inside functions that are clocked from outside, without those of clocked functions they call."""
+class Meter:
+    """What a running total grows by inside functions that are metered from outside, without what it grows by in metered
+    functions that they call.
 
-    device: torch.device
-    seconds: dict[str, float] = field(default_factory=dict)
-    _inner: list[float] = field(default_factory=lambda: [0.0])
+    Args:
+        read: returns the total.
+
+    Attributes:
+        spent: by part.
+    """
+
+    def __init__(self, read: Callable[[], float]) -> None:
+        self.spent: dict[str, float] = {}
+        self._read, self._inner = read, [0.0]
 
     @contextmanager
     def on(self, part: str, owner: Any, name: str, *, seen: list[Any] | None = None) -> Iterator[None]:
-        """Clock `owner.name` inside the block; its arguments and result are put into `seen`."""
+        """Meter `owner.name` inside the block; its arguments and result are put into `seen`."""
         original, is_own = getattr(owner, name), name in vars(owner)
 
-        def clocked(*args: Any, **kwargs: Any) -> Any:
+        def metered(*args: Any, **kwargs: Any) -> Any:
             self._inner.append(0.0)
-            begun = now(self.device)
+            begun = self._read()
             result = original(*args, **kwargs)
-            taken = now(self.device) - begun
-            self.seconds[part] = self.seconds.get(part, 0.0) + taken - self._inner.pop()
+            taken = self._read() - begun
+            self.spent[part] = self.spent.get(part, 0.0) + taken - self._inner.pop()
             self._inner[-1] += taken
             if seen is not None:
                 seen[:] = [args, kwargs, result]
             return result
 
-        setattr(owner, name, clocked)
+        setattr(owner, name, metered)
         try:
             yield
         finally:
@@ -105,3 +112,15 @@ class Clocks:
                 setattr(owner, name, original)
             else:
                 delattr(owner, name)
+
+
+class Clocks(Meter):
+    """Seconds spent inside functions, by part."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(lambda: now(device))
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What was spent."""
+        return self.spent

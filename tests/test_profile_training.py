@@ -59,7 +59,7 @@ def test_a_profile_survives_json(profile):
 
 def test_profiling_leaves_the_code_as_it_was(profile):
     assert reinforce.collect_rollout is rollout.collect_rollout
-    assert "clocked" not in marked_source(3).read_cubes.__qualname__
+    assert "metered" not in marked_source(3).read_cubes.__qualname__
 
 
 @pytest.mark.parametrize(
