@@ -24,7 +24,7 @@ from torch import Tensor
 
 from agents.distributed import WHOLE, Share, uniform
 from agents.glimpses import draw_classes, first_draw_entropy, gumbel_noise, random_cells
-from agents.policy import DropoutMasks, GlimpsePolicy, Looks, Views
+from agents.policy import DropoutMasks, GlimpsePolicy, Views
 from agents.rollout import Manner, Rollout, actor_cells, draw_mirrored, outcome
 from agents.sight import sight_of
 from glimpse_env import VideoGlimpseVectorEnv
@@ -96,9 +96,10 @@ class _Viewer:
         self.mirrored = draw_mirrored(manner, envs.num_envs, generator, share)
         self.visits = torch.zeros(envs.num_envs, size**2, device=device)
         self.state = policy.initial_state(envs.num_envs)
+        self._projected: list[Tensor] = []  # T of (U, K*K, P), where the start needs them
         if policy.config.start == "mean":
-            frames = policy.shape.frames
-            mean = torch.stack([policy.project(self.sight.cubes(frame)).mean(1) for frame in range(frames)]).mean(0)
+            self._projected = [policy.project(self.sight.cubes(frame)) for frame in range(policy.shape.frames)]
+            mean = torch.stack([projected.mean(1) for projected in self._projected]).mean(0)
             self.state = policy.state_of_mean(mean[self.sight.episodes])
         self.attention: list[Tensor] = []  # T of (N, K*K)
         self.cell_logits: list[Tensor] = []  # those that frames 2..T are seen by
@@ -108,7 +109,8 @@ class _Viewer:
     def see(self, frame: int) -> None:
         """Attend to a frame, and let the state know."""
         cubes = self.sight.cubes(frame)  # (U, K*K, D)
-        projected = self.mirror(self.policy.project(cubes)[self.sight.episodes], axis=1)
+        projected = self._projected[frame] if self._projected else self.policy.project(cubes)
+        projected = self.mirror(projected[self.sight.episodes], axis=1)
         if self.manner.looking == "gumbel":
             weights = self._choice(frame)
         else:
@@ -180,8 +182,8 @@ class _Viewer:
         """Return (N, width): X' of eq. 3."""
         cubes = cubes[self.sight.episodes]
         if self.policy.config.encoder == "sum":  # the same mirrored, if the weights are
-            content = torch.bmm(self.mirror(weights, axis=1)[:, None], cubes)[:, 0]
+            looks = self.policy.attend(cubes, self.everything, self.mirror(weights, axis=1))
         else:
-            content = self.mirror(cubes, axis=1)
+            looks = self.policy.attend(self.mirror(cubes, axis=1), self.everything, weights)
         # The number of hard glimpses is what it is: it has no gradient.
-        return self.policy.encode(Looks(content, self.everything, weights), soft=self.manner.looking != "gumbel")
+        return self.policy.encode(looks._replace(weights=weights), soft=self.manner.looking != "gumbel")
