@@ -243,7 +243,7 @@ def _end_to_end(compute: Compute, learned: Macs, rivals: dict[Looking, Macs]) ->
 
 
 def _change(value: float, base: float) -> str:
-    return f"{abs(value / base - 1):.2%} {'more' if value > base else 'fewer'} MACs"
+    return f"{100 * abs(value / base - 1):.3g}% {'more' if value > base else 'fewer'} MACs"
 
 
 def _millions(macs: float | None) -> str:

@@ -93,11 +93,11 @@ def test_the_answer_holds_glimpses_against_soft_attention_and_all_cells():
     lines = answer(compute(learned=LEARNED, soft=SOFT, all=ALL)).splitlines()
     assert "take 10.00 million MACs a clip, 20.0% of them to choose; they attend to 20 slices" in lines[0]
     assert lines[0].endswith("but score and so read 100.")
-    assert lines[1].startswith("Against 'soft', which reads 100: 50.00% fewer MACs; attention alone takes 3.00 million")
+    assert lines[1].startswith("Against 'soft', which reads 100: 50% fewer MACs; attention alone takes 3.00 million")
     assert lines[1].endswith("there 11.00 million.")
-    assert lines[2].startswith("Against 'all', which reads 100: 25.00% more MACs")
+    assert lines[2].startswith("Against 'all', which reads 100: 25% more MACs")
     # 990 + 10 against 990 + 20 and 990 + 8
-    assert "990.00 million MACs and 2500 ms a clip, 99.00% of all MACs; 0.99% fewer MACs than 'soft'; 0.20%" in lines[3]
+    assert "990.00 million MACs and 2500 ms a clip, 99.00% of all MACs; 0.99% fewer MACs than 'soft'; 0.2%" in lines[3]
 
 
 def test_the_answer_says_what_was_not_measured():

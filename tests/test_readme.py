@@ -10,7 +10,7 @@ import pytest
 import tyro
 from torch.distributed.run import get_args_parser
 
-from agents import config, predict, profile_training, seeds
+from agents import compute, config, predict, profile_training, seeds
 from glimpse_env.extract.__main__ import parse_arguments as parse_extraction
 
 ROOT = Path(__file__).parent.parent
@@ -26,6 +26,7 @@ COMMANDS = [
 PARSERS = {
     "agents/reinforce.py": config.parse_arguments,
     "agents.profile_training": lambda arguments: config.parse_as(profile_training.Arguments, arguments),
+    "agents.compute": compute.parse_arguments,
     "agents.predict": lambda arguments: tyro.cli(predict.Arguments, args=arguments),
     "agents.seeds": lambda arguments: tyro.cli(seeds.Arguments, args=arguments),
     "glimpse_env.extract": parse_extraction,
