@@ -7,7 +7,8 @@ whole frame, times T, with the weights that the run's features were made with. A
 already, and looking at fewer of its slices cannot take that back.
 
 The code computes location logits in every arm; where nothing is chosen by them their MACs are left out ("unused" in the
-JSON), but the times have them. Memory is that of a fresh process: weights, clips as read, and the work.
+JSON), but the times have them. Where windows slide over videos, a clip is a window. Memory is that of a fresh process:
+weights, clips as read, and the work.
 """
 
 from __future__ import annotations

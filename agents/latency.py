@@ -89,7 +89,6 @@ def memory_of_playing(config: Config, run: Path, looking: Looking, batch: int) -
 
     What it takes to open the source is not counted; mapped pages of a store that were read are.
     """
-    torch.set_num_threads(1)
     source = open_splits(config)["test"]
     with growth(torch.device(config.device)) as grown:
         policy = best_policy(config, run, source, looking)
@@ -101,7 +100,6 @@ def memory_of_playing(config: Config, run: Path, looking: Looking, batch: int) -
 
 def memory_of_frames(name: str, weights: Path | None, device: str, precision: Precision, frames: int) -> int | None:
     """Return the bytes that it takes to load a backbone and run it on a batch of so many frames."""
-    torch.set_num_threads(1)
     with growth(torch.device(device)) as grown:
         backbone = load_backbone(name, weights=weights, device=device, precision=precision)
         backbone.cubes(torch.zeros(frames, PICTURE, PICTURE, 3, dtype=torch.uint8))

@@ -30,6 +30,8 @@ from agents.macs import Macs
 from agents.reinforce import train
 from agents.runs import provenance, read_json, write_json
 from glimpse_env.backbones import Backbone, normalise_imagenet
+from glimpse_env.decode import RESIZE_RULE
+from glimpse_env.files import file_sha256
 
 LEARNED = Macs(
     choosing=2e6, attending=1e6, recurrent=6e6, head=1e6, unused=0.0, slices_attended=20.0, slices_read=100.0
@@ -174,15 +176,34 @@ def test_what_cannot_be_measured_is_named(run, tmp_path, flags, error, message):
         main(parse_arguments([str(copy), *flags]))
 
 
-def test_weights_that_are_not_there_are_named(run, tmp_path):
-    copy = tmp_path / "copy"
+def extracted(run, copy, weights_sha256):
+    """Return a copy of a run that says its features came from the original GoogLeNet."""
     shutil.copytree(run, copy)
     content = read_json(copy / "config.json")
-    extraction = {"backbone": "bvlc_googlenet", "resize_rule": "direct-bilinear-224", "batch_size": 2}
-    content["source"]["extraction"] = extraction | {"weights_sha256": "0" * 64, "max_frames": 4}
+    extraction = {"backbone": "bvlc_googlenet", "resize_rule": RESIZE_RULE, "batch_size": 2, "max_frames": 4}
+    content["source"]["extraction"] = extraction | {"weights_sha256": weights_sha256}
     write_json(copy / "config.json", content)
+    return copy
+
+
+def test_the_network_that_made_the_features_is_measured(run, weights, tmp_path):
+    copy = extracted(run, tmp_path / "copy", file_sha256(weights))
+    for control in ("random", "soft"):
+        shutil.rmtree(copy / "controls" / control)
+    measured = measure(Arguments(copy, weights=weights, batches=(1,), repetitions=1))
+    assert (measured.cnn.name, measured.cnn.batch_size) == ("bvlc_googlenet", 2)
+    assert measured.cnn_macs == 4 * measured.cnn.macs_per_frame > 4e9
+    assert measured.cnn.seconds_per_frame > 0
+    assert measured.cnn.memory_bytes is None or measured.cnn.memory_bytes > 20e6  # seven million weights
+    assert "End to end bvlc_googlenet sees whole frames in every arm" in answer(measured)
+
+
+def test_weights_that_do_not_fit_the_run_are_named(run, weights, tmp_path):
+    copy = extracted(run, tmp_path / "copy", "0" * 64)
     with pytest.raises(ValueError, match=r"no weights file at nowhere\.safetensors"):
         main(parse_arguments([str(copy), "--weights", "nowhere.safetensors"]))
+    with pytest.raises(ValueError, match=r"features were made by bvlc_googlenet with weights of sha256 000"):
+        main(parse_arguments([str(copy), "--weights", str(weights)]))
 
 
 def test_a_folder_without_finished_arms_is_refused(run, tmp_path):
