@@ -59,11 +59,18 @@ class Backbone:
     depth: int = 1024
 
     def cubes(self, frames: Tensor) -> Tensor:
-        """Return the feature cubes (N, K, K, D) float32 of (N, 224, 224, 3) uint8 RGB frames."""
+        """Return the feature cubes (N, K, K, D) float32 of (N, 224, 224, 3) uint8 RGB frames.
+
+        The network is fully convolutional: crops of 32 k pixels a side give cubes of k cells a side.
+        """
         with torch.inference_mode(), self._arithmetic():
             pictures = self.normalise(frames.to(self.device, non_blocking=True))
             activations = self.network(pictures).float()
             return activations.permute(0, 2, 3, 1)  # (N, D, K, K) -> (N, K, K, D)
+
+    def slices(self, crops: Tensor) -> Tensor:
+        """Return (N, D) float32, the mean over all places of what the network makes of (N, side, side, 3) crops."""
+        return self.cubes(crops).mean((1, 2))
 
     @contextmanager
     def _arithmetic(self) -> Iterator[None]:

@@ -89,7 +89,7 @@ def write_activitynet(path, **changes):
 
 
 def contents(path):
-    """Return the bytes of each of a store's files; the report is no part of it."""
+    """Return the bytes of each of a store's files; the report and the description are no part of it."""
     files = {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    del files["report.json"]
+    del files["report.json"], files["lazy.json"]
     return files

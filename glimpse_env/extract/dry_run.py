@@ -58,10 +58,10 @@ def _try(paths: list[Path], settings: Settings, backbone: Backbone, decoders: De
     decoded = decoders.decode([paths[0], *paths])
     first = next(decoded)
     if isinstance(first, DecodedClip):
-        embed([(paths[0], first)], backbone, batch_size=settings.batch_size, stopwatch=Stopwatch())
+        embed([(paths[0], first)], backbone, batch_size=settings.batch_size, crop=settings.crop, stopwatch=Stopwatch())
     with stopwatch.measure("total"):
         clips = zip(paths, decoded, strict=True)
-        results = embed(clips, backbone, batch_size=settings.batch_size, stopwatch=stopwatch)
+        results = embed(clips, backbone, batch_size=settings.batch_size, crop=settings.crop, stopwatch=stopwatch)
     lengths = [len(result.features) for result in results if not isinstance(result, VideoError)]
     spent = stopwatch.seconds
     # A few videos were decoded before the clock ran: in the long run the slower of the two sides decides.

@@ -17,6 +17,7 @@ from glimpse_env.backbones import Backbone, DeviceError
 from glimpse_env.datasets import VideoClip, VideoDataset
 from glimpse_env.decode import RESIZE_RULE, VideoError, decoder_versions
 from glimpse_env.decoders import Decoders
+from glimpse_env.extract.description import write_description
 from glimpse_env.extract.dry_run import estimate
 from glimpse_env.extract.settings import Settings
 from glimpse_env.extract.shards import ShardExtractor, Work, load_network, make_decoders, open_coverage, software
@@ -89,6 +90,7 @@ def describe(settings: Settings, dataset: VideoDataset, backbone: Backbone) -> M
         backbone=backbone.name,
         weights_sha256=backbone.weights_sha256,
         precision=backbone.precision,
+        crop=settings.crop,
         resize_rule=RESIZE_RULE,
         decoder=decoder_versions(),
         software=software(settings),
@@ -121,6 +123,7 @@ def _extract(
         if missing:
             work.add(_fill(settings, writer, missing, backbone, decoders))
         failures = writer.finish()
+    write_description(settings, writer.manifest, failures)
     write_report(settings.out, failures=failures, missing=dataset.missing, run=work.as_report())
     _tell(settings.out, len(dataset.clips), work, failures)
 

@@ -105,7 +105,13 @@ class ShardExtractor:
         with ThreadPoolExecutor(1) as disk:
             for shard, share in zip(shards, shares, strict=True):
                 clips = _watched(share, decoded, told, work.stopwatch)
-                results = embed(clips, self._backbone, batch_size=self._settings.batch_size, stopwatch=work.stopwatch)
+                results = embed(
+                    clips,
+                    self._backbone,
+                    batch_size=self._settings.batch_size,
+                    crop=self._settings.crop,
+                    stopwatch=work.stopwatch,
+                )
                 arrays, failures = _sorted_out(share, results, self._coverage)
                 _wait(written, work.stopwatch)
                 written = disk.submit(self._write, shard, arrays, failures)

@@ -13,13 +13,17 @@ Format, version 1. A store is a folder:
                                 segment_clips (int64, index into the entries per clip), segment_starts and segment_ends
                                 (float64, seconds from the video's beginning) and segment_labels (int64)
     shards/<5 digits>/          rows are frames; the frames of a clip are consecutive rows of one shard
-        features.npy            (rows, K, K, D) float16, never negative
+        features.npy            (rows, K, K, D) float16, never negative; where the manifest names a `crop`, the cells of
+                                all frames but a clip's first are of crops around them, not of the whole frame
         thumbnails.npy          (rows, 112, 112, 3) uint8 RGB
         coverage.npy            (rows, K, K) uint8, how much of the cell the actor covers, 255 = all; optional
         record.json             the shard's clips, the videos of its share that could not be read and why; neither its
                                 own number nor labels, so that a shard is the same in every store it is merged into
     report.json                 failures and timings for people; no part of the store, and the only file whose bytes may
                                 differ between two extractions with the same settings
+
+    lazy.json                   how to compute the same features on demand (`glimpse_env.lazy`), with the paths of the
+                                videos and weights at the time; likewise no part of the store
 
 Clips differ in length: only real frames are stored. Frame n of a clip, from 0, shows at starts + n / frames_per_second.
 Nothing is pickled. Reading needs NumPy alone; `glimpse_env.extract` writes stores.

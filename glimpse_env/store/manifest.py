@@ -34,6 +34,8 @@ class Manifest:
         backbone: name of the network.
         weights_sha256: of its weights file.
         precision: of the network's convolutions.
+        crop: pixels along the side of the crop that the network saw of a cell in every frame but a clip's first, which
+            it saw whole; None where it saw all frames whole.
         resize_rule: how frames became its input.
         decoder: libraries that decoded, with their versions.
         software: versions of what else decides the last bits.
@@ -76,6 +78,7 @@ class Manifest:
     clips_per_shard: int
     num_shards: int
     precision: str = "float32"
+    crop: int | None = None
     max_feature: float = 0.0
     complete: bool = False
 
@@ -139,7 +142,7 @@ def read_manifest(path: Path) -> tuple[Manifest, dict[str, dict[str, Any]]]:
             )
         if content.pop("sha256") != _content_sha256(content):
             raise StoreError(f"{file} was altered: its content does not have the sha256 that it states")
-        content.setdefault("precision", "float32")  # stores of the first days do not say it
+        content = {"precision": "float32", "crop": None} | content  # stores of the first days do not say them
         known = {key: content[key] for key in (entry.name for entry in fields(Manifest))}
         files = {name: {"bytes": int(f["bytes"]), "sha256": str(f["sha256"])} for name, f in content["files"].items()}
         return Manifest(**{**known, "class_names": tuple(known["class_names"])}), files

@@ -17,7 +17,7 @@ from glimpse_env.splits import SPLITS
 from glimpse_env.store.manifest import SPLIT_CODES, Bank, Manifest, StoreError, read_manifest, shard_folder
 from glimpse_env.store.mapping import MappedRows, most_maps
 
-_COVERED = 255 / 10  # a cell is the actor's when more than a tenth of it is covered
+COVERED = 255 / 10  # a cell is the actor's when more than a tenth of it is covered
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,6 +221,10 @@ class StoreSplit:
     def trimmed(self) -> bool:
         return self.store.manifest.trimmed
 
+    @property
+    def crop(self) -> int | None:
+        return self.store.manifest.crop
+
     def clip_id(self, clip: int) -> str:
         return str(self._entry("clip_ids", clip))
 
@@ -269,7 +273,7 @@ class StoreSplit:
             return None
         first = int(self._first_rows[clip])
         rows = slice(first, first + int(self._entry("num_frames", clip)))
-        return np.asarray(self.store.bank("coverage", int(self._shards[clip]))[rows] > _COVERED)
+        return np.asarray(self.store.bank("coverage", int(self._shards[clip]))[rows] > COVERED)
 
     def _annotated(self, member: int) -> tuple[Segment, ...]:
         index = self.store.index
