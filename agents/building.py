@@ -65,7 +65,7 @@ def check_playable(config: Config, source: ClipSource) -> None:
 
 def describe_source(config: Config, source: ClipSource) -> dict[str, Any]:
     """Return what a run keeps of its source, for playing other videos later; `extraction` is None without a store."""
-    names = ("backbone", "weights_sha256", "resize_rule", "max_frames", "batch_size", "precision")
+    names = ("backbone", "weights_sha256", "resize_rule", "max_frames", "batch_size", "precision", "crop")
     videos = videos_of(source)
     manifest = videos.store.manifest if isinstance(videos, StoreSplit) else None
     return {

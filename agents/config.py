@@ -31,7 +31,7 @@ class Config:
     """Train a recurrent glimpse policy by REINFORCE and compare it with controls."""
 
     source: str = "synthetic"
-    """"synthetic", "synthetic-untrimmed", or the path of a feature store."""
+    """"synthetic", "synthetic-untrimmed", the path of a feature store, or "lazy:STORE"."""
     fold: int = 1
     """Which official split of the dataset."""
     observation: InView = "glimpsed"
@@ -247,6 +247,13 @@ class Arguments(Config):
     """Folder of a run to go on with, under its own configuration."""
     evaluate: Path | None = None
     """Folder of a finished run whose test episodes are to be played again."""
+    evaluate_on: str | None = None
+    """Source to play them on in place of the run's own, such as "lazy:STORE"."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.evaluate_on is not None and self.evaluate is None:
+            raise ValueError(f"--evaluate-on {self.evaluate_on} is where a run is played again: add --evaluate RUN")
 
     @property
     def config(self) -> Config:

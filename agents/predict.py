@@ -71,7 +71,7 @@ class Recipe:
         frames_per_second: the rate at which videos were sampled.
         max_frames: the most frames that were kept of a video, its middle ones; an episode plays the middle T of them,
             or a window of T that slides over them.
-        backbone, weights_sha256, resize_rule, batch_size, precision: as in the store's manifest.
+        backbone, weights_sha256, resize_rule, batch_size, precision, crop: as in the store's manifest.
     """
 
     config: Config
@@ -84,6 +84,7 @@ class Recipe:
     resize_rule: str
     batch_size: int
     precision: Precision = "float32"
+    crop: int | None = None
 
     @classmethod
     def of_run(cls, run: Path) -> Recipe:
@@ -243,6 +244,7 @@ def main(arguments: Arguments) -> int:
         frames_per_second=recipe.frames_per_second,
         max_frames=recipe.max_frames,
         batch_size=recipe.batch_size or BATCH_SIZE,
+        crop=recipe.crop,
     )
     for result in results:
         if isinstance(result, VideoError):

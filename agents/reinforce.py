@@ -411,7 +411,7 @@ def main(arguments: Arguments) -> None:
     with joined() as share:
         if arguments.evaluate is not None:
             if share.is_first:
-                print(table(evaluate_run(arguments.evaluate)))
+                print(table(evaluate_run(arguments.evaluate, source=arguments.evaluate_on)))
             return
         with together():
             config, out = _asked(arguments)

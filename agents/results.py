@@ -75,9 +75,12 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def evaluate_run(run: Path) -> dict[str, Any]:
-    """Play the test split again with every finished arm of a run; nothing is written."""
+def evaluate_run(run: Path, *, source: str | None = None) -> dict[str, Any]:
+    """Play the test split again, of the run's own source or of another, with every finished arm of a run; nothing is
+    written.
+    """
     config = Config.from_json(read_json(run / "config.json")["config"])
+    config = config if source is None else dataclasses.replace(config, source=source)
     check_device(config.device)
     sources = open_splits(config)
     measured: dict[str, Any] = {}

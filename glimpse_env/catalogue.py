@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+
+from gymnasium.error import DependencyNotInstalled
 
 from glimpse_env.sources import ClipSource
 from glimpse_env.store import FeatureStore
@@ -10,6 +13,7 @@ from glimpse_env.synthetic import SyntheticSource, UntrimmedSyntheticSource
 from glimpse_env.windows import SlidingWindows
 
 EMBEDDED = {"synthetic": SyntheticSource, "synthetic-untrimmed": UntrimmedSyntheticSource}
+LAZY = "lazy:"
 
 
 def open_source(
@@ -20,11 +24,13 @@ def open_source(
     window_seconds: float | None = None,
     stride_seconds: float | None = None,
 ) -> ClipSource:
-    """Return one split of an embedded source or of the feature store at a path; a ClipSource is returned as it is.
+    """Return one split of an embedded source, of the feature store at a path, or with "lazy:" before the path of the
+    videos described there, whose features are computed on demand; a ClipSource is returned as it is.
     With `window_seconds`, the windows that slide over its clips (`SlidingWindows`).
 
     Raises:
-        FileNotFoundError: there is no store at the path.
+        DependencyNotInstalled: a lazy source lacks torch or a decoder.
+        FileNotFoundError: there is no store or description at the path.
         TypeError: `source` is neither a string nor a ClipSource.
         ValueError: the source has no such split or fold, or there are no such windows.
     """
@@ -39,15 +45,27 @@ def open_source(
 def _open_named(source: str, split: str, fold: int) -> ClipSource:
     if not isinstance(source, (str, Path)):
         raise TypeError(
-            f"source must be {' or '.join(map(repr, EMBEDDED))}, a feature store's path or a ClipSource, got {source!r}"
+            f"source must be {' or '.join(map(repr, EMBEDDED))}, a feature store's path, "
+            f"{LAZY!r} and the path of a description, or a ClipSource, got {source!r}"
         )
     if source in EMBEDDED:
         if fold != 1:
             raise ValueError(f"the {source} source has one fold only: fold must be 1, got {fold}")
         return EMBEDDED[str(source)](split=split)
+    if str(source).startswith(LAZY):
+        return _open_lazy(Path(str(source).removeprefix(LAZY)), split, fold)
     if not Path(source).exists():
         raise FileNotFoundError(
             f"no source {str(source)!r}: it is neither {' nor '.join(map(repr, EMBEDDED))} nor an existing feature "
             "store; write a store with python -m glimpse_env.extract"
         )
     return FeatureStore.open(Path(source)).split(split, fold=fold)
+
+
+def _open_lazy(path: Path, split: str, fold: int) -> ClipSource:
+    try:
+        lazy = importlib.import_module("glimpse_env.lazy")  # nothing else here needs torch
+    except ModuleNotFoundError as error:
+        raise DependencyNotInstalled(f'a lazy source needs {error.name}: pip install "videoglimpse[video]"') from error
+    source: ClipSource = lazy.LazySource(path, split=split, fold=fold)
+    return source

@@ -15,6 +15,8 @@ from glimpse_env.matching import claimed_segments, classes_at, predicted_segment
 from glimpse_env.rules import EpisodeRules
 from glimpse_env.sources import ClipSource, Segment
 
+_GLANCES_AT_ONCE = 16  # first cubes read together, which a source that runs a network gains from
+
 
 class Outcome(NamedTuple):
     """What n finished episodes came to; every field is (n,)."""
@@ -67,7 +69,8 @@ class EpisodeEngine:
         self._earlier = np.tri(slots, k=-1, dtype=np.bool_)
         # Written before they are read, and kept: a step makes nothing of a cube's size but what it returns.
         self._slices = np.empty((num_envs * slots, source.depth), rules.dtype)
-        self._cube = np.empty((1, source.grid_size, source.grid_size, source.depth), np.float32)
+        at_once = min(num_envs, _GLANCES_AT_ONCE)
+        self._cubes = np.empty((at_once, source.grid_size, source.grid_size, source.depth), np.float32)
 
     def begin(self, env: int, clip: int, generator: np.random.Generator) -> None:
         """Start an episode of `clip` in `env`; `generator` places the window where `jitter` is on.
@@ -300,12 +303,15 @@ class EpisodeEngine:
 
     def _write_first_glances(self, envs: NDArray[np.int64], out: NDArray[Any]) -> None:
         depth = self.source.depth
-        for env in envs:
-            self.source.read_cubes(*self._places(np.array([env])), self._cube)
-            if self.rules.glimpses is None:
-                out[env, :, :depth] = self._cube.reshape(-1, depth)
-                out[env, :, depth:] = self._centres
-            else:
-                # In float64, since a float32 mean can be rounded above every number in it, and so out of the space.
-                out[env, :, :depth] = self._cube.mean((0, 1, 2), np.float64)
-                out[env, :, depth:] = 0.5
+        for begin in range(0, len(envs), len(self._cubes)):
+            part = envs[begin : begin + len(self._cubes)]
+            cubes = self._cubes[: len(part)]
+            self.source.read_cubes(*self._places(part), cubes)
+            for env, cube in zip(part, cubes, strict=True):
+                if self.rules.glimpses is None:
+                    out[env, :, :depth] = cube.reshape(-1, depth)
+                    out[env, :, depth:] = self._centres
+                else:
+                    # In float64: a float32 mean can be rounded above every number in it, and so out of the space.
+                    out[env, :, :depth] = cube.mean((0, 1), np.float64)
+                    out[env, :, depth:] = 0.5

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from glimpse_env.sources import ClipSource
+from glimpse_env.sources import ClipSource, crop_of
 
 Observation = Literal["glimpsed", "cube", "slices", "blind"]
 Matching = Literal["frame", "segment"]
@@ -88,6 +88,12 @@ class EpisodeRules:
             raise ValueError(
                 f"glimpses must be 1 to {cells}, the cells of a {source.grid_size} x {source.grid_size} "
                 f"cube, or None for any number of them, got {self.glimpses}"
+            )
+        if crop_of(source) is not None and self.frames < source.num_frames:
+            raise ValueError(
+                f"frames must be the {source.num_frames} that this source holds of a clip (leave it out), got "
+                f"{self.frames}: its slices are of crops, and only a clip's first frame was seen whole, so that "
+                "episodes begin there; for another T extract with other --frames"
             )
         if source.num_clips == 0:
             raise ValueError("the source has no clips in this split: choose another split or extract some videos")

@@ -79,6 +79,15 @@ class ClipSource(Protocol):
         """Return (length, K, K), True where the actor covers more than a tenth of the cell; None where unknown."""
 
 
+def crop_of(source: ClipSource) -> int | None:
+    """Return the side in pixels of the crops that a source's slices are made of; None for cells of whole frames.
+
+    Such a source says so by an attribute `crop`, which others need not have. Only the first frame that it holds of a
+    clip was seen whole, so that an episode must begin there.
+    """
+    return getattr(source, "crop", None)
+
+
 _WIDE = 2**13  # numbers: from here on a row at a time is fastest, and needs no buffer of the output's size
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse_env.sources import ClipSource, Segment
+from glimpse_env.sources import ClipSource, Segment, crop_of
 
 _SLACK = 1e-9  # seconds: borders that agree but for rounding touch, and do not overlap
 
@@ -41,7 +41,8 @@ class SlidingWindows:
 
     Raises:
         TypeError: the seconds are not numbers.
-        ValueError: a window has no frame, or the stride is not positive or would leave frames out.
+        ValueError: the source is of crops, a window has no frame, or the stride is not positive or would leave frames
+            out.
     """
 
     source: ClipSource
@@ -57,6 +58,11 @@ class SlidingWindows:
             is_left_out = name == "stride_seconds" and value is None
             if not is_left_out and (isinstance(value, bool) or not isinstance(value, Real)):
                 raise TypeError(f"{name} must be a number, got {value!r}")
+        if crop_of(self.source) is not None:
+            raise ValueError(
+                "windows cannot slide over this source: its slices are of crops, and only a clip's first frame was "
+                "seen whole, so that episodes begin there; leave window_seconds out, or extract without --crop"
+            )
         rate = self.source.frames_per_second
         if not 0 < self.window_seconds < math.inf or round(self.window_seconds * rate) < 1:
             raise ValueError(
