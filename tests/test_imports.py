@@ -91,6 +91,13 @@ def test_rendering_without_pillow_names_the_remedy():
     assert 'DependencyNotInstalled: rendering needs Pillow: pip install "videoglimpse[render]"' in done.stderr
 
 
+def test_a_lazy_source_without_torch_names_the_remedy():
+    done = run_python(
+        BLOCK_OPTIONAL + "import gymnasium, glimpse_env\ngymnasium.make('VideoGlimpse-v0', source='lazy:x')"
+    )
+    assert 'DependencyNotInstalled: a lazy source needs torch: pip install "videoglimpse[video]"' in done.stderr
+
+
 def test_an_episode_imports_nothing_optional():
     done = run_python(f"{PLAY}\nimport sys\nprint(sorted(set({OPTIONAL}) & set(sys.modules)))")
     assert done.stdout == "[]\n", done.stderr

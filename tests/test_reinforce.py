@@ -72,7 +72,7 @@ def test_the_configuration_is_kept_with_its_provenance(finished):
         "frames_per_second": 10.0,
         "extraction": {
             "backbone": "none", "weights_sha256": "1" * 64, "resize_rule": "none", "max_frames": 4, "batch_size": 1,
-            "precision": "float32",
+            "precision": "float32", "crop": None,
         },
     }  # fmt: skip
 

@@ -396,14 +396,14 @@ def test_a_shard_that_two_workers_finish_is_the_firsts(tmp_path, store):
     assert contents(tmp_path / "twice") == contents(store)
 
 
-def test_stores_from_before_precisions_were_told_are_of_float32(store):
+def test_stores_from_before_precisions_and_crops_were_told_have_whole_frames_in_float32(store):
     manifest, files = read_manifest(store)
     content = json.loads(manifest_text(manifest, files))
-    del content["precision"], content["sha256"]
+    del content["precision"], content["crop"], content["sha256"]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     (store / "manifest.json").write_text(json.dumps({**content, "sha256": digest}))
     assert FeatureStore.open(store).manifest == manifest
-    assert manifest.precision == "float32"
+    assert (manifest.precision, manifest.crop) == ("float32", None)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not limit open files")
