@@ -1,5 +1,6 @@
 """The README's code runs as written; of the commands that take long only the arguments are parsed."""
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -23,6 +24,16 @@ COMMANDS = [
     for line in code.replace("\\\n", " ").splitlines()
     if re.search("python|torchrun", line.split("#")[0])
 ]
+
+
+def load_example(name):
+    """Import a script of the examples."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 PARSERS = {
     "agents/reinforce.py": config.parse_arguments,
     "agents.profile_training": lambda arguments: config.parse_as(profile_training.Arguments, arguments),
@@ -30,6 +41,7 @@ PARSERS = {
     "agents.predict": lambda arguments: tyro.cli(predict.Arguments, args=arguments),
     "agents.seeds": lambda arguments: tyro.cli(seeds.Arguments, args=arguments),
     "glimpse_env.extract": parse_extraction,
+    "examples/lazy_savings.py": lambda arguments: tyro.cli(load_example("lazy_savings").Arguments, args=arguments),
 }
 
 
