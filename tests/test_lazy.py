@@ -16,9 +16,11 @@ import torch
 from agent_toys import tiny_config
 from extraction_inputs import write_video
 
+from agents.config import Arguments, Config
 from agents.predict import Recipe
-from agents.reinforce import train
-from agents.results import evaluate_run
+from agents.reinforce import main, train
+from agents.results import evaluate_run, table
+from agents.runs import read_json
 from glimpse_env import ClipSource, SlidingWindows, open_source
 from glimpse_env.backbones import WeightsError, load_backbone
 from glimpse_env.crops import crop_corners
@@ -359,12 +361,24 @@ def run(store, tmp_path_factory):
     return out, train(config, out)
 
 
-def test_a_run_on_crops_is_played_on_the_videos(run, store):
+def test_a_run_on_crops_is_played_on_the_videos(run, store, capsys):
     out, result = run
+    main(Arguments(evaluate=out, evaluate_on=f"lazy:{store.path}"))
+    assert capsys.readouterr().out == table(result) + "\n"
+    with pytest.raises(ValueError, match="--evaluate-on x is where a run is played again: add --evaluate RUN"):
+        Arguments(evaluate_on="x")
     played = evaluate_run(out, source=f"lazy:{store.path}")
     for name in ("accuracy", "vote_accuracy", "glimpses_per_frame", "test_clips"):
         assert played[name] == result[name]
     assert Recipe.of_run(out).crop == 64
+
+
+def test_the_same_agent_trains_on_the_videos_themselves(run, store, tmp_path):
+    out, _ = run
+    config = Config.from_json(read_json(out / "config.json")["config"])
+    train(dataclasses.replace(config, source=f"lazy:{store.path}", controls=()), tmp_path)
+    ours, theirs = (json.loads((folder / "metrics.jsonl").read_text()) for folder in (tmp_path, out))
+    assert ours["train/total"] == pytest.approx(theirs["train/total"], rel=1e-3)
 
 
 def test_the_savings_are_measured(run, tmp_path):
