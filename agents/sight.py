@@ -17,6 +17,7 @@ from torch import Tensor
 
 from glimpse_env import ArraySource, ClipSource, SlidingWindows, VideoGlimpseVectorEnv
 from glimpse_env.engine import EpisodeEngine
+from glimpse_env.sources import computes_features
 from glimpse_env.store import StoreSplit
 
 CHUNK = 256  # frames that are uploaded at a time
@@ -133,12 +134,16 @@ def bank_of(source: ClipSource, device: torch.device) -> FeatureBank:
 
 
 def fits(source: ClipSource, device: torch.device) -> bool:
-    """Return whether the device is a GPU with a bank of the source, or memory to spare for one."""
+    """Return whether the device is a GPU with a bank of the source, or memory to spare for one; a bank of features that
+    are computed on demand would compute all of them.
+    """
     if device.type != "cuda":
         return False
     if device in _banks.get(source, {}):
         return True
     clips = source.source if isinstance(source, SlidingWindows) else source
+    if computes_features(clips):
+        return False
     wanted = int(frames_of_clips(clips).sum()) * clips.grid_size**2 * clips.depth * feature_type(source).itemsize
     free, _ = torch.cuda.mem_get_info(device)
     return wanted <= SHARE_OF_FREE_MEMORY * free

@@ -31,9 +31,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from agents.building import greedy_manner, make_envs
 from agents.config import Config
 from agents.evaluation import evaluate
+from agents.playing import play
 from agents.policy import GlimpsePolicy
 from agents.results import EVALUATION_ENVS, best_policy
-from agents.rollout import SEES_EVERYTHING, Looking, collect_rollout
+from agents.rollout import Looking
 from agents.runs import read_json
 from glimpse_env import open_source
 from glimpse_env.catalogue import LAZY
@@ -65,7 +66,7 @@ class Row:
     run: str
     arm: str
     sees: str
-    glimpses: int
+    glimpses: float
     accuracy: float
     frames: float
     crops: float
@@ -105,21 +106,21 @@ def play_alone(
     Returns:
         mean seconds of a clip, and the multiply-adds of the policy alone on one.
     """
-    envs, manner = make_envs(config, source, 1, train=False), greedy_manner(config, arm)
+    envs, manner = make_envs(config, source, 1, train=False, looking=arm), greedy_manner(config, arm)
 
-    def play(clip: int) -> None:
+    def play_clip(clip: int) -> None:
         generator = torch.Generator(config.device).manual_seed(config.seed)
-        collect_rollout(envs, policy, np.array([clip]), manner, generator=generator, seed=config.seed)
+        play(envs, policy, np.array([clip]), manner, generator=generator, seed=config.seed)
 
     chosen = np.unique(np.linspace(0, source.num_clips - 1, clips).astype(int)).tolist()
-    play(chosen[0])
+    play_clip(chosen[0])
     computed = source.frames_computed, source.crops_computed
-    macs = count_macs(lambda: play(chosen[0]))  # the same looks again: all is in memory
+    macs = count_macs(lambda: play_clip(chosen[0]))  # the same looks again: all is in memory
     assert computed == (source.frames_computed, source.crops_computed)
     source.forget()
     begun = time.perf_counter()
     for clip in chosen:
-        play(clip)
+        play_clip(clip)
     return (time.perf_counter() - begun) / len(chosen), macs
 
 
@@ -138,7 +139,7 @@ def measure(run: Path, arm: Looking, clips_alone: int) -> Row:
     policy = best_policy(config, run, source, arm)
     seconds_alone, policy_macs = play_alone(config, source, policy, arm, clips_alone)
     source = open_test(config)  # counts and remembers nothing yet
-    envs = make_envs(config, source, min(EVALUATION_ENVS, source.num_clips), train=False)
+    envs = make_envs(config, source, min(EVALUATION_ENVS, source.num_clips), train=False, looking=arm)
     begun = time.perf_counter()
     evaluation = evaluate(envs, policy, greedy_manner(config, arm), seed=config.seed)
     seconds = time.perf_counter() - begun
@@ -149,7 +150,7 @@ def measure(run: Path, arm: Looking, clips_alone: int) -> Row:
         run=run.name,
         arm=arm,
         sees="whole frames" if source.crop is None else f"crops of {source.crop}",
-        glimpses=source.grid_size**2 if arm in SEES_EVERYTHING else config.glimpses,
+        glimpses=evaluation.glimpses_per_frame,
         accuracy=evaluation.accuracy,
         frames=frames,
         crops=crops,
@@ -170,7 +171,7 @@ def table(rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         lines.append(
-            f"| {row.run} | {row.arm} | {row.sees} | {row.glimpses} | {row.accuracy:.3f} | {row.frames:.1f} | "
+            f"| {row.run} | {row.arm} | {row.sees} | {row.glimpses:g} | {row.accuracy:.3f} | {row.frames:.1f} | "
             f"{row.crops:.1f} | {row.gmacs:.2f} | {row.policy_gmacs:.3f} | {row.seconds_alone:.3f} | "
             f"{row.seconds_together:.3f} | {row.decoding_seconds:.3f} |"
         )
@@ -191,7 +192,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             own = sorted((row for row in rows if (row.sees, row.arm) == (sees, arm)), key=value)
             axes.plot([value(row) for row in own], [row.accuracy for row in own], "o-", label=f"{sees}, {arm}")
             for row in own:
-                axes.annotate(f"m = {row.glimpses}", (value(row), row.accuracy), fontsize=8)
+                axes.annotate(f"m = {row.glimpses:g}", (value(row), row.accuracy), fontsize=8)
         axes.set(xlabel=label, xlim=(0, None))
     panels[0].set_ylabel("test accuracy")
     panels[0].legend()

@@ -71,6 +71,7 @@ class LazySource:
             play should fit: a second of 30 frames takes 9 MB.
 
     Attributes:
+        computes_features: True.
         crop: pixels along the side of the crops; None where every frame is seen whole.
         backbone: the network, which splits of one description share.
         frames_computed: frames that went through the network whole, so far.
@@ -82,6 +83,8 @@ class LazySource:
         ValueError: the description is wrong, the data set is not there, or has no such split or fold.
         WeightsError: the weights are missing or are not those described.
     """
+
+    computes_features = True
 
     def __init__(self, path: Path, *, split: str = "train", fold: int = 1, bytes_kept: int = 2**30) -> None:
         self.path, self.split, self.fold, self.bytes_kept = path, split, fold, bytes_kept

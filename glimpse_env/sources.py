@@ -88,6 +88,14 @@ def crop_of(source: ClipSource) -> int | None:
     return getattr(source, "crop", None)
 
 
+def computes_features(source: ClipSource) -> bool:
+    """Return whether a source computes features when they are read, so that none should be that are not looked at.
+
+    Such a source says so by an attribute `computes_features`, which others need not have.
+    """
+    return bool(getattr(source, "computes_features", False))
+
+
 _WIDE = 2**13  # numbers: from here on a row at a time is fastest, and needs no buffer of the output's size
 
 

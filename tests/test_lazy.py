@@ -21,6 +21,7 @@ from agents.predict import Recipe
 from agents.reinforce import main, train
 from agents.results import evaluate_run, table
 from agents.runs import read_json
+from agents.sight import fits
 from glimpse_env import ClipSource, SlidingWindows, open_source
 from glimpse_env.backbones import WeightsError, load_backbone
 from glimpse_env.crops import crop_corners
@@ -379,6 +380,11 @@ def test_the_same_agent_trains_on_the_videos_themselves(run, store, tmp_path):
     train(dataclasses.replace(config, source=f"lazy:{store.path}", controls=()), tmp_path)
     ours, theirs = (json.loads((folder / "metrics.jsonl").read_text()) for folder in (tmp_path, out))
     assert ours["train/total"] == pytest.approx(theirs["train/total"], rel=1e-3)
+
+
+def test_a_gpu_keeps_no_bank_of_features_that_nobody_looked_at(lazy):
+    assert not fits(lazy, torch.device("cuda"))
+    assert lazy.stopwatch.seconds == {}
 
 
 def test_the_savings_are_measured(run, tmp_path):
