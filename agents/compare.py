@@ -28,13 +28,15 @@ from typing import Any
 
 from tqdm import tqdm
 
+from agents.building import greedy_manner, make_envs, make_policy, open_splits
 from agents.config import Config, Control, parse_as
-from agents.figures import anytime_figure, budget_figure, save_figure
+from agents.figures import anytime_figure, budget_figure, compute_figure, save_figure
 from agents.interruption import StoppedError
+from agents.macs import macs_per_clip
 from agents.reinforce import train
 from agents.results import arm_folder, arms_on_disk
 from agents.rollout import Looking
-from agents.runs import SaveError, read_json, told_failures
+from agents.runs import Checkpoints, SaveError, read_json, told_failures, write_json
 from agents.seeds import mean_and_interval
 from glimpse_env.files import write_atomically
 
@@ -80,7 +82,7 @@ class Arguments(Config):
     models: tuple[Control, ...] = ("random", "soft", "soft_hidden", "gumbel", "mean", "max")
     """What is compared with REINFORCE, by its name in --controls."""
     only_table: bool = False
-    """Write tables and figures from what is there, and train nothing."""
+    """Write tables and figures from what is there, and train nothing; the source is needed to count compute alone."""
     reported: Path | None = None
     """CSV of figures that others published: model, measure, value, source."""
 
@@ -114,6 +116,7 @@ class Record:
     seed: int
     measured: dict[str, Any]
     run: dict[str, Any]  # of the run's config.json
+    folder: Path
 
 
 def read_records(out: Path) -> list[Record]:
@@ -138,7 +141,7 @@ def read_records(out: Path) -> list[Record]:
             measured = evaluation["test"] | {
                 name: evaluation[name] for name in ("validation_accuracy", "train_seconds")
             }
-            records.append(Record(looking, config.glimpses, config.seed, measured, run))
+            records.append(Record(looking, config.glimpses, config.seed, measured, run, path.parent))
     if not records:
         raise FileNotFoundError(f"no finished runs in {out}: train them first, without --only-table")
     return records
@@ -298,10 +301,47 @@ def write_comparison(out: Path, reported: Sequence[Reported] = ()) -> str:
     for row in rows:
         seeds = [record.measured.get("accuracy_by_frames", []) for record in row.records]
         if all(seeds):
-            anytime.append((TITLES[row.looking] + ("" if row.budget is None else f" (m = {row.budget})"), seeds))
+            anytime.append((name_of(row), seeds))
     if anytime:
         save_figure(out / "accuracy_by_frames.png", anytime_figure(anytime))
+    macs = count_macs(out, rows)
+    spent = [
+        (name_of(row), macs[name_of(row)], *mean_and_interval(row.values("accuracy")))
+        for row in rows
+        if name_of(row) in macs
+    ]
+    if spent:
+        save_figure(out / "accuracy_by_compute.png", compute_figure(spent))
     return page(records, reported)
+
+
+def count_macs(out: Path, rows: Sequence[Row]) -> dict[str, float]:
+    """Return MACs per clip of each row's policy, the CNN's left out, by `name_of`; counted once and kept in macs.json.
+
+    Rows are left out where their source cannot be opened any more.
+    """
+    path = out / "macs.json"
+    known: dict[str, float] = read_json(path) if path.exists() else {}
+    for row in rows:
+        if name_of(row) in known:
+            continue
+        config = Config.from_json(row.records[0].run["config"])
+        try:
+            source = open_splits(config)["test"]
+        except FileNotFoundError:
+            continue
+        envs = make_envs(config, source, min(4, source.num_clips), train=False, looking=row.looking)
+        policy = make_policy(config, source, row.looking)  # costs do not depend on weights
+        if row.looking == "unlimited":  # but for how many cells it looks at
+            policy.load_state_dict(Checkpoints(arm_folder(row.records[0].folder, row.looking)).load_best())
+        known[name_of(row)] = macs_per_clip(envs, policy.eval(), greedy_manner(config, row.looking)).policy
+        write_json(path, known)
+    return known
+
+
+def name_of(row: Row) -> str:
+    """Return how a row is called in figures and in macs.json."""
+    return TITLES[row.looking] + ("" if row.budget is None else f" (m = {row.budget})")
 
 
 def _budget_curves(rows: Sequence[Row]) -> Iterator[tuple[str, list[tuple[int, float, float]]]]:

@@ -1,4 +1,4 @@
-"""Figures of a comparison: accuracy against glimpses, and against frames seen."""
+"""Figures of a comparison: accuracy against glimpses, frames seen and compute."""
 
 from __future__ import annotations
 
@@ -47,6 +47,17 @@ def anytime_figure(curves: Sequence[tuple[str, Sequence[Sequence[float]]]]) -> F
     for name, seeds in curves:
         mean = np.asarray(seeds, float).mean(0)
         axis.plot(np.arange(1, len(mean) + 1), mean, label=name, linewidth=1.2)
+    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def compute_figure(points: Sequence[tuple[str, float, float, float]]) -> Figure:
+    """Draw accuracy against arithmetic: of each model its name, MACs per clip, mean accuracy, and half its interval."""
+    figure, axis = _axes("MACs per clip, the CNN's left out")
+    for number, (name, macs, mean, half) in enumerate(points):
+        error = half if np.isfinite(half) else 0.0
+        axis.errorbar(macs, mean, error, label=name, marker="osD^vP"[number // 10 % 6], markersize=5, linestyle="none")
+    axis.set_xscale("log")
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 

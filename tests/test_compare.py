@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from agent_toys import tiny_config, write_marked_store
@@ -46,7 +47,7 @@ def compared(store, tmp_path_factory):
 
 
 def record(looking, budget, seed, accuracy, **measured):
-    return Record(looking, budget, seed, {"accuracy": accuracy} | measured, {"git_commit": "c"})
+    return Record(looking, budget, seed, {"accuracy": accuracy} | measured, {"git_commit": "c"}, Path("nowhere"))
 
 
 # ---- training
@@ -56,7 +57,8 @@ def test_models_that_need_no_budget_are_trained_once(compared):
     assert sorted(arms_on_disk(compared / "m2" / "seed1")) == sorted(["learned", *MODELS])
     assert arms_on_disk(compared / "m1" / "seed2") == ["learned", "gumbel", "random"]
     files = {path.name for path in compared.iterdir()}
-    assert files == {"m1", "m2", "table.md", "table.csv", "accuracy_by_glimpses.png", "accuracy_by_frames.png"}
+    figures = {f"accuracy_by_{name}.png" for name in ("glimpses", "frames", "compute")}
+    assert files == {"m1", "m2", "table.md", "table.csv", "macs.json", *figures}
 
 
 def test_what_is_finished_is_not_trained_again_and_models_can_be_added(store, compared):
@@ -78,6 +80,17 @@ def test_the_records_alone_make_the_table(compared):
     assert float(line["accuracy"]) == measured["accuracy"]
     assert float(line["attention_on_actor"]) == measured["attention_on_actor"]
     assert (line["focus"], line["glimpses_per_frame"]) == ("", "9.0")
+
+
+def test_compute_is_counted_once_for_each_model_and_budget(compared):
+    macs = read_json(compared / "macs.json")
+    assert macs["REINFORCE, m glimpses (m = 2)"] > macs["REINFORCE, m glimpses (m = 1)"] > 0
+    assert macs["soft attention, content and state"] > macs["mean of all cells"]
+    changed = dict.fromkeys(macs, 1.0)
+    write_json(compared / "macs.json", changed)
+    write_comparison(compared)
+    assert read_json(compared / "macs.json") == changed
+    write_json(compared / "macs.json", macs)
 
 
 def test_the_command_line_takes_the_flags_of_training(store, tmp_path):
