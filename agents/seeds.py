@@ -18,6 +18,7 @@ from scipy import stats
 from agents.config import Config
 from agents.runs import read_json
 
+HEADER = ["glimpses", "accuracy", "minus random", "vote", "focus", "focus per look"]
 COLUMNS = ("accuracy", "vote_accuracy", "focus", "focus_per_look")
 
 
@@ -58,10 +59,13 @@ def read_runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """Return the runs as a Markdown table, an arm a row."""
-    lines = [
-        "| glimpses | accuracy | minus random | vote | focus | focus per look |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = [HEADER, ["---"] * len(HEADER), *rows(results)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def rows(results: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Return the cells below `HEADER`, an arm a row."""
+    lines = []
     for arm in results[0]["accuracy"]:
         cells = [_shown([result[name].get(arm) for result in results]) for name in COLUMNS]
         random = [result["accuracy"].get("random") for result in results]
@@ -70,8 +74,8 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             for result, base in zip(results, random, strict=True)
         ]
         cells.insert(1, "-" if arm == "random" else _shown(gains, signed=True))
-        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append([arm, *cells])
+    return lines
 
 
 def _shown(values: Sequence[float | None], *, signed: bool = False) -> str:

@@ -9,9 +9,10 @@ from agent_toys import marked_source, tiny_config
 from matplotlib.colors import to_rgba
 from PIL import Image
 
+from agents.attention_maps import DIMMED
 from agents.building import make_envs, make_policy
 from agents.evaluation import class_scores
-from agents.filmstrip import DIMMED, film_strip, save_film_strip
+from agents.filmstrip import Played, film_strip, save_film_strip
 from agents.rollout import Manner, collect_rollout
 
 
@@ -22,7 +23,7 @@ def draw(source, clips, looking="learned", **changes):
     policy = make_policy(config, source, looking)
     generator = torch.Generator().manual_seed(1)
     rollout = collect_rollout(envs, policy, np.array(clips), Manner(looking=looking), generator=generator)
-    return film_strip(rollout, envs, **changes), rollout
+    return film_strip(Played(looking=looking, rollout=rollout, envs=envs), **changes), rollout
 
 
 def rows_of(figure, columns):
@@ -76,7 +77,7 @@ def test_columns_are_spread_from_the_first_frame_to_the_last(pictured):
 
 
 def test_who_sees_everything_has_no_cells(pictured):
-    figure, _ = draw(pictured, [1], looking="all", sees_everything=True)
+    figure, _ = draw(pictured, [1], looking="all")
     (row,) = rows_of(figure, 5)
     assert not any(axis.patches for axis in row[:4])
     assert (row[3].images[0].get_array() == 70).all()

@@ -1,0 +1,113 @@
+"""Join the tables, plots, film strips and configuration of finished runs into one page that needs nothing else.
+
+    python -m agents.report RUN [RUN ...] --out report.html
+
+The strips need the source of the run's features (a store keeps pictures): without it they are left out, the page says
+why, and the rest is made all the same.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from tqdm import tqdm
+
+from agents.building import check_device
+from agents.config import Config
+from agents.filmstrip import png
+from agents.finished import FinishedRun
+from agents.report_clips import DrawnClip, draw_clips
+from agents.report_page import figures, run_section, whole_page
+from agents.runs import provenance
+from glimpse_env.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Write one page about finished runs: results, learning curves, film strips and configuration."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of the runs."""
+    out: Path = Path("report.html")
+    """The page; it opens from disk, and holds all that it shows."""
+    figures: Path | None = None
+    """Folder to write the pictures into as well, as PNG, GIF and, where PyAV is installed, MP4."""
+    source: str | None = None
+    """Feature store of the runs, where it is not any more where their configuration says."""
+    device: str = "cpu"
+    """To play the clips of the strips on: "cpu", "cuda" or "cuda:1"."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError("name at least one run's folder")
+        if len({run.resolve() for run in self.runs}) < len(self.runs):
+            raise ValueError(f"a run is named twice: {', '.join(str(run) for run in self.runs)}")
+        if self.out.is_dir():
+            raise ValueError(f"--out {self.out} is a folder: name the file to write")
+
+
+def named(runs: Sequence[FinishedRun]) -> list[tuple[str, FinishedRun]]:
+    """Return the runs with their names on the page: the folder's own, or its path where two share that."""
+    names = [run.folder.resolve().name for run in runs]
+    return [(name if names.count(name) == 1 else str(run.folder), run) for name, run in zip(names, runs, strict=True)]
+
+
+def clips_of(run: FinishedRun, arguments: Arguments) -> tuple[list[DrawnClip], str | None]:
+    """Return the chosen clips of a run as its arms saw them, or why there are none."""
+    correct = run.measured("correct")
+    if correct.keys() != run.evaluations.keys():
+        return [], "the run is of a version that did not keep which videos were right."
+    try:
+        config = Config.from_json(run.config)
+    except TypeError as error:
+        return [], f"the configuration is of another version of this code ({error})."
+    try:
+        clips = draw_clips(config, run.folder, correct, device=arguments.device, source=arguments.source)
+        return list(tqdm(clips, desc=f"clips of {run.folder.name}", disable=None, leave=False)), None
+    except (FileNotFoundError, ValueError, RuntimeError) as error:
+        return [], f"{error}."
+
+
+def write_figures(folder: Path, run: FinishedRun, clips: Sequence[DrawnClip]) -> None:
+    """Write the pictures of a run as files of their own."""
+    for number, figure in enumerate(figures(run).values(), 1):
+        write_atomically(folder / f"plot-{number}.png", png(figure))
+    for number, clip in enumerate(clips, 1):
+        for suffix, content in (("png", clip.strip), ("gif", clip.gif), ("mp4", clip.mp4)):
+            if content is not None:
+                write_atomically(folder / f"clip-{number}.{suffix}", content)
+
+
+def main(arguments: Arguments) -> None:
+    """Write the page, and the pictures where asked."""
+    check_device(arguments.device)
+    runs = named([FinishedRun.read(folder) for folder in arguments.runs])
+    sections = []
+    for number, (name, run) in enumerate(tqdm(runs, desc="runs", disable=None), 1):
+        clips, left_out = clips_of(run, arguments)
+        if left_out is not None:
+            print(f"{name}: the strips are left out: {left_out}", file=sys.stderr)
+        example = run.folder / "glimpses.png"
+        sections.append(
+            run_section(number, name, run, clips, left_out, example.read_bytes() if example.exists() else None)
+        )
+        if arguments.figures is not None:
+            write_figures(arguments.figures / f"{number}-{run.folder.resolve().name}", run, clips)
+    made = provenance()
+    made_by = (
+        f"Made by agents.report of videoglimpse {made['versions']['videoglimpse']}, git commit {made['git_commit']}"
+    )
+    content = whole_page(sections, runs, made_by).encode()
+    write_atomically(arguments.out, content)
+    print(f"wrote {arguments.out} ({len(content) / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Arguments, prog="python -m agents.report"))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
