@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from agents import seeds
-from agents.filmstrip import png
+from agents.filmstrip import arm_name, png
 from agents.finished import FinishedRun
 from agents.markup import Markup, page, picture, table, tag
 from agents.report_clips import DrawnClip, rule
@@ -40,8 +40,8 @@ READ_STRIPS = (
     "Hard glimpses are bright and numbered in the order in which they were chosen; the first frame is seen whole. Soft "
     "attention brightens a frame by its weights, upsampled: where it is strongest the picture is as it is, and the "
     "number in the corner is the largest weight (all cells alike: {uniform:.3f}). Above each frame stands the "
-    "likeliest class, green where it is true, and on the right the scores of the whole clip. Random glimpses are drawn anew, so "
-    "that what they came to here may differ from the test."
+    "likeliest class, green where it is true, and on the right the scores of the whole clip. Random "
+    "glimpses are drawn anew, so that what they came to here may differ from the test."
 )
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1f; --ground: #ffffff; --faint: #5d5f66; --line: #d5d6da;
