@@ -31,17 +31,16 @@ def animation(arms: Sequence[Played], episode: int) -> list[NDArray[np.uint8]]:
         T pictures (height, width, 3) RGB, of even height and width.
     """
     frames = arms[0].rollout.predictions.shape[1]
-    clip = arms[0].envs.source.clip_id(int(arms[0].rollout.clips[episode]))
     pictures = []
     for frame in range(frames):
         canvas = Image.new("RGB", (len(arms) * (SIDE + GAP) + GAP, 2 * LINE + SIDE + 2 * LINE + GAP), GROUND)
         pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
         pen.text((GAP, 1), f"frame {frame + 1} of {frames}   truth: {truth_of(arms[0], episode)}", PLAIN, font=font)
-        pen.text((GAP, LINE + 1), clip, PLAIN, font=font)
+        pen.text((GAP, LINE + 1), arms[0].clip_id(episode), PLAIN, font=font)
         for place, played in enumerate(arms):
             left = GAP + place * (SIDE + GAP)
             seen = played.seen(episode, frame)
-            canvas.paste(_panel(seen, played.envs.source.grid_size), (left, 2 * LINE))
+            canvas.paste(_panel(seen, played.source.grid_size), (left, 2 * LINE))
             # A panel's caption is drawn on its own ground, so that a long class name ends with its panel.
             canvas.paste(_caption(played, seen), (left, 2 * LINE + SIDE))
         pictures.append(np.asarray(canvas))
@@ -55,7 +54,9 @@ def readable_rate(frames_per_second: float) -> float:
 
 def encode_gif(pictures: Sequence[NDArray[np.uint8]], frames_per_second: float) -> bytes:
     """Return an endless GIF; it counts time in hundredths of a second, so the rate is rounded."""
-    frames = [Image.fromarray(picture).quantize(128) for picture in pictures]
+    # One palette for all frames: smaller files, and no flicker. The octree keeps rare colours, those of the captions.
+    palette = Image.fromarray(np.concatenate(pictures)).quantize(256, Image.Quantize.FASTOCTREE)
+    frames = [Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     buffer = io.BytesIO()
     duration = 10 * max(2, round(100 / frames_per_second))  # ms; browsers slow down what is faster
     frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:], duration=duration, loop=0)
@@ -90,7 +91,7 @@ def _panel(seen: Seen, grid_size: int) -> Image.Image:
     for rank, cell in enumerate(seen.cells, 1):
         left, top, right, bottom = cell_box(cell, grid_size, SIDE, SIDE)
         pen.rectangle((left, top, right - 1, bottom - 1), outline=GOLD)
-        pen.text((left + 3, top + 1), str(rank), GOLD, font=font)
+        pen.text((left + 3, top + 1), str(rank), GOLD, font=font, stroke_width=1, stroke_fill=GROUND)
     return panel
 
 

@@ -6,10 +6,12 @@ weights, upsampled: where it is strongest the picture is as it is, and the numbe
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from agents.attention_maps import brightness_of_cells, brightness_of_weights, cell_box, shaded
@@ -25,7 +28,7 @@ from agents.playing import play
 from agents.policy import GlimpsePolicy
 from agents.rollout import SEES_EVERYTHING, SOFT, GlimpseRollout, Looking, Manner, Rollout
 from agents.runs import told_failures
-from glimpse_env import VideoGlimpseVectorEnv
+from glimpse_env import ClipSource, VideoGlimpseVectorEnv
 from glimpse_env.files import write_atomically
 
 SHOWN_CLASSES = 3
@@ -61,12 +64,27 @@ class Played:
     Attributes:
         looking: which arm.
         rollout: N episodes, not mirrored.
-        envs: the N environments, as the rollout left them.
+        source: of the clips.
+        windows: (N, T) int64, the index of each frame among those of its clip.
     """
 
     looking: Looking
     rollout: Rollout
-    envs: VideoGlimpseVectorEnv
+    source: ClipSource
+    windows: NDArray[np.int64]
+
+    @classmethod
+    def just_now(cls, envs: VideoGlimpseVectorEnv, rollout: Rollout, looking: Looking) -> Played:
+        """Return the episodes that the environments have just played."""
+        return cls(looking=looking, rollout=rollout, source=envs.source, windows=envs.engine.window.copy())
+
+    def part(self, rows: slice) -> Played:
+        """Return some of the episodes."""
+        return dataclasses.replace(self, rollout=self.rollout.part(rows), windows=self.windows[rows])
+
+    def clip_id(self, episode: int) -> str:
+        """Return the name of the clip that an episode plays."""
+        return self.source.clip_id(int(self.rollout.clips[episode]))
 
     def truth(self, episode: int) -> list[int]:
         """Return the classes that are true at some frame of an episode; none where they are unknown."""
@@ -74,13 +92,13 @@ class Played:
 
     def scores(self, episode: int) -> NDArray[np.float32]:
         """Return (C,): what the episode says of each class."""
-        scores = class_scores(self.rollout.class_logits[[episode]], len(self.envs.class_names))[0]
+        scores = class_scores(self.rollout.class_logits[[episode]], len(self.source.class_names))[0]
         return np.asarray(scores.cpu().numpy(), np.float32)
 
     def seen(self, episode: int, frame: int) -> Seen:
         """Return what is drawn of a frame, counted from 0."""
         image = self._image(episode, frame)
-        scores = self.rollout.class_logits[episode, frame, : len(self.envs.class_names)].softmax(0)
+        scores = self.rollout.class_logits[episode, frame, : len(self.source.class_names)].softmax(0)
         best = int(scores.argmax())
         brightness, cells, largest = self._attention(episode, frame, *image.shape[:2])
         return Seen(
@@ -88,7 +106,7 @@ class Played:
             brightness=brightness,
             cells=cells,
             largest_weight=largest,
-            prediction=self.envs.class_names[best],
+            prediction=self.source.class_names[best],
             probability=float(scores.max()),
             is_right=bool(self.rollout.frame_labels[episode, frame, best]) if self.truth(episode) else None,
         )
@@ -96,7 +114,7 @@ class Played:
     def _attention(
         self, episode: int, frame: int, height: int, width: int
     ) -> tuple[NDArray[np.float32] | None, tuple[int, ...], float | None]:
-        size = self.envs.source.grid_size
+        size = self.source.grid_size
         if self.looking in SOFT:
             weights = self.rollout.attention[episode, frame].float().cpu().numpy().reshape(size, size)
             return brightness_of_weights(weights, height, width), (), float(weights.max())
@@ -111,8 +129,7 @@ class Played:
         return np.flatnonzero((self.rollout.attention[episode, frame] > 0).cpu().numpy())
 
     def _image(self, episode: int, frame: int) -> NDArray[np.uint8]:
-        clip, place = int(self.envs.engine.clip[episode]), int(self.envs.engine.window[episode, frame])
-        image = self.envs.source.image(clip, place)
+        image = self.source.image(int(self.rollout.clips[episode]), int(self.windows[episode, frame]))
         return np.full((GREY_SIDE, GREY_SIDE, 3), 128, np.uint8) if image is None else image
 
 
@@ -122,7 +139,7 @@ def play_clips(
     """Play one episode of each of the `clips`, as many as there are environments, to be drawn."""
     generator = torch.Generator(policy.place.device).manual_seed(seed)
     rollout = play(envs, policy, np.asarray(clips, np.int64), manner, generator=generator, seed=seed)
-    return Played(looking=manner.looking, rollout=rollout, envs=envs)
+    return Played.just_now(envs, rollout, manner.looking)
 
 
 def save_film_strip(
@@ -151,7 +168,7 @@ def film_strip(played: Played, *, columns: int = 8) -> Figure:
     figure, axes = _canvas(episodes, frames, columns)
     for episode in range(episodes):
         _draw_row(axes[episode], played, episode)
-        axes[episode, 0].set_ylabel(_shortened(_clip_id(played, episode)), fontsize=7, parse_math=False)
+        axes[episode, 0].set_ylabel(_shortened(played.clip_id(episode)), fontsize=7, parse_math=False)
     return figure
 
 
@@ -168,7 +185,7 @@ def comparison_strip(arms: Sequence[Played], episode: int, *, columns: int = 8) 
     for row, played in zip(axes, arms, strict=True):
         _draw_row(row, played, episode)
         row[0].set_ylabel(arm_name(played.looking), fontsize=9)
-    title = f"{_clip_id(arms[0], episode)}, truth: {truth_of(arms[0], episode)}"
+    title = f"{arms[0].clip_id(episode)}, truth: {truth_of(arms[0], episode)}"
     figure.suptitle(title, fontsize=9, parse_math=False)
     return figure
 
@@ -180,7 +197,7 @@ def arm_name(looking: str) -> str:
 
 def truth_of(played: Played, episode: int) -> str:
     """Return the names of the classes that are true in an episode, for reading."""
-    return ", ".join(played.envs.class_names[label] for label in played.truth(episode)) or "unknown"
+    return ", ".join(played.source.class_names[label] for label in played.truth(episode)) or "unknown"
 
 
 def png(figure: Figure) -> bytes:
@@ -203,22 +220,27 @@ def _draw_row(axes: NDArray[np.object_], played: Played, episode: int) -> None:
     shown = np.unique(np.linspace(0, frames - 1, len(axes) - 1).round().astype(int))
     for axis, frame in zip(axes[:-1], shown.tolist(), strict=True):
         seen = played.seen(episode, frame)
-        _draw_frame(axis, seen, played.envs.source.grid_size)
+        _draw_frame(axis, seen, played.source.grid_size)
         said = f"{frame + 1}: {_shortened(seen.prediction, 18)} {seen.probability:.2f}"
         axis.set_title(said, fontsize=7, color=_colour(seen.is_right, unknown="black"), parse_math=False)
-    _draw_scores(axes[-1], played.scores(episode), played.truth(episode), played.envs.class_names)
+    _draw_scores(axes[-1], played.scores(episode), played.truth(episode), played.source.class_names)
 
 
 def _draw_frame(axis: Axes, seen: Seen, grid_size: int) -> None:
     height, width = seen.image.shape[:2]
+    gold: dict[str, Any] = {
+        "color": "gold",
+        "fontsize": 6,
+        "path_effects": [withStroke(linewidth=1, foreground="black")],
+    }
     for rank, cell in enumerate(seen.cells, 1):
         left, top, right, bottom = cell_box(cell, grid_size, height, width)
         corner = (left - 0.5, top - 0.5)
         axis.add_patch(Rectangle(corner, right - left, bottom - top, fill=False, ec="gold", lw=1.0))
-        axis.text(left + 1, top + 1, str(rank), color="gold", fontsize=5, va="top")
+        axis.text(left + 1, top + 1, str(rank), va="top", **gold)
     if seen.largest_weight is not None:
         weight = f"{seen.largest_weight:.3f}"
-        axis.text(0.97, 0.03, weight, color="gold", fontsize=6, ha="right", transform=axis.transAxes)
+        axis.text(0.97, 0.03, weight, ha="right", transform=axis.transAxes, **gold)
     axis.imshow(seen.image if seen.brightness is None else shaded(seen.image, seen.brightness))
     axis.set_xticks([])
     axis.set_yticks([])
@@ -238,10 +260,6 @@ def _draw_scores(axis: Axes, scores: NDArray[np.float32], truth: list[int], name
 
 def _colour(is_right: bool | None, *, unknown: str) -> str:
     return unknown if is_right is None else "tab:green" if is_right else "tab:red"
-
-
-def _clip_id(played: Played, episode: int) -> str:
-    return played.envs.source.clip_id(int(played.rollout.clips[episode]))
 
 
 def _shortened(text: str, length: int = 24) -> str:

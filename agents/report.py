@@ -11,11 +11,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import tyro
 from tqdm import tqdm
 
+from agents.animation import encode_mp4
 from agents.building import check_device
 from agents.config import Config
 from agents.filmstrip import png
@@ -77,9 +79,10 @@ def write_figures(folder: Path, run: FinishedRun, clips: Sequence[DrawnClip]) ->
     for number, figure in enumerate(figures(run).values(), 1):
         write_atomically(folder / f"plot-{number}.png", png(figure))
     for number, clip in enumerate(clips, 1):
-        for suffix, content in (("png", clip.strip), ("gif", clip.gif), ("mp4", clip.mp4)):
-            if content is not None:
-                write_atomically(folder / f"clip-{number}.{suffix}", content)
+        write_atomically(folder / f"clip-{number}.png", clip.strip)
+        write_atomically(folder / f"clip-{number}.gif", clip.gif)
+        if find_spec("av") is not None:
+            write_atomically(folder / f"clip-{number}.mp4", encode_mp4(clip.pictures, clip.frames_per_second))
 
 
 def main(arguments: Arguments) -> None:

@@ -12,17 +12,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from agents.animation import animation, encode_gif, encode_mp4, readable_rate
+from agents.animation import animation, encode_gif, readable_rate
 from agents.building import greedy_manner, make_envs, open_splits, videos_of
 from agents.config import Config
-from agents.evaluation import middle_clips
-from agents.filmstrip import Played, arm_name, comparison_strip, play_clips, png, truth_of
-from agents.results import VALIDATION_SEED, best_policy
+from agents.evaluation import middle_clips, play_split
+from agents.filmstrip import Played, arm_name, comparison_strip, png, truth_of
+from agents.results import EVALUATION_ENVS, best_policy
 from agents.rollout import Looking
 from glimpse_env import ClipSource
 
@@ -50,7 +52,9 @@ class DrawnClip:
         clip_id, truth: what it is, and what is in it.
         arms: names of the arms, from top to bottom or left to right.
         strip: PNG file.
-        gif, mp4: moving pictures; None for the latter where PyAV is missing.
+        pictures: all frames, (height, width, 3) RGB each.
+        frames_per_second: to show them at.
+        gif: GIF file of them.
     """
 
     choice: Choice
@@ -58,8 +62,9 @@ class DrawnClip:
     truth: str
     arms: tuple[str, ...]
     strip: bytes
+    pictures: list[NDArray[np.uint8]]
+    frames_per_second: float
     gif: bytes
-    mp4: bytes | None
 
 
 def rival_of(arms: Sequence[str]) -> Looking | None:
@@ -105,7 +110,7 @@ def rule(arms: Sequence[str]) -> str:
 def draw_clips(
     config: Config, run: Path, correct: dict[str, Right], *, device: str, source: str | None = None
 ) -> Iterator[DrawnClip]:
-    """Play the chosen videos with the learned policy, its rival and random glimpses, and draw them.
+    """Play the chosen videos as they were tested, by the learned policy, its rival and random glimpses, and draw them.
 
     A video over which windows slide is shown by its middle window.
 
@@ -132,33 +137,46 @@ def draw_clips(
     choices = choose_videos(correct["learned"], theirs, rival_name=arm_name(rival or ""))
     clips = middle_clips(test)[[choice.video for choice in choices]].tolist()
     shown = [arm for arm in config.arms if arm in ("learned", rival, "random")]
-    arms = [_play_arm(config, run, test, clips, looking) for looking in shown]
-    for episode, choice in enumerate(choices):
-        yield _draw(choice, arms, episode)
+    arms = [play_as_tested(config, run, test, clips, looking) for looking in shown]
+    for choice, clip in zip(choices, clips, strict=True):
+        yield _draw(choice, [played[clip] for played in arms])
 
 
-def _play_arm(config: Config, run: Path, test: ClipSource, clips: list[int], looking: Looking) -> Played:
-    envs = make_envs(config, test, len(clips), train=False, looking=looking)
-    policy = best_policy(config, run, test, looking)
-    return play_clips(envs, policy, clips, greedy_manner(config, looking), seed=VALIDATION_SEED)
+def play_as_tested(
+    config: Config, run: Path, test: ClipSource, clips: list[int], looking: Looking
+) -> dict[int, Played]:
+    """Play the test split once more up to the last of the clips, so that random glimpses are those of the test.
+
+    Returns:
+        by clip its one episode.
+    """
+    envs = make_envs(config, test, EVALUATION_ENVS, train=False, looking=looking)
+    policy, manner = best_policy(config, run, test, looking), greedy_manner(config, looking)
+    batches = max(clips) // EVALUATION_ENVS + 1
+    played: dict[int, Played] = {}
+    rollouts = islice(play_split(envs, policy, manner, seed=config.seed), batches)
+    for batch, (rollout, _) in enumerate(tqdm(rollouts, desc=looking, total=batches, disable=None, leave=False)):
+        episodes = Played.just_now(envs, rollout, looking)
+        first = batch * EVALUATION_ENVS
+        for clip in clips:
+            if first <= clip < first + EVALUATION_ENVS:
+                played[clip] = episodes.part(slice(clip - first, clip - first + 1))
+    return played
 
 
-def _draw(choice: Choice, arms: Sequence[Played], episode: int) -> DrawnClip:
-    source = arms[0].envs.source
-    pictures = animation(arms, episode)
-    rate = readable_rate(source.frames_per_second)
-    try:
-        mp4 = encode_mp4(pictures, rate)
-    except ModuleNotFoundError:
-        mp4 = None
+def _draw(choice: Choice, arms: Sequence[Played]) -> DrawnClip:
+    """Draw one clip, of which each arm has played one episode."""
+    pictures = animation(arms, 0)
+    rate = readable_rate(arms[0].source.frames_per_second)
     return DrawnClip(
         choice=choice,
-        clip_id=source.clip_id(int(arms[0].rollout.clips[episode])),
-        truth=truth_of(arms[0], episode),
+        clip_id=arms[0].clip_id(0),
+        truth=truth_of(arms[0], 0),
         arms=tuple(arm_name(played.looking) for played in arms),
-        strip=png(comparison_strip(arms, episode)),
+        strip=png(comparison_strip(arms, 0)),
+        pictures=pictures,
+        frames_per_second=rate,
         gif=encode_gif(pictures, rate),
-        mp4=mp4,
     )
 
 

@@ -40,8 +40,12 @@ READ_STRIPS = (
     "Hard glimpses are bright and numbered in the order in which they were chosen; the first frame is seen whole. Soft "
     "attention brightens a frame by its weights, upsampled: where it is strongest the picture is as it is, and the "
     "number in the corner is the largest weight (all cells alike: {uniform:.3f}). Above each frame stands the "
-    "likeliest class, green where it is true, and on the right the scores of the whole clip. Random "
-    "glimpses are drawn anew, so that what they came to here may differ from the test."
+    "likeliest class, green where it is true, and on the right the scores of the whole clip. The "
+    "episodes are those of the test, played once more."
+)
+MIDDLE_WINDOWS = (
+    "A video is right or wrong by all of its windows together; shown is its middle one, "
+    "which alone may say something else."
 )
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1f; --ground: #ffffff; --faint: #5d5f66; --line: #d5d6da;
@@ -201,6 +205,8 @@ def _clips(run: FinishedRun, clips: Sequence[DrawnClip], left_out: str | None) -
         return [*parts, tag("p", f"The strips are left out: {left_out}")]
     size = run.content["source"]["grid_size"]
     parts.append(tag("p", READ_STRIPS.format(uniform=1 / size**2)))
+    if run.config.get("window_seconds") is not None:
+        parts.append(tag("p", MIDDLE_WINDOWS))
     for clip in clips:
         of_clip = f"{clip.clip_id} (truth: {clip.truth}), seen by {', '.join(clip.arms)}"
         parts += [

@@ -69,6 +69,6 @@ def _figure(width: float, height: float) -> Figure:
 def _finish(axis: Axes, *, x: str, y: str) -> None:
     axis.set_xlabel(x)
     axis.set_ylabel(y)
-    axis.set_ylim(0, 1)
+    axis.set_ylim(-0.02, 1.02)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)

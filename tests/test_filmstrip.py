@@ -23,7 +23,7 @@ def draw(source, clips, looking="learned", **changes):
     policy = make_policy(config, source, looking)
     generator = torch.Generator().manual_seed(1)
     rollout = collect_rollout(envs, policy, np.array(clips), Manner(looking=looking), generator=generator)
-    return film_strip(Played(looking=looking, rollout=rollout, envs=envs), **changes), rollout
+    return film_strip(Played.just_now(envs, rollout, looking), **changes), rollout
 
 
 def rows_of(figure, columns):

@@ -11,7 +11,7 @@ import pytest
 import tyro
 from torch.distributed.run import get_args_parser
 
-from agents import compute, config, predict, profile_training, seeds
+from agents import compute, config, predict, profile_training, report, seeds
 from glimpse_env.extract.__main__ import parse_arguments as parse_extraction
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +39,7 @@ PARSERS = {
     "agents.profile_training": lambda arguments: config.parse_as(profile_training.Arguments, arguments),
     "agents.compute": compute.parse_arguments,
     "agents.predict": lambda arguments: tyro.cli(predict.Arguments, args=arguments),
+    "agents.report": lambda arguments: tyro.cli(report.Arguments, args=arguments),
     "agents.seeds": lambda arguments: tyro.cli(seeds.Arguments, args=arguments),
     "glimpse_env.extract": parse_extraction,
     "examples/lazy_savings.py": lambda arguments: tyro.cli(load_example("lazy_savings").Arguments, args=arguments),

@@ -1,0 +1,168 @@
+"""Soft attention spread over pictures, arms beside each other, and moving pictures."""
+
+import builtins
+import dataclasses
+import io
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from agent_toys import marked_source, tiny_config
+from PIL import Image
+
+from agents.animation import SIDE, animation, encode_gif, encode_mp4, readable_rate
+from agents.attention_maps import DIMMED, brightness_of_cells, brightness_of_weights, upsample
+from agents.building import greedy_manner, make_envs, make_policy
+from agents.filmstrip import comparison_strip, film_strip, play_clips
+
+
+@pytest.fixture
+def pictured():
+    """Six marked clips of white pictures of 30 x 30."""
+    images = np.full((6, 4, 30, 30, 3), 255, np.uint8)
+    return dataclasses.replace(marked_source(6), images=images, clip_ids=[f"a $ and a $ {i}" for i in range(6)])
+
+
+def played(source, looking, clips=(2, 4)):
+    config = tiny_config()
+    envs = make_envs(config, source, len(clips), train=False, looking=looking)
+    return play_clips(envs, make_policy(config, source, looking), clips, greedy_manner(config, looking), seed=0)
+
+
+def weights_at(row, column, size=7):
+    weights = np.zeros((size, size), np.float32)
+    weights[row, column] = 1
+    return weights
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (3, 5), (6, 2)])
+def test_attention_peaks_in_the_middle_of_its_cell(row, column):
+    spread = upsample(weights_at(row, column), 140, 70)
+    assert spread.shape == (140, 70)
+    top, left = np.unravel_index(spread.argmax(), spread.shape)
+    assert (top // 20, left // 10) == (row, column)
+    assert spread.min() == 0  # bicubic interpolation undershoots
+
+
+def test_upsampling_keeps_the_mean_inside_and_what_is_equal():
+    assert upsample(np.full((7, 7), 1 / 49, np.float32), 112, 112) == pytest.approx(1 / 49, rel=1e-5)
+    assert upsample(weights_at(3, 3), 140, 140).sum() == pytest.approx(20 * 20, rel=0.2)  # clipped below zero
+
+
+def test_upsampling_turns_with_the_weights():
+    weights = np.random.default_rng(1).random((7, 7), np.float32)
+    spread = upsample(weights, 112, 112)
+    np.testing.assert_allclose(upsample(weights[:, ::-1], 112, 112), spread[:, ::-1], atol=1e-5)
+    np.testing.assert_allclose(upsample(weights.T, 112, 112), spread.T, atol=1e-5)
+
+
+def test_brightness_goes_from_dim_to_full():
+    brightness = brightness_of_weights(weights_at(1, 5), 112, 112)
+    assert brightness.max() == pytest.approx(1)
+    assert brightness.min() == pytest.approx(DIMMED)
+    assert brightness[24, 88] > 0.95  # in the middle of the cell
+    assert brightness[100, 10] == pytest.approx(DIMMED)
+    assert brightness_of_weights(np.full((7, 7), 1 / 49, np.float32), 112, 112) == pytest.approx(1, abs=1e-5)
+
+
+def test_cells_are_bright():
+    brightness = brightness_of_cells([1, 3], 2, 10, 20)
+    assert (brightness[:, 10:] == 1).all()
+    assert (brightness[:, :10] == np.float32(DIMMED)).all()
+
+
+@pytest.mark.parametrize("looking", ["soft", "soft_hidden", "soft_top"])
+def test_a_strip_shows_soft_attention_from_the_first_frame_on(pictured, looking):
+    arm = played(pictured, looking)
+    row = film_strip(arm).axes[:5]
+    for frame, axis in enumerate(row[:4]):
+        weights = arm.rollout.attention[0, frame].numpy()
+        assert not axis.patches
+        assert [text.get_text() for text in axis.texts] == [f"{weights.max():.3f}"]
+        shown = np.asarray(axis.images[0].get_array())[..., 0] / 255
+        np.testing.assert_allclose(shown, brightness_of_weights(weights.reshape(3, 3), 30, 30), atol=0.01)
+
+
+def test_a_comparison_has_a_row_for_each_arm_on_the_same_frames(pictured):
+    arms = [played(pictured, looking) for looking in ("learned", "soft", "random")]
+    figure = comparison_strip(arms, 1, columns=3)
+    rows = [figure.axes[first : first + 4] for first in range(0, len(figure.axes), 4)]
+    assert [row[0].get_ylabel() for row in rows] == ["REINFORCE", "soft", "random"]
+    assert [len(row[1].patches) for row in rows] == [2, 0, 2]
+    for row, arm in zip(rows, arms, strict=True):
+        assert [axis.get_title().split(":")[0] for axis in row[:3]] == ["1", "3", "4"]
+        best = arm.rollout.class_logits[1, 3].argmax()
+        assert row[2].get_title().split()[1] == "class" + "abc"[best]
+        is_right = int(best) == pictured.labels[4]
+        assert row[2].title.get_color() == ("tab:green" if is_right else "tab:red")
+    assert figure.get_suptitle() == "a $ and a $ 4, truth: classb"
+    figure.canvas.draw()  # the dollars are no mathematics
+
+
+def test_an_animation_shows_every_frame_of_every_arm(pictured):
+    arms = [played(pictured, looking) for looking in ("learned", "soft")]
+    pictures = animation(arms, 0)
+    assert len(pictures) == 4
+    assert {picture.shape for picture in pictures} == {(272, 404, 3)}
+    left = [picture[36 : 36 + SIDE, 4 : 4 + SIDE] for picture in pictures]
+    assert (left[0] == 255).all()  # the first glance is whole
+    for frame in (1, 2, 3):
+        middles = [SIDE // 6, SIDE // 2, SIDE * 5 // 6]
+        bright = {3 * row + column for row in range(3) for column in range(3)
+                  if left[frame][middles[row], middles[column]].min() > 250}  # fmt: skip
+        assert bright == set(arms[0].rollout.cells[0, frame - 1].tolist())
+        brightest = pictures[frame][36 : 36 + SIDE, 8 + SIDE : 8 + 2 * SIDE, 0]
+        weights = arms[1].rollout.attention[0, frame].reshape(3, 3)
+        assert brightest.max() > 250
+        top, left_edge = np.unravel_index(brightest.argmax(), brightest.shape)
+        assert weights[3 * top // SIDE, 3 * left_edge // SIDE] > weights.mean()
+
+
+@pytest.fixture
+def noise():
+    return list(np.random.default_rng(1).integers(0, 255, (5, 40, 60, 3), np.uint8))
+
+
+@pytest.mark.parametrize(("rate", "milliseconds"), [(8, 120), (5, 200), (0.5, 2000), (100, 20)])
+def test_a_gif_has_every_frame_for_its_time(noise, rate, milliseconds):
+    with Image.open(io.BytesIO(encode_gif(noise, rate))) as image:
+        assert (image.format, image.n_frames, image.size) == ("GIF", 5, (60, 40))
+        for frame in range(5):
+            image.seek(frame)
+            assert image.info["duration"] == milliseconds
+        assert image.info["loop"] == 0
+
+
+def test_a_gif_keeps_rare_colours():
+    pictures = [np.full((40, 60, 3), 20 * shade, np.uint8) for shade in range(5)]
+    pictures[2][10:16, 10:40] = (120, 220, 120)  # less than a hundredth of all
+    with Image.open(io.BytesIO(encode_gif(pictures, 8))) as image:
+        image.seek(2)
+        assert np.asarray(image.convert("RGB"))[10, 12] == pytest.approx((120, 220, 120), abs=12)
+
+
+@pytest.mark.parametrize("rate", [8.0, 29.97 / 4])
+def test_an_mp4_has_every_frame_at_its_rate(noise, rate):
+    av = pytest.importorskip("av")
+    with av.open(io.BytesIO(encode_mp4(noise, rate))) as container:
+        stream = container.streams.video[0]
+        assert stream.average_rate == Fraction(rate).limit_denominator(1000)
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert [frame.shape for frame in frames] == [(40, 60, 3)] * 5
+
+
+def test_without_pyav_the_error_names_the_extra(noise, monkeypatch):
+    real = builtins.__import__
+
+    def absent(name, *arguments, **options):
+        if name == "av":
+            raise ModuleNotFoundError("no av")
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    with pytest.raises(ModuleNotFoundError, match=r"videoglimpse\[video\]"):
+        encode_mp4(noise, 8)
+
+
+def test_fast_clips_are_slowed_down_to_be_read():
+    assert [readable_rate(rate) for rate in (1.0, 8.0, 30.0)] == [1.0, 8.0, 8.0]
