@@ -76,8 +76,8 @@ def clips_of(run: FinishedRun, arguments: Arguments) -> tuple[list[DrawnClip], s
 
 def write_figures(folder: Path, run: FinishedRun, clips: Sequence[DrawnClip]) -> None:
     """Write the pictures of a run as files of their own."""
-    for number, figure in enumerate(figures(run).values(), 1):
-        write_atomically(folder / f"plot-{number}.png", png(figure))
+    for name, (_, figure) in figures(run).items():
+        write_atomically(folder / f"{name}.png", png(figure))
     for number, clip in enumerate(clips, 1):
         write_atomically(folder / f"clip-{number}.png", clip.strip)
         write_atomically(folder / f"clip-{number}.gif", clip.gif)

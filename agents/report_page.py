@@ -53,7 +53,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6e6ea; --ground: #17181b; --faint: #a2a4ab; --line: #3b3d43; --band: #212328; }
 }
-body { margin: 0 auto; max-width: 76rem; padding: 1.5rem; background: var(--ground); color: var(--ink);
+body { margin: 0 auto; max-width: 107rem; padding: 1.5rem; background: var(--ground); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; }
 h1, h2, h3 { line-height: 1.2; overflow-wrap: anywhere; }
 h2 { margin-top: 2.5rem; padding-top: 1rem; border-top: 1px solid var(--line); }
@@ -180,22 +180,22 @@ def _facts(run: FinishedRun) -> Markup:
 
 
 def _plots(run: FinishedRun) -> list[Markup]:
-    parts = []
-    for caption, figure in figures(run).items():
-        parts.append(picture(png(figure), caption))
+    parts = [picture(png(figure), caption) for caption, figure in figures(run).values()]
     return parts or [tag("p", "The run keeps no metrics.jsonl: there is nothing to draw.")]
 
 
-def figures(run: FinishedRun) -> dict[str, Figure]:
-    """Return the plots of a run by what they show."""
-    drawn: dict[str, Figure] = {}
+def figures(run: FinishedRun) -> dict[str, tuple[str, Figure]]:
+    """Return the plots of a run with their captions, by name."""
+    drawn: dict[str, tuple[str, Figure]] = {}
     curves = learning_curves(run.metrics)
     if curves is not None:
-        drawn["Accuracy on the validation split, and focus on the training clips, over the updates"] = curves
+        caption = "Accuracy on the validation split, and focus on the training clips, over the updates"
+        drawn["learning"] = caption, curves
     if accuracies := run.measured("accuracy_by_frames"):
-        drawn["Accuracy on the test split against the frames seen"] = accuracy_over_frames(accuracies)
+        drawn["frames_seen"] = "Accuracy on the test split against the frames seen", accuracy_over_frames(accuracies)
     if visits := run.measured("visits"):
-        drawn["Share of the looks after the first frame that fell on each cell"] = visit_maps(visits)
+        caption = "Share of the looks after the first frame that fell on each cell of the test clips"
+        drawn["visits"] = caption, visit_maps(visits)
     return drawn
 
 
