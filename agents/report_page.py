@@ -148,7 +148,9 @@ def _over_seeds(runs: Sequence[tuple[str, FinishedRun]]) -> list[Markup]:
     for group in groups:
         if len(group) > 1:
             together = f"Mean and 95 % interval over the seeds of {', '.join(name for name, _ in group)}"
-            parts += [tag("h3", together), table(seeds.HEADER, seeds.rows([run.result for _, run in group]))]
+            rows = seeds.rows([run.result for _, run in group])
+            parts.append(tag("h3", together))
+            parts.append(table(seeds.HEADER, [[arm_name(arm), *cells] for arm, *cells in rows]))
     return parts
 
 
