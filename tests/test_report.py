@@ -13,13 +13,14 @@ import pytest
 from agent_toys import tiny_config, write_marked_store
 from PIL import Image
 
-from agents import report
-from agents.building import open_splits
-from agents.evaluation import class_scores
+from agents import report, report_clips
+from agents.building import greedy_manner, make_envs, open_splits
+from agents.evaluation import class_scores, play_split
 from agents.finished import FinishedRun
 from agents.markup import Markup, page, picture, table, tag
 from agents.reinforce import train
-from agents.report_clips import choose_videos, play_as_tested, rival_of, rule
+from agents.report_clips import choose_videos, rival_of, rule
+from agents.results import EVALUATION_ENVS, best_policy
 
 VOID = {"img", "meta"}
 
@@ -174,18 +175,24 @@ def test_the_rival_is_soft_attention_where_there_is_one(arms, rival):
     assert (rival or "first three") in rule(arms)
 
 
-@pytest.mark.parametrize("looking", ["learned", "random", "soft"])
-def test_clips_are_shown_as_they_were_tested(trained, looking):
+@pytest.mark.parametrize(
+    ("looking", "batch"), [("learned", 64), ("learned", 4), ("random", 64), ("soft", 64), ("soft", 4)]
+)
+def test_clips_are_shown_as_they_were_tested(trained, monkeypatch, looking, batch):
+    monkeypatch.setattr(report_clips, "EVALUATION_ENVS", batch)
     run = FinishedRun.read(trained / "seed1")
     config = report.Config.from_json(run.config)
     test = open_splits(config)["test"]
-    correct = run.measured("correct")[looking]
-    played = play_as_tested(config, run.folder, test, [5, 0, 2, 3], looking)
+    envs = make_envs(config, test, EVALUATION_ENVS, train=False, looking=looking)
+    policy = best_policy(config, run.folder, test, looking)
+    tested, _ = next(play_split(envs, policy, greedy_manner(config, looking), seed=config.seed))
+    played = report_clips.play_as_tested(config, run.folder, test, [5, 0, 2, 3], looking)
     assert sorted(played) == [0, 2, 3, 5]
     for clip, episode in played.items():
         assert episode.rollout.clips.tolist() == [clip]
+        np.testing.assert_allclose(episode.rollout.attention[0], tested.attention[clip], atol=1e-5)
         best = int(class_scores(episode.rollout.class_logits, 3).argmax())
-        assert (episode.truth(0) == [best]) == correct[clip]
+        assert (episode.truth(0) == [best]) == run.measured("correct")[looking][clip]
 
 
 def test_a_page_holds_everything(run, store, tmp_path, capsys):
