@@ -78,9 +78,10 @@ class Played:
         """Return the episodes that the environments have just played."""
         return cls(looking=looking, rollout=rollout, source=envs.source, windows=envs.engine.window.copy())
 
-    def part(self, rows: slice) -> Played:
-        """Return some of the episodes."""
-        return dataclasses.replace(self, rollout=self.rollout.part(rows), windows=self.windows[rows])
+    def only(self, episode: int) -> Played:
+        """Return a copy of one episode, which keeps none of the others in memory."""
+        rows = torch.tensor([episode])
+        return dataclasses.replace(self, rollout=self.rollout.part(rows), windows=self.windows[[episode]])
 
     def clip_id(self, episode: int) -> str:
         """Return the name of the clip that an episode plays."""

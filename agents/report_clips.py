@@ -160,7 +160,7 @@ def play_as_tested(
         first = batch * EVALUATION_ENVS
         for clip in clips:
             if first <= clip < first + EVALUATION_ENVS:
-                played[clip] = episodes.part(slice(clip - first, clip - first + 1))
+                played[clip] = episodes.only(clip - first)
     return played
 
 

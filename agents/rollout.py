@@ -85,6 +85,8 @@ class Rollout:
             value = getattr(self, field.name)
             if isinstance(value, (Looks, Views)):
                 parts[field.name] = type(value)(*(tensor[rows] for tensor in value))
+            elif isinstance(value, np.ndarray) and isinstance(rows, Tensor):
+                parts[field.name] = value[rows.cpu().numpy()]  # NumPy takes a tensor of one element for a number
             else:
                 parts[field.name] = None if value is None else value[rows]
         return dataclasses.replace(self, **parts)
