@@ -183,7 +183,9 @@ def _facts(run: FinishedRun) -> Markup:
 
 def _plots(run: FinishedRun) -> list[Markup]:
     parts = [picture(png(figure), caption) for caption, figure in figures(run).values()]
-    return parts or [tag("p", "The run keeps no metrics.jsonl: there is nothing to draw.")]
+    if not any(run.metrics.values()):
+        parts.append(tag("p", "The run keeps no metrics.jsonl: there are no learning curves."))
+    return parts
 
 
 def figures(run: FinishedRun) -> dict[str, tuple[str, Figure]]:

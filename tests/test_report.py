@@ -209,8 +209,8 @@ def test_a_page_holds_everything(run, store, tmp_path, capsys):
     assert "policy.embedding_size" in parser.texts
     assert f"The rule: {rule(['learned', 'random', 'soft'])}" in parser.texts
     assert "6 videos" in said
-    # one plot, six test clips as a strip and four moving frames each, and the run's own strip
-    assert images_of(parser) == [("png", 1), *[("png", 1), ("gif", 4)] * 6, ("png", 1)]
+    # three plots, six test clips as a strip and four moving frames each, and the run's own strip
+    assert images_of(parser) == [*[("png", 1)] * 3, *[("png", 1), ("gif", 4)] * 6, ("png", 1)]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.html"]
     assert "wrote" in capsys.readouterr().out
     written = {path.name for path in (figures / "1-run").iterdir()}
@@ -262,7 +262,7 @@ def test_without_the_store_the_rest_is_there(run, tmp_path, capsys):
     parser = write(run, out=tmp_path / "report.html")
     (sentence,) = [text for text in parser.texts if text.startswith("The strips are left out:")]
     assert str(tmp_path / "gone") in sentence
-    assert images_of(parser) == [("png", 1)] * 2
+    assert images_of(parser) == [("png", 1)] * 4
     assert "left out" in capsys.readouterr().err
 
 
@@ -275,7 +275,7 @@ def test_strips_need_the_outcomes_of_this_split(run, store, tmp_path, field, val
         change(path / "evaluation.json", lambda content: content["test"].update({field: value}))
     parser = write(run, out=tmp_path / "report.html", source=str(store))
     assert any(reason in text for text in parser.texts)
-    assert len(parser.images) == 2
+    assert len(parser.images) == 4
 
 
 def test_the_configuration_of_another_version_costs_the_strips_alone(run, tmp_path):
@@ -286,13 +286,20 @@ def test_the_configuration_of_another_version_costs_the_strips_alone(run, tmp_pa
 
 
 def test_measures_that_are_there_are_shown(run, tmp_path):
-    more = {"top3": 0.8125, "mean_average_precision": None, "hit_at_3": 0.4375,
-            "accuracy_by_frames": [0.25, 0.5, 0.5, 0.75], "visits": [[0.5, 0.25], [0.25, 0.0]]}  # fmt: skip
-    change(run / "evaluation.json", lambda content: content["test"].update(more))
+    known = {"top3": 0.8125, "hit_at_3": 0.4375}
+    lost = ("mean_average_precision", "accuracy_by_frames", "visits")
+
+    def forget(content):
+        content["test"].update(known)
+        for name in lost:
+            del content["test"][name]
+
+    for path in (run, *(run / "controls").iterdir()):
+        change(path / "evaluation.json", forget)
     parser = write(run, out=tmp_path / "report.html")
     assert {"top 3", "0.812", "hit@3", "0.438"} <= set(parser.texts)
     assert "mAP" not in parser.texts
-    assert images_of(parser) == [("png", 1)] * 4
+    assert images_of(parser) == [("png", 1)] * 2  # learning curves and the run's own strip
 
 
 def test_a_run_without_metrics_has_no_curves(run, tmp_path):

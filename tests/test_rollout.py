@@ -180,7 +180,7 @@ def test_rollouts_of_a_clip_share_the_cubes_that_are_read(toy):
         shown = whole if in_view == "cube" else whole * rollout.views.seen[..., None]
         assert (rollout.views.content == shown).all()
         # The environments read six first cubes and twelve slices in three frames, the rollout cubes of three clips.
-        assert sorted(source.count) == [*[1] * 6, *[3] * cubes, 12, 12, 12]
+        assert sorted(source.count) == [*[3] * cubes, 6, 12, 12, 12]
 
 
 def test_windows_of_a_clip_that_differ_are_read_apart(uneven):
