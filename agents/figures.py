@@ -15,6 +15,9 @@ from agents.runs import told_failures
 from glimpse_env.files import write_atomically
 
 
+MARKERS = "os^Dv<>PX*ph"
+
+
 def budget_figure(
     curves: Sequence[tuple[str, Sequence[tuple[int, float, float]]]], levels: Sequence[tuple[str, float]]
 ) -> Figure:
@@ -56,7 +59,8 @@ def compute_figure(points: Sequence[tuple[str, float, float, float]]) -> Figure:
     figure, axis = _axes("MACs per clip, the CNN's left out")
     for number, (name, macs, mean, half) in enumerate(points):
         error = half if np.isfinite(half) else 0.0
-        axis.errorbar(macs, mean, error, label=name, marker="osD^vP"[number // 10 % 6], markersize=5, linestyle="none")
+        marker = MARKERS[number % len(MARKERS)]  # hollow, and all different: models at the same place stay visible
+        axis.errorbar(macs, mean, error, label=name, marker=marker, markersize=7, fillstyle="none", linestyle="none")
     axis.set_xscale("log")
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
