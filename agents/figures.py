@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from agents.runs import told_failures
 from glimpse_env.files import write_atomically
 
-
 MARKERS = "os^Dv<>PX*ph"
 
 
