@@ -108,18 +108,21 @@ def greedy_manner(config: Config, looking: Looking = "learned") -> Manner:
 
 def make_policy(config: Config, source: ClipSource, looking: Looking) -> GlimpsePolicy:
     """Build an arm's network with weights drawn from the run's seed; "mean" and "max" pool the slices themselves, and
-    soft attention begins from their mean.
+    soft attention begins from their mean. The learned policy alone draws in sequence. Values, where they are the
+    baseline, are one of the choice of cells and, with drawn classes, one of the class.
     """
-    network = config.policy
+    network = config.policy if looking == "learned" else dataclasses.replace(config.policy, glimpse_order="joint")
     if looking in ("mean", "max"):
         network = dataclasses.replace(network, encoder="sum")
     elif looking in SOFT:
         network = dataclasses.replace(network, start="mean")
+    learns_values = config.baseline == "value" and looking not in (*SOFT, "gumbel")
     shape = InputShape(
         grid_size=source.grid_size,
         depth=source.depth,
         outputs=len(source.class_names) + config.abstains(source),
         frames=config.frames or source.num_frames,
+        values=(1 + config.draws_classes) * learns_values,
     )
     with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global generator only
         torch.manual_seed(config.seed)

@@ -12,9 +12,9 @@ from typing import Any, Literal, TypeVar, get_args
 
 import tyro
 
-from agents.losses import Credit
+from agents.losses import Baseline, Credit
 from agents.policy import PolicyConfig
-from agents.rollout import InView, Looking
+from agents.rollout import SOFT, InView, Looking
 from glimpse_env import ClipSource
 from glimpse_env.catalogue import EMBEDDED
 
@@ -50,8 +50,7 @@ class Config:
     mirror: bool = False
     """Train on grids mirrored left to right half of the time."""
     abstain: bool | None = None
-    """Let the agent say "no prediction"; the class is then drawn and part of the policy gradient. Without it, only
-    where clips are untrimmed. `--abstain True` or `False`."""
+    """Let the agent say "no prediction"; without it, only where clips are untrimmed. `--abstain True` or `False`."""
     eta: float = 0.5
     """Weight of true against false positives in the reward (eq. 7)."""
     look_cost: float = 0.0
@@ -73,7 +72,7 @@ class Config:
     clips: int = 32
     """B, the clips of an update."""
     rollouts: int = 4
-    """R, the rollouts of each clip; their returns are each other's baseline."""
+    """R, the rollouts of each clip; with the baseline "leave_one_out" at least 2."""
     clips_at_once: int | None = None
     """How many of them, with all their rollouts, go through an update's network together; gradients are summed over
     such parts, which bounds the memory. All without it."""
@@ -93,6 +92,12 @@ class Config:
     """Weight of the entropy of the location logits; it falls linearly from the first update to 0 at the last."""
     credit: Credit = "causal"
     """"causal": a glimpse is credited with what is predicted after it; "terminal": with r_T (the paper)."""
+    baseline: Baseline = "leave_one_out"
+    """What is taken off a return: the mean of the clip's other rollouts, nothing, or a "value" of the LSTM's state that
+    is learned by squared error beside the policy."""
+    class_gradient: bool | None = None
+    """Draw the class in training and let its log-probability into the policy gradient, instead of taking the likeliest;
+    without it, only where there is "no prediction", which needs it. `--class-gradient True` or `False`."""
     reward: Reward = "eq7"
     """What is maximised: eq. 7, or a log-score of the label in its place."""
     random_share: float = 0.0
@@ -134,8 +139,8 @@ class Config:
             )
         if not 0 <= self.random_share < 1:
             raise ValueError(f"random_share must lie in [0, 1), got {self.random_share}")
-        if self.rollouts < 2:
-            raise ValueError(f"a leave-one-out baseline needs at least 2 rollouts of each clip, got {self.rollouts}")
+        if self.rollouts < (needed := 2 if self.baseline == "leave_one_out" else 1):
+            raise ValueError(f"rollouts must be at least {needed} with baseline {self.baseline!r}, got {self.rollouts}")
         if self.frames is not None and self.window_seconds is not None:
             raise ValueError(
                 f"frames ({self.frames}) and window_seconds ({self.window_seconds}) both set T: give one of them "
@@ -147,9 +152,34 @@ class Config:
             raise ValueError("reward 'clip_log_score' is one number for the whole clip: it needs credit 'terminal'")
         if self.video_score not in get_args(VideoScore):
             raise ValueError(f"video_score must be one of {get_args(VideoScore)}, got {self.video_score!r}")
+        if self.abstain and self.class_gradient is False:
+            raise ValueError(
+                '"no prediction" is learned by the gradient of drawn classes alone: leave class_gradient out, or set '
+                "abstain to False"
+            )
         for control in self.controls:
             if control not in get_args(Control):
                 raise ValueError(f"controls must be among {get_args(Control)}, got {control!r}")
+        self._check_rivals()
+
+    def _check_rivals(self) -> None:
+        soft = [control for control in self.controls if control in (*SOFT, "gumbel")]
+        unordered = [control for control in self.controls if control in (*soft, "unlimited")]
+        if self.policy.glimpse_order == "sequential" and unordered:
+            raise ValueError(
+                f"policy.glimpse_order 'sequential' is for m cells drawn by REINFORCE, and controls {unordered} learn "
+                "without an order: leave them out, or train them in a run of their own"
+            )
+        if self.baseline == "value" and self.draws_classes and soft:
+            raise ValueError(
+                f"controls {soft} are learned by back-propagation, and their drawn classes have no baseline 'value': "
+                "leave these controls out, or choose another baseline"
+            )
+
+    @property
+    def draws_classes(self) -> bool:
+        """Whether the class is drawn in training, and part of the policy gradient."""
+        return bool(self.abstain) if self.class_gradient is None else self.class_gradient
 
     @property
     def arms(self) -> tuple[Looking, ...]:

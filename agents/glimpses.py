@@ -37,22 +37,30 @@ def cells_log_prob(logits: Tensor, cells: Tensor) -> Tensor:
     """Return the Plackett-Luce log-probability of drawing `cells` in their order.
 
     Args:
-        logits: (..., K*K).
+        logits: (..., K*K), or (..., m, K*K) where each cell is drawn by logits of its own.
         cells: (..., m) int64, all different.
 
     Returns:
         (...): the sum over j of logit_j - logsumexp of the logits that are left when cell j is drawn.
     """
-    chosen = logits.gather(-1, cells)  # (..., m)
+    if logits.ndim == cells.ndim:
+        chosen, each = logits.gather(-1, cells), logits.unsqueeze(-2)
+    else:
+        chosen, each = logits.gather(-1, cells[..., None])[..., 0], logits  # (..., m), (..., m, K*K)
     taken = F.one_hot(cells, logits.shape[-1]).cumsum(-2)  # (..., m, K*K), cell j included
     left = torch.cat([torch.zeros_like(taken[..., :1, :]), taken[..., :-1, :]], -2).bool()
-    remaining = logits.unsqueeze(-2).masked_fill(left, -math.inf)
+    remaining = each.masked_fill(left, -math.inf)
     return (chosen - remaining.logsumexp(-1)).sum(-1)
+
+
+def first_draw_logits(logits: Tensor, chosen: Tensor) -> Tensor:
+    """Return (..., K*K): the logits that the first of the (..., m) cells was drawn by, or all of a set."""
+    return logits if logits.ndim == chosen.ndim else logits[..., 0, :]
 
 
 def choice_log_prob(logits: Tensor, chosen: Tensor) -> Tensor:
     """Return (...) the log-probability of what was chosen by (..., K*K) logits: ordered cells, (..., m) int64, or any
-    set of them, (..., K*K) bool.
+    set of them, (..., K*K) bool; (..., m, K*K) logits are those that each of the ordered cells was drawn by.
     """
     return sets_log_prob(logits, chosen) if chosen.dtype == torch.bool else cells_log_prob(logits, chosen)
 

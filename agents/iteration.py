@@ -221,8 +221,15 @@ def update_parts(arm: reinforce.Arm, made: Iteration) -> dict[str, Callable[[], 
     def lose() -> None:
         known = cast(GlimpsePolicy, known_logits)
         advantages = Advantages.of(played, config)
-        losses = glimpse_losses(known, played, masks, advantages, config, update=arm.update, looking="learned")
+        # The values are not the logits' part, and cost next to nothing.
+        valueless = dataclasses.replace(played, states=None)
+        losses = glimpse_losses(known, valueless, masks, advantages, config, update=arm.update, looking="learned")
         back(losses.total)
+
+    def score() -> Tensor:
+        if config.policy.glimpse_order == "sequential":
+            return policy.sequence_logits(states[:, :-1], played.views, played.cells, masks)
+        return policy.cell_logits(states[:, :-1], played.views, masks)
 
     def optimise() -> None:
         torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
@@ -233,7 +240,7 @@ def update_parts(arm: reinforce.Arm, made: Iteration) -> dict[str, Callable[[], 
         "slice encoder": lambda: alone(encode),
         "LSTM": lambda: alone(lambda: recur(policy, inputs, masks)),
         "class head": lambda: alone(lambda: policy.class_logits(states, inputs, masks)),
-        "location head": lambda: alone(lambda: policy.cell_logits(states[:, :-1], played.views, masks)),
+        "location head": lambda: alone(score),
         "losses": lose,
     }
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Credit = Literal["causal", "terminal"]
+Baseline = Literal["leave_one_out", "none", "value"]
 
 
 def frame_rewards(
@@ -79,6 +80,11 @@ def policy_gradient_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
         advantages: (N, T'), without.
     """
     return -(advantages.detach() * log_probs).sum(1).mean()
+
+
+def value_loss(values: Tensor, returns: Tensor) -> Tensor:
+    """Return the squared error of (N, T') values as predictions of (N, T') returns, over 2, a mean over all of them."""
+    return 0.5 * (values - returns).square().mean()
 
 
 def class_loss(class_logits: Tensor, frame_labels: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agents.config import Config
 from agents.distributed import mean_over_ranks
-from agents.glimpses import choice_entropy, choice_log_prob
+from agents.glimpses import choice_entropy, choice_log_prob, first_draw_logits
 from agents.losses import (
     attention_penalty,
     class_loss,
@@ -23,6 +23,7 @@ from agents.losses import (
     leave_one_out,
     normalised,
     policy_gradient_loss,
+    value_loss,
 )
 from agents.policy import DropoutMasks, GlimpsePolicy
 from agents.rollout import GlimpseRollout, Looking, Rollout
@@ -40,7 +41,7 @@ def phase_of_update(config: Config, update: int) -> Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """The terms of eq. 8 for one batch, and what is watched beside them."""
+    """The terms of eq. 8 for one batch, the error of the values where they are learned, and what is watched beside."""
 
     total: Tensor
     classification: Tensor
@@ -48,10 +49,12 @@ class Losses:
     penalty: Tensor
     entropy: Tensor
     reward: Tensor
+    value: Tensor | None = None
 
     def scalars(self) -> dict[str, float]:
         """Return the terms under their names in the log."""
-        return {f"train/{field.name}": float(getattr(self, field.name).detach()) for field in dataclasses.fields(self)}
+        terms = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {f"train/{name}": float(term.detach()) for name, term in terms.items() if term is not None}
 
 
 def frame_returns(rollout: Rollout, config: Config) -> Tensor:
@@ -83,11 +86,16 @@ def eq7_rewards(rollout: Rollout, config: Config) -> Tensor:
     return paid - look_costs(rollout, config) if config.look_cost else paid
 
 
-def advantages_of(returns: Tensor, config: Config) -> Tensor:
-    """Return (B * R, ...) normalised advantages over the other rollouts of the same clip; where several ranks share an
-    update they agree on the scale.
+def advantages_of(returns: Tensor, config: Config, values: Tensor | None = None) -> Tensor:
+    """Return (B * R, ...) normalised advantages over the configured baseline; where several ranks share an update they
+    agree on the scale. `values` are those of the states that were chosen in, for the baseline "value".
     """
-    advantages = leave_one_out(returns.reshape(-1, config.rollouts, *returns.shape[1:]))
+    if config.baseline == "value":
+        assert values is not None
+        returns = returns - values
+    advantages = returns.reshape(-1, config.rollouts, *returns.shape[1:])
+    if config.baseline == "leave_one_out":
+        advantages = leave_one_out(advantages)
     # Every rank has as many, so the mean of their means is that of all.
     return normalised(advantages, mean_over_ranks(advantages.square().mean())).flatten(0, 1)
 
@@ -100,7 +108,7 @@ def class_returns(rollout: Rollout, config: Config) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Advantages:
-    """How much better than the other rollouts of its clip each choice turned out, over a whole update."""
+    """How much better than its baseline each choice turned out, over a whole update."""
 
     cells: Tensor  # (N, T - 1)
     classes: Tensor | None  # (N, T), where classes are drawn
@@ -109,10 +117,12 @@ class Advantages:
     @torch.no_grad()
     def of(cls, rollout: Rollout, config: Config) -> Advantages:
         """Compute them; episodes are laid out clip by clip."""
-        return cls(
-            cells=advantages_of(frame_returns(rollout, config), config),
-            classes=advantages_of(class_returns(rollout, config), config) if config.abstain else None,
-        )
+        values = rollout.values
+        cells = advantages_of(frame_returns(rollout, config), config, None if values is None else values[:, :-1, 0])
+        if not config.draws_classes:
+            return cls(cells=cells, classes=None)
+        drawn = class_returns(rollout, config)
+        return cls(cells=cells, classes=advantages_of(drawn, config, None if values is None else values[..., 1]))
 
     def part(self, rows: slice) -> Advantages:
         """Return those of some of the episodes."""
@@ -123,6 +133,14 @@ def class_choice_loss(class_logits: Tensor, predictions: Tensor, advantages: Ten
     """Return the policy gradient of drawn classes: (N, T, outputs) logits, (N, T) predictions and advantages."""
     log_probs = class_logits.log_softmax(-1).gather(2, predictions[..., None])[..., 0]
     return policy_gradient_loss(log_probs, advantages)
+
+
+def values_loss(values: Tensor, rollout: Rollout, config: Config) -> Tensor:
+    """Return the error of (N, T, 1 or 2) values: of what the choice of cells at a frame is credited with and, where
+    classes are drawn, of what the class is.
+    """
+    error = value_loss(values[:, :-1, 0], frame_returns(rollout, config))
+    return error + value_loss(values[..., 1], class_returns(rollout, config)) if config.draws_classes else error
 
 
 def glimpse_losses(
@@ -137,8 +155,9 @@ def glimpse_losses(
 ) -> Losses:
     """Compute eq. 8 for a batch of rollouts, or for a part of one: every term is a mean over its episodes.
 
-    The total of an arm that does not learn where to look, and of the warm-up, is the cross-entropy alone, with
-    abstention also the policy gradient of the drawn classes: without it "no prediction" would never be learned.
+    The total of an arm that does not learn where to look, and of the warm-up, is the cross-entropy alone, with drawn
+    classes also their policy gradient: without it "no prediction" would never be learned. Values, where they are the
+    baseline, are learned in every phase, and teach nothing but themselves.
     """
     phase = phase_of_update(config, update)
     class_logits, cell_logits = policy(
@@ -149,8 +168,9 @@ def glimpse_losses(
     log_probs = choice_log_prob(cell_logits, rollout.cells) * ~rollout.explored
     gradient = policy_gradient_loss(log_probs, advantages.cells)
     sets = rollout.cells.dtype == torch.bool
-    entropy = choice_entropy(cell_logits, sets=sets).mean()
-    penalty = attention_penalty(cell_logits.sigmoid() if sets else cell_logits.softmax(-1))
+    first = first_draw_logits(cell_logits, rollout.cells)
+    entropy = choice_entropy(first, sets=sets).mean()
+    penalty = attention_penalty(first.sigmoid() if sets else first.softmax(-1))
     saying = classification
     if advantages.classes is not None:
         saying = saying + class_choice_loss(class_logits, rollout.predictions, advantages.classes)
@@ -160,6 +180,10 @@ def glimpse_losses(
         total = gradient - bonus * entropy + config.penalty * penalty
         if phase == "joint":
             total = total + saying
+    value = None
+    if rollout.states is not None:
+        value = values_loss(policy.values(rollout.states), rollout, config)
+        total = total + value
     return Losses(
         total=total,
         classification=classification,
@@ -167,6 +191,7 @@ def glimpse_losses(
         penalty=penalty,
         entropy=entropy,
         reward=rollout.rewards.mean(),
+        value=value,
     )
 
 

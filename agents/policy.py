@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from agents.distributed import WHOLE, Share, uniform
 
 Encoder = Literal["sum", "what_and_where"]
+GlimpseOrder = Literal["joint", "sequential"]
 Precision = Literal["float32", "bfloat16"]
 Start = Literal["zeros", "mean"]
 SliceWeights = Literal["uniform", "softmax"]
@@ -55,6 +56,9 @@ class PolicyConfig:
 
     repulsion: float = 0.0
     """How strongly the location logits avoid cells that were chosen before, at the start; learned from there."""
+    glimpse_order: GlimpseOrder = "joint"
+    """Of the m cells that are drawn at a frame: "joint": all by the same logits, without replacement; "sequential": the
+    paper's jumps, each drawn cell's visible slice moving the query that the next one is drawn by."""
     start: Start = "zeros"
     """Of the LSTM's state: zeros, or what the mean of all slices of a clip makes of it; soft attention takes that."""
     precision: Precision = "float32"
@@ -71,12 +75,15 @@ class PolicyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InputShape:
-    """What the network must fit: K, D, the classes it can say ("no prediction" included) and T."""
+    """What the network must fit: K, D, the classes it can say ("no prediction" included), T, and how many values of a
+    state are the baselines of its choices.
+    """
 
     grid_size: int
     depth: int
     outputs: int
     frames: int
+    values: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,11 @@ class RecurrentState:
     layers: list[tuple[Tensor, Tensor]]  # (h, c) of each layer, (1, N, H)
     frame: int = 0
 
+    @property
+    def output(self) -> Tensor:
+        """(N, H): what the last layer says of the frame."""
+        return self.layers[-1][0][0]
+
 
 class Looks(NamedTuple):
     """What was looked at in one frame or in a run of them (a further axis before m).
@@ -136,6 +148,9 @@ class GlimpsePolicy(nn.Module):
     slices of frame n, whether each cell was seen, and how often, and Wc is a 3 x 3 convolution over the grid, so that
     neighbours of what was seen can be chosen. A learned repulsion times v / (1 + v), v the earlier visits of the cell,
     is taken off.
+
+    With the glimpse order "sequential" the j-th of the cells is drawn by logits of its own, with Wq (x_1 + ... + x_j-1)
+    added within the tanh: the projected slices of frame n at the cells drawn before it, zero where they were not seen.
     """
 
     components: Tensor  # (D, P)
@@ -167,6 +182,12 @@ class GlimpsePolicy(nn.Module):
             self.begin = nn.Linear(projected, 2 * config.layers * hidden)
         for embedding in (module for module in self.modules() if isinstance(module, nn.Embedding)):
             nn.init.normal_(embedding.weight, std=0.1)
+        # What only some ask for is drawn last, so that the rest begins as it does without.
+        if config.glimpse_order == "sequential":
+            self.query = nn.Linear(projected, config.scorer_size, bias=False)
+            nn.init.zeros_(self.query.weight)
+        if shape.values:
+            self.value = nn.Linear(hidden, shape.values)
 
     def fit_components(self, slices: Tensor) -> None:
         """Set the projection that the location logits see to the principal components of (n, D) slices, scaled to unit
@@ -181,8 +202,18 @@ class GlimpsePolicy(nn.Module):
 
     def scorer_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that nothing but the location logits use."""
-        modules = (self.visible, self.state, self.score)
+        modules = [self.visible, self.state, self.score]
+        if self.config.glimpse_order == "sequential":
+            modules.append(self.query)
         return [self.place, self.repulsion, *(parameter for module in modules for parameter in module.parameters())]
+
+    def value_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that nothing but the values use."""
+        return list(self.value.parameters()) if self.shape.values else []
+
+    def values(self, states: Tensor) -> Tensor:
+        """Return (N, T, values) of the LSTM's (N, T, H) states, which their gradient does not reach."""
+        return self.value(states.detach().float())  # type: ignore[no-any-return]
 
     def draw_masks(self, episodes: int, generator: torch.Generator, share: Share = WHOLE) -> DropoutMasks:
         """Draw the dropout of `episodes` episodes; `share` says which of a larger batch's they are."""
@@ -247,7 +278,8 @@ class GlimpsePolicy(nn.Module):
         """Advance one frame.
 
         Returns:
-            class logits (N, outputs), location logits of the next frame (N, K*K), and the state after the frame.
+            class logits (N, outputs), location logits of the next frame (N, K*K), those of the first cell to be drawn
+            where cells are drawn in sequence, and the state after the frame.
         """
         with self.autocast():
             hidden, inputs, state = self.advance(state, self.encode(looks), masks)
@@ -280,14 +312,19 @@ class GlimpsePolicy(nn.Module):
             detach_scorer: keep the gradient of the location logits out of the LSTM.
 
         Returns:
-            class logits (N, T, outputs) and location logits (N, T - 1, K*K), those chosen from at frames 1..T-1.
+            class logits (N, T, outputs) and location logits (N, T - 1, K*K), those chosen from at frames 1..T-1;
+            (N, T - 1, m, K*K), those that each of the cells in `rest` was drawn by, where cells are drawn in sequence.
         """
         with self.autocast():
             inputs = torch.cat([self.encode(first)[:, None], self.encode(rest)], 1)
             inputs = self._drop(self._with_frame_number(inputs, 0), masks)
             hidden, _ = self._recur(inputs, None, masks)
             before = hidden[:, :-1].detach() if detach_scorer else hidden[:, :-1]
-            class_logits, cell_logits = self.class_logits(hidden, inputs, masks), self.cell_logits(before, views, masks)
+            class_logits = self.class_logits(hidden, inputs, masks)
+            if self.config.glimpse_order == "sequential":
+                cell_logits = self.sequence_logits(before, views, rest.cells, masks)
+            else:
+                cell_logits = self.cell_logits(before, views, masks)
         return class_logits.float(), cell_logits.float()
 
     def class_logits(self, hidden: Tensor, inputs: Tensor, masks: DropoutMasks | None) -> Tensor:
@@ -300,19 +337,82 @@ class GlimpsePolicy(nn.Module):
 
     def cell_logits(self, hidden: Tensor, views: Views, masks: DropoutMasks | None) -> Tensor:
         """Score the cells of the next frame: hidden (N, T, H) and views of T frames -> (N, T, K*K)."""
+        return self._score(self._scorer_input(hidden, views), views, masks)
+
+    def sequence_logits(self, hidden: Tensor, views: Views, cells: Tensor, masks: DropoutMasks | None) -> Tensor:
+        """Score the cells of the next frame for each draw of a sequence that is known.
+
+        Args:
+            hidden: (N, T, H).
+            views: of T frames.
+            cells: (N, T, m) in the order in which they were drawn.
+            masks: of the episodes.
+
+        Returns:
+            (N, T, m, K*K): the logits that each cell was drawn by; those drawn before it are not yet left out.
+        """
+        moves = self._moves(views, cells)
+        before = F.pad(moves[:, :, :-1].cumsum(2), (0, 0, 1, 0))  # (N, T, m, S): nothing moves the first
+        inner = self._scorer_input(hidden, views)
+        return torch.stack([self._score(inner + query[:, :, None], views, masks) for query in before.unbind(2)], 2)
+
+    def draw_in_sequence(
+        self,
+        hidden: Tensor,
+        view: Views,
+        masks: DropoutMasks | None,
+        *,
+        glimpses: int,
+        draw: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Draw the cells of the next frame one after the other.
+
+        Args:
+            hidden: (N, H).
+            view: of the frame.
+            masks: of the episodes.
+            glimpses: m.
+            draw: takes (N, K*K) logits, -inf where a cell was drawn before, and returns (N, 1) cells.
+
+        Returns:
+            (N, m) int64.
+        """
+        views = Views(*(part[:, None] for part in view))
+        inner = self._scorer_input(hidden[:, None], views)
+        drawn = torch.zeros_like(view.visits, dtype=torch.bool)
+        cells: list[Tensor] = []
+        for _ in range(glimpses):
+            logits = self._score(inner, views, masks)[:, 0].float()
+            cells.append(draw(logits.masked_fill(drawn, -torch.inf)))
+            drawn = drawn.scatter(1, cells[-1], True)
+            inner = inner + self._moves(views, cells[-1][:, None])
+        return torch.cat(cells, 1)
+
+    def _moves(self, views: Views, cells: Tensor) -> Tensor:
+        """Return (N, T, m, S): how what is visible at (N, T, m) cells moves the query."""
+        places = cells[..., None].expand(*cells.shape, views.content.shape[-1])
+        return self.query(views.content.gather(2, places))  # type: ignore[no-any-return]
+
+    def _scorer_input(self, hidden: Tensor, views: Views) -> Tensor:
+        """Return (N, T, K*K, S): what goes into the tanh of the location logits."""
         episodes, frames = hidden.shape[:2]
         size = self.shape.grid_size
-        familiar = views.visits / (1 + views.visits)
-        grid = torch.cat([views.content, views.seen[..., None], familiar[..., None]], -1)
+        grid = torch.cat([views.content, views.seen[..., None], _familiarity(views)[..., None]], -1)
         grid = grid.flatten(0, 1).transpose(1, 2).reshape(episodes * frames, -1, size, size)  # (N*T, P + 2, K, K)
-        inner = self.visible(grid).flatten(2).transpose(1, 2).reshape(episodes, frames, size**2, -1) + self.place
+        inner: Tensor = (
+            self.visible(grid).flatten(2).transpose(1, 2).reshape(episodes, frames, size**2, -1) + self.place
+        )
         if self.config.hidden_in_scorer:
             inner = inner + self.state(hidden)[:, :, None]
+        return inner
+
+    def _score(self, inner: Tensor, views: Views, masks: DropoutMasks | None) -> Tensor:
+        """Return (N, T, K*K) logits of what goes into their tanh."""
         inner = torch.tanh(inner)
         if masks is not None:
             inner = inner * masks.scorer[:, None, None]
         scores: Tensor = self.score(inner)[..., 0]
-        return scores - self.repulsion * familiar
+        return scores - self.repulsion * _familiarity(views)
 
     def _with_frame_number(self, inputs: Tensor, first: int) -> Tensor:
         if not self.config.frame_embedding:
@@ -347,8 +447,15 @@ class GlimpsePolicy(nn.Module):
         return hidden[:, None], (hidden[None], cell[None])
 
 
+def _familiarity(views: Views) -> Tensor:
+    """Return (N, T, K*K) in [0, 1): 0 for a cell that was never chosen."""
+    return views.visits / (1 + views.visits)
+
+
 def slice_weights(cell_logits: Tensor, cells: Tensor, kind: SliceWeights) -> Tensor:
-    """Return l of eq. 3 over the chosen cells, (N, m), summing to 1; a constant to the update."""
+    """Return l of eq. 3 over the chosen cells, (N, m), summing to 1; a constant to the update. Where cells are drawn in
+    sequence the (N, K*K) logits are the first one's: those of different draws could not be compared.
+    """
     if kind == "uniform":
         return torch.full(cells.shape, 1 / cells.shape[1], device=cells.device)
     return cell_logits.gather(1, cells).softmax(1)

@@ -167,7 +167,7 @@ class Arm:
         manner = Manner(
             looking="random" if warming_up else self.looking,
             in_view=config.observation,
-            sample_classes=bool(config.abstain),
+            sample_classes=config.draws_classes,
             mirror=config.mirror,
             mirrored_together=together,
             random_share=config.random_share if learning else 0.0,
@@ -232,7 +232,12 @@ class Arm:
             with together():
                 self._require_finite(loss, torch.cat(gradients).norm(), clips)
             average_gradients(parameters)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
+        # The error of the values may be large, and is not to shrink the policy's step.
+        critic = self.policy.value_parameters()
+        critics = {id(parameter) for parameter in critic}
+        actor = [parameter for parameter in parameters if id(parameter) not in critics]
+        torch.nn.utils.clip_grad_norm_(critic, config.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(actor, config.max_grad_norm)
         self._require_finite(loss, norm, clips)
         self.optimizer.step()
         return float(norm)

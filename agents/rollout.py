@@ -77,6 +77,7 @@ class Rollout:
     is_correct: Tensor  # (N,) bool
     glimpses: Tensor  # (N,) int64
     actors: Tensor | None  # (N, T, K*K) bool, where the source knows
+    values: Tensor | None = None  # (N, T, 1 or 2), of the states when acting, where the policy has values
 
     def part(self, rows: slice | Tensor) -> Self:
         """Return some of the episodes; those of a slice share memory with all of them."""
@@ -110,6 +111,7 @@ class GlimpseRollout(Rollout):
     views: Views  # (N, T - 1, ...)
     cells: Tensor  # chosen at frames 1..T-1: (N, T - 1, m) int64 in order, or (N, T - 1, K*K) bool
     explored: Tensor  # (N, T - 1) bool: chosen at random, whatever the manner
+    states: Tensor | None  # (N, T, H) of the LSTM, where values are learned from them
 
 
 def actor_cells(envs: VideoGlimpseVectorEnv) -> Tensor | None:
@@ -202,6 +204,7 @@ class _Player:
         self.class_logits: list[Tensor] = []
         self.cell_logits: list[Tensor] = []
         self.explored: list[Tensor] = []
+        self.states: list[Tensor] = []
         self.glimpses = rules.glimpses
 
     def act(self, observations: NDArray[np.float32]) -> Tensor:
@@ -210,13 +213,15 @@ class _Player:
         view = Views(visible, self.seen, self.visits)
         class_logits, cell_logits, self.state = self.policy.step(self.state, looks, view, self.masks)
         prediction = self._predict(class_logits)
-        chosen = self._explore(self._choose(cell_logits))
+        chosen = self._explore(self._choose(cell_logits, view))
         self.looks.append(looks)
         self.views.append(view)
         self.chosen.append(chosen)
         self.predictions.append(prediction)
         self.class_logits.append(class_logits)
         self.cell_logits.append(cell_logits)
+        if self.policy.shape.values:
+            self.states.append(self.state.output)
         self._turn_to(chosen, cell_logits)
         return torch.cat([self._placed(chosen), prediction[:, None]], 1)
 
@@ -275,6 +280,7 @@ class _Player:
         looks = [Looks(*parts) for parts in self.looks]
         attention = [torch.zeros_like(self.visits).scatter_(1, look.cells, look.weights) for look in looks]
         logits = torch.stack(self.cell_logits[:-1], 1)
+        states = torch.stack(self.states, 1) if self.states else None
         return GlimpseRollout(
             clips=clips,
             attention=torch.stack(attention, 1),
@@ -287,6 +293,8 @@ class _Player:
             predictions=torch.stack(self.predictions, 1),
             class_logits=torch.stack(self.class_logits, 1),
             actors=self.actors,
+            states=states,
+            values=None if states is None else self.policy.values(states),
             **outcome(frame_labels, rewards, infos, self.everything.device),
         )
 
@@ -326,7 +334,7 @@ class _Player:
             return random_sets(self.visits.shape, self.generator, self.share)
         return random_cells(self.visits.shape, self.glimpses, self.generator, self.share)
 
-    def _choose(self, cell_logits: Tensor) -> Tensor:
+    def _choose(self, cell_logits: Tensor, view: Views) -> Tensor:
         """Choose what to see of the next frame; anything will do after the last one, where it is ignored."""
         looking, glimpses = self.manner.looking, self.glimpses
         if looking == "random":
@@ -334,15 +342,23 @@ class _Player:
         if glimpses is None:
             return cell_logits > 0 if self.manner.greedy else draw_sets(cell_logits, self.generator, self.share)
         if looking in HARD:
-            if self.manner.greedy:
-                return cell_logits.topk(glimpses, dim=1).indices
-            return draw_cells(cell_logits, glimpses, self.generator, self.share)
+            if self.policy.config.glimpse_order == "joint":
+                return self._draw(cell_logits, glimpses)
+            return self.policy.draw_in_sequence(
+                self.state.output, view, self.masks, glimpses=glimpses, draw=lambda logits: self._draw(logits, 1)
+            )
         if looking == "oracle":
             assert self.actors is not None
             following = min(self.state.frame, self.actors.shape[1] - 1)
             return oracle_cells(self.actors[:, following], glimpses, self.generator, self.share)
         centre = centre_cells(self.policy.shape.grid_size, glimpses).to(cell_logits.device)
         return centre.expand(len(cell_logits), -1)
+
+    def _draw(self, logits: Tensor, glimpses: int) -> Tensor:
+        """Return (N, glimpses) cells of (N, K*K) logits, in order: drawn without replacement, or the likeliest."""
+        if self.manner.greedy:
+            return logits.topk(glimpses, dim=1).indices
+        return draw_cells(logits, glimpses, self.generator, self.share)
 
 
 def draw_mirrored(manner: Manner, episodes: int, generator: torch.Generator, share: Share) -> Tensor:

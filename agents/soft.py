@@ -114,7 +114,7 @@ class _Viewer:
         if self.manner.looking == "gumbel":
             weights = self._choice(frame)
         else:
-            hidden = self.state.layers[-1][0][0]
+            hidden = self.state.output
             logits = self._score(projected if self.manner.looking != "soft_hidden" else 0 * projected, hidden)
             weights = self._softmax(logits)
             if frame:

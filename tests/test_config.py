@@ -27,7 +27,16 @@ from glimpse_env import open_source
             {"updates": 10, "warmup_updates": 8, "scorer_updates": 3},
             r"warmup_updates and scorer_updates must fit into updates, got 8 \+ 3 > 10",
         ),
-        ({"rollouts": 1}, "needs at least 2 rollouts of each clip, got 1"),
+        ({"rollouts": 1}, "rollouts must be at least 2 with baseline 'leave_one_out', got 1"),
+        ({"rollouts": 0, "baseline": "none"}, "rollouts must be at least 1 with baseline 'none', got 0"),
+        (
+            {"abstain": True, "class_gradient": False},
+            '"no prediction" is learned by the gradient of drawn classes alone: leave class_gradient out',
+        ),
+        (
+            {"baseline": "value", "abstain": True, "controls": ("random", "soft", "gumbel")},
+            r"controls \['soft', 'gumbel'\] are learned by back-propagation, .* choose another baseline",
+        ),
         ({"random_share": 1.0}, r"random_share must lie in \[0, 1\), got 1.0"),
         ({"random_share": -0.1}, r"random_share must lie in \[0, 1\), got -0.1"),
         (
@@ -59,6 +68,26 @@ def test_abstention_is_for_untrimmed_clips_unless_asked_for(asked, trimmed, untr
     config = Config(abstain=asked)
     assert config.for_source(open_source("synthetic")).abstain is trimmed
     assert config.for_source(open_source("synthetic-untrimmed")).abstain is untrimmed
+
+
+@pytest.mark.parametrize(
+    ("changes", "drawn"),
+    [({}, False), ({"abstain": True}, True), ({"class_gradient": True}, True), ({"class_gradient": False}, False)],
+)
+def test_classes_are_drawn_with_abstention_or_where_asked_for(changes, drawn):
+    assert Config(**changes).draws_classes is drawn
+    assert Config(**changes).for_source(marked_source(4)).draws_classes is drawn
+
+
+def test_what_untrimmed_clips_decide_is_checked_too():
+    source = open_source("synthetic-untrimmed")
+    with pytest.raises(ValueError, match="leave class_gradient out, or set abstain to False"):
+        Config(class_gradient=False).for_source(source)
+
+
+@pytest.mark.parametrize("baseline", ["none", "value"])
+def test_one_rollout_is_enough_for_a_baseline_of_its_own(baseline):
+    assert Config(rollouts=1, baseline=baseline).rollouts == 1
 
 
 def test_the_policy_is_trained_before_its_controls():

@@ -36,7 +36,7 @@ def play(config, source, clips, manner=None):
             observation="slices", autoreset_mode="Disabled",
         )  # fmt: skip
         masks = policy.draw_masks(len(clips), rng)
-        chosen = manner or Manner(sample_classes=config.abstain, random_share=config.random_share)
+        chosen = manner or Manner(sample_classes=config.draws_classes, random_share=config.random_share)
         rollout = collect_rollout(envs, policy, np.asarray(clips), chosen, generator=rng, masks=masks)
         if any(len(rollout.rewards[np.asarray(clips) == clip].unique()) > 1 for clip in set(clips)):
             return policy, rollout, masks
@@ -163,6 +163,95 @@ def test_drawn_classes_are_credited_with_their_frame_or_with_all(credit):
     bonus = config.entropy_bonus * (1 - 3 / 6) * 3
     rest = losses.classification + losses.policy - bonus * first_draw_entropy(cell_logits).mean()
     torch.testing.assert_close(losses.total, rest + expected)
+
+
+@pytest.mark.parametrize("abstain", [True, False])
+def test_drawn_classes_join_the_gradient_where_asked_for(abstain):
+    config = tiny_config(abstain=abstain, class_gradient=True, warmup_updates=6)
+    losses, rollout, class_logits, _ = losses_of(config, 3)
+    assert (rollout.predictions != class_logits.argmax(2)).any()
+    shares = eq7_rewards(rollout, config).reshape(4, 2, 4)
+    advantages = shares - shares.flip(1)
+    advantages = (advantages / advantages.square().mean().sqrt()).flatten(0, 1)
+    log_probs = class_logits.log_softmax(2).gather(2, rollout.predictions[..., None])[..., 0]
+    gradient = -(advantages * log_probs).sum(1).mean()
+    torch.testing.assert_close(losses.total, class_loss(class_logits, rollout.frame_labels) + gradient)
+
+
+# ---- baselines
+
+
+def test_without_a_baseline_returns_are_their_own_advantages():
+    config = tiny_config(baseline="none", rollouts=1, abstain=True)
+    _, rollout, _ = play(tiny_config(abstain=True), marked_source(4), [0, 0, 1, 1, 2, 3])
+    returns, shares = frame_returns(rollout, config), eq7_rewards(rollout, config)
+    advantages = Advantages.of(rollout, config)
+    torch.testing.assert_close(advantages.cells, returns / returns.square().mean().sqrt())
+    torch.testing.assert_close(advantages.classes, shares / shares.square().mean().sqrt())
+
+
+def valued_play(*, abstain=True, credit="causal"):
+    config = tiny_config(baseline="value", rollouts=1, abstain=abstain, credit=credit, warmup_updates=2)
+    return config, *play(config, marked_source(4), [0, 0, 1, 1, 2, 3])
+
+
+@pytest.mark.parametrize("credit", ["causal", "terminal"])
+def test_values_are_taken_off_the_returns_of_the_choices_made_in_their_states(credit):
+    config, policy, rollout, _ = valued_play(credit=credit)
+    with torch.no_grad():
+        values = policy.value(rollout.states)  # (6, 4, 2)
+    assert values.std() > 0.1
+    cells = frame_returns(rollout, config) - values[:, :3, 0]
+    shares = eq7_rewards(rollout, config)
+    paid = shares if credit == "causal" else shares.sum(1, keepdim=True).expand(-1, 4)
+    classes = paid - values[:, :, 1]
+    advantages = Advantages.of(rollout, config)
+    torch.testing.assert_close(advantages.cells, cells / cells.square().mean().sqrt())
+    torch.testing.assert_close(advantages.classes, classes / classes.square().mean().sqrt())
+
+
+def test_states_are_those_that_the_update_sees():
+    _, policy, rollout, masks = valued_play(abstain=False)
+    with torch.no_grad():
+        hidden, _ = policy._recur(
+            torch.cat([policy.encode(rollout.first)[:, None], policy.encode(rollout.rest)], 1)
+            + policy.when(torch.arange(4)),
+            None,
+            masks,
+        )
+    torch.testing.assert_close(rollout.states, hidden, rtol=1e-4, atol=1e-5)
+    assert rollout.values.shape == (6, 4, 1)
+
+
+@pytest.mark.parametrize("update", [0, 3])
+def test_values_learn_their_returns_and_teach_nothing_else(update):
+    config, policy, rollout, masks = valued_play()
+    advantages = Advantages.of(rollout, config)
+    losses = glimpse_losses(policy, rollout, masks, advantages, config, update=update, looking="learned")
+    cells = frame_returns(rollout, config) - policy.value(rollout.states)[:, :3, 0]
+    classes = eq7_rewards(rollout, config) - policy.value(rollout.states)[:, :, 1]
+    expected = (cells.square().mean() + classes.square().mean()) / 2
+    torch.testing.assert_close(losses.value, expected)
+    assert losses.scalars()["train/value"] == losses.value.item()
+    losses.value.backward(retain_graph=True)
+    reached = {name for name, parameter in policy.named_parameters() if parameter.grad is not None}
+    assert reached == {"value.weight", "value.bias"}
+    before = policy.value.weight.grad.clone()
+    policy.zero_grad()
+    losses.total.backward()
+    torch.testing.assert_close(policy.value.weight.grad, before)  # advantages are constants
+
+
+def test_only_who_asks_has_values():
+    source = marked_source(4)
+    plain, valued = (
+        make_policy(tiny_config(baseline=baseline, abstain=False), source, "learned").state_dict()
+        for baseline in ("leave_one_out", "value")
+    )
+    assert set(valued) - set(plain) == {"value.weight", "value.bias"}
+    assert all(torch.equal(valued[name], weight) for name, weight in plain.items())
+    for looking in ("soft", "gumbel"):
+        assert make_policy(tiny_config(baseline="value", abstain=False), source, looking).shape.values == 0
 
 
 # ---- the gradient, through network and environment

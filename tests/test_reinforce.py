@@ -418,3 +418,27 @@ def test_validation_chooses_the_checkpoint(tmp_path):
     assert [update for update, _ in looks] == list(range(3, 31, 3))
     best = max(accuracy for _, accuracy in looks)
     assert (arm.best_score, arm.best_update) == (best, next(update for update, value in looks if value == best))
+
+
+@pytest.mark.parametrize("baseline", ["none", "value"])
+def test_single_rollouts_train_with_a_baseline_of_their_own(baseline, tmp_path):
+    config = tiny_config(baseline=baseline, rollouts=1, warmup_updates=0, class_gradient=True)
+    arm = Arm(config.for_source(marked_splits()["train"]), "learned", tmp_path, marked_splits())
+    before = {name: weight.clone() for name, weight in arm.policy.state_dict().items()}
+    arm.train()
+    changed = {name for name, weight in arm.policy.state_dict().items() if not torch.equal(weight, before[name])}
+    assert changed == set(before) - {"components"}
+    assert ("train/value" in metrics_of(tmp_path)[0]) is (baseline == "value")
+    assert Checkpoints(tmp_path).load_best().keys() == before.keys()
+
+
+def test_a_large_error_of_the_values_does_not_shrink_the_step_of_the_rest(tmp_path):
+    steps = []
+    for bias in (0.0, 1e4):
+        config = tiny_config(baseline="value", abstain=False, max_grad_norm=0.1)
+        arm = Arm(config, "learned", tmp_path / str(bias), marked_splits())
+        torch.nn.init.constant_(arm.policy.value.bias, bias)
+        scalars = arm._train_once()
+        steps.append((scalars["train/gradient_norm"], arm.policy.lstm[0].weight_ih_l0.grad))
+    assert steps[0][0] == steps[1][0] > 0.1
+    assert torch.equal(steps[0][1], steps[1][1])
