@@ -46,6 +46,10 @@ from glimpse_env import open_source
         ({"video_score": "best"}, "video_score must be one of .*'last16'.*, got 'best'"),
         ({"frames": 1}, "frames must be at least 2, one to choose in and one to look at, got 1"),
         ({"reward": "clip_log_score", "credit": "causal"}, "reward 'clip_log_score' .* needs credit 'terminal'"),
+        (
+            {"policy": PolicyConfig(glimpse_order="sequential"), "controls": ("random", "gumbel", "unlimited")},
+            r"'sequential' is for m cells drawn by REINFORCE, and controls \['gumbel', 'unlimited'\] learn without",
+        ),
         ({"controls": ("random", "corner")}, "controls must be among .*'oracle'.*, got 'corner'"),
     ],
 )

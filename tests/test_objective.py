@@ -90,6 +90,27 @@ def test_eq_8_adds_up(scorer_updates, joint):
     assert losses.reward.item() == pytest.approx(rollout.rewards.mean().item())
 
 
+def test_eq_8_adds_up_where_cells_are_drawn_in_sequence():
+    network = dataclasses.replace(TINY_NETWORK, glimpse_order="sequential")
+    config = tiny_config(policy=network, warmup_updates=0, penalty=0.3, entropy_bonus=0.2)
+    losses, rollout, _, cell_logits = losses_of(config, update=0)
+    assert cell_logits.shape == (8, 3, 2, 9)
+    advantages = Advantages.of(rollout, config).cells
+    first, second = cell_logits.unbind(2)
+    left = second.scatter(2, rollout.cells[..., :1], -torch.inf)
+    drawn = [part.log_softmax(2).gather(2, rollout.cells[..., j : j + 1]) for j, part in enumerate((first, left))]
+    gradient = -(advantages * (drawn[0] + drawn[1])[..., 0]).sum(1).mean()
+    entropy = first_draw_entropy(first).mean()
+    expected = losses.classification + gradient + 0.3 * attention_penalty(first.softmax(2)) - 0.2 * 3 * entropy
+    torch.testing.assert_close(losses.total, expected)
+
+
+def test_the_learned_policy_alone_draws_in_sequence():
+    config = tiny_config(policy=dataclasses.replace(TINY_NETWORK, glimpse_order="sequential"), abstain=False)
+    orders = [make_policy(config, marked_source(4), arm).config.glimpse_order for arm in ("learned", "random", "all")]
+    assert orders == ["sequential", "joint", "joint"]
+
+
 def test_the_scorers_phase_leaves_the_classifier_alone():
     config = tiny_config(warmup_updates=0, scorer_updates=6)
     policy, rollout, masks = play(config, marked_source(4), [0, 0, 1, 1, 2, 2, 3, 3])

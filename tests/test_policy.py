@@ -1,12 +1,14 @@
 """The network: what it refuses, what it sees, and that an update sees the network that acted."""
 
 import dataclasses
+from itertools import permutations
 
 import numpy as np
 import pytest
 import torch
 from agent_toys import marked_source
 
+from agents.glimpses import cells_log_prob, draw_cells
 from agents.policy import GlimpsePolicy, InputShape, Looks, PolicyConfig, RecurrentState, Views, slice_weights
 from agents.rollout import Manner, collect_rollout
 from glimpse_env import VideoGlimpseVectorEnv
@@ -295,3 +297,118 @@ def test_the_state_is_dropped_on_its_way_past_the_skip():
     assert not torch.equal(
         policy.class_logits(hidden[0], inputs, masks), policy.class_logits(hidden[0], 2 * inputs, masks)
     )
+
+
+# ---- cells drawn in sequence
+
+SEQUENTIAL = dataclasses.replace(DROPPING, glimpse_order="sequential")
+
+
+def logits_of(policy, rollout, masks=None):
+    with torch.no_grad():
+        return policy(rollout.first, rollout.rest, rollout.views, masks)[1]
+
+
+@pytest.mark.parametrize("in_view", ["glimpsed", "cube"])
+@pytest.mark.parametrize("mirror", [False, True])
+def test_each_cell_is_the_likeliest_by_the_updates_logits_of_its_draw(mirror, in_view):
+    policy = wild_policy(SEQUENTIAL)
+    with torch.no_grad():
+        policy.query.weight.mul_(5)
+    masks = masks_for(policy)
+    rollout = play(policy, Manner(greedy=True, mirror=mirror, in_view=in_view), masks=masks)
+    logits = logits_of(policy, rollout, masks)
+    assert logits.shape == (6, 3, 2, 9)
+    assert (logits[:, :, 0].argmax(2) == rollout.cells[..., 0]).all()
+    left = logits[:, :, 1].scatter(2, rollout.cells[..., :1], -torch.inf)
+    assert (left.argmax(2) == rollout.cells[..., 1]).all()
+    assert (logits[:, :, 0].topk(2).indices != rollout.cells).any()  # a joint draw would have looked elsewhere
+
+
+@pytest.mark.parametrize("in_view", ["glimpsed", "cube"])
+def test_logits_when_acting_are_those_of_the_update(in_view):
+    policy = wild_policy(SEQUENTIAL)
+    masks, seen = masks_for(policy), []
+    score = policy._score
+    policy._score = lambda *parts: seen.append(score(*parts)) or seen[-1]
+    rollout = play(policy, Manner(in_view=in_view, mirror=True), masks=masks)
+    del policy._score
+    acted = torch.cat(seen, 1).reshape(6, 4, 3, 9)[:, :3]  # of the step itself, and of each of two draws
+    assert torch.equal(acted[:, :, 0], acted[:, :, 1])
+    torch.testing.assert_close(logits_of(policy, rollout, masks), acted[:, :, 1:], rtol=1e-4, atol=1e-5)
+
+
+def test_the_probabilities_of_all_sequences_sum_to_one_and_are_those_of_drawing():
+    policy = wild_policy(dataclasses.replace(SEQUENTIAL, hidden_in_scorer=False))
+    rollout = play(policy, Manner(in_view="cube"))
+    orders = torch.tensor(list(permutations(range(9), 3)))  # (504, 3)
+    hidden = torch.zeros(1, 1, 6)
+    view = Views(*(part[:1, 1] for part in rollout.views))
+    views = Views(*(part[:, None].expand(504, 1, *part.shape[1:]) for part in view))
+    with torch.no_grad():
+        logits = policy.sequence_logits(hidden.expand(504, -1, -1), views, orders[:, None], None)
+        log_probs = cells_log_prob(logits, orders[:, None])[:, 0]
+        count, generator = 40_000, torch.Generator().manual_seed(1)
+        many = Views(*(part.expand(count, *part.shape[1:]) for part in view))
+        drawn = policy.draw_in_sequence(
+            hidden[0].expand(count, -1), many, None, glimpses=3, draw=lambda part: draw_cells(part, 1, generator)
+        )
+    probabilities = log_probs.double().exp()
+    assert probabilities.sum().item() == pytest.approx(1.0, abs=1e-5)
+    index = torch.tensor([81, 9, 1])
+    shares = (drawn @ index).bincount(minlength=729)[orders @ index].double() / count
+    assert ((shares - probabilities).abs() <= 4.5 * (probabilities * (1 - probabilities) / count).sqrt() + 1e-4).all()
+
+
+def test_a_query_that_nothing_moves_draws_jointly():
+    policy = wild_policy(SEQUENTIAL)
+    with torch.no_grad():
+        policy.query.weight.zero_()
+    rollout = play(policy)
+    logits = logits_of(policy, rollout)
+    joint = GlimpsePolicy(DROPPING, SHAPE)
+    joint.load_state_dict({name: weight for name, weight in policy.state_dict().items() if name != "query.weight"})
+    expected = logits_of(joint, rollout)
+    assert (logits == expected[:, :, None]).all()
+    assert torch.equal(cells_log_prob(logits, rollout.cells), cells_log_prob(expected, rollout.cells))
+
+
+def test_a_sequential_policy_begins_as_a_joint_one():
+    fresh = []
+    for config in (DROPPING, SEQUENTIAL):
+        torch.manual_seed(1)
+        fresh.append(GlimpsePolicy(config, SHAPE).state_dict())
+    assert set(fresh[1]) - set(fresh[0]) == {"query.weight"}
+    assert all(torch.equal(fresh[1][name], weight) for name, weight in fresh[0].items())
+    assert not fresh[1]["query.weight"].any()
+
+
+def test_the_query_moves_by_what_was_visible_at_the_cells_drawn_before():
+    policy = wild_policy(dataclasses.replace(SEQUENTIAL, repulsion=0.0))
+    rollout = play(policy)
+    logits = logits_of(policy, rollout)
+    content = rollout.views.content.clone()
+    content[:, 1].scatter_(1, rollout.cells[:, 1, 1:, None].expand(-1, -1, 2), 0.0)  # at the last cell drawn
+    blind = rollout.views._replace(content=content)
+    hidden = torch.zeros(6, 3, 6)
+    with torch.no_grad():
+        last, first = (
+            policy._moves(views, rollout.cells)[:, 1] - policy._moves(rollout.views, rollout.cells)[:, 1]
+            for views in (blind, rollout.views._replace(content=torch.zeros_like(content)))
+        )
+        silent = policy.sequence_logits(hidden, rollout.views._replace(content=0 * content), rollout.cells, None)
+    assert not last[:, 0].any()
+    assert (first[:, 0] != 0).any(1).sum() == rollout.views.seen[:, 1].gather(1, rollout.cells[:, 1, :1]).sum()
+    assert torch.equal(silent[:, :, 0], silent[:, :, 1])  # what cannot be seen moves nothing
+    assert (logits[:, :, 0] != logits[:, :, 1]).any()
+
+
+def test_the_gradient_of_a_sequence_reaches_the_query():
+    policy = wild_policy(SEQUENTIAL)
+    with torch.no_grad():
+        policy.query.weight.zero_()  # as at the start
+    rollout = play(policy)
+    _, logits = policy(rollout.first, rollout.rest, rollout.views, None)
+    cells_log_prob(logits, rollout.cells).sum().backward()
+    assert policy.query.weight.grad.abs().max() > 1e-3
+    assert any(parameter is policy.query.weight for parameter in policy.scorer_parameters())

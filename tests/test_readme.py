@@ -11,7 +11,7 @@ import pytest
 import tyro
 from torch.distributed.run import get_args_parser
 
-from agents import compare, compute, config, predict, profile_training, report, seeds
+from agents import ablate, compare, compute, config, predict, profile_training, report, seeds
 from glimpse_env.extract.__main__ import parse_arguments as parse_extraction
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +36,7 @@ def load_example(name):
 
 PARSERS = {
     "agents/reinforce.py": config.parse_arguments,
+    "agents.ablate": lambda arguments: config.parse_as(ablate.Arguments, arguments),
     "agents.profile_training": lambda arguments: config.parse_as(profile_training.Arguments, arguments),
     "agents.compare": lambda arguments: config.parse_as(compare.Arguments, arguments),
     "agents.compute": compute.parse_arguments,
