@@ -159,38 +159,25 @@ class Arm:
         return self._evaluate(envs, seed=self.config.seed)
 
     def _train_once(self) -> dict[str, float]:
-        config, policy = self.config, self.policy
-        warming_up = self.looking in HARD and phase_of_update(config, self.update) == "warmup"
-        learning = self.looking in HARD and not warming_up
-        # Rollouts that are each other's baseline see the same: what differs in their returns is where they looked.
-        together = config.rollouts if learning else 1
-        manner = Manner(
-            looking="random" if warming_up else self.looking,
-            in_view=config.observation,
-            sample_classes=config.draws_classes,
-            mirror=config.mirror,
-            mirrored_together=together,
-            random_share=config.random_share if learning else 0.0,
-        )
+        """Make one update, and return what is logged of it."""
+        config, manner = self.config, self._manner()
+        together = manner.mirrored_together
         seed = seed_of_update(config, self.update)
         generator = torch.Generator(config.device).manual_seed(seed)
         clips = clips_of_update(self.envs.num_clips, config, self.update)
         clips = clips[self.share.of(config.clips)].repeat(config.rollouts)
-        masks = policy.draw_masks(len(clips) // together, generator, self.share).repeated(together)
+        masks = self.policy.draw_masks(len(clips) // together, generator, self.share).repeated(together)
         windows = [seed + episode // together for episode in self.episodes]
+        drawn: Any = {"generator": generator, "masks": masks, "seed": windows, "share": self.share}
         self.optimizer.zero_grad(set_to_none=True)
         rollout: Rollout
         if manner.looking in (*SOFT, "gumbel"):
-            rollout = play_softly(
-                self.envs, policy, clips, manner, generator=generator, masks=masks, seed=windows, share=self.share
-            )
+            rollout = play_softly(self.envs, self.policy, clips, manner, **drawn)
             losses = soft_losses(rollout, Advantages.of(rollout, config), config)
             losses.total.backward()  # type: ignore[no-untyped-call]
             scalars = losses.scalars()
         else:
-            rollout = played = collect_rollout(
-                self.envs, policy, clips, manner, generator=generator, masks=masks, seed=windows, share=self.share
-            )
+            rollout = played = collect_rollout(self.envs, self.policy, clips, manner, **drawn)
             scalars = self._backward(played, masks)
         scalars["train/gradient_norm"] = self._step(scalars["train/total"], clips)
         scalars["train/accuracy"] = float(rollout.is_correct.float().mean())
@@ -199,6 +186,21 @@ class Arm:
         if self.looking == "unlimited":
             scalars["train/glimpses_per_frame"] = float(rollout.looked.float().sum(2).mean())
         return scalars
+
+    def _manner(self) -> Manner:
+        """Return how the episodes of the update are played: those who learn to choose cells warm up at random."""
+        config = self.config
+        warming_up = self.looking in HARD and phase_of_update(config, self.update) == "warmup"
+        learning = self.looking in HARD and not warming_up
+        return Manner(
+            looking="random" if warming_up else self.looking,
+            in_view=config.observation,
+            sample_classes=config.draws_classes,
+            mirror=config.mirror,
+            # Rollouts that are each other's baseline see the same: what differs in their returns is where they looked.
+            mirrored_together=config.rollouts if learning else 1,
+            random_share=config.random_share if learning else 0.0,
+        )
 
     def _backward(self, rollout: GlimpseRollout, masks: DropoutMasks) -> dict[str, float]:
         """Add up the gradient over parts of the episodes, and return the means of their losses."""
