@@ -138,6 +138,8 @@ class TextbookLoop(nn.Module):
             class_logits=torch.stack(class_logits, 1).detach(),
             frame_labels=torch.stack(labels, 1),
             rewards=torch.from_numpy(rewards).float(),
+            values=None,
+            states=None,
         )
 
         def logits(*_, **__):
