@@ -88,10 +88,10 @@ def eq7_rewards(rollout: Rollout, config: Config) -> Tensor:
 
 def advantages_of(returns: Tensor, config: Config, values: Tensor | None = None) -> Tensor:
     """Return (B * R, ...) normalised advantages over the configured baseline; where several ranks share an update they
-    agree on the scale. `values` are those of the states that were chosen in, for the baseline "value".
+    agree on the scale. `values` are those of the states that were chosen in, for the baseline "value"; arms that learn
+    by back-propagation have none, and need no advantages.
     """
-    if config.baseline == "value":
-        assert values is not None
+    if values is not None:
         returns = returns - values
     advantages = returns.reshape(-1, config.rollouts, *returns.shape[1:])
     if config.baseline == "leave_one_out":

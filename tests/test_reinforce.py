@@ -432,6 +432,13 @@ def test_single_rollouts_train_with_a_baseline_of_their_own(baseline, tmp_path):
     assert Checkpoints(tmp_path).load_best().keys() == before.keys()
 
 
+@pytest.mark.parametrize("looking", ["soft", "gumbel", "unlimited", "random"])
+def test_controls_train_beside_a_policy_with_values(looking, tmp_path):
+    config = tiny_config(baseline="value", rollouts=1, abstain=False, controls=(looking,))
+    Arm(config, looking, tmp_path, marked_splits()).train()
+    assert ("train/value" in metrics_of(tmp_path)[0]) is (looking in ("unlimited", "random"))
+
+
 def test_a_large_error_of_the_values_does_not_shrink_the_step_of_the_rest(tmp_path):
     steps = []
     for bias in (0.0, 1e4):
