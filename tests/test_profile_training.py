@@ -142,7 +142,7 @@ def test_a_sweep_varies_one_size_at_a_time(small_bank, tmp_path, capsys, monkeyp
     [
         (["--iterations", "0"], "iterations must be at least 1, got 0"),
         (["--sweep"], "--sweep changes sizes, so it needs random features: give --synthetic-features K D T"),
-        (["--rollouts", "1"], "a leave-one-out baseline needs at least 2 rollouts"),
+        (["--rollouts", "1"], "rollouts must be at least 2 with baseline 'leave_one_out', got 1"),
         (["--synthetic-features", "3"], "--synthetic-features"),
     ],
 )
