@@ -50,7 +50,7 @@ def test_no_segments_are_background():
         (
             {"observation": "Cube"},
             ValueError,
-            r"observation must be one of \('glimpsed', 'cube', 'slices'\), got 'Cube'",
+            r"observation must be one of \('glimpsed', 'cube', 'slices', 'blind'\), got 'Cube'",
         ),
         ({"dtype": np.float32}, ValueError, r"dtype must be one of \('float32', 'float16'\), got <class"),
         ({"matching": "iou"}, ValueError, r"matching must be one of \('frame', 'segment'\), got 'iou'"),
