@@ -141,6 +141,7 @@ def read_records(out: Path) -> list[Record]:
             measured = evaluation["test"] | {
                 name: evaluation[name] for name in ("validation_accuracy", "train_seconds")
             }
+            measured["git_commit"] = evaluation.get("git_commit", run["git_commit"])
             records.append(Record(looking, config.glimpses, config.seed, measured, run, path.parent))
     if not records:
         raise FileNotFoundError(f"no finished runs in {out}: train them first, without --only-table")
@@ -266,14 +267,13 @@ def comma_separated(records: Sequence[Record]) -> str:
     for row in rows_of(records):
         for record in row.records:
             known = record.measured | {"model": row.looking, "m": record.budget, "seed": record.seed}
-            known |= {"git_commit": record.run["git_commit"]}
             writer.writerow([known.get(name) for name in names])
     return buffer.getvalue()
 
 
 def page(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str:
     """Return what table.md holds: the table, and what it takes to make it again."""
-    commits = sorted({str(record.run["git_commit"]) for record in records})
+    commits = sorted({str(record.measured["git_commit"]) for record in records})
     machines = sorted({f"{record.run['machine']}, {record.run['threads']} threads" for record in records})
     config = Config.from_json(records[0].run["config"])
     said = [

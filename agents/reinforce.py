@@ -385,6 +385,7 @@ def _measure(arm: Arm, path: Path) -> dict[str, Any]:
         "validation_accuracy": arm.best_score,
         "best_update": arm.best_update,
         "train_seconds": arm.seconds,
+        "git_commit": provenance()["git_commit"],  # an arm may be added to a run later than it was begun
     }
     write_json(path, measured)
     written: dict[str, Any] = read_json(path)
