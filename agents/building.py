@@ -13,7 +13,7 @@ from torch import Tensor
 from agents.config import Config
 from agents.distributed import WHOLE, Share, local_rank
 from agents.policy import GlimpsePolicy, InputShape
-from agents.rollout import SOFT, Looking, Manner
+from agents.rollout import SEES_EVERYTHING, SOFT, Looking, Manner
 from agents.sight import fits
 from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv, open_source
 from glimpse_env.store import StoreSplit
@@ -92,7 +92,7 @@ def make_envs(
         observation="blind" if fits(source, torch.device(config.device)) else "slices",
         frames=config.frames,
         eta=config.eta,
-        look_cost=config.look_cost,
+        look_cost=0.0 if looking in (*SEES_EVERYTHING, "soft_top") else config.look_cost,
         abstain=config.abstain,
         jitter=config.jitter and train,
         autoreset_mode="Disabled",

@@ -35,9 +35,11 @@ from agents.interruption import StoppedError
 from agents.macs import macs_per_clip
 from agents.reinforce import train
 from agents.results import arm_folder, arms_on_disk
-from agents.rollout import Looking
+from agents.rollout import SOFT, Looking
 from agents.runs import Checkpoints, SaveError, read_json, told_failures, write_json
 from agents.seeds import mean_and_interval
+from glimpse_env.backbones import DeviceError
+from glimpse_env.decode import VideoError
 from glimpse_env.files import write_atomically
 
 BUDGETED: tuple[Looking, ...] = ("learned", "gumbel", "soft_top", "random", "centre", "oracle")
@@ -71,7 +73,7 @@ MEASURES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(Config):
-    """Train models alike, for several seeds and budgets of glimpses, and compare them."""
+    """Train models alike, for several seeds and budgets of glimpses, and compare them; `--seed` has no effect."""
 
     out: Path = Path("runs/comparison")
     """Folder of the comparison; what is there already is kept and gone on with."""
@@ -90,6 +92,8 @@ class Arguments(Config):
         super().__post_init__()
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"--seeds must name different seeds, got {self.seeds}")
+        if self.controls != Config().controls:
+            raise ValueError(f"--controls {' '.join(self.controls)}: what is compared is told by --models")
         if len(set(self.budgets)) < len(self.budgets) or any(budget < 1 for budget in self.budgets):
             raise ValueError(f"--budgets must be different numbers of at least 1, got {self.budgets}")
 
@@ -167,7 +171,10 @@ def rows_of(records: Sequence[Record]) -> list[Row]:
     groups: dict[tuple[Looking, int | None], list[Record]] = {}
     for record in sorted(records, key=lambda record: (list(TITLES).index(record.looking), record.budget, record.seed)):
         key = (record.looking, record.budget if record.looking in BUDGETED else None)
-        groups.setdefault(key, []).append(record)
+        group = groups.setdefault(key, [])
+        # What does not depend on m may have been trained beside several: each seed counts once.
+        if record.seed not in [other.seed for other in group]:
+            group.append(record)
     return [Row(looking, budget, tuple(group)) for (looking, budget), group in groups.items()]
 
 
@@ -282,7 +289,8 @@ def page(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str:
         f"{len(records[0].measured['correct'])} test videos.",
         f"Code {', '.join(commits)}; {'; '.join(machines)}.",
         "Means over seeds with 95 % intervals; checkpoints chosen by validation. Soft attention reads every slice to "
-        "score it, its m likeliest cells too.",
+        "score it, its m likeliest cells too, and begins from the mean of all frames, so it has seen the whole clip at "
+        "frame 1. Costs of looks are taken off the reward of those alone who choose what to see.",
     ]
     return markdown(records, reported) + "\n\n" + "\n".join(said) + "\n"
 
@@ -301,7 +309,7 @@ def write_comparison(out: Path, reported: Sequence[Reported] = ()) -> str:
     for row in rows:
         seeds = [record.measured.get("accuracy_by_frames", []) for record in row.records]
         if all(seeds):
-            anytime.append((name_of(row), seeds))
+            anytime.append((name_of(row) + (", knowing the clip's mean" if row.looking in SOFT else ""), seeds))
     if anytime:
         save_figure(out / "accuracy_by_frames.png", anytime_figure(anytime))
     macs = count_macs(out, rows)
@@ -325,10 +333,10 @@ def count_macs(out: Path, rows: Sequence[Row]) -> dict[str, float]:
     for row in rows:
         if name_of(row) in known:
             continue
-        config = Config.from_json(row.records[0].run["config"])
+        config = dataclasses.replace(Config.from_json(row.records[0].run["config"]), device="cpu")
         try:
             source = open_splits(config)["test"]
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             continue
         envs = make_envs(config, source, min(4, source.num_clips), train=False, looking=row.looking)
         policy = make_policy(config, source, row.looking)  # costs do not depend on weights
@@ -379,5 +387,5 @@ if __name__ == "__main__":
     except StoppedError as stopped:
         print(f"{stopped}: give the same command again to go on", file=sys.stderr)
         sys.exit(128 + stopped.signum)
-    except (ValueError, FileNotFoundError, FloatingPointError, SaveError) as error:
+    except (ValueError, FileNotFoundError, FloatingPointError, SaveError, VideoError, DeviceError) as error:
         sys.exit(f"error: {error}")

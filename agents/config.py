@@ -54,7 +54,8 @@ class Config:
     eta: float = 0.5
     """Weight of true against false positives in the reward (eq. 7)."""
     look_cost: float = 0.0
-    """What each look takes off the reward; with "unlimited" glimpses it decides how many there are."""
+    """What each look takes off the reward of those who choose what to see; with "unlimited" glimpses it decides how
+    many there are."""
     preset: Preset = "small"
     """What the other defaults are: "small" for the synthetic cubes, "features" for stores of real features, "paper" for
     the paper's choices where it makes them. Without it the source decides between the first two."""
@@ -75,7 +76,7 @@ class Config:
     """R, the rollouts of each clip; with the baseline "leave_one_out" at least 2."""
     clips_at_once: int | None = None
     """How many of them, with all their rollouts, go through an update's network together; gradients are summed over
-    such parts, which bounds the memory. All without it."""
+    such parts, which bounds the memory. All without it, and for attention that is learned by back-propagation."""
     learning_rate: float = 3e-3
     """Of Adam; over the last third of the updates it falls linearly to a tenth."""
     scorer_learning_rate: float = 3e-3

@@ -173,7 +173,7 @@ def evaluate(
         ),
         vote_accuracy=_mean(measured["vote_accuracy"]),
         focus=_mean(measured["focus"]) if focused else None,
-        focus_per_look=_mean(measured["focus_per_look"]) if focused else None,
+        focus_per_look=float(measured["hits"].sum() / measured["looks"].sum().clamp_min(1)) if focused else None,
         attention_on_actor=_mean(measured["attention_on_actor"]) if "focus" in measured else None,
         entropy=_mean(measured["entropy"]),
         reward=_mean(measured["reward"]),
@@ -199,7 +199,7 @@ def _measure(rollout: Rollout) -> dict[str, Tensor]:
     if hits is not None and rollout.actors is not None:
         measures["attention_on_actor"] = (rollout.attention * rollout.actors)[:, 1:].sum(2).mean(1)
         measures["focus"] = hits.any(2).float().mean(1)
-        measures["focus_per_look"] = hits.sum((1, 2)) / rollout.looked.sum((1, 2)).clamp_min(1)
+        measures["hits"], measures["looks"] = hits.sum((1, 2)), rollout.looked.sum((1, 2))
     return {name: values.cpu() for name, values in measures.items()}
 
 

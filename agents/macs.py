@@ -91,12 +91,17 @@ def macs_per_clip(envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, manner: Ma
     """
     if envs.num_envs > envs.num_clips:
         raise ValueError(f"{envs.num_envs} environments for {envs.num_clips} clips: what is shared would be missed")
-    generator = torch.Generator(policy.place.device).manual_seed(seed)
+
+    def generator() -> torch.Generator:
+        return torch.Generator(policy.place.device).manual_seed(seed)
+
+    # Once before, so that a source which computes its features on demand has them, and is not counted.
+    play(envs, policy, np.arange(envs.num_envs), manner, generator=generator(), seed=seed)
     with counting() as total, ExitStack() as stack:
         meter = Meter(total)
         for name, part in PARTS.items():
             stack.enter_context(meter.on(part, policy, name))
-        rollout = play(envs, policy, np.arange(envs.num_envs), manner, generator=generator, seed=seed)
+        rollout = play(envs, policy, np.arange(envs.num_envs), manner, generator=generator(), seed=seed)
         played = total()
     assert sum(meter.spent.values()) == played, "the policy computes outside of PARTS"
     means = {part: meter.spent.get(part, 0.0) / envs.num_envs for part in PARTS.values()}

@@ -27,7 +27,7 @@ class PolicyConfig:
     encoder: Encoder = "what_and_where"
     """"sum": the paper's weighted sum of slices (eq. 3); "what_and_where": each slice embedded with its cell first."""
     slice_weights: SliceWeights = "uniform"
-    """l of eq. 3 over the chosen cells: 1/m each, or the softmax of their location logits."""
+    """l of eq. 3 over the learned policy's m cells: 1/m each, or the softmax of their location logits."""
     embedding_size: int = 64
     """Width of the what-and-where embedding; the plain sum keeps the D of the slices."""
     unit_input: bool = False

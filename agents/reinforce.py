@@ -53,11 +53,22 @@ from agents.filmstrip import save_film_strip
 from agents.interruption import Interruption, StoppedError
 from agents.objective import Advantages, glimpse_losses, phase_of_update, soft_losses
 from agents.policy import DropoutMasks
-from agents.results import EVALUATION_ENVS, VALIDATION_SEED, arm_folder, best_policy, evaluate_run, summarise, table
+from agents.results import (
+    EVALUATION_ENVS,
+    VALIDATION_SEED,
+    arm_folder,
+    arms_on_disk,
+    best_policy,
+    evaluate_run,
+    summarise,
+    table,
+)
 from agents.rollout import HARD, SEES_EVERYTHING, SOFT, GlimpseRollout, Looking, Manner, Rollout, collect_rollout
 from agents.runs import Checkpoints, MetricsLog, SaveError, provenance, read_json, write_json
 from agents.soft import play_softly
 from glimpse_env import ClipSource, VideoGlimpseVectorEnv
+from glimpse_env.backbones import DeviceError
+from glimpse_env.decode import VideoError
 
 
 def clips_of_update(num_clips: int, config: Config, update: int) -> NDArray[np.int64]:
@@ -344,6 +355,9 @@ def train(config: Config, out: Path) -> dict[str, Any]:
 
 
 def _conclude(config: Config, out: Path, sources: Sources, measured: dict[str, Any]) -> dict[str, Any]:
+    for looking in arms_on_disk(out):  # what an earlier call trained here stays in the comparison
+        if looking not in measured:
+            measured[looking] = read_json(arm_folder(out, looking) / "evaluation.json")
     result = summarise(config, measured, sources["test"])
     save_examples(config, out, sources, measured["learned"]["test"]["correct"])
     write_json(out / "result.json", result)
@@ -453,5 +467,5 @@ if __name__ == "__main__":
     except RankLostError as error:
         # The process that stopped has told why; of the others one is enough to say that they go with it.
         sys.exit(f"error: {error}: go on with --resume" if local_rank() == 0 else 1)
-    except (ValueError, FileNotFoundError, FloatingPointError, SaveError) as error:
+    except (ValueError, FileNotFoundError, FloatingPointError, SaveError, VideoError, DeviceError) as error:
         sys.exit(f"error: {error}")

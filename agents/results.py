@@ -6,7 +6,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any, cast
 
-from agents.building import check_device, greedy_manner, make_envs, make_policy, open_splits, videos_of
+from agents.building import (
+    check_device,
+    describe_source,
+    greedy_manner,
+    make_envs,
+    make_policy,
+    open_splits,
+    videos_of,
+)
 from agents.config import Config
 from agents.evaluation import evaluate
 from agents.policy import GlimpsePolicy
@@ -75,16 +83,32 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _check_alike(trained: dict[str, Any], config: Config, source: ClipSource) -> None:
+    """Raise ValueError where a source has not the shape and the classes that a run's config.json tells of its own."""
+    found = describe_source(config, source)
+    for name in ("grid_size", "depth", "frames", "class_names"):
+        if name in trained and trained[name] != found[name]:
+            raise ValueError(
+                f"{config.source} has {name} {found[name]}, but the run was trained with {trained[name]}: play it on "
+                "features of the same kind"
+            )
+
+
 def evaluate_run(run: Path, *, source: str | None = None) -> dict[str, Any]:
     """Play the test split again, of the run's own source or of another, with every finished arm of a run; nothing is
     written.
+
+    Raises:
+        ValueError: the other source's clips are not such as the run was trained on.
     """
-    config = Config.from_json(read_json(run / "config.json")["config"])
+    told = read_json(run / "config.json")
+    config = Config.from_json(told["config"])
     config = config if source is None else dataclasses.replace(config, source=source)
     check_device(config.device)
     sources = open_splits(config)
+    _check_alike(told["source"], config, sources["test"])
     measured: dict[str, Any] = {}
-    for looking in config.arms:
+    for looking in arms_on_disk(run):
         earlier = read_json(arm_folder(run, looking) / "evaluation.json")
         policy = best_policy(config, run, sources["train"], looking)
         envs = make_envs(config, sources["test"], EVALUATION_ENVS, train=False, looking=looking)

@@ -45,8 +45,7 @@ def read_runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """
     if not folders:
         raise ValueError("name at least one run's folder")
-    # A run that was begun before a field was added took what is its default now.
-    configs = [Config().to_json() | read_json(folder / "config.json")["config"] for folder in folders]
+    configs = [_complete(read_json(folder / "config.json")["config"]) for folder in folders]
     seeds = [config.pop("seed") for config in configs]
     for folder, config in zip(folders, configs, strict=True):
         differing = [name for name in config | configs[0] if config.get(name) != configs[0].get(name)]
@@ -55,6 +54,12 @@ def read_runs(folders: Sequence[Path]) -> list[dict[str, Any]]:
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"two runs share a seed: {sorted(seeds)}")
     return [read_json(folder / "result.json") for folder in folders]
+
+
+def _complete(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's configuration with the defaults of fields that were added since it was begun."""
+    defaults = Config().to_json()
+    return defaults | config | {"policy": defaults["policy"] | config.get("policy", {})}
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:

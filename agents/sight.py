@@ -127,7 +127,7 @@ _banks: WeakKeyDictionary[ClipSource, dict[torch.device, FeatureBank]] = WeakKey
 
 def bank_of(source: ClipSource, device: torch.device) -> FeatureBank:
     """Return the bank of a source on a device, made once for as long as the source is in use."""
-    banks = _banks.setdefault(source, {})
+    banks, device = _banks.setdefault(source, {}), _numbered(device)
     if device not in banks:
         banks[device] = FeatureBank(source, device)
     return banks[device]
@@ -139,6 +139,7 @@ def fits(source: ClipSource, device: torch.device) -> bool:
     """
     if device.type != "cuda":
         return False
+    device = _numbered(device)
     if device in _banks.get(source, {}):
         return True
     clips = source.source if isinstance(source, SlidingWindows) else source
@@ -147,6 +148,11 @@ def fits(source: ClipSource, device: torch.device) -> bool:
     wanted = int(frames_of_clips(clips).sum()) * clips.grid_size**2 * clips.depth * feature_type(source).itemsize
     free, _ = torch.cuda.mem_get_info(device)
     return wanted <= SHARE_OF_FREE_MEMORY * free
+
+
+def _numbered(device: torch.device) -> torch.device:
+    """Return "cuda" with the number of the GPU that it means, by which its tensors know it."""
+    return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
 
 
 def frames_of_clips(source: ClipSource) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from agents.building import greedy_manner, make_envs
 from agents.config import Config
-from agents.evaluation import evaluate
+from agents.evaluation import evaluate, play_split
 from agents.playing import play
 from agents.policy import GlimpsePolicy
 from agents.results import EVALUATION_ENVS, best_policy
@@ -39,6 +40,7 @@ from agents.runs import read_json
 from glimpse_env import open_source
 from glimpse_env.catalogue import LAZY
 from glimpse_env.decode import FRAME_SIZE
+from glimpse_env.files import write_atomically
 from glimpse_env.lazy import LazySource
 from glimpse_env.memory import keep_freed_memory
 
@@ -140,12 +142,17 @@ def measure(run: Path, arm: Looking, clips_alone: int) -> Row:
     seconds_alone, policy_macs = play_alone(config, source, policy, arm, clips_alone)
     source = open_test(config)  # counts and remembers nothing yet
     envs = make_envs(config, source, min(EVALUATION_ENVS, source.num_clips), train=False, looking=arm)
+    manner, clips, frames, crops, seconds = greedy_manner(config, arm), 0, 0.0, 0.0, 0.0
     begun = time.perf_counter()
-    evaluation = evaluate(envs, policy, greedy_manner(config, arm), seed=config.seed)
-    seconds = time.perf_counter() - begun
-    clips = source.num_clips
+    for _, valid in play_split(envs, policy, manner, seed=config.seed):
+        if valid < envs.num_envs:
+            break  # filled up with copies of a clip, whose looks may differ
+        clips += valid
+        frames, crops = source.frames_computed / clips, source.crops_computed / clips
+        seconds = time.perf_counter() - begun
+    decoding = sum(source.stopwatch.seconds[name] for name in ("decode", "resize")) / clips
+    evaluation = evaluate(envs, policy, manner, seed=config.seed, video_score=config.video_score)
     a_frame, a_crop = network_macs(source)
-    frames, crops = source.frames_computed / clips, source.crops_computed / clips
     return Row(
         run=run.name,
         arm=arm,
@@ -158,7 +165,7 @@ def measure(run: Path, arm: Looking, clips_alone: int) -> Row:
         policy_gmacs=policy_macs / GIGA,
         seconds_alone=seconds_alone,
         seconds_together=seconds / clips,
-        decoding_seconds=sum(source.stopwatch.seconds[name] for name in ("decode", "resize")) / clips,
+        decoding_seconds=decoding,
     )
 
 
@@ -199,8 +206,19 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def write_csv(rows: Sequence[Row], path: Path) -> None:
+    """Write the rows measured so far, atomically."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, [field.name for field in dataclasses.fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(dataclasses.asdict, rows))
+    write_atomically(path, buffer.getvalue().encode())
+
+
 def main(arguments: Arguments) -> None:
     """Measure, print and write."""
+    if not arguments.out.parent.is_dir():
+        raise FileNotFoundError(f"--out {arguments.out}: there is no folder {arguments.out.parent}")
     keep_freed_memory()
     rows = []
     for run in arguments.runs:
@@ -209,12 +227,9 @@ def main(arguments: Arguments) -> None:
             if arm in config.arms:
                 rows.append(measure(run, arm, arguments.clips_alone))
                 print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+                write_csv(rows, arguments.out.with_suffix(".csv"))  # each time: a run may take long
     if not rows:
         raise SystemExit(f"error: none of the runs has an arm of {', '.join(arguments.arms)}")
-    with arguments.out.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Row)])
-        writer.writeheader()
-        writer.writerows(map(dataclasses.asdict, rows))
     draw(rows, arguments.out.with_suffix(".png"))
     print(table(rows))
     print(f"\n{torch.get_num_threads()} threads; wrote {arguments.out}.csv and {arguments.out}.png")

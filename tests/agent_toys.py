@@ -1,5 +1,6 @@
 """Sources and configurations small enough to train on in a test."""
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 
@@ -81,8 +82,8 @@ def marked_splits(clips=12, **fields):
     }
 
 
-def write_marked_store(path):
-    """Write 24 marked clips into a feature store: 12 train, 6 validate, 6 test."""
+def write_marked_store(path, **fields):
+    """Write 24 marked clips into a feature store: 12 train, 6 validate, 6 test; `fields` are of its manifest."""
     source = marked_source(24)
     parts = ["train", "validation", "train", "test"]
     clips = [
@@ -97,7 +98,7 @@ def write_marked_store(path):
         threads=1, batch_size=1, frames_per_second=10.0, num_frames=4, max_frames=4, grid_size=3, depth=4,
         dtype="float16", has_coverage=True, clips_per_shard=24, num_shards=1,
     )  # fmt: skip
-    writer = StoreWriter(path, manifest, clips)
+    writer = StoreWriter(path, dataclasses.replace(manifest, **fields), clips)
     arrays = [
         ClipArrays(
             clip_id=source.clip_id(clip),

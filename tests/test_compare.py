@@ -68,6 +68,7 @@ def test_what_is_finished_is_not_trained_again_and_models_can_be_added(store, co
     assert "centre" in arms_on_disk(compared / "m1" / "seed1")
     assert "random" in read_json(compared / "m1" / "seed1" / "config.json")["config"]["controls"]
     assert "| centre, m cells | 1 | 2 |" in (compared / "table.md").read_text()
+    assert set(read_json(compared / "m2" / "seed1" / "result.json")["accuracy"]) == {"learned", "centre", *MODELS}
 
 
 def test_the_records_alone_make_the_table(compared):
@@ -121,6 +122,11 @@ def test_gains_are_paired_by_seed_at_the_same_budget():
     lines = markdown(records).splitlines()
     assert f"| 0.800 ± {mean_and_interval([0.9, 0.7])[1]:.3f} | +{mean:.3f} ± {half:.3f} |" in lines[3]
     assert lines[4] == "| soft attention, content and state | - | 1 | 0.800 | - |"
+
+
+def test_what_needs_no_budget_counts_once_for_each_seed():
+    (row,) = rows_of([record("mean", budget, seed, 0.3 + 0.2 * seed) for budget in (5, 1) for seed in (1, 2)])
+    assert row.values("accuracy") == pytest.approx([0.5, 0.7])
 
 
 def test_a_measure_that_some_seeds_lack_is_not_averaged():
@@ -199,6 +205,7 @@ def test_an_unfinished_arm_is_left_out(store, tmp_path):
     [
         ({"seeds": (1, 1)}, r"--seeds must name different seeds, got \(1, 1\)"),
         ({"seeds": ()}, r"--seeds must name different seeds, got \(\)"),
+        ({"controls": ("oracle",)}, "--controls oracle: what is compared is told by --models"),
         ({"budgets": (2, 0)}, r"--budgets must be different numbers of at least 1, got \(2, 0\)"),
     ],
 )

@@ -383,7 +383,7 @@ def test_the_same_agent_trains_on_the_videos_themselves(run, store, tmp_path):
 
 
 def test_a_gpu_keeps_no_bank_of_features_that_nobody_looked_at(lazy):
-    assert not fits(lazy, torch.device("cuda"))
+    assert not fits(lazy, torch.device("cuda:0"))
     assert lazy.stopwatch.seconds == {}
 
 

@@ -137,6 +137,14 @@ def test_arms_tested_before_there_were_some_measures_are_summarised(finished, tm
     assert evaluate_run(tmp_path / "run") == result
 
 
+def test_a_source_of_another_kind_is_refused(finished, store, tmp_path):
+    _, out, _ = finished
+    other = write_marked_store(tmp_path / "other", class_names=("x", "y", "z"))
+    with pytest.raises(ValueError, match=r"other has class_names \['x', 'y', 'z'\], but the run was .* \['classa'"):
+        evaluate_run(out, source=str(other))
+    assert evaluate_run(out, source=store)["accuracy"] == evaluate_run(out)["accuracy"]
+
+
 def test_the_table_shows_every_arm(finished):
     _, _, result = finished
     lines = table(result).splitlines()

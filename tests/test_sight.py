@@ -7,7 +7,7 @@ import pytest
 import torch
 from agent_toys import TINY_NETWORK, Watched, marked_source, tiny_config, write_marked_store
 
-from agents import building
+from agents import building, sight
 from agents.building import make_envs, make_policy
 from agents.reinforce import Arm
 from agents.rollout import Manner, collect_rollout
@@ -90,6 +90,17 @@ def test_training_beside_a_bank_gives_the_same_weights(tmp_path, monkeypatch):
         weights.append(arm.policy.state_dict())
     for name, weight in weights[0].items():
         torch.testing.assert_close(weight, weights[1][name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_bank_is_known_by_the_number_of_its_gpu(toy, monkeypatch):
+    first = torch.device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 0))
+    assert not fits(toy, torch.device("cuda"))
+    sight._banks[toy] = {first: FeatureBank(toy, CPU)}
+    assert fits(toy, first)
+    assert fits(toy, torch.device("cuda"))
+    assert bank_of(toy, torch.device("cuda")) is bank_of(toy, first)
 
 
 def test_without_a_gpu_there_is_no_bank(toy):

@@ -9,6 +9,7 @@ import torch
 from agent_toys import TINY_NETWORK, marked_source, tiny_config
 
 from agents.building import make_envs, make_policy
+from agents.evaluation import evaluate
 from agents.glimpses import choice_entropy, choice_log_prob, draw_sets, random_sets, sets_entropy, sets_log_prob
 from agents.losses import attention_penalty
 from agents.objective import Advantages, eq7_rewards, frame_returns, glimpse_losses, look_costs
@@ -153,6 +154,31 @@ def test_the_losses_are_those_of_sets():
     expected = losses.classification + gradient - 0.2 * 3 * entropy
     expected = expected + 0.1 * attention_penalty(cell_logits.sigmoid())
     torch.testing.assert_close(losses.total, expected)
+
+
+def test_looks_on_the_actor_are_a_share_of_all_looks():
+    source = marked_source(20)
+    policy = make_policy(tiny_config(), source, "unlimited")
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7)))
+    envs = make_envs(tiny_config(abstain=False), source, 20, train=False, looking="unlimited")
+    manner = Manner(looking="unlimited", greedy=True)
+    measured = evaluate(envs, policy, manner, seed=0)
+    rollout = collect_rollout(envs, policy, np.arange(20), manner, generator=torch.Generator().manual_seed(0))
+    assert rollout.looked.sum((1, 2)).unique().numel() > 1
+    assert measured.focus_per_look == pytest.approx((rollout.hits().sum() / rollout.looked.sum()).item())
+
+
+def test_who_sees_everything_pays_for_no_looks():
+    source, config = marked_source(4), tiny_config(look_cost=0.5, abstain=False)
+    charged = {
+        looking: make_envs(config, source, 1, train=False, looking=looking).engine.rules.look_cost
+        for looking in ("learned", "unlimited", "random", "gumbel", "soft", "soft_top", "mean", "all")
+    }
+    assert charged == dict.fromkeys(("learned", "unlimited", "random", "gumbel"), 0.5) | dict.fromkeys(
+        ("soft", "soft_top", "mean", "all"), 0.0
+    )
 
 
 def test_a_policy_of_m_cells_needs_their_number():
