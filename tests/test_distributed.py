@@ -27,9 +27,10 @@ from agents.distributed import (
     together,
     uniform,
 )
-from agents.glimpses import draw_cells, draw_classes, oracle_cells, random_cells
-from agents.rollout import Manner, collect_rollout
+from agents.glimpses import draw_cells, draw_classes, draw_sets, oracle_cells, random_cells, random_sets
+from agents.rollout import SOFT, Manner, collect_rollout
 from agents.runs import Checkpoints, read_json
+from agents.soft import play_softly
 
 ROOT = Path(__file__).parent.parent
 SHARES = [Share(rank, 3) for rank in range(3)]
@@ -52,8 +53,10 @@ LOGITS = torch.linspace(-1, 1, 12 * 5).reshape(12, 5).sin()
         lambda rows, share: draw_classes(rows, seeded(), share),
         lambda rows, share: random_cells(rows.shape, 3, seeded(), share),
         lambda rows, share: oracle_cells(rows > 0, 3, seeded(), share),
+        lambda rows, share: draw_sets(rows, seeded(), share),
+        lambda rows, share: random_sets(rows.shape, seeded(), share),
     ],
-    ids=["uniform", "cells", "classes", "random cells", "oracle"],
+    ids=["uniform", "cells", "classes", "random cells", "oracle", "sets", "random sets"],
 )
 def test_parts_of_a_draw_make_up_the_whole(draw):
     whole = draw(LOGITS, Share())
@@ -69,27 +72,29 @@ def test_one_rank_draws_what_torch_does():
 MIXED = {"sample_classes": True, "mirror": True, "mirrored_together": 2, "random_share": 0.4}
 
 
-@pytest.mark.parametrize("looking", ["learned", "random", "oracle"])
+@pytest.mark.parametrize("looking", ["learned", "random", "oracle", "unlimited", "soft", "soft_top", "gumbel"])
 def test_episodes_do_not_depend_on_who_plays_them(looking):
     config = tiny_config(observation="cube", abstain=True)
     source = marked_source(12)
-    policy = make_policy(config, source, "learned")
+    policy = make_policy(config, source, looking)
+    way = play_softly if looking in (*SOFT, "gumbel") else collect_rollout
     clips = np.arange(6).repeat(2)
 
     def play(share):
         mine = clips[share.of(12)]
-        envs = make_envs(config, source, len(mine), train=True)
+        envs = make_envs(config, source, len(mine), train=True, looking=looking)
         generator = seeded()
         masks = policy.draw_masks(len(mine), generator, share)
         manner = Manner(looking=looking, **MIXED)
-        return collect_rollout(envs, policy, mine, manner, generator=generator, masks=masks, share=share)
+        return way(envs, policy, mine, manner, generator=generator, masks=masks, share=share)
 
     whole, parts = play(Share()), [play(share) for share in SHARES]
-    for name in ("cells", "explored", "predictions", "rewards"):
+    for name in ("looked", "predictions", "rewards"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name)), name
     torch.testing.assert_close(torch.cat([part.class_logits for part in parts]), whole.class_logits)
-    assert whole.explored.any()
-    assert not whole.explored.all()
+    if way is collect_rollout:
+        assert torch.equal(torch.cat([part.explored for part in parts]), whole.explored)
+        assert 0 < whole.explored.sum() < whole.explored.numel()
 
 
 def test_dropout_does_not_depend_on_who_drops():
