@@ -44,6 +44,7 @@ PARSERS = {
     "agents.report": lambda arguments: tyro.cli(report.Arguments, args=arguments),
     "agents.seeds": lambda arguments: tyro.cli(seeds.Arguments, args=arguments),
     "glimpse_env.extract": parse_extraction,
+    "examples/join_clips.py": lambda arguments: tyro.cli(load_example("join_clips").Arguments, args=arguments),
     "examples/lazy_savings.py": lambda arguments: tyro.cli(load_example("lazy_savings").Arguments, args=arguments),
 }
 
