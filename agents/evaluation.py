@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from agents.building import videos_of
 from agents.config import VideoScore
 from agents.metrics import hit_at_k, mean_average_precision, top_k_correct
-from agents.playing import play
+from agents.playing import policy_of
 from agents.policy import GlimpsePolicy
 from agents.rollout import SEES_EVERYTHING, Manner, Rollout
 from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv
@@ -128,7 +128,7 @@ def play_split(
         clips = np.arange(start, start + envs.num_envs)
         valid = int((clips < envs.num_clips).sum())
         clips[valid:] = 0
-        yield play(envs, policy, clips, manner, generator=generator, seed=seed), valid
+        yield policy_of(manner.looking)(envs, policy, clips, manner, generator=generator, seed=seed), valid
 
 
 def evaluate(

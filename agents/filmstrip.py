@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from agents.attention_maps import brightness_of_cells, brightness_of_weights, cell_box, shaded
 from agents.evaluation import class_scores
-from agents.playing import play
+from agents.playing import policy_of
 from agents.policy import GlimpsePolicy
 from agents.rollout import SEES_EVERYTHING, SOFT, GlimpseRollout, Looking, Manner, Rollout
 from agents.runs import told_failures
@@ -139,6 +139,7 @@ def play_clips(
 ) -> Played:
     """Play one episode of each of the `clips`, as many as there are environments, to be drawn."""
     generator = torch.Generator(policy.place.device).manual_seed(seed)
+    play = policy_of(manner.looking)
     rollout = play(envs, policy, np.asarray(clips, np.int64), manner, generator=generator, seed=seed)
     return Played.just_now(envs, rollout, manner.looking)
 

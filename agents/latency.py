@@ -18,7 +18,7 @@ from agents.building import greedy_manner, make_envs, open_splits
 from agents.clocks import Clocks, now
 from agents.config import Config
 from agents.macs import PARTS, PICTURE
-from agents.playing import play
+from agents.playing import policy_of
 from agents.policy import GlimpsePolicy
 from agents.results import best_policy
 from agents.rollout import Looking, Manner
@@ -50,7 +50,7 @@ def time_playing(
     def played() -> float:
         begun = now(device)
         generator = torch.Generator(device).manual_seed(seed)
-        play(envs, policy, np.arange(envs.num_envs), manner, generator=generator, seed=seed)
+        policy_of(manner.looking)(envs, policy, np.arange(envs.num_envs), manner, generator=generator, seed=seed)
         return now(device) - begun
 
     def inside() -> float:
@@ -94,7 +94,8 @@ def memory_of_playing(config: Config, run: Path, looking: Looking, batch: int) -
         policy = best_policy(config, run, source, looking)
         envs = make_envs(config, source, batch, train=False, looking=looking)
         generator = torch.Generator(config.device).manual_seed(0)
-        play(envs, policy, np.arange(batch), greedy_manner(config, looking), generator=generator, seed=0)
+        manner = greedy_manner(config, looking)
+        policy_of(looking)(envs, policy, np.arange(batch), manner, generator=generator, seed=0)
         return grown()
 
 

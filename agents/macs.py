@@ -18,7 +18,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from agents.clocks import Meter
-from agents.playing import play
+from agents.playing import policy_of
 from agents.policy import GlimpsePolicy
 from agents.rollout import HARD, SEES_EVERYTHING, SOFT, Looking, Manner
 from glimpse_env import VideoGlimpseVectorEnv
@@ -96,6 +96,7 @@ def macs_per_clip(envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, manner: Ma
         return torch.Generator(policy.place.device).manual_seed(seed)
 
     # Once before, so that a source which computes its features on demand has them, and is not counted.
+    play = policy_of(manner.looking)
     play(envs, policy, np.arange(envs.num_envs), manner, generator=generator(), seed=seed)
     with counting() as total, ExitStack() as stack:
         meter = Meter(total)

@@ -27,23 +27,9 @@ class Policy(Protocol):
         generator: torch.Generator,
         seed: int | None = None,
     ) -> Rollout:
-        """Play one episode of each of the (N,) `clips`."""
+        """Play one episode of each of the (N,) `clips`, with a network that is not being trained."""
 
 
 def policy_of(looking: Looking) -> Policy:
     """Return how a manner of looking is played once it is trained."""
-    return play_softly if looking in SOFT else collect_rollout
-
-
-@torch.no_grad()
-def play(
-    envs: VideoGlimpseVectorEnv,
-    policy: GlimpsePolicy,
-    clips: NDArray[np.int64],
-    manner: Manner,
-    *,
-    generator: torch.Generator,
-    seed: int | None = None,
-) -> Rollout:
-    """Play one episode of each of the (N,) `clips` with a policy that is not being trained."""
-    return policy_of(manner.looking)(envs, policy, clips, manner, generator=generator, seed=seed)
+    return torch.no_grad()(play_softly) if looking in SOFT else collect_rollout

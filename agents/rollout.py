@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from agents.glimpses import (
     random_cells,
     random_sets,
 )
+from agents.mirror import Mirror
 from agents.policy import DropoutMasks, GlimpsePolicy, Looks, Views, slice_weights
 from agents.sight import sight_of
 from glimpse_env import VideoGlimpseVectorEnv
@@ -59,6 +60,11 @@ class Manner:
     mirror: bool = False
     mirrored_together: int = 1
     random_share: float = 0.0
+
+    def draw_mirror(self, episodes: int, grid_size: int, generator: torch.Generator, share: Share) -> Mirror:
+        """Draw which of N episodes are mirrored."""
+        together = self.mirrored_together
+        return Mirror(episodes, grid_size, chance=self.mirror, together=together, generator=generator, share=share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,17 +155,37 @@ def collect_rollout(
     """
     observations, _ = envs.reset(seed=seed, options={"clip": clips})
     player = _Player(policy, manner, generator, masks, actor_cells(envs), envs, share)
-    infos: dict[str, Any] = {}
-    frame_labels, rewards, frames = [], np.zeros(len(clips)), policy.shape.frames
-    planned: Iterator[NDArray[np.int64]] | None = None
     with policy.autocast():
         if envs.engine.rules.observation == "blind":  # nothing that the policy sees comes from the environments
-            planned = iter(torch.stack([player.act(observations) for _ in range(frames)]).cpu().numpy())
-        for _ in range(frames):
-            actions = player.act(observations).cpu().numpy() if planned is None else next(planned)
-            observations, rewards, _, _, infos = envs.step(actions)
-            frame_labels.append(torch.from_numpy(infos["frame_labels"]))
-    return player.rollout(clips, torch.stack(frame_labels, 1), rewards, infos)
+            planned = torch.stack([player.act(observations) for _ in range(policy.shape.frames)])
+            ended = play_out(envs, observations, follow(planned), planned.device)
+        else:
+            ended = play_out(envs, observations, lambda seen: player.act(seen).cpu().numpy(), policy.place.device)
+    return player.rollout(clips, ended)
+
+
+Act = Callable[[NDArray[Any]], NDArray[np.int64]]
+
+
+def follow(planned: Tensor) -> Act:
+    """Return what answers any observations with the next of (T, N, m + 1) actions."""
+    actions = iter(planned.cpu().numpy())
+    return lambda _: next(actions)
+
+
+def play_out(
+    envs: VideoGlimpseVectorEnv, observations: NDArray[Any], act: Act, device: torch.device
+) -> dict[str, Tensor]:
+    """Step episodes that have just begun to their end, and return what the environments said, as a rollout's fields."""
+    frame_labels, rewards, infos = [], np.zeros(envs.num_envs), dict[str, Any]()
+    for _ in range(envs.engine.rules.frames):
+        observations, rewards, _, _, infos = envs.step(act(observations))
+        frame_labels.append(torch.from_numpy(infos["frame_labels"]))
+    counted = ("is_correct", "glimpses", "true_positives", "false_positives")
+    return {
+        "frame_labels": torch.stack(frame_labels, 1).to(device),
+        "rewards": torch.from_numpy(rewards).float().to(device),
+    } | {name: torch.from_numpy(infos[name]) for name in counted}
 
 
 class _Player:
@@ -190,9 +216,8 @@ class _Player:
             raise ValueError("the oracle needs a source that knows where the actor is, and this one does not")
         self.sight = sight_of(envs, device)
         self.everything = torch.arange(size**2, device=device).expand(episodes, -1)
-        self.flip = self.everything[0].reshape(size, size).flip(1).flatten()
-        self.mirrored = draw_mirrored(manner, episodes, generator, share)
-        self.actors = None if actors is None else self._mirror(actors.to(device), axis=2)
+        self.mirror = manner.draw_mirror(episodes, size, generator, share)
+        self.actors = None if actors is None else self.mirror.values(actors.to(device), axis=2)
         self.state = policy.initial_state(episodes)
         self.visits = torch.zeros(episodes, size**2, device=device)
         self.seen = torch.ones_like(self.visits)
@@ -232,7 +257,7 @@ class _Player:
             self.seen = chosen.float()
             # The environment shows the chosen cells in the order of its own grid, then nothing.
             order = self._placed(chosen).argsort(dim=1, descending=True, stable=True)
-            self.cells = self._place(order)
+            self.cells = self.mirror.cells(order)
             self.weights = self.seen.gather(1, self.cells) / self.seen.sum(1, keepdim=True).clamp_min(1)
             return
         self.visits = self.visits.scatter_add(1, chosen, torch.ones_like(chosen, dtype=self.visits.dtype))
@@ -247,10 +272,10 @@ class _Player:
         attends_to_all = self.state.frame == 0 or self.manner.looking in SEES_EVERYTHING
         if attends_to_all or self.manner.in_view == "cube":
             cubes = self.sight.cubes(self.state.frame)
-            visible = self._mirror(self.policy.project(cubes)[self.sight.episodes], axis=1)
+            visible = self.mirror.values(self.policy.project(cubes)[self.sight.episodes])
             if attends_to_all:
                 return Looks(self._content_of_all(cubes), self.everything, self.weights), visible
-        slices = self.sight.slices(self.state.frame, self._place(self.cells), observations)
+        slices = self.sight.slices(self.state.frame, self.mirror.cells(self.cells), observations)
         if self.glimpses is None:  # a bank has what was not chosen too
             slices = slices * (self.weights > 0)[..., None]
         if self.manner.in_view == "glimpsed":
@@ -267,15 +292,9 @@ class _Player:
         content = self.policy.attend(cubes, self.everything[:count], self.weights[:count]).content
         content = content[self.sight.episodes]
         # A sum over all cells is the same mirrored.
-        return self._mirror(content, axis=1) if self.policy.config.encoder == "what_and_where" else content
+        return self.mirror.values(content) if self.policy.config.encoder == "what_and_where" else content
 
-    def rollout(
-        self,
-        clips: NDArray[np.int64],
-        frame_labels: Tensor,
-        rewards: NDArray[np.float64],
-        infos: dict[str, Any],
-    ) -> GlimpseRollout:
+    def rollout(self, clips: NDArray[np.int64], ended: dict[str, Tensor]) -> GlimpseRollout:
         """Put what was done beside what came of it."""
         looks = [Looks(*parts) for parts in self.looks]
         attention = [torch.zeros_like(self.visits).scatter_(1, look.cells, look.weights) for look in looks]
@@ -295,24 +314,12 @@ class _Player:
             actors=self.actors,
             states=states,
             values=None if states is None else self.policy.values(states),
-            **outcome(frame_labels, rewards, infos, self.everything.device),
+            **ended,
         )
 
     def _placed(self, chosen: Tensor) -> Tensor:
         """Return what the environment is told of a choice."""
-        if chosen.dtype != torch.bool:
-            return self._place(chosen)
-        return self._mirror(chosen, axis=1).long()
-
-    def _place(self, cells: Tensor) -> Tensor:
-        """Return where (N, m) cells of the policy are in the environment's grid, and the other way round."""
-        return torch.where(self.mirrored[:, None], self.flip[cells], cells) if self.manner.mirror else cells
-
-    def _mirror(self, values: Tensor, *, axis: int) -> Tensor:
-        if not self.manner.mirror:
-            return values
-        shape = [len(values)] + [1] * (values.ndim - 1)
-        return torch.where(self.mirrored.reshape(shape), values.index_select(axis, self.flip), values)
+        return self.mirror.values(chosen).long() if chosen.dtype == torch.bool else self.mirror.cells(chosen)
 
     def _predict(self, class_logits: Tensor) -> Tensor:
         if not self.manner.sample_classes:
@@ -359,22 +366,3 @@ class _Player:
         if self.manner.greedy:
             return logits.topk(glimpses, dim=1).indices
         return draw_cells(logits, glimpses, self.generator, self.share)
-
-
-def draw_mirrored(manner: Manner, episodes: int, generator: torch.Generator, share: Share) -> Tensor:
-    """Return (N,) bool: which episodes are shown mirrored."""
-    if not manner.mirror:
-        return torch.zeros(episodes, dtype=torch.bool, device=generator.device)
-    draws = uniform((episodes // manner.mirrored_together,), generator, share)
-    return (draws < 0.5).repeat_interleave(manner.mirrored_together)
-
-
-def outcome(
-    frame_labels: Tensor, rewards: NDArray[np.float64], infos: dict[str, Any], device: torch.device
-) -> dict[str, Tensor]:
-    """Return what the environments said of N episodes at their end, as a rollout's fields."""
-    counted = ("is_correct", "glimpses", "true_positives", "false_positives")
-    return {
-        "frame_labels": frame_labels.to(device),
-        "rewards": torch.from_numpy(rewards).float().to(device),
-    } | {name: torch.from_numpy(infos[name]) for name in counted}

@@ -15,7 +15,6 @@ what the clip holds on average, as in Sharma et al.; hard glimpses know nothing 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from torch import Tensor
 from agents.distributed import WHOLE, Share, uniform
 from agents.glimpses import draw_classes, first_draw_entropy, gumbel_noise, random_cells
 from agents.policy import DropoutMasks, GlimpsePolicy, Views
-from agents.rollout import Manner, Rollout, actor_cells, draw_mirrored, outcome
+from agents.rollout import Manner, Rollout, actor_cells, follow, play_out
 from agents.sight import sight_of
 from glimpse_env import VideoGlimpseVectorEnv
 
@@ -46,7 +45,7 @@ def play_softly(
     Nothing that the policy sees depends on the environments, so it plays to the end before they are stepped. They are
     told the m cells that weigh most. Arguments are those of `collect_rollout`.
     """
-    envs.reset(seed=seed, options={"clip": clips})
+    observations, _ = envs.reset(seed=seed, options={"clip": clips})
     actors = actor_cells(envs)
     viewer = _Viewer(envs, policy, manner, generator, masks, share)
     with policy.autocast():
@@ -57,20 +56,15 @@ def play_softly(
         predictions = class_logits.argmax(2)
         if manner.sample_classes:
             predictions = draw_classes(class_logits.flatten(0, 1), generator, share).reshape(predictions.shape)
-        actions = viewer.actions(attention, predictions).cpu().numpy()
-    infos: dict[str, Any] = {}
-    frame_labels, rewards = [], np.zeros(len(clips))
-    for frame in range(policy.shape.frames):
-        _, rewards, _, _, infos = envs.step(actions[:, frame])
-        frame_labels.append(torch.from_numpy(infos["frame_labels"]))
+        planned = viewer.actions(attention, predictions)
     return Rollout(
         clips=clips,
         attention=attention,
         entropy=first_draw_entropy(torch.stack(viewer.cell_logits, 1)),
         predictions=predictions,
         class_logits=class_logits,
-        actors=None if actors is None else viewer.mirror(actors.to(class_logits.device), axis=2),
-        **outcome(torch.stack(frame_labels, 1), rewards, infos, class_logits.device),
+        actors=None if actors is None else viewer.mirror.values(actors.to(class_logits.device), axis=2),
+        **play_out(envs, observations, follow(planned), class_logits.device),
     )
 
 
@@ -92,14 +86,13 @@ class _Viewer:
         self.glimpses, self.sight = rules.glimpses, sight_of(envs, device)
         size = policy.shape.grid_size
         self.everything = torch.arange(size**2, device=device).expand(envs.num_envs, -1)
-        self.flip = self.everything[0].reshape(size, size).flip(1).flatten()
-        self.mirrored = draw_mirrored(manner, envs.num_envs, generator, share)
+        self.mirror = manner.draw_mirror(envs.num_envs, size, generator, share)
         self.visits = torch.zeros(envs.num_envs, size**2, device=device)
         self.state = policy.initial_state(envs.num_envs)
-        self._projected: list[Tensor] = []  # T of (U, K*K, P), where the start needs them
+        self._shown: list[tuple[Tensor, Tensor]] = []  # what `_show` returns of T frames, where the start needs all
         if policy.config.start == "mean":
-            self._projected = [policy.project(self.sight.cubes(frame)) for frame in range(policy.shape.frames)]
-            mean = torch.stack([projected.mean(1) for projected in self._projected]).mean(0)
+            self._shown = [self._show(frame) for frame in range(policy.shape.frames)]
+            mean = torch.stack([projected.mean(1) for _, projected in self._shown]).mean(0)
             self.state = policy.state_of_mean(mean[self.sight.episodes])
         self.attention: list[Tensor] = []  # T of (N, K*K)
         self.cell_logits: list[Tensor] = []  # those that frames 2..T are seen by
@@ -108,9 +101,8 @@ class _Viewer:
 
     def see(self, frame: int) -> None:
         """Attend to a frame, and let the state know."""
-        cubes = self.sight.cubes(frame)  # (U, K*K, D)
-        projected = self._projected[frame] if self._projected else self.policy.project(cubes)
-        projected = self.mirror(projected[self.sight.episodes], axis=1)
+        cubes, projected = self._shown[frame] if self._shown else self._show(frame)
+        projected = self.mirror.values(projected[self.sight.episodes])
         if self.manner.looking == "gumbel":
             weights = self._choice(frame)
         else:
@@ -136,18 +128,14 @@ class _Viewer:
             return self.policy.class_logits(hidden, inputs, self.masks).float()
 
     def actions(self, attention: Tensor, predictions: Tensor) -> Tensor:
-        """Return (N, T, m + 1) for the environments: the cells of the next frame that weigh most, then the class."""
+        """Return (T, N, m + 1) for the environments: the cells of the next frame that weigh most, then the class."""
         cells = attention.roll(-1, 1).topk(self.glimpses, dim=2).indices  # those of the last step are ignored
-        if self.manner.mirror:
-            cells = torch.where(self.mirrored[:, None, None], self.flip[cells], cells)
-        return torch.cat([cells, predictions[..., None]], 2)
+        return torch.cat([self.mirror.cells(cells), predictions[..., None]], 2).transpose(0, 1)
 
-    def mirror(self, values: Tensor, *, axis: int) -> Tensor:
-        """Return (N, ...) values mirrored in the episodes that are."""
-        if not self.manner.mirror:
-            return values
-        shape = [len(values)] + [1] * (values.ndim - 1)
-        return torch.where(self.mirrored.reshape(shape), values.index_select(axis, self.flip), values)
+    def _show(self, frame: int) -> tuple[Tensor, Tensor]:
+        """Return (U, K*K, D) cubes and (U, K*K, P), what the location logits see of them."""
+        cubes = self.sight.cubes(frame)
+        return cubes, self.policy.project(cubes)
 
     def _score(self, shown: Tensor, hidden: Tensor, seen: Tensor | None = None) -> Tensor:
         seen = torch.ones_like(self.visits) if seen is None else seen
@@ -182,8 +170,8 @@ class _Viewer:
         """Return (N, width): X' of eq. 3."""
         cubes = cubes[self.sight.episodes]
         if self.policy.config.encoder == "sum":  # the same mirrored, if the weights are
-            looks = self.policy.attend(cubes, self.everything, self.mirror(weights, axis=1))
+            looks = self.policy.attend(cubes, self.everything, self.mirror.values(weights))
         else:
-            looks = self.policy.attend(self.mirror(cubes, axis=1), self.everything, weights)
+            looks = self.policy.attend(self.mirror.values(cubes), self.everything, weights)
         # The number of hard glimpses is what it is: it has no gradient.
         return self.policy.encode(looks._replace(weights=weights), soft=self.manner.looking != "gumbel")

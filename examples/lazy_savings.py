@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from agents.building import greedy_manner, make_envs
 from agents.config import Config
 from agents.evaluation import evaluate, play_split
-from agents.playing import play
+from agents.playing import policy_of
 from agents.policy import GlimpsePolicy
 from agents.results import EVALUATION_ENVS, best_policy
 from agents.rollout import Looking
@@ -112,7 +112,7 @@ def play_alone(
 
     def play_clip(clip: int) -> None:
         generator = torch.Generator(config.device).manual_seed(config.seed)
-        play(envs, policy, np.array([clip]), manner, generator=generator, seed=config.seed)
+        policy_of(arm)(envs, policy, np.array([clip]), manner, generator=generator, seed=config.seed)
 
     chosen = np.unique(np.linspace(0, source.num_clips - 1, clips).astype(int)).tolist()
     play_clip(chosen[0])

@@ -12,7 +12,7 @@ from torch import nn
 
 from agents.building import greedy_manner, make_envs, make_policy
 from agents.macs import counting, macs_per_clip, macs_per_frame
-from agents.playing import play
+from agents.playing import policy_of
 from glimpse_env.backbones import Backbone, load_backbone, normalise_imagenet
 
 DATA = os.environ.get("VIDEOGLIMPSE_DATA")
@@ -82,7 +82,9 @@ def test_location_logits_that_decide_nothing_are_not_charged(observation):
 def test_parts_add_up_to_what_pytorch_counts(looking, network):
     envs, policy, manner = prepared(looking, network=network, observation="cube", clips=4)
     with counting() as total:
-        play(envs, policy, np.arange(4), manner, generator=torch.Generator().manual_seed(0), seed=0)
+        policy_of(manner.looking)(
+            envs, policy, np.arange(4), manner, generator=torch.Generator().manual_seed(0), seed=0
+        )
         expected = total()
     macs = macs_per_clip(envs, policy, manner)
     assert 4 * (macs.policy + macs.unused) == expected > 0

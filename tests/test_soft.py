@@ -7,11 +7,11 @@ import pytest
 import torch
 from agent_toys import TINY_NETWORK, marked_source, marked_splits, tiny_config
 
-from agents import soft
+from agents import mirror, soft
 from agents.building import make_envs, make_policy
 from agents.losses import attention_penalty, class_loss
 from agents.objective import Advantages, soft_losses
-from agents.playing import play
+from agents.playing import policy_of
 from agents.reinforce import Arm
 from agents.rollout import Manner, collect_rollout
 from agents.soft import play_softly
@@ -131,7 +131,7 @@ def test_a_mirrored_episode_is_that_of_a_mirrored_clip(monkeypatch, looking, enc
     source = marked_source(6)
     policy, _ = wild_policy(looking, source, encoder=encoder)
     there, envs = play_arm(looking, flipped(source), policy=policy)
-    monkeypatch.setattr(soft, "draw_mirrored", lambda manner, episodes, *_: torch.ones(episodes, dtype=torch.bool))
+    monkeypatch.setattr(mirror, "uniform", lambda shape, *_: torch.zeros(shape))
     here, mirrored = play_arm(looking, source, policy=policy, mirror=True)
     torch.testing.assert_close(here.class_logits, there.class_logits)
     torch.testing.assert_close(here.attention, there.attention)
@@ -217,7 +217,7 @@ def test_measuring_keeps_no_graph():
     source = marked_source(6)
     policy, config = wild_policy("soft", source)
     envs, generator = make_envs(config, source, 6, train=False), torch.Generator().manual_seed(2)
-    rollout = play(envs, policy, np.arange(6), Manner(looking="soft"), generator=generator)
+    rollout = policy_of("soft")(envs, policy, np.arange(6), Manner(looking="soft"), generator=generator)
     assert not rollout.class_logits.requires_grad
     assert not rollout.attention.requires_grad
 
