@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from agents.building import videos_of
 from agents.config import VideoScore
+from agents.losses import class_probabilities
 from agents.metrics import hit_at_k, mean_average_precision, top_k_correct
 from agents.playing import policy_of
 from agents.policy import GlimpsePolicy
@@ -76,8 +77,9 @@ def class_scores(class_logits: Tensor, num_classes: int, video_score: VideoScore
     Args:
         class_logits: of every frame; behind the classes "no prediction" may stand.
         num_classes: C.
-        video_score: "mean": the softmax over the C classes, averaged over the frames; "last16": over the last 16 of
-            them; "mode": the share of the frames that predict each class, the likeliest output of each.
+        video_score: "mean": the softmax over all outputs, averaged over the frames, so that frames that say "no
+            prediction" weigh little; "last16": over the last 16 of them; "mode": the share of the frames that predict
+            each class, the likeliest output of each.
 
     Source: Sharma et al., "Action recognition using visual attention", 2015, for the latter two.
     """
@@ -85,7 +87,7 @@ def class_scores(class_logits: Tensor, num_classes: int, video_score: VideoScore
         predictions = class_logits.argmax(-1)
         return F.one_hot(predictions, class_logits.shape[-1])[..., :num_classes].float().mean(1)
     frames = class_logits if video_score == "mean" else class_logits[:, -16:]
-    return frames[..., :num_classes].float().softmax(-1).mean(1)
+    return class_probabilities(frames, num_classes).mean(1)
 
 
 def video_of_clip(source: ClipSource) -> NDArray[np.int64]:
@@ -150,7 +152,7 @@ def evaluate(
     for rollout, valid in play_split(envs, policy, manner, seed=seed):
         class_logits = rollout.class_logits[:valid]
         played.append(class_scores(class_logits, classes, video_score).cpu())
-        softmax = class_logits[..., :classes].float().softmax(-1).cpu()
+        softmax = class_probabilities(class_logits, classes).cpu()
         so_far.index_add_(0, videos[rollout.clips[:valid]], softmax.cumsum(1))
         visits += rollout.looked[:valid].sum((0, 1)).cpu()
         for name, values in _measure(rollout).items():

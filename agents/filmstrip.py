@@ -44,8 +44,8 @@ class Seen:
         brightness: (height, width), in 0..1; None where the frame was seen whole.
         cells: those that the frame was seen through, in the order in which they were chosen where there was one.
         largest_weight: of soft attention; None for other ways of looking.
-        prediction, probability: the likeliest class and its softmax.
-        is_right: whether that class is true at the frame; None where the truth is unknown.
+        prediction, probability: the likeliest class, or "no prediction", and its softmax.
+        is_right: whether that class is true at the frame; None where the truth is unknown or nothing was predicted.
     """
 
     image: NDArray[np.uint8]
@@ -99,17 +99,20 @@ class Played:
     def seen(self, episode: int, frame: int) -> Seen:
         """Return what is drawn of a frame, counted from 0."""
         image = self._image(episode, frame)
-        scores = self.rollout.class_logits[episode, frame, : len(self.source.class_names)].softmax(0)
+        scores = self.rollout.class_logits[episode, frame].softmax(0)
         best = int(scores.argmax())
+        abstained = best == len(self.source.class_names)
         brightness, cells, largest = self._attention(episode, frame, *image.shape[:2])
         return Seen(
             image=image,
             brightness=brightness,
             cells=cells,
             largest_weight=largest,
-            prediction=self.source.class_names[best],
+            prediction="no prediction" if abstained else self.source.class_names[best],
             probability=float(scores.max()),
-            is_right=bool(self.rollout.frame_labels[episode, frame, best]) if self.truth(episode) else None,
+            is_right=(
+                None if abstained or not self.truth(episode) else bool(self.rollout.frame_labels[episode, frame, best])
+            ),
         )
 
     def _attention(

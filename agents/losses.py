@@ -90,20 +90,27 @@ def value_loss(values: Tensor, returns: Tensor) -> Tensor:
 def class_loss(class_logits: Tensor, frame_labels: Tensor) -> Tensor:
     """Cross-entropy summed over frames and averaged over episodes (first term of eq. 8).
 
-    Labelled frames compare the C classes with the labels, shared evenly where several are true; background frames ask
-    for "no prediction" where the logits have that class, and otherwise for nothing.
+    Labelled frames ask for their labels, evenly where several are true; background frames ask for "no prediction"
+    where the logits have that class, and otherwise for nothing. All outputs compete in every frame: if "no prediction"
+    did not on labelled frames, nothing but a drawn class's gradient would ever speak against it, and it would soon be
+    all that the network says.
 
     Args:
         class_logits: (N, T, C) or, with abstention, (N, T, C + 1).
         frame_labels: (N, T, C) bool.
     """
-    classes = frame_labels.shape[-1]
     labels = frame_labels.float()
-    count = labels.sum(-1)
-    loss = -(labels * class_logits[..., :classes].log_softmax(-1)).sum(-1) / count.clamp_min(1)
-    if class_logits.shape[-1] > classes:
-        loss = loss - (count == 0) * class_logits.log_softmax(-1)[..., classes]
-    return loss.sum(1).mean()
+    if class_logits.shape[-1] > frame_labels.shape[-1]:
+        labels = torch.cat([labels, 1 - labels.amax(-1, keepdim=True)], -1)
+    wanted = labels / labels.sum(-1, keepdim=True).clamp_min(1)
+    return -(wanted * class_logits.log_softmax(-1)).sum((1, 2)).mean()
+
+
+def class_probabilities(class_logits: Tensor, num_classes: int) -> Tensor:
+    """Return (..., C): the probabilities of the classes by (..., C) logits; by (..., C + 1) logits, where "no
+    prediction" takes its share, they sum to less than 1.
+    """
+    return class_logits.float().softmax(-1)[..., :num_classes]
 
 
 def attention_penalty(attention: Tensor) -> Tensor:
@@ -122,21 +129,19 @@ def attention_penalty(attention: Tensor) -> Tensor:
 
 
 def clip_log_score(class_logits: Tensor, frame_labels: Tensor) -> Tensor:
-    """Return (N,): the log of the label's softmax averaged over frames, 0 where no frame has a label; a reward other
-    than eq. 7's.
+    """Return (N,): the log of the label's probability averaged over frames, 0 where no frame has a label; a reward
+    other than eq. 7's.
 
     Args:
         class_logits: (N, T, C) or (N, T, C + 1).
         frame_labels: (N, T, C) bool.
     """
-    classes = frame_labels.shape[-1]
-    scores = class_logits[..., :classes].softmax(-1)
+    scores = class_probabilities(class_logits, frame_labels.shape[-1])
     log_score = (scores * frame_labels).sum(-1).mean(1).clamp_min(1e-8).log()
     return torch.where(frame_labels.any(-1).any(-1), log_score, 0.0)
 
 
 def frame_log_scores(class_logits: Tensor, frame_labels: Tensor) -> Tensor:
     """Return (N, T): each frame's log-probability of its labels, a reward other than eq. 7's."""
-    classes = frame_labels.shape[-1]
-    scores = class_logits[..., :classes].softmax(-1)
+    scores = class_probabilities(class_logits, frame_labels.shape[-1])
     return torch.where(frame_labels.any(-1), (scores * frame_labels).sum(-1).clamp_min(1e-8).log(), 0.0)

@@ -58,9 +58,9 @@ def test_class_scores_are_the_mean_of_the_frames_softmaxes():
     assert class_scores(logits[:, :1], 2)[0].tolist() == pytest.approx([0.25, 0.75])
 
 
-def test_class_scores_leave_abstention_out():
-    logits = torch.tensor([[[1.0, 3.0, 96.0]]]).log()
-    assert class_scores(logits, 2)[0].tolist() == pytest.approx([0.25, 0.75])
+def test_frames_that_abstain_weigh_little_in_class_scores():
+    logits = torch.tensor([[[1.0, 3.0, 96.0], [3.0, 1.0, 4.0]]]).log()
+    assert class_scores(logits, 2)[0].tolist() == pytest.approx([(0.01 + 3 / 8) / 2, (0.03 + 1 / 8) / 2])
 
 
 def test_class_scores_of_the_last_sixteen_frames():

@@ -54,6 +54,17 @@ def test_a_row_holds_the_frames_and_the_scores(pictured):
         assert [bar.get_width() for bar in row[4].patches] == pytest.approx(means.sort(descending=True).values.tolist())
 
 
+def test_a_frame_that_abstains_is_neither_right_nor_wrong(pictured):
+    config = tiny_config(abstain=True)
+    envs = make_envs(config, pictured, 2, train=False)
+    policy = make_policy(config, pictured, "learned")
+    torch.nn.init.constant_(policy.classes.bias[3:], 50.0)
+    rollout = collect_rollout(envs, policy, np.array([2, 4]), Manner(), generator=torch.Generator().manual_seed(1))
+    seen = Played.just_now(envs, rollout, "learned").seen(0, 1)
+    assert (seen.prediction, seen.is_right) == ("no prediction", None)
+    assert seen.probability == pytest.approx(1.0)
+
+
 def test_the_frames_are_the_sources_bright_where_seen(pictured):
     figure, rollout = draw(pictured, [2])
     (row,) = rows_of(figure, 5)

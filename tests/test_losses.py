@@ -177,8 +177,14 @@ def test_background_asks_for_abstention_where_there_is_one_and_for_nothing_other
     labels = one_hot_labels("0", "")
     assert class_loss(QUARTERS.expand(1, 2, 2), labels).item() == pytest.approx(log(4))
     logits = torch.tensor([1.0, 3.0, 4.0]).log().expand(1, 2, 3)  # softmax 1/8, 3/8, 1/2
-    # The labelled frame compares the two classes alone, the background frame all three outputs.
-    assert class_loss(logits, labels).item() == pytest.approx(log(4) + log(2))
+    assert class_loss(logits, labels).item() == pytest.approx(log(8) + log(2))
+
+
+def test_class_loss_speaks_against_abstention_where_there_is_a_label():
+    logits = torch.zeros(1, 2, 3, requires_grad=True)
+    class_loss(logits, one_hot_labels("0", "")).backward()
+    third = 1 / 3
+    torch.testing.assert_close(logits.grad[0], torch.tensor([[third - 1, third, third], [third, third, third - 1]]))
 
 
 def test_attention_penalty_asks_for_every_cell_once():
@@ -200,10 +206,10 @@ def test_clip_log_score_of_background_alone_is_zero():
     assert clip_log_score(logits, one_hot_labels("", "0")).tolist() == pytest.approx([log(3 / 8)])
 
 
-def test_log_scores_leave_abstention_out():
-    logits = torch.tensor([[[0.0, log(3.0), 50.0]] * 2])
-    assert clip_log_score(logits, one_hot_labels("1", "1")).tolist() == pytest.approx([log(3 / 4)])
-    assert frame_log_scores(logits, one_hot_labels("1", "0")).tolist()[0] == pytest.approx([log(3 / 4), log(1 / 4)])
+def test_log_scores_count_what_abstention_takes():
+    logits = torch.tensor([[[0.0, log(3.0), log(4.0)]] * 2])
+    assert clip_log_score(logits, one_hot_labels("1", "1")).tolist() == pytest.approx([log(3 / 8)])
+    assert frame_log_scores(logits, one_hot_labels("1", "0")).tolist()[0] == pytest.approx([log(3 / 8), log(1 / 8)])
 
 
 def test_frame_log_scores_are_zero_on_background_and_finite_on_certain_error():
