@@ -24,7 +24,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from agents.building import check_playable, open_splits
-from agents.config import Config, parse_as
+from agents.config import Config, Settings, parse_as
 from agents.interruption import Interruption, StoppedError
 from agents.reinforce import train
 from agents.runs import SaveError, provenance, read_json, told_failures, write_json
@@ -35,7 +35,6 @@ Factor = Literal[
     "credit", "baseline", "encoder", "slice_weights", "penalty", "eta", "class_gradient", "glimpse_order", "reward",
     "rollouts",
 ]  # fmt: skip
-Settings = Mapping[str, Any]  # fields of Config; those of its network as "policy.<field>"
 
 FACTORS: dict[Factor, dict[str, Settings]] = {
     "credit": {name: {"credit": name} for name in ("causal", "terminal")},
@@ -74,8 +73,7 @@ class Arguments(Config):
     @property
     def config(self) -> Config:
         """The base, without what only this command knows."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Config)}
-        return Config(**(fields | {"controls": (), "seed": Config().seed}))
+        return self.part(controls=(), seed=Config().seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,21 +93,10 @@ class Variant:
         return "base" if self.is_base else f"{self.factor}={self.value}"
 
 
-def with_settings(base: Config, settings: Settings) -> Config:
-    """Return the configuration with some of its fields changed, those named "policy.<field>" in its network.
-
-    Raises:
-        ValueError: the settings do not go with the rest.
-    """
-    network = {name.removeprefix("policy."): value for name, value in settings.items() if name.startswith("policy.")}
-    fields = {name: value for name, value in settings.items() if not name.startswith("policy.")}
-    return dataclasses.replace(base, policy=dataclasses.replace(base.policy, **network), **fields)
-
-
 def variant_of(base: Config, factor: Factor, value: str) -> Variant:
     """Return what a value of a factor makes of the base."""
     try:
-        config = with_settings(base, FACTORS[factor][value])
+        config = base.with_settings(FACTORS[factor][value])
     except ValueError as error:
         return Variant(factor=factor, value=value, config=None, reason=str(error))
     # None and what it stands for are the same setting.

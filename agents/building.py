@@ -111,6 +111,7 @@ def make_policy(config: Config, source: ClipSource, looking: Looking) -> Glimpse
     soft attention begins from their mean. The learned policy alone draws in sequence. Values, where they are the
     baseline, are one of the choice of cells and, with drawn classes, one of the class.
     """
+    config = config.for_arm(looking)
     network = config.policy if looking == "learned" else dataclasses.replace(config.policy, glimpse_order="joint")
     if looking in ("mean", "max"):
         network = dataclasses.replace(network, encoder="sum")

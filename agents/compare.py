@@ -87,6 +87,8 @@ class Arguments(Config):
     """Write tables and figures from what is there, and train nothing; the source is needed to count compute alone."""
     reported: Path | None = None
     """CSV of figures that others published: model, measure, value, source."""
+    tuned: Path | None = None
+    """The settings.json in which agents.tune keeps what each model learns best with."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,15 +101,15 @@ class Arguments(Config):
 
     def runs(self) -> list[tuple[Path, Config]]:
         """Return the folder and the configuration of every run that is asked for."""
-        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(Config)}
+        own = self.part().tuned_by(self.tuned)
         budgets = self.budgets or (self.glimpses,)
         asked = []
         for budget in budgets:
             models = self.models if budget == budgets[0] else tuple(set(self.models) & set(BUDGETED))
             controls = tuple(model for model in self.models if model in models)
             for seed in self.seeds:
-                changes = {"glimpses": budget, "seed": seed, "controls": controls}
-                asked.append((self.out / f"m{budget}" / f"seed{seed}", Config(**(own | changes))))
+                config = dataclasses.replace(own, glimpses=budget, seed=seed, controls=controls)
+                asked.append((self.out / f"m{budget}" / f"seed{seed}", config))
         return asked
 
 
@@ -288,6 +290,11 @@ def page(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str:
         f"{config.updates} updates of {config.clips} clips x {config.rollouts} rollouts; "
         f"{len(records[0].measured['correct'])} test videos.",
         f"Code {', '.join(commits)}; {'; '.join(machines)}.",
+        *(
+            f"Tuned for itself: {TITLES[arm]}: {', '.join(f'{name} {value:.3g}' for name, value in own.items())}."
+            for arm, own in sorted(config.arm_settings.items())
+            if arm in {record.looking for record in records}
+        ),
         "Means over seeds with 95 % intervals; checkpoints chosen by validation. Soft attention reads every slice to "
         "score it, its m likeliest cells too, and begins from the mean of all frames, so it has seen the whole clip at "
         "frame 1. Costs of looks are taken off the reward of those alone who choose what to see.",

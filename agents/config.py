@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import tyro
+from typing_extensions import Self
 
 from agents.losses import Baseline, Credit
 from agents.policy import PolicyConfig
 from agents.rollout import SOFT, InView, Looking
+from agents.runs import read_json
 from glimpse_env import ClipSource
 from glimpse_env.catalogue import EMBEDDED
 
@@ -24,6 +26,13 @@ Control = Literal[
     "unlimited", "gumbel", "soft", "soft_hidden", "soft_top", "random", "centre", "oracle", "mean", "max", "all"
 ]
 VideoScore = Literal["mean", "last16", "mode"]
+Settings = Mapping[str, Any]  # fields of Config by name; those of its network as "policy.<field>"
+
+# What an arm may be told for itself: how it learns. What it sees, and how much of it, is the same for all.
+OF_AN_ARM = (
+    "learning_rate", "scorer_learning_rate", "weight_decay", "scorer_weight_decay", "max_grad_norm", "penalty",
+    "entropy_bonus", "random_share",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +114,11 @@ class Config:
     """Share of the learned policy's choices in training that are random instead: the classifier must not come to lean
     on the glimpses it is given. The policy gradient leaves them out."""
 
+    arm_settings: Annotated[dict[str, dict[str, Any]], tyro.conf.Suppress, tyro.conf.Fixed] = field(
+        default_factory=dict
+    )
+    """Settings that some arms have in place of the run's, by the name of the arm: those of `OF_AN_ARM` and
+    "policy.<field>". `--tuned` of the commands reads them from a file of agents.tune."""
     controls: tuple[Control, ...] = ("random",)
     """Other ways of looking, each trained like the policy. "random", "centre", "oracle": m cells of which nothing is
     learned; "mean", "max", "all": every cell, pooled, or through the agent's encoder (with "sum" all is mean); "soft",
@@ -162,6 +176,16 @@ class Config:
             if control not in get_args(Control):
                 raise ValueError(f"controls must be among {get_args(Control)}, got {control!r}")
         self._check_rivals()
+        for arm, settings in self.arm_settings.items():
+            if arm not in get_args(Looking):
+                raise ValueError(f"arm_settings must be of arms among {get_args(Looking)}, got {arm!r}")
+            for name in settings:
+                if name not in OF_AN_ARM and not name.startswith("policy."):
+                    raise ValueError(
+                        f"arm_settings of {arm!r}: {name!r} is the same for all arms; its own may be policy.<field> "
+                        f"and {', '.join(OF_AN_ARM)}"
+                    )
+            self.for_arm(arm)
 
     def _check_rivals(self) -> None:
         soft = [control for control in self.controls if control in (*SOFT, "gumbel")]
@@ -197,6 +221,33 @@ class Config:
         """
         updates = self.updates if self.epochs is None else math.ceil(self.epochs * source.num_clips / self.clips)
         return dataclasses.replace(self, updates=updates, epochs=None, abstain=self.abstains(source))
+
+    def part(self, **changes: Any) -> Config:
+        """Return the fields that every run has, without those of a command that adds its own, and with changes."""
+        return Config(**({field.name: getattr(self, field.name) for field in dataclasses.fields(Config)} | changes))
+
+    def tuned_by(self, path: Path | None) -> Self:
+        """Return this configuration with the settings of arms in a file of agents.tune, or as it is without one."""
+        return self if path is None else dataclasses.replace(self, arm_settings=read_json(path))
+
+    def with_settings(self, settings: Settings) -> Self:
+        """Return this configuration with some of its fields changed.
+
+        Raises:
+            ValueError: there is no such field, or the settings do not go with the rest.
+        """
+        network, fields = dict[str, Any](), dict[str, Any]()
+        for name, value in settings.items():
+            (network if name.startswith("policy.") else fields)[name.removeprefix("policy.")] = value
+        try:
+            return dataclasses.replace(self, policy=dataclasses.replace(self.policy, **network), **fields)
+        except TypeError as error:
+            raise ValueError(f"settings {dict(settings)}: {error}") from error
+
+    def for_arm(self, looking: str) -> Self:
+        """Return this configuration with an arm's own settings in place of the run's."""
+        own = self.arm_settings.get(looking, {})
+        return dataclasses.replace(self, arm_settings={}).with_settings(own) if own else self
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` takes."""
@@ -280,6 +331,8 @@ class Arguments(Config):
     """Folder of a finished run whose test episodes are to be played again."""
     evaluate_on: str | None = None
     """Source to play them on in place of the run's own, such as "lazy:STORE"."""
+    tuned: Path | None = None
+    """The settings.json in which agents.tune keeps what each arm learns best with."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -289,7 +342,7 @@ class Arguments(Config):
     @property
     def config(self) -> Config:
         """The configuration without what only the command line knows."""
-        return Config(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Config)})
+        return self.part().tuned_by(self.tuned)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Arguments:

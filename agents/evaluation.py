@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from agents.building import videos_of
 from agents.config import VideoScore
 from agents.losses import class_probabilities
-from agents.metrics import hit_at_k, mean_average_precision, top_k_correct
+from agents.metrics import hit_at_k, mean_average_precision, mean_log_score, top_k_correct
 from agents.playing import policy_of
 from agents.policy import GlimpsePolicy
 from agents.rollout import SEES_EVERYTHING, Manner, Rollout
@@ -37,6 +37,7 @@ class Evaluation:
         top3: share of the videos that have a label among their three best classes.
         mean_average_precision: of the videos, as ActivityNet measures it; None where no video has a label.
         plain_mean_average_precision: the same without interpolation.
+        log_score: mean log of the scores of the classes of the videos that have some (nats); None where none has.
         hit_at_1, hit_at_3: top-1 and top-3 of the videos that have a label, as ActivityNet measures it; None likewise.
         accuracy_by_frames: (T,) top-1 of the videos had all episodes ended after frame 1..T, by the mean softmax.
         vote_accuracy: share of episodes whose most frequent prediction is right; in a window without a label none is.
@@ -55,6 +56,7 @@ class Evaluation:
     top3: float
     mean_average_precision: float | None
     plain_mean_average_precision: float | None
+    log_score: float | None
     hit_at_1: float | None
     hit_at_3: float | None
     accuracy_by_frames: tuple[float, ...]
@@ -168,6 +170,7 @@ def evaluate(
         top3=float(top_k_correct(scores, truths, 3).mean()),
         mean_average_precision=mean_average_precision(scores, truths, interpolated=True),
         plain_mean_average_precision=mean_average_precision(scores, truths, interpolated=False),
+        log_score=mean_log_score(scores, truths),
         hit_at_1=hit_at_k(scores, truths, 1),
         hit_at_3=hit_at_k(scores, truths, 3),
         accuracy_by_frames=tuple(

@@ -29,6 +29,17 @@ def hit_at_k(scores: Scores, truths: Truths, k: int) -> float | None:
     return float(top_k_correct(scores, truths, k)[labelled].mean()) if labelled.any() else None
 
 
+def mean_log_score(scores: Scores, truths: Truths) -> float | None:
+    """Return the mean, over the videos with a class, of the log of the scores of their classes (nats, at most 0), a
+    video's classes averaged; None where no video has one. Scores below 1e-8 count as that.
+
+    It changes with every video a little where top-1 changes with some by much, so it tells more apart on few videos.
+    """
+    labelled = truths.any(1)
+    logs = np.log(np.maximum(scores[labelled], 1e-8)) * truths[labelled]
+    return float((logs.sum(1) / truths[labelled].sum(1)).mean()) if labelled.any() else None
+
+
 def precision_and_recall(scores: Scores, truths: Truths) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the precision and the recall at every distinct score of one class, the highest first.
 

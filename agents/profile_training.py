@@ -82,7 +82,7 @@ class Arguments(Config):
     @property
     def config(self) -> Config:
         """The configuration without what only this command line knows."""
-        return Config(**{entry.name: getattr(self, entry.name) for entry in dataclasses.fields(Config)})
+        return self.part()
 
 
 def main(arguments: Arguments) -> None:

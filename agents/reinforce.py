@@ -92,14 +92,15 @@ class Arm:
     """One way of looking and the network trained on it: what is saved, resumed and measured.
 
     Args:
-        config: of the run.
+        config: of the run; the arm's own settings in it are taken.
         looking: how this arm chooses cells.
         folder: where its files go.
         sources: the three splits.
     """
 
     def __init__(self, config: Config, looking: Looking, folder: Path, sources: Sources) -> None:
-        self.config, self.looking, self.folder, self.sources = config, looking, folder, sources
+        self.config = config = config.for_arm(looking)
+        self.looking, self.folder, self.sources = looking, folder, sources
         self.checkpoints = Checkpoints(folder)
         self.share = current_share()
         self.policy = make_policy(config, sources["train"], looking)
@@ -168,6 +169,11 @@ class Arm:
         self.policy.load_state_dict(self.checkpoints.load_best())
         envs = make_envs(self.config, self.sources["test"], EVALUATION_ENVS, train=False, looking=self.looking)
         return self._evaluate(envs, seed=self.config.seed)
+
+    def validate(self) -> Evaluation:
+        """Play the validation split with the checkpoint that it chose."""
+        self.policy.load_state_dict(self.checkpoints.load_best())
+        return self._evaluate(self.validation_envs, seed=VALIDATION_SEED)
 
     def _train_once(self) -> dict[str, float]:
         """Make one update, and return what is logged of it."""
@@ -267,9 +273,11 @@ class Arm:
                 )
 
     def _is_due(self) -> bool:
-        """Say whether the update just made ends a stretch that validation looks at; the warm-up is not worth a look."""
-        trained = self.looking not in HARD or self.update > self.config.warmup_updates
-        due = self.update % self.config.validate_every == 0 and trained
+        """Say whether the update just made ends a stretch that validation looks at.
+
+        The warm-up is not worth a look; arms that have none wait as long, so that all choose among as many checkpoints.
+        """
+        due = self.update % self.config.validate_every == 0 and self.update > self.config.warmup_updates
         return due or self.update == self.config.updates
 
     def _evaluate(self, envs: VideoGlimpseVectorEnv, *, seed: int) -> Evaluation:

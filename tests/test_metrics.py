@@ -9,6 +9,7 @@ from agents.metrics import (
     hit_at_k,
     interpolated_average_precision,
     mean_average_precision,
+    mean_log_score,
     precision_and_recall,
     top_k_correct,
 )
@@ -118,3 +119,11 @@ def test_nothing_is_known_where_no_video_has_a_class():
     assert hit_at_k(SCORES, nothing, 1) is None
     assert mean_average_precision(SCORES, nothing, interpolated=True) is None
     assert not top_k_correct(SCORES, nothing, 4).any()
+
+
+def test_mean_log_score_by_hand():
+    scores = np.array([[0.5, 0.25], [0.0, 1.0], [0.5, 0.5]])
+    truths = np.array([[True, True], [True, False], [False, False]])
+    # ln 0.5 and ln 0.25 share the first video, the second counts as 1e-8, the third has no class
+    assert mean_log_score(scores, truths) == pytest.approx((np.log(0.125) / 2 + np.log(1e-8)) / 2)
+    assert mean_log_score(scores, np.zeros((3, 2), bool)) is None

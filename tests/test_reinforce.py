@@ -84,7 +84,7 @@ def test_metrics_are_logged_under_their_kind(finished):
     assert {"train/total", "train/gradient_norm", "train/accuracy", "train/focus", "eval/accuracy", "eval/focus"} < set(
         lines[0]
     )
-    assert [line["update"] for line in metrics_of(out / "controls" / "mean")] == [2, 4, 6]
+    assert [line["update"] for line in metrics_of(out / "controls" / "mean")] == [4, 6]  # as many to choose among
 
 
 def test_the_same_seed_gives_the_same_numbers(finished, tmp_path):

@@ -1,0 +1,201 @@
+"""Look for the settings that each model learns best with, all with the same effort, on the validation split alone.
+
+    python -m agents.tune --source STORE --models learned random soft mean --trials 8 --out OUT
+    python -m agents.compare --source STORE --models random soft mean --tuned OUT/settings.json --out COMPARISON
+
+Other flags are those of agents/reinforce.py: the base that the settings change. Every model gets as many trials, each
+of as many updates, clips and rollouts; the first trial is the base itself. What is drawn for a trial comes from a
+tree-structured Parzen estimator (Optuna; Bergstra et al. 2011) that knows the trials before it. A model's space has the
+settings that it depends on: all have the learning rate, dropout and weight decay; those that score cells have the same
+for the weights that score, and the penalty of eq. 8; those that draw them the entropy bonus or the random share.
+
+A trial is judged by the mean log-score of the validation videos, which tells more apart on few of them than accuracy
+does. The test split is opened, as for every run, and not read. Trials are kept under OUT/<model>/trial<k>: the same
+command skips what is finished, goes on with what was stopped, and takes further models and trials.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+
+from agents.building import check_device, check_playable, open_splits
+from agents.config import Config, Control, parse_as
+from agents.interruption import StoppedError
+from agents.reinforce import Arm
+from agents.rollout import HARD, SOFT, Looking
+from agents.runs import SaveError, provenance, read_json, write_json
+from glimpse_env.backbones import DeviceError
+from glimpse_env.decode import VideoError
+
+Space = dict[str, BaseDistribution]
+
+ALL: Space = {
+    "learning_rate": FloatDistribution(3e-4, 1e-2, log=True),
+    "weight_decay": FloatDistribution(1e-6, 1e-3, log=True),
+    "policy.dropout": FloatDistribution(0.0, 0.8),
+    "policy.input_dropout": FloatDistribution(0.0, 0.6),
+}
+SCORING: Space = {
+    "scorer_learning_rate": FloatDistribution(3e-4, 3e-2, log=True),
+    "scorer_weight_decay": FloatDistribution(1e-6, 1e-2, log=True),
+    "policy.scorer_dropout": FloatDistribution(0.0, 0.6),
+    "penalty": CategoricalDistribution((0.0, 0.1, 1.0)),
+}
+ENTROPY: Space = {"entropy_bonus": FloatDistribution(3e-4, 3e-2, log=True)}
+EXPLORING: Space = {"random_share": FloatDistribution(0.0, 0.8)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Config):
+    """Look for the settings that each model learns best with; `--controls` has no effect."""
+
+    out: Path = Path("runs/tuning")
+    """Folder of the trials and of settings.json; what is finished there is not trained again."""
+    models: tuple[Control, ...] = ("random", "soft", "gumbel", "mean")
+    """What is tuned beside REINFORCE, by its name in --controls."""
+    trials: int = 8
+    """Of each model."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trials < 1:
+            raise ValueError(f"--trials must be at least 1, got {self.trials}")
+
+    @property
+    def base(self) -> Config:
+        """What the settings change."""
+        return self.part(controls=(), arm_settings={})
+
+
+def space_of(looking: Looking) -> Space:
+    """Return what is tuned of a model."""
+    space = dict(ALL)
+    if looking in (*HARD, *SOFT):
+        space |= SCORING
+    if looking in ("learned", "unlimited"):
+        space |= ENTROPY
+    return space | EXPLORING if looking in HARD else space
+
+
+def values_of(config: Config, names: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a configuration has for some settings."""
+    return {
+        name: getattr(config.policy, name.removeprefix("policy."))
+        if name.startswith("policy.")
+        else getattr(config, name)
+        for name in names
+    }
+
+
+def tune(
+    judge: Callable[[dict[str, Any], int], float], space: Space, base: dict[str, Any], *, trials: int, seed: int
+) -> tuple[dict[str, Any], float]:
+    """Return the best of a number of trials and what it was judged.
+
+    The draws of a trial depend on the seed, its number and how earlier draws were judged: who remembers the judgements
+    can ask again from the start and gets the same trials.
+
+    Args:
+        judge: takes settings and the number of the trial, and returns how good they are.
+        space: what settings are drawn from.
+        base: the settings of the first trial, which need not lie in the space, so that no draw depends on it.
+        trials: how many.
+        seed: of all draws.
+    """
+    study = optuna.create_study(direction="maximize")
+    judged = [(base, judge(base, 0))]
+    for number in range(1, trials):
+        drawn_by = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+        study.sampler = optuna.samplers.TPESampler(seed=drawn_by, n_startup_trials=4)
+        trial = study.ask(space)
+        judged.append((trial.params, judge(trial.params, number)))
+        study.tell(trial, judged[-1][1])
+    return max(judged, key=lambda pair: pair[1])
+
+
+class Bench:
+    """Where the trials of one model are run and kept.
+
+    Args:
+        base: what settings change; ready for its source.
+        looking: the model.
+        folder: of its trials.
+    """
+
+    def __init__(self, base: Config, looking: Looking, folder: Path) -> None:
+        self.base, self.looking, self.folder = base, looking, folder
+        self.sources = open_splits(base)
+
+    def judge(self, settings: dict[str, Any], number: int) -> float:
+        """Train with settings, or remember what came of it, and return the mean log-score on the validation split.
+
+        Numbers that overflow are judged as the worst that there is.
+
+        Raises:
+            ValueError: the trial's folder is one of other settings.
+            StoppedError: SIGTERM or SIGINT came.
+        """
+        config = self.base.with_settings(settings)
+        folder = self.folder / f"trial{number}"
+        path = folder / "config.json"
+        if not path.exists():
+            write_json(path, {"config": config.to_json(), "looking": self.looking} | provenance())
+        elif Config.from_json(read_json(path)["config"]) != config:
+            raise ValueError(f"{folder} holds a trial of another configuration: choose another --out")
+        path = folder / "validation.json"
+        if not path.exists():
+            print(f"{self.looking}, trial {number}: {shown(settings)}", flush=True)
+            write_json(path, self._train(config, folder))
+        measured = read_json(path)
+        print(f"{self.looking}, trial {number}: log-score {measured['log_score']:.4f}", flush=True)
+        return float(measured["log_score"])
+
+    def _train(self, config: Config, folder: Path) -> dict[str, Any]:
+        arm = Arm(config, self.looking, folder, self.sources)
+        try:
+            arm.train()
+        except FloatingPointError as error:
+            return {"log_score": float(np.log(1e-8)), "failure": str(error)}
+        measured = arm.validate()
+        return {"log_score": measured.log_score, "accuracy": measured.accuracy, "train_seconds": arm.seconds}
+
+
+def shown(settings: Mapping[str, Any]) -> str:
+    """Return settings in a line."""
+    return ", ".join(f"{name} {value:.3g}" for name, value in settings.items())
+
+
+def main(arguments: Arguments) -> None:
+    """Tune what is missing, and write settings.json after every model."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    check_device(arguments.device)
+    source = open_splits(arguments.base)["train"]
+    base = arguments.base.for_source(source)
+    models: tuple[Looking, ...] = ("learned", *arguments.models)
+    check_playable(dataclasses.replace(base, controls=arguments.models), source)
+    chosen = arguments.out / "settings.json"
+    for looking in models:
+        bench, space = Bench(base, looking, arguments.out / looking), space_of(looking)
+        best, score = tune(bench.judge, space, values_of(base, space), trials=arguments.trials, seed=base.seed)
+        write_json(chosen, (read_json(chosen) if chosen.exists() else {}) | {looking: best})
+        print(f"{looking}: log-score {score:.4f} with {shown(best)}", flush=True)
+    print(f"wrote {chosen}: give it to agents.compare or agents/reinforce.py as --tuned")
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_as(Arguments))
+    except StoppedError as stopped:
+        print(f"{stopped}: give the same command again to go on", file=sys.stderr)
+        sys.exit(128 + stopped.signum)
+    except (ValueError, FileNotFoundError, SaveError, VideoError, DeviceError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,214 @@
+"""Tuning: the same effort for every model, on validation alone, and gone on with where it stopped."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from agent_toys import tiny_config, write_marked_store
+
+from agents import tune as tuning
+from agents.building import make_policy, open_splits
+from agents.compare import Arguments as CompareArguments
+from agents.compare import main as compare
+from agents.compare import page, read_records
+from agents.config import Config, parse_arguments, parse_as
+from agents.reinforce import Arm
+from agents.runs import read_json, write_json
+from agents.tune import Arguments, main, space_of, tune, values_of
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return str(write_marked_store(tmp_path_factory.mktemp("store") / "marked"))
+
+
+def arguments(store, out, **changes):
+    own = {field.name: getattr(tiny_config(), field.name) for field in dataclasses.fields(Config)}
+    return Arguments(**(own | {"source": store, "out": out, "models": ("random", "soft"), "trials": 3} | changes))
+
+
+@pytest.fixture(scope="module")
+def tuned(store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("tuning")
+    main(arguments(store, out))
+    return out
+
+
+# ---- the search
+
+
+def bowl(settings, number):
+    return -((np.log10(settings["learning_rate"]) + 2.5) ** 2) - (settings["policy.dropout"] - 0.4) ** 2
+
+
+SPACE = {name: tuning.ALL[name] for name in ("learning_rate", "policy.dropout")}
+BASE = {"learning_rate": 3e-4, "policy.dropout": 0.8}
+
+
+def test_the_best_trial_is_returned_and_the_base_is_the_first():
+    seen = []
+
+    def judge(settings, number):
+        assert number == len(seen)
+        seen.append(settings)
+        return bowl(settings, number)
+
+    best, value = tune(judge, SPACE, BASE, trials=12, seed=1)
+    assert seen[0] == BASE
+    assert value == max(bowl(settings, 0) for settings in seen) == bowl(best, 0) > bowl(BASE, 0)
+
+
+def test_the_base_is_kept_where_nothing_is_better():
+    assert tune(lambda _, number: -number, SPACE, BASE, trials=4, seed=1) == (BASE, 0)
+
+
+def test_draws_depend_on_the_seed_and_on_what_was_judged():
+    def drawn(judge, seed):
+        seen = []
+        tune(
+            lambda settings, number: (seen.append(settings), judge(settings, number))[1],
+            SPACE,
+            BASE,
+            trials=9,
+            seed=seed,
+        )
+        return seen
+
+    assert drawn(bowl, 1) == drawn(bowl, 1)
+    assert drawn(bowl, 2)[1] != drawn(bowl, 1)[1]
+    worse = drawn(lambda settings, number: -bowl(settings, number), 1)
+    assert worse[:4] == drawn(bowl, 1)[:4]  # before anything can be learned from
+    assert worse[6:] != drawn(bowl, 1)[6:]
+
+
+def test_models_are_tuned_in_what_they_depend_on():
+    assert set(space_of("random")) == set(space_of("mean")) == set(tuning.ALL)
+    assert set(space_of("soft")) == {*tuning.ALL, *tuning.SCORING}
+    assert set(space_of("gumbel")) == {*space_of("soft"), "random_share"}
+    assert set(space_of("learned")) == {*space_of("gumbel"), "entropy_bonus"}
+    for looking in ("learned", "soft", "random"):
+        Config(arm_settings={looking: values_of(Config(), space_of(looking))})  # an arm may have them for itself
+
+
+# ---- trials
+
+
+def test_every_model_gets_as_many_trials_and_none_is_tested(tuned):
+    for looking in ("learned", "random", "soft"):
+        folders = sorted((tuned / looking).iterdir())
+        assert [folder.name for folder in folders] == ["trial0", "trial1", "trial2"]
+        for folder in folders:
+            assert set(read_json(folder / "validation.json")) == {"log_score", "accuracy", "train_seconds"}
+            assert not (folder / "evaluation.json").exists()
+            told = read_json(folder / "config.json")
+            assert told["looking"] == looking
+            assert (told["config"]["updates"], told["config"]["clips"]) == (6, 3)
+    base = read_json(tuned / "soft" / "trial0" / "config.json")["config"]
+    assert base["learning_rate"] == tiny_config().learning_rate
+
+
+def test_the_best_by_log_score_is_chosen(tuned):
+    for looking, settings in read_json(tuned / "settings.json").items():
+        scores = [read_json(tuned / looking / f"trial{k}" / "validation.json")["log_score"] for k in range(3)]
+        config = Config.from_json(
+            read_json(tuned / looking / f"trial{int(np.argmax(scores))}" / "config.json")["config"]
+        )
+        assert values_of(config, settings) == settings
+        assert set(settings) == set(space_of(looking))
+
+
+def test_what_is_finished_is_remembered_and_trials_can_be_added(store, tuned, capsys):
+    kept = (tuned / "soft" / "trial1" / "best.safetensors").stat().st_mtime_ns
+    main(arguments(store, tuned, trials=4, models=("soft",)))
+    assert (tuned / "soft" / "trial1" / "best.safetensors").stat().st_mtime_ns == kept
+    assert (tuned / "soft" / "trial3" / "validation.json").exists()
+    assert not (tuned / "random" / "trial3").exists()
+    assert set(read_json(tuned / "settings.json")) == {"learned", "random", "soft"}
+
+
+def test_a_trial_that_was_stopped_goes_on(store, tuned, tmp_path, monkeypatch):
+    steps, train_once = [], Arm._train_once
+
+    def counted(self):
+        steps.append(self.update)
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+        return train_once(self)
+
+    monkeypatch.setattr(Arm, "_train_once", counted)
+    asked = arguments(store, tmp_path, trials=1, models=("random",))
+    with pytest.raises(KeyboardInterrupt):
+        main(asked)
+    main(asked)
+    assert steps[:7] == [0, 1, 2, 3, 4, 4, 5]
+    unbroken = (tuned / "learned" / "trial0" / "best.safetensors").read_bytes()
+    assert (tmp_path / "learned" / "trial0" / "best.safetensors").read_bytes() == unbroken
+
+
+def test_numbers_that_overflow_are_the_worst(store, tmp_path, monkeypatch):
+    def overflow(self):
+        raise FloatingPointError("the loss is not finite")
+
+    monkeypatch.setattr(Arm, "train", overflow)
+    main(arguments(store, tmp_path, trials=1, models=()))
+    measured = read_json(tmp_path / "learned" / "trial0" / "validation.json")
+    assert measured == {"log_score": pytest.approx(np.log(1e-8)), "failure": "the loss is not finite"}
+
+
+def test_trials_of_another_base_are_refused(store, tuned):
+    with pytest.raises(ValueError, match="holds a trial of another configuration: choose another --out"):
+        main(arguments(store, tuned, updates=7))
+
+
+def test_a_number_of_trials_below_one_is_refused(store, tmp_path):
+    with pytest.raises(ValueError, match="--trials must be at least 1, got 0"):
+        arguments(store, tmp_path, trials=0)
+
+
+# ---- what is done with the settings
+
+
+def test_comparisons_take_the_settings(store, tuned, tmp_path):
+    words = ["--source", store, "--out", str(tmp_path), "--seeds", "1", "--models", "soft"]
+    parsed = parse_as(CompareArguments, [*words, "--tuned", str(tuned / "settings.json")])
+    ((_, config),) = parsed.runs()
+    assert config.arm_settings == read_json(tuned / "settings.json")
+    assert config.for_arm("soft").learning_rate == config.arm_settings["soft"]["learning_rate"]
+
+
+def test_an_arm_trains_with_its_own_settings_and_the_record_tells(store, tmp_path):
+    own = {"soft": {"learning_rate": 5e-3, "policy.hidden_size": 5}}
+    write_json(tmp_path / "settings.json", own)
+    fields = {field.name: getattr(tiny_config(), field.name) for field in dataclasses.fields(Config)}
+    given = {"source": store, "out": tmp_path / "out", "seeds": (1,), "models": ("soft", "mean")}
+    compare(CompareArguments(**(fields | given), tuned=tmp_path / "settings.json"))
+    records = read_records(tmp_path / "out")
+    config = Config.from_json(records[0].run["config"])
+    assert config.arm_settings == own
+    assert "soft attention, content and state: learning_rate 0.005, policy.hidden_size 5." in page(records)
+    sizes = {
+        arm: make_policy(config, open_splits(config)["train"], arm).config.hidden_size
+        for arm in ("soft", "mean", "learned")
+    }
+    assert sizes == {"soft": 5, "mean": 8, "learned": 8}
+
+
+def test_training_takes_the_settings(tmp_path):
+    write_json(tmp_path / "settings.json", {"random": {"learning_rate": 0.5}})
+    config = parse_arguments(["--tuned", str(tmp_path / "settings.json")]).config
+    assert (config.for_arm("random").learning_rate, config.for_arm("learned").learning_rate) == (0.5, 3e-3)
+    assert config.for_arm("random").arm_settings == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"nobody": {}}, "arm_settings must be of arms among"),
+        ({"soft": {"glimpses": 3}}, "arm_settings of 'soft': 'glimpses' is the same for all arms"),
+        ({"soft": {"policy.depth": 3}}, "unexpected keyword argument 'depth'"),
+        ({"soft": {"policy.dropout": 1.5}}, r"policy.dropout must lie in \[0, 1\)"),
+    ],
+)
+def test_settings_that_no_arm_can_have_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Config(arm_settings=settings)
