@@ -1,0 +1,247 @@
+"""Ask how much choosing cells could gain on a source, before any policy is trained there.
+
+    python examples/headroom.py --source stores/jhmdb --glimpses 1
+
+A logistic classifier learns to tell a clip's class from the mean of m random cells of one of its frames. Then every
+test clip is classified, by the mean of its frames' softmaxes, from cells that are chosen by rules; as in an episode,
+frame 1 is seen whole, and the cells of a frame are chosen by what the frame before it showed:
+
+- random: the control that each rule is compared with, over several draws;
+- fixed: the cells that were best on average on the training clips, whatever is in them;
+- content: those with the largest value, where a linear regression from a slice predicts the log-score that its cell
+  gets the label in the next frame. What it learns from was scored by a classifier that had not been fitted to the clip.
+  This is what REINFORCE has to find out from returns, told to it directly;
+- content, new: the same among the cells that were seen least often before in the clip;
+- confident: those that the classifier is surest of, whatever it says;
+- actor: random ones of the actor, where the source knows;
+- all: the mean of all cells, by a classifier of its own;
+- hindsight: those that score the label best in the very frame: no policy can do this, so it bounds them all.
+
+Penalties are chosen on the validation split.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from agents.seeds import mean_and_interval
+from glimpse_env import ClipSource, open_source
+from glimpse_env.splits import source_group
+
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+SAMPLES = 24  # (frame, cells) of each training clip
+DRAWS = 5  # of random cells
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Compare rules that choose cells, by a linear classifier."""
+
+    source: str
+    """Path of a feature store."""
+    fold: int = 1
+    """Which official split of the dataset."""
+    glimpses: int = 1
+    """m, the cells that are chosen in a frame."""
+    seed: int = 1
+    """Of every random choice."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What is learned from: for each of n draws, slices of one frame and of the frame before it."""
+
+    clips: NDArray[np.int64]  # (n,)
+    labels: Tensor  # (n,)
+    looks: Tensor  # (n, D) mean of m random cells
+    wholes: Tensor  # (n, D) mean of all cells
+    cells: Tensor  # (n,) the first of the random cells
+    slices: Tensor  # (n, D) at that cell
+    before: Tensor  # (n, D) at that cell in the frame before
+
+
+def watch(source: ClipSource) -> Iterator[tuple[int, int, Tensor, NDArray[np.bool_] | None]]:
+    """Yield every clip of a split, its label, its cubes (T, K*K, D) and where the actor is, (T, K*K)."""
+    envs = gym.make("VideoGlimpse-v0", source=source, observation="cube", glimpses=1)
+    for clip in tqdm(range(source.num_clips), desc="clips", disable=None):
+        cube, info = envs.reset(options={"clip": clip})
+        cubes = [cube]
+        for _ in range(source.num_frames - 1):
+            cube, *_ = envs.step(np.zeros(2, np.int64))
+            cubes.append(cube)
+        engine = envs.unwrapped.engine  # type: ignore[attr-defined]
+        actor = source.actor(clip)
+        actors = None if actor is None else actor[engine.window[0]].reshape(source.num_frames, -1)
+        yield clip, info["label"], torch.from_numpy(np.stack(cubes)).flatten(1, 2), actors
+
+
+def unit(slices: Tensor) -> Tensor:
+    """Scale (..., D) vectors to the length sqrt(D): the features of real frames differ widely in strength."""
+    return F.normalize(slices, dim=-1) * slices.shape[-1] ** 0.5
+
+
+def draw_samples(source: ClipSource, glimpses: int, rng: np.random.Generator) -> Samples:
+    """Draw frames and cells of every clip of a split."""
+    columns: dict[str, list[Tensor]] = {}
+    clips = []
+    for clip, label, cubes, _ in watch(source):
+        frames = rng.integers(1, len(cubes), SAMPLES)
+        cells = np.stack([rng.permutation(cubes.shape[1])[:glimpses] for _ in frames])
+        shown = cubes[frames[:, None], cells]  # (SAMPLES, m, D)
+        row = {
+            "labels": torch.full((SAMPLES,), label), "looks": unit(shown.mean(1)),
+            "wholes": unit(cubes[frames].mean(1)), "cells": torch.from_numpy(cells[:, 0]),
+            "slices": unit(shown[:, 0]), "before": unit(cubes[frames - 1, cells[:, 0]]),
+        }  # fmt: skip
+        for name, values in row.items():
+            columns.setdefault(name, []).append(values)
+        clips += [clip] * SAMPLES
+    return Samples(np.array(clips), **{name: torch.cat(values) for name, values in columns.items()})
+
+
+def fit_classifier(inputs: Tensor, labels: Tensor, classes: int, penalty: float) -> torch.nn.Linear:
+    """Fit a multinomial logistic regression with an L2 penalty on its weights."""
+    layer = torch.nn.Linear(inputs.shape[1], classes)
+    torch.nn.init.zeros_(layer.weight)
+    torch.nn.init.zeros_(layer.bias)
+    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = F.cross_entropy(layer(inputs), labels) + penalty * layer.weight.square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(loss)  # type: ignore[arg-type]
+    return layer.requires_grad_(False)
+
+
+def best_penalty(train: Samples, validation: Samples, name: str, classes: int) -> float:
+    """Return the penalty with which a classifier of `name` does best on the validation clips."""
+
+    def loss(penalty: float) -> float:
+        layer = fit_classifier(getattr(train, name), train.labels, classes, penalty)
+        return float(F.cross_entropy(layer(getattr(validation, name)), validation.labels))
+
+    return min(PENALTIES, key=loss)
+
+
+def cross_fitted_scores(source: ClipSource, samples: Samples, classes: int, penalty: float) -> Tensor:
+    """Return (n,): the log-score of each sample's label by its slice, of a classifier fitted to other source videos."""
+    names = [source.clip_id(clip).rpartition("/")[2] for clip in range(source.num_clips)]
+    labels = {int(clip): int(label) for clip, label in zip(samples.clips, samples.labels, strict=True)}
+    groups = [source_group(name, class_name=source.class_names[labels[clip]]) for clip, name in enumerate(names)]
+    _, numbers = np.unique(groups, return_inverse=True)
+    half = torch.from_numpy(np.random.default_rng(0).permutation(numbers.max() + 1)[numbers][samples.clips] % 2)
+    scores = torch.empty(len(half))
+    for which in (0, 1):
+        layer = fit_classifier(samples.slices[half != which], samples.labels[half != which], classes, penalty)
+        log_softmax = layer(samples.slices[half == which]).log_softmax(1)
+        scores[half == which] = log_softmax.gather(1, samples.labels[half == which, None])[:, 0]
+    return scores
+
+
+def fit_values(samples: Samples, scores: Tensor, penalty: float) -> Callable[[Tensor], Tensor]:
+    """Fit a ridge regression of scores less their clip's mean: what one cell is worth beside others of its clip."""
+    clips = torch.from_numpy(samples.clips)
+    means = torch.zeros(int(clips.max()) + 1).index_add(0, clips, scores) / clips.bincount()
+    centre = samples.before.mean(0)
+    inputs = (samples.before - centre).double()
+    gram = inputs.T @ inputs / len(inputs) + penalty * torch.eye(inputs.shape[1], dtype=torch.float64)
+    weights = torch.linalg.solve(gram, inputs.T @ (scores - means[clips]).double() / len(inputs)).float()
+    return lambda slices: (slices - centre) @ weights
+
+
+def predicted_share(value: Callable[[Tensor], Tensor], samples: Samples, scores: Tensor) -> float:
+    """Return the correlation of predicted values with scores within clips."""
+    clips = torch.from_numpy(samples.clips)
+
+    def centred(numbers: Tensor) -> Tensor:
+        return numbers - (torch.zeros(int(clips.max()) + 1).index_add(0, clips, numbers) / clips.bincount())[clips]
+
+    return float(torch.corrcoef(torch.stack([centred(value(samples.before)), centred(scores)]))[0, 1])
+
+
+def seen_least(merit: Tensor, glimpses: int) -> Tensor:
+    """Take from (T, K*K) merits, in each frame the m best of the cells that were taken least often: (T, m)."""
+    taken, visits = [], torch.zeros(merit.shape[1])
+    for row in merit:
+        order = np.lexsort((-row.numpy(), visits.numpy()))
+        taken.append(torch.from_numpy(order[:glimpses].copy()))
+        visits[taken[-1]] += 1
+    return torch.stack(taken)
+
+
+def main(arguments: Arguments) -> None:
+    """Print the table."""
+    rng = np.random.default_rng(arguments.seed)
+    splits = {
+        name: open_source(arguments.source, split=name, fold=arguments.fold) for name in ("train", "validation", "test")
+    }
+    classes, m = len(splits["train"].class_names), arguments.glimpses
+    train, validation = (draw_samples(splits[name], m, rng) for name in ("train", "validation"))
+    looking = fit_classifier(train.looks, train.labels, classes, best_penalty(train, validation, "looks", classes))
+    whole = fit_classifier(train.wholes, train.labels, classes, best_penalty(train, validation, "wholes", classes))
+    penalty = best_penalty(train, validation, "slices", classes)
+    single = fit_classifier(train.slices, train.labels, classes, penalty)
+    scores = cross_fitted_scores(splits["train"], train, classes, penalty)
+    unseen = single(validation.slices).log_softmax(1).gather(1, validation.labels[:, None])[:, 0]
+    value = max(
+        (fit_values(train, scores, penalty) for penalty in (1e-2, 1e-1, 1.0, 10.0)),
+        key=lambda value: predicted_share(value, validation, unseen),
+    )
+    size = splits["train"].grid_size ** 2
+    averages = torch.zeros(size).index_add(0, train.cells, scores) / train.cells.bincount(minlength=size)
+
+    right: dict[str, list[NDArray[np.float64]]] = {}
+    for _, label, cubes, actors in watch(splits["test"]):
+        slices = unit(cubes)
+        logs = single(slices).log_softmax(2)  # (T, K*K, C)
+        noise = torch.from_numpy(rng.random((DRAWS, *logs.shape[:2])))
+        merits = {
+            "fixed": averages.expand(logs.shape[:2])[None, 1:],
+            "content": value(slices)[None, :-1],
+            "confident": (logs.exp() * logs).sum(2)[None, :-1],
+            "hindsight": logs[None, 1:, :, label],
+            "random": noise[:, 1:],
+        }
+        if actors is not None:
+            merits["actor"] = noise[:, 1:] + torch.from_numpy(actors[1:])
+        chosen = {rule: merit.topk(m, dim=2).indices for rule, merit in merits.items()}  # (draws, T - 1, m)
+        chosen["content, new"] = seen_least(merits["content"][0], m)[None]
+        first = looking(unit(cubes[:1].mean(1))).softmax(1)
+        for rule, cells in chosen.items():
+            looks = cubes[torch.arange(1, len(cubes))[:, None], cells].mean(2)  # (draws, T - 1, D)
+            softmax = torch.cat([first.expand(len(cells), -1)[:, None], looking(unit(looks)).softmax(2)], 1)
+            right.setdefault(rule, []).append((softmax.mean(1).argmax(1) == label).double().numpy())
+        right.setdefault("all", []).append(
+            (whole(unit(cubes.mean(1))).softmax(1).mean(0, keepdim=True).argmax(1) == label).double().numpy()
+        )
+
+    print(f"{splits['test'].num_clips} test clips, {m} of {size} cells a frame, {classes} classes")
+    print(f"predicted values correlate with scores by {predicted_share(value, validation, unseen):.3f} on validation")
+    print(f"{'':14}{'accuracy':>10}{'minus random':>24}")
+    control = np.array([draws.mean() for draws in right["random"]])
+    for rule in ("random", "fixed", "content", "content, new", "confident", "actor", "all", "hindsight"):
+        if rule in right:
+            accuracies = np.array([draws.mean() for draws in right[rule]])
+            gain, half = mean_and_interval((accuracies - control).tolist())
+            print(f"{rule:14}{accuracies.mean():>10.3f}{gain:>+14.3f} ± {half:.3f}")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Arguments, description=__doc__))
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
