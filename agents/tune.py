@@ -42,7 +42,7 @@ ALL: Space = {
     "learning_rate": FloatDistribution(3e-4, 1e-2, log=True),
     "weight_decay": FloatDistribution(1e-6, 1e-3, log=True),
     "policy.dropout": FloatDistribution(0.0, 0.8),
-    "policy.input_dropout": FloatDistribution(0.0, 0.6),
+    "policy.input_dropout": FloatDistribution(0.0, 0.8),
 }
 SCORING: Space = {
     "scorer_learning_rate": FloatDistribution(3e-4, 3e-2, log=True),
