@@ -23,7 +23,7 @@ Penalties are chosen on the validation split.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import gymnasium as gym
@@ -163,7 +163,7 @@ def fit_values(samples: Samples, scores: Tensor, penalty: float) -> Callable[[Te
     return lambda slices: (slices - centre) @ weights
 
 
-def predicted_share(value: Callable[[Tensor], Tensor], samples: Samples, scores: Tensor) -> float:
+def predictability(value: Callable[[Tensor], Tensor], samples: Samples, scores: Tensor) -> float:
     """Return the correlation of predicted values with scores within clips."""
     clips = torch.from_numpy(samples.clips)
 
@@ -183,14 +183,34 @@ def seen_least(merit: Tensor, glimpses: int) -> Tensor:
     return torch.stack(taken)
 
 
-def main(arguments: Arguments) -> None:
-    """Print the table."""
-    rng = np.random.default_rng(arguments.seed)
-    splits = {
-        name: open_source(arguments.source, split=name, fold=arguments.fold) for name in ("train", "validation", "test")
-    }
-    classes, m = len(splits["train"].class_names), arguments.glimpses
-    train, validation = (draw_samples(splits[name], m, rng) for name in ("train", "validation"))
+@dataclass(frozen=True)
+class Headroom:
+    """What rules that choose cells come to.
+
+    Attributes:
+        right: by rule (clips,), the share of draws in which each test clip is told right.
+        predictability: correlation of predicted values with scores within the validation clips.
+    """
+
+    right: dict[str, NDArray[np.float64]]
+    predictability: float
+
+    def gain(self, rule: str) -> tuple[float, float]:
+        """Return the accuracy of a rule less that of random cells, and half its 95 % interval over test clips."""
+        return mean_and_interval((self.right[rule] - self.right["random"]).tolist())
+
+
+def measure(splits: Mapping[str, ClipSource], *, glimpses: int, seed: int) -> Headroom:
+    """Learn from the training clips what cells tell, and try all rules on the test clips.
+
+    Args:
+        splits: "train", "validation" and "test".
+        glimpses: m.
+        seed: of every random choice.
+    """
+    rng = np.random.default_rng(seed)
+    classes, size = len(splits["train"].class_names), splits["train"].grid_size ** 2
+    train, validation = (draw_samples(splits[name], glimpses, rng) for name in ("train", "validation"))
     looking = fit_classifier(train.looks, train.labels, classes, best_penalty(train, validation, "looks", classes))
     whole = fit_classifier(train.wholes, train.labels, classes, best_penalty(train, validation, "wholes", classes))
     penalty = best_penalty(train, validation, "slices", classes)
@@ -199,45 +219,52 @@ def main(arguments: Arguments) -> None:
     unseen = single(validation.slices).log_softmax(1).gather(1, validation.labels[:, None])[:, 0]
     value = max(
         (fit_values(train, scores, penalty) for penalty in (1e-2, 1e-1, 1.0, 10.0)),
-        key=lambda value: predicted_share(value, validation, unseen),
+        key=lambda value: predictability(value, validation, unseen),
     )
-    size = splits["train"].grid_size ** 2
     averages = torch.zeros(size).index_add(0, train.cells, scores) / train.cells.bincount(minlength=size)
 
-    right: dict[str, list[NDArray[np.float64]]] = {}
+    right: dict[str, list[float]] = {}
     for _, label, cubes, actors in watch(splits["test"]):
         slices = unit(cubes)
         logs = single(slices).log_softmax(2)  # (T, K*K, C)
         noise = torch.from_numpy(rng.random((DRAWS, *logs.shape[:2])))
         merits = {
+            "random": noise[:, 1:],
             "fixed": averages.expand(logs.shape[:2])[None, 1:],
             "content": value(slices)[None, :-1],
             "confident": (logs.exp() * logs).sum(2)[None, :-1],
             "hindsight": logs[None, 1:, :, label],
-            "random": noise[:, 1:],
         }
         if actors is not None:
             merits["actor"] = noise[:, 1:] + torch.from_numpy(actors[1:])
-        chosen = {rule: merit.topk(m, dim=2).indices for rule, merit in merits.items()}  # (draws, T - 1, m)
-        chosen["content, new"] = seen_least(merits["content"][0], m)[None]
+        chosen = {rule: merit.topk(glimpses, dim=2).indices for rule, merit in merits.items()}  # (draws, T - 1, m)
+        chosen["content, new"] = seen_least(merits["content"][0], glimpses)[None]
         first = looking(unit(cubes[:1].mean(1))).softmax(1)
         for rule, cells in chosen.items():
             looks = cubes[torch.arange(1, len(cubes))[:, None], cells].mean(2)  # (draws, T - 1, D)
             softmax = torch.cat([first.expand(len(cells), -1)[:, None], looking(unit(looks)).softmax(2)], 1)
-            right.setdefault(rule, []).append((softmax.mean(1).argmax(1) == label).double().numpy())
-        right.setdefault("all", []).append(
-            (whole(unit(cubes.mean(1))).softmax(1).mean(0, keepdim=True).argmax(1) == label).double().numpy()
-        )
+            right.setdefault(rule, []).append(float((softmax.mean(1).argmax(1) == label).double().mean()))
+        of_all = whole(unit(cubes.mean(1))).softmax(1).mean(0)
+        right.setdefault("all", []).append(float(of_all.argmax() == label))
+    return Headroom(
+        {rule: np.array(shares) for rule, shares in right.items()}, predictability(value, validation, unseen)
+    )
 
-    print(f"{splits['test'].num_clips} test clips, {m} of {size} cells a frame, {classes} classes")
-    print(f"predicted values correlate with scores by {predicted_share(value, validation, unseen):.3f} on validation")
+
+def main(arguments: Arguments) -> None:
+    """Print the table."""
+    splits = {
+        name: open_source(arguments.source, split=name, fold=arguments.fold) for name in ("train", "validation", "test")
+    }
+    found = measure(splits, glimpses=arguments.glimpses, seed=arguments.seed)
+    size, classes = splits["test"].grid_size ** 2, len(splits["test"].class_names)
+    print(f"{splits['test'].num_clips} test clips, {arguments.glimpses} of {size} cells a frame, {classes} classes")
+    print(f"predicted values correlate with scores by {found.predictability:.3f} on validation")
     print(f"{'':14}{'accuracy':>10}{'minus random':>24}")
-    control = np.array([draws.mean() for draws in right["random"]])
     for rule in ("random", "fixed", "content", "content, new", "confident", "actor", "all", "hindsight"):
-        if rule in right:
-            accuracies = np.array([draws.mean() for draws in right[rule]])
-            gain, half = mean_and_interval((accuracies - control).tolist())
-            print(f"{rule:14}{accuracies.mean():>10.3f}{gain:>+14.3f} ± {half:.3f}")
+        if rule in found.right:
+            gain, half = found.gain(rule)
+            print(f"{rule:14}{found.right[rule].mean():>10.3f}{gain:>+14.3f} ± {half:.3f}")
 
 
 if __name__ == "__main__":
