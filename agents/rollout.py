@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import Self
@@ -188,6 +189,22 @@ def play_out(
     } | {name: torch.from_numpy(infos[name]) for name in counted}
 
 
+def side_by_side(looks: Sequence[Looks]) -> Looks:
+    """Return the looks of T frames with a frame axis after the first; where they are fewer than in other frames, looks
+    of weight 0 follow them.
+    """
+    most = max(look.cells.shape[1] for look in looks)
+    columns: list[list[Tensor]] = [[], [], []]
+    for look in looks:
+        missing = most - look.cells.shape[1]
+        # A content of its own for each look is (N, m, D); their sum is (N, D).
+        content = F.pad(look.content, (0, 0, 0, missing)) if look.content.dim() == 3 else look.content
+        padded = (content, F.pad(look.cells, (0, missing)), F.pad(look.weights, (0, missing)))
+        for column, part in zip(columns, padded, strict=True):
+            column.append(part)
+    return Looks(*(torch.stack(column, 1) for column in columns))
+
+
 class _Player:
     """What N episodes look like from the policy's side while they are played."""
 
@@ -255,8 +272,10 @@ class _Player:
         if chosen.dtype == torch.bool:
             self.visits = self.visits + chosen
             self.seen = chosen.float()
-            # The environment shows the chosen cells in the order of its own grid, then nothing.
-            order = self._placed(chosen).argsort(dim=1, descending=True, stable=True)
+            # The environment shows the chosen cells in the order of its own grid, then nothing: what nobody chose is
+            # not worth the work.
+            most = max(int(chosen.sum(1).max()), 1)
+            order = self._placed(chosen).argsort(dim=1, descending=True, stable=True)[:, :most]
             self.cells = self.mirror.cells(order)
             self.weights = self.seen.gather(1, self.cells) / self.seen.sum(1, keepdim=True).clamp_min(1)
             return
@@ -305,7 +324,7 @@ class _Player:
             attention=torch.stack(attention, 1),
             entropy=choice_entropy(logits, sets=self.glimpses is None),
             first=looks[0],
-            rest=Looks(*(torch.stack(parts, 1) for parts in zip(*looks[1:], strict=True))),
+            rest=side_by_side(looks[1:]),
             views=Views(*(torch.stack(parts, 1) for parts in zip(*self.views[:-1], strict=True))),
             cells=torch.stack(self.chosen[:-1], 1),
             explored=torch.stack(self.explored[:-1], 1),

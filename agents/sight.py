@@ -40,7 +40,7 @@ class Sight(Protocol):
         """Return (N, m, D): what lies at (N, m) `cells` of the source's grid.
 
         Args:
-            observations: (N, m, D + 2), what the environments showed of these cells.
+            observations: (N, m or more, D + 2), what the environments showed of these cells and then of no more.
         """
 
 
@@ -65,7 +65,7 @@ class SourceSight:
         return torch.from_numpy(out).flatten(1, 2).to(self._device)
 
     def slices(self, frame: int, cells: Tensor, observations: NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(observations[..., :-2]).to(self._device)
+        return torch.from_numpy(observations[:, : cells.shape[1], :-2]).to(self._device)
 
 
 class BankSight:

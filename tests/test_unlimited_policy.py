@@ -13,6 +13,7 @@ from agents.evaluation import evaluate
 from agents.glimpses import choice_entropy, choice_log_prob, draw_sets, random_sets, sets_entropy, sets_log_prob
 from agents.losses import attention_penalty
 from agents.objective import Advantages, eq7_rewards, frame_returns, glimpse_losses, look_costs
+from agents.policy import GlimpsePolicy
 from agents.rollout import Manner, collect_rollout
 from glimpse_env import VideoGlimpseVectorEnv
 
@@ -107,6 +108,38 @@ def test_a_bank_shows_no_more_than_the_environments(encoder):
     for name in ("class_logits", "attention", "rewards", "cells"):
         torch.testing.assert_close(*(getattr(rollout, name) for rollout in rollouts), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(rollouts[0].views.content, rollouts[1].views.content)
+
+
+@pytest.mark.parametrize("encoder", ["sum", "what_and_where"])
+@pytest.mark.parametrize("shown", ["slices", "blind"])
+def test_no_work_goes_into_cells_that_nobody_chose(encoder, shown, monkeypatch):
+    source = marked_source(20)
+    widths, attend = [], GlimpsePolicy.attend
+
+    def watched(self, slices, *rest):
+        widths.append(slices.shape[1])
+        return attend(self, slices, *rest)
+
+    monkeypatch.setattr(GlimpsePolicy, "attend", watched)
+    _, rollout, _, _ = play(source, encoder=encoder, shown=shown, clips=[0, 1])
+    most = rollout.cells.sum(2).amax(0).clamp_min(1).tolist()
+    assert widths == [9, *most]
+    assert min(most) < 9
+    assert rollout.rest.cells.shape == rollout.rest.weights.shape == (2, 3, max(most))
+    assert ((rollout.rest.weights > 0).sum(2) == rollout.cells.sum(2)).all()
+
+
+def test_frames_in_which_nothing_is_chosen_show_nothing():
+    source = marked_source(4)
+    config = tiny_config(abstain=False)
+    policy = make_policy(config, source, "unlimited")
+    torch.nn.init.zeros_(policy.score.weight)  # no cell is likelier than not
+    envs = make_envs(config, source, 4, train=False, looking="unlimited")
+    manner = Manner(looking="unlimited", greedy=True)
+    rollout = collect_rollout(envs, policy, np.arange(4), manner, generator=torch.Generator())
+    assert rollout.rest.cells.shape == (4, 3, 1)
+    assert not rollout.looked.any()
+    assert not rollout.rest.weights.any()
 
 
 def test_greedy_takes_the_cells_that_are_likelier_than_not():
