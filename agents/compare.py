@@ -10,7 +10,8 @@ ordinary ones, OUT/m<m>/seed<seed>, which agents.report and --evaluate take: wha
 was stopped goes on, and models, seeds and budgets can be added later.
 
 From these records come table.md, table.csv and the figures. Intervals are Student's 95 % over seeds; differences to
-random glimpses are paired by seed at the same m. Checkpoints were chosen by validation; figures are of the test split.
+random glimpses are paired by seed at the same m, those to REINFORCE by test video, with the interval over videos.
+Checkpoints were chosen by validation; figures are of the test split.
 Figures that others published stand below, marked as reported: a CSV file with the columns model, measure (as in
 table.csv), value and source.
 """
@@ -26,10 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from agents.building import greedy_manner, make_envs, make_policy, open_splits
 from agents.config import Config, Control, parse_as
+from agents.evaluation import MEASURES
 from agents.figures import anytime_figure, budget_figure, compute_figure, save_figure
 from agents.interruption import StoppedError
 from agents.macs import macs_per_clip
@@ -57,18 +60,10 @@ TITLES: dict[Looking, str] = {
     "max": "maximum over all cells",
     "all": "all cells, through the agent's encoder",
 }
-MEASURES = {
-    "accuracy": "accuracy",
-    "top3": "top 3",
-    "mean_average_precision": "mAP",
-    "hit_at_1": "Hit@1",
-    "hit_at_3": "Hit@3",
-    "vote_accuracy": "vote",
-    "reward": "reward",
-    "focus_per_look": "focus per look",
-    "attention_on_actor": "attention on the actor",
-    "glimpses_per_frame": "slices used a frame",
-}
+SHOWN = (
+    "accuracy", "top3", "mean_average_precision", "hit_at_1", "hit_at_3", "vote_accuracy", "reward", "focus_per_look",
+    "attention_on_actor", "glimpses_per_frame",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +190,29 @@ def gains(row: Row, rows: Sequence[Row]) -> list[float]:
     return [record.measured["accuracy"] - control[record.seed] for record in row.records if record.seed in control]
 
 
+def lead(row: Row, rows: Sequence[Row]) -> tuple[float, float] | None:
+    """Return by how much REINFORCE is more accurate than a model beside it, and half the 95 % interval over videos.
+
+    Both have played the same videos with the same seeds, so each video's difference is taken, averaged over the seeds
+    that both have. None for REINFORCE itself, and where there is no such seed.
+    """
+    if row.looking == "learned":
+        return None
+    learned = {
+        (record.budget, record.seed): record.measured["correct"]
+        for other in rows
+        if other.looking == "learned"
+        for record in other.records
+        if "correct" in record.measured
+    }
+    differences = [
+        np.subtract(learned[key], record.measured["correct"], dtype=float)
+        for record in row.records
+        if (key := (record.budget, record.seed)) in learned and "correct" in record.measured
+    ]
+    return mean_and_interval(np.mean(differences, axis=0).tolist()) if differences else None
+
+
 @dataclass(frozen=True)
 class Reported:
     """A figure that others published."""
@@ -221,10 +239,8 @@ def read_reported(path: Path) -> list[Reported]:
                 figure = Reported(line["model"], line["measure"], float(line["value"]), line["source"])
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path}, line {number}: needs model, measure, value and source ({error})") from error
-            if figure.measure not in MEASURES:
-                raise ValueError(
-                    f"{path}, line {number}: measure must be one of {tuple(MEASURES)}, got {figure.measure!r}"
-                )
+            if figure.measure not in SHOWN:
+                raise ValueError(f"{path}, line {number}: measure must be one of {SHOWN}, got {figure.measure!r}")
             figures.append(figure)
     return figures
 
@@ -233,19 +249,22 @@ def markdown(records: Sequence[Record], reported: Sequence[Reported] = ()) -> st
     """Return the comparison as a Markdown table, a model at a budget each row, published figures last."""
     rows = rows_of(records)
     published = {figure.measure for figure in reported}
-    shown = [name for name in MEASURES if name in published or any(row.values(name) for row in rows)]
+    shown = [name for name in SHOWN if name in published or any(row.values(name) for row in rows)]
     head = [
         "model",
         "m",
         "seeds",
         "accuracy",
         "minus random",
+        "REINFORCE minus it",
         *(MEASURES[name] for name in shown if name != "accuracy"),
     ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         cells = [TITLES[row.looking], "-" if row.budget is None else str(row.budget), str(len(row.records))]
         cells += [_shown(row.values("accuracy")), _shown(gains(row, rows), signed=True)]
+        led = lead(row, rows)
+        cells.append("-" if led is None else f"{led[0]:+.3f} ± {led[1]:.3f}")
         cells += [_shown(row.values(name)) for name in shown if name != "accuracy"]
         lines.append("| " + " | ".join(cells) + " |")
     for model, source in dict.fromkeys((figure.model, figure.source) for figure in reported):
@@ -254,7 +273,7 @@ def markdown(records: Sequence[Record], reported: Sequence[Reported] = ()) -> st
             for figure in reported
             if (figure.model, figure.source) == (model, source)
         }
-        cells = [f"{model} (reported by {source})", "-", "-", known.get("accuracy", "-"), "-"]
+        cells = [f"{model} (reported by {source})", "-", "-", known.get("accuracy", "-"), "-", "-"]
         cells += [known.get(name, "-") for name in shown if name != "accuracy"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -270,7 +289,7 @@ def _shown(values: Sequence[float], *, signed: bool = False) -> str:
 def comma_separated(records: Sequence[Record]) -> str:
     """Return the records as CSV, one arm of one run a line."""
     buffer = io.StringIO()
-    names = ["model", "m", "seed", *MEASURES, "focus", "validation_accuracy", "train_seconds", "git_commit"]
+    names = ["model", "m", "seed", *MEASURES, "validation_accuracy", "train_seconds", "git_commit"]
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(names)
     for row in rows_of(records):
@@ -295,7 +314,8 @@ def page(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str:
             for arm, own in sorted(config.arm_settings.items())
             if arm in {record.looking for record in records}
         ),
-        "Means over seeds with 95 % intervals; checkpoints chosen by validation. Soft attention reads every slice to "
+        "Means over seeds with 95 % intervals; checkpoints chosen by validation. REINFORCE minus a model: of "
+        "each test video the mean over seeds, with the interval over videos. Soft attention reads every slice to "
         "score it, its m likeliest cells too, and begins from the mean of all frames, so it has seen the whole clip at "
         "frame 1. Costs of looks are taken off the reward of those alone who choose what to see.",
     ]

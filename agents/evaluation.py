@@ -73,6 +73,25 @@ class Evaluation:
     correct: tuple[bool, ...]
 
 
+MEASURES = {  # how tables call the numbers of an Evaluation
+    "accuracy": "accuracy",
+    "top3": "top 3",
+    "mean_average_precision": "mAP",
+    "plain_mean_average_precision": "plain mAP",
+    "log_score": "log-score",
+    "hit_at_1": "Hit@1",
+    "hit_at_3": "Hit@3",
+    "vote_accuracy": "vote",
+    "focus": "focus",
+    "focus_per_look": "focus per look",
+    "attention_on_actor": "attention on the actor",
+    "reward": "reward",
+    "true_positives": "N+",
+    "false_positives": "N-",
+    "glimpses_per_frame": "slices used a frame",
+}
+
+
 def class_scores(class_logits: Tensor, num_classes: int, video_score: VideoScore = "mean") -> Tensor:
     """Return (N, C): what the frames of (N, T, outputs) logits say together of the C classes.
 

@@ -9,32 +9,19 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from agents import seeds
+from agents.evaluation import MEASURES
 from agents.filmstrip import arm_name, png
 from agents.finished import FinishedRun
 from agents.markup import Markup, page, picture, table, tag
 from agents.report_clips import DrawnClip, rule
 from agents.report_plots import accuracy_over_frames, learning_curves, visit_maps
 
-MEASURES = {  # of evaluation.json's "test", those that some arm has
-    "accuracy": "accuracy",
-    "top3": "top 3",
-    "mean_average_precision": "mAP",
-    "plain_mean_average_precision": "plain mAP",
-    "hit_at_1": "hit@1",
-    "hit_at_3": "hit@3",
-    "vote_accuracy": "vote",
-    "focus": "focus",
-    "focus_per_look": "focus per look",
-    "reward": "reward",
-    "true_positives": "N+",
-    "false_positives": "N-",
-    "glimpses_per_frame": "looks a frame",
-}
 EXPLAINED = (
     "Everything is measured on the test split with the checkpoint that validation chose. Accuracy is top-1 of the mean "
     "of the frames' softmaxes, vote the share of episodes whose most frequent prediction is right, focus the share of "
     "frames after the first with a look on the actor, focus per look the share of looks on it, reward the mean of "
-    "eq. 7, N+ and N- the mean counts of true and false predictions."
+    "eq. 7, N+ and N- the mean counts of true and false predictions, log-score the mean log of the score of a video's "
+    "classes, attention on the actor the share of the weights of what is seen."
 )
 READ_STRIPS = (
     "Hard glimpses are bright and numbered in the order in which they were chosen; the first frame is seen whole. Soft "

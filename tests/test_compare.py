@@ -12,6 +12,7 @@ from agents.compare import (
     Arguments,
     Record,
     gains,
+    lead,
     main,
     markdown,
     read_records,
@@ -121,7 +122,26 @@ def test_gains_are_paired_by_seed_at_the_same_budget():
     mean, half = mean_and_interval([0.4, 0.1])
     lines = markdown(records).splitlines()
     assert f"| 0.800 ± {mean_and_interval([0.9, 0.7])[1]:.3f} | +{mean:.3f} ± {half:.3f} |" in lines[3]
-    assert lines[4] == "| soft attention, content and state | - | 1 | 0.800 | - |"
+    assert lines[4] == "| soft attention, content and state | - | 1 | 0.800 | - | - |"
+
+
+def test_what_reinforce_is_ahead_by_is_paired_by_video():
+    records = [
+        record("learned", 5, 1, 0.5, correct=[True, True, False, False]),
+        record("learned", 5, 2, 0.75, correct=[True, True, True, False]),
+        record("learned", 1, 1, 0.0, correct=[False] * 4),
+        record("soft", 5, 1, 0.25, correct=[False, True, False, False]),
+        record("soft", 5, 2, 0.5, correct=[False, True, False, True]),
+        record("random", 1, 3, 0.5, correct=[True, True, False, False]),
+        record("random", 5, 2, 0.25, correct=[False, False, False, True]),
+    ]
+    rows = rows_of(records)
+    assert [row.looking for row in rows] == ["learned", "learned", "soft", "random", "random"]
+    mean, half = mean_and_interval([1.0, 0.0, 0.5, -0.5])  # of seeds 1 and 2
+    assert lead(rows[2], rows) == pytest.approx((mean, half))
+    assert lead(rows[0], rows) is lead(rows[3], rows) is None  # of itself, and without a seed in common
+    assert lead(rows[4], rows) == pytest.approx(mean_and_interval([1.0, 1.0, 1.0, -1.0]))
+    assert f"| {mean:+.3f} ± {half:.3f} |" in markdown(records).splitlines()[4]
 
 
 def test_what_needs_no_budget_counts_once_for_each_seed():
@@ -147,10 +167,10 @@ def test_published_figures_stand_below_and_are_marked(tmp_path):
     )
     records = [record("learned", 5, 1, 0.9)]
     lines = markdown(records, read_reported(tmp_path / "paper.csv")).splitlines()
-    assert lines[0].endswith("| minus random | top 3 |")
+    assert lines[0].endswith("| minus random | REINFORCE minus it | top 3 |")
     assert lines[2:] == [
-        "| REINFORCE, m glimpses | 5 | 1 | 0.900 | - | - |",
-        "| soft attention (reported by A et al.) | - | - | 41.3 | - | 60 |",
+        "| REINFORCE, m glimpses | 5 | 1 | 0.900 | - | - | - |",
+        "| soft attention (reported by A et al.) | - | - | 41.3 | - | - | 60 |",
     ]
 
 

@@ -297,7 +297,7 @@ def test_measures_that_are_there_are_shown(run, tmp_path):
     for path in (run, *(run / "controls").iterdir()):
         change(path / "evaluation.json", forget)
     parser = write(run, out=tmp_path / "report.html")
-    assert {"top 3", "0.812", "hit@3", "0.438"} <= set(parser.texts)
+    assert {"top 3", "0.812", "Hit@3", "0.438"} <= set(parser.texts)
     assert "mAP" not in parser.texts
     assert images_of(parser) == [("png", 1)] * 2  # learning curves and the run's own strip
 
