@@ -11,7 +11,7 @@ import pytest
 import tyro
 from torch.distributed.run import get_args_parser
 
-from agents import ablate, compare, compute, config, predict, profile_training, report, seeds
+from agents import ablate, compare, compute, config, predict, profile_training, report, seeds, tune
 from glimpse_env.extract.__main__ import parse_arguments as parse_extraction
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +43,9 @@ PARSERS = {
     "agents.predict": lambda arguments: tyro.cli(predict.Arguments, args=arguments),
     "agents.report": lambda arguments: tyro.cli(report.Arguments, args=arguments),
     "agents.seeds": lambda arguments: tyro.cli(seeds.Arguments, args=arguments),
+    "agents.tune": lambda arguments: config.parse_as(tune.Arguments, arguments),
     "glimpse_env.extract": parse_extraction,
+    "examples/headroom.py": lambda arguments: tyro.cli(load_example("headroom").Arguments, args=arguments),
     "examples/join_clips.py": lambda arguments: tyro.cli(load_example("join_clips").Arguments, args=arguments),
     "examples/lazy_savings.py": lambda arguments: tyro.cli(load_example("lazy_savings").Arguments, args=arguments),
 }
