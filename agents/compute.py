@@ -6,8 +6,7 @@ MACs of the policy's parts are counted while it plays test clips (agents/macs.py
 whole frame, times T, with the weights that the run's features were made with. A precomputed cube has paid for the CNN
 already, and looking at fewer of its slices cannot take that back.
 
-The code computes location logits in every arm; where nothing is chosen by them their MACs are left out ("unused" in the
-JSON), but the times have them. Where windows slide over videos, a clip is a window. Memory is that of a fresh process:
+Where windows slide over videos, a clip is a window. Memory is that of a fresh process:
 weights, clips as read, and the work.
 """
 

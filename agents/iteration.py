@@ -191,6 +191,8 @@ def clock_rollout(arm: reinforce.Arm) -> dict[str, float]:
 def update_parts(arm: reinforce.Arm, made: Iteration) -> dict[str, Callable[[], None]]:
     """Return each part of an update as a function that runs it alone, forward and backward, on what was played."""
     policy, config, played, masks = arm.policy, arm.config, made.rollout, made.masks
+    views = played.views
+    assert views is not None
 
     def encode() -> Tensor:
         return torch.cat([policy.encode(played.first)[:, None], policy.encode(played.rest)], 1)
@@ -198,7 +200,7 @@ def update_parts(arm: reinforce.Arm, made: Iteration) -> dict[str, Callable[[], 
     with torch.no_grad(), policy.autocast():
         encoded = encode().float()
         hidden = recur(policy, encoded, masks).float()
-        logits = policy(played.first, played.rest, played.views, masks)
+        logits = policy(played.first, played.rest, views, masks)
     needs_gradient = config.policy.encoder != "sum" or config.policy.frame_embedding
     inputs = encoded.requires_grad_(needs_gradient)
     states = hidden.requires_grad_()
@@ -228,8 +230,8 @@ def update_parts(arm: reinforce.Arm, made: Iteration) -> dict[str, Callable[[], 
 
     def score() -> Tensor:
         if config.policy.glimpse_order == "sequential":
-            return policy.sequence_logits(states[:, :-1], played.views, played.cells, masks)
-        return policy.cell_logits(states[:, :-1], played.views, masks)
+            return policy.sequence_logits(states[:, :-1], views, played.cells, masks)
+        return policy.cell_logits(states[:, :-1], views, masks)
 
     def optimise() -> None:
         torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)

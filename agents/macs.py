@@ -7,7 +7,6 @@ see. oneDNN's fused layers, which it does not see into either, are off while it 
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from agents.clocks import Meter
 from agents.playing import policy_of
 from agents.policy import GlimpsePolicy
-from agents.rollout import HARD, SEES_EVERYTHING, SOFT, Looking, Manner
+from agents.rollout import SEES_EVERYTHING, SOFT, Manner
 from glimpse_env import VideoGlimpseVectorEnv
 from glimpse_env.backbones import Backbone
 
@@ -47,7 +46,6 @@ class Macs:
         attending: to embed, weight and sum slices: X' of eq. 3.
         recurrent: of the LSTM, and of its initial state.
         head: of the class scores.
-        unused: of location logits that decide nothing: every arm computes them, and some choose without.
         slices_attended: that weigh something in X', over the T frames.
         slices_read: that had to be read for that, and to choose.
     """
@@ -56,7 +54,6 @@ class Macs:
     attending: float
     recurrent: float
     head: float
-    unused: float
     slices_attended: float
     slices_read: float
 
@@ -108,24 +105,11 @@ def macs_per_clip(envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, manner: Ma
     means = {part: meter.spent.get(part, 0.0) / envs.num_envs for part in PARTS.values()}
     attended = float((rollout.attention > 0).sum()) / envs.num_envs
     everything = float(rollout.attention[0].numel())
-    counted = Macs(
-        **means,
-        unused=0.0,
-        slices_attended=attended,
-        slices_read=everything if _reads_everything(manner) else attended,
-    )
-    if chooses_by_logits(manner.looking):
-        return counted
-    return dataclasses.replace(counted, choosing=0.0, unused=counted.choosing)
-
-
-def chooses_by_logits(looking: Looking) -> bool:
-    """Return whether the location logits decide what an arm sees."""
-    return looking in HARD or looking in SOFT
+    return Macs(**means, slices_attended=attended, slices_read=everything if _reads_everything(manner) else attended)
 
 
 def _reads_everything(manner: Manner) -> bool:
-    all_in_view = manner.in_view == "cube" and chooses_by_logits(manner.looking)
+    all_in_view = manner.in_view == "cube" and manner.scores_cells
     return all_in_view or manner.looking in SEES_EVERYTHING or manner.looking in SOFT
 
 

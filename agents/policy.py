@@ -273,18 +273,22 @@ class GlimpsePolicy(nn.Module):
         return F.normalize(attended, dim=-1) * math.sqrt(self.input_size) if self.config.unit_input else attended
 
     def step(
-        self, state: RecurrentState, looks: Looks, view: Views, masks: DropoutMasks | None
+        self, state: RecurrentState, looks: Looks, view: Views | None, masks: DropoutMasks | None
     ) -> tuple[Tensor, Tensor, RecurrentState]:
         """Advance one frame.
 
         Returns:
             class logits (N, outputs), location logits of the next frame (N, K*K), those of the first cell to be drawn
-            where cells are drawn in sequence, and the state after the frame.
+            where cells are drawn in sequence, and the state after the frame. Without a view nothing is to be chosen by
+            the location logits, and they are zeros.
         """
         with self.autocast():
             hidden, inputs, state = self.advance(state, self.encode(looks), masks)
-            view = Views(*(part[:, None] for part in view))
-            class_logits, cell_logits = self.class_logits(hidden, inputs, masks), self.cell_logits(hidden, view, masks)
+            class_logits = self.class_logits(hidden, inputs, masks)
+            if view is None:
+                cell_logits = self._indifferent(hidden)
+            else:
+                cell_logits = self.cell_logits(hidden, Views(*(part[:, None] for part in view)), masks)
         return class_logits[:, 0].float(), cell_logits[:, 0].float(), state
 
     def advance(
@@ -300,14 +304,14 @@ class GlimpsePolicy(nn.Module):
         return hidden, inputs, RecurrentState(layers, state.frame + 1)
 
     def forward(
-        self, first: Looks, rest: Looks, views: Views, masks: DropoutMasks | None, *, detach_scorer: bool = False
+        self, first: Looks, rest: Looks, views: Views | None, masks: DropoutMasks | None, *, detach_scorer: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Play whole episodes whose actions are known, in one call of each LSTM layer.
 
         Args:
             first: the looks of frame 1, without a frame axis.
             rest: the looks of frames 2..T, (N, T - 1, ...).
-            views: of frames 1..T-1.
+            views: of frames 1..T-1; None where nothing was chosen by the location logits, which are zeros then.
             masks: the dropout that the episodes were played with.
             detach_scorer: keep the gradient of the location logits out of the LSTM.
 
@@ -321,11 +325,17 @@ class GlimpsePolicy(nn.Module):
             hidden, _ = self._recur(inputs, None, masks)
             before = hidden[:, :-1].detach() if detach_scorer else hidden[:, :-1]
             class_logits = self.class_logits(hidden, inputs, masks)
-            if self.config.glimpse_order == "sequential":
+            if views is None:
+                cell_logits = self._indifferent(before)
+            elif self.config.glimpse_order == "sequential":
                 cell_logits = self.sequence_logits(before, views, rest.cells, masks)
             else:
                 cell_logits = self.cell_logits(before, views, masks)
         return class_logits.float(), cell_logits.float()
+
+    def _indifferent(self, hidden: Tensor) -> Tensor:
+        """Return (N, T, K*K) zeros for (N, T, H) states."""
+        return hidden.new_zeros(*hidden.shape[:2], self.shape.grid_size**2)
 
     def class_logits(self, hidden: Tensor, inputs: Tensor, masks: DropoutMasks | None) -> Tensor:
         """Score the classes (eq. 2): states (N, T, H) and the LSTM's inputs (N, T, width) -> (N, T, outputs)."""

@@ -62,6 +62,11 @@ class Manner:
     mirrored_together: int = 1
     random_share: float = 0.0
 
+    @property
+    def scores_cells(self) -> bool:
+        """Whether location logits decide what is seen."""
+        return self.looking in (*HARD, *SOFT)
+
     def draw_mirror(self, episodes: int, grid_size: int, generator: torch.Generator, share: Share) -> Mirror:
         """Draw which of N episodes are mirrored."""
         together = self.mirrored_together
@@ -115,7 +120,7 @@ class GlimpseRollout(Rollout):
 
     first: Looks
     rest: Looks  # (N, T - 1, ...)
-    views: Views  # (N, T - 1, ...)
+    views: Views | None  # (N, T - 1, ...), where cells were scored
     cells: Tensor  # chosen at frames 1..T-1: (N, T - 1, m) int64 in order, or (N, T - 1, K*K) bool
     explored: Tensor  # (N, T - 1) bool: chosen at random, whatever the manner
     states: Tensor | None  # (N, T, H) of the LSTM, where values are learned from them
@@ -251,13 +256,13 @@ class _Player:
 
     def act(self, observations: NDArray[np.float32]) -> Tensor:
         """Answer the (N, m, D + 2) observations of one frame with (N, m + 1) actions, on the policy's device."""
-        looks, visible = self._look(observations)
-        view = Views(visible, self.seen, self.visits)
+        looks, view = self._look(observations)
         class_logits, cell_logits, self.state = self.policy.step(self.state, looks, view, self.masks)
         prediction = self._predict(class_logits)
         chosen = self._explore(self._choose(cell_logits, view))
         self.looks.append(looks)
-        self.views.append(view)
+        if view is not None:
+            self.views.append(view)
         self.chosen.append(chosen)
         self.predictions.append(prediction)
         self.class_logits.append(class_logits)
@@ -286,22 +291,28 @@ class _Player:
             self.cells, self.weights = chosen, slice_weights(cell_logits, chosen, kind)
             self.seen = torch.zeros_like(self.visits).scatter_(1, chosen, 1.0)
 
-    def _look(self, observations: NDArray[np.float32]) -> tuple[Looks, Tensor]:
-        """Return what is attended to, and (N, K*K, P): what the location logits see of the frame."""
+    def _look(self, observations: NDArray[np.float32]) -> tuple[Looks, Views | None]:
+        """Return what is attended to and, where cells are scored, what the location logits see of the frame."""
         attends_to_all = self.state.frame == 0 or self.manner.looking in SEES_EVERYTHING
-        if attends_to_all or self.manner.in_view == "cube":
+        scores = self.manner.scores_cells
+        visible: Tensor | None = None
+        if attends_to_all or (scores and self.manner.in_view == "cube"):
             cubes = self.sight.cubes(self.state.frame)
-            visible = self.mirror.values(self.policy.project(cubes)[self.sight.episodes])
+            if scores:
+                visible = self.mirror.values(self.policy.project(cubes)[self.sight.episodes])
             if attends_to_all:
-                return Looks(self._content_of_all(cubes), self.everything, self.weights), visible
+                return Looks(self._content_of_all(cubes), self.everything, self.weights), self._view(visible)
         slices = self.sight.slices(self.state.frame, self.mirror.cells(self.cells), observations)
         if self.glimpses is None:  # a bank has what was not chosen too
             slices = slices * (self.weights > 0)[..., None]
-        if self.manner.in_view == "glimpsed":
+        if scores and visible is None:
             projected = self.policy.project(slices)
             places = self.cells[..., None].expand_as(projected)
             visible = projected.new_zeros(*self.visits.shape, projected.shape[2]).scatter_(1, places, projected)
-        return self.policy.attend(slices, self.cells, self.weights), visible
+        return self.policy.attend(slices, self.cells, self.weights), self._view(visible)
+
+    def _view(self, visible: Tensor | None) -> Views | None:
+        return None if visible is None else Views(visible, self.seen, self.visits)
 
     def _content_of_all(self, cubes: Tensor) -> Tensor:
         """Return the content of looks at all cells of (U, K*K, D) cubes, for N episodes."""
@@ -319,13 +330,16 @@ class _Player:
         attention = [torch.zeros_like(self.visits).scatter_(1, look.cells, look.weights) for look in looks]
         logits = torch.stack(self.cell_logits[:-1], 1)
         states = torch.stack(self.states, 1) if self.states else None
+        views = None
+        if self.views:
+            views = Views(*(torch.stack(parts, 1) for parts in zip(*self.views[:-1], strict=True)))
         return GlimpseRollout(
             clips=clips,
             attention=torch.stack(attention, 1),
-            entropy=choice_entropy(logits, sets=self.glimpses is None),
+            entropy=choice_entropy(logits, sets=self.glimpses is None) * self._has_a_choice,
             first=looks[0],
             rest=side_by_side(looks[1:]),
-            views=Views(*(torch.stack(parts, 1) for parts in zip(*self.views[:-1], strict=True))),
+            views=views,
             cells=torch.stack(self.chosen[:-1], 1),
             explored=torch.stack(self.explored[:-1], 1),
             predictions=torch.stack(self.predictions, 1),
@@ -335,6 +349,10 @@ class _Player:
             values=None if states is None else self.policy.values(states),
             **ended,
         )
+
+    @property
+    def _has_a_choice(self) -> bool:
+        return self.manner.scores_cells or self.manner.looking == "random"
 
     def _placed(self, chosen: Tensor) -> Tensor:
         """Return what the environment is told of a choice."""
@@ -360,7 +378,7 @@ class _Player:
             return random_sets(self.visits.shape, self.generator, self.share)
         return random_cells(self.visits.shape, self.glimpses, self.generator, self.share)
 
-    def _choose(self, cell_logits: Tensor, view: Views) -> Tensor:
+    def _choose(self, cell_logits: Tensor, view: Views | None) -> Tensor:
         """Choose what to see of the next frame; anything will do after the last one, where it is ignored."""
         looking, glimpses = self.manner.looking, self.glimpses
         if looking == "random":
@@ -370,6 +388,7 @@ class _Player:
         if looking in HARD:
             if self.policy.config.glimpse_order == "joint":
                 return self._draw(cell_logits, glimpses)
+            assert view is not None
             return self.policy.draw_in_sequence(
                 self.state.output, view, self.masks, glimpses=glimpses, draw=lambda logits: self._draw(logits, 1)
             )

@@ -33,11 +33,9 @@ from glimpse_env.backbones import Backbone, normalise_imagenet
 from glimpse_env.decode import RESIZE_RULE
 from glimpse_env.files import file_sha256
 
-LEARNED = Macs(
-    choosing=2e6, attending=1e6, recurrent=6e6, head=1e6, unused=0.0, slices_attended=20.0, slices_read=100.0
-)
-SOFT = Macs(choosing=2e6, attending=9e6, recurrent=6e6, head=3e6, unused=0.0, slices_attended=100.0, slices_read=100.0)
-ALL = Macs(choosing=0.0, attending=1e6, recurrent=6e6, head=1e6, unused=2e6, slices_attended=100.0, slices_read=100.0)
+LEARNED = Macs(choosing=2e6, attending=1e6, recurrent=6e6, head=1e6, slices_attended=20.0, slices_read=100.0)
+SOFT = Macs(choosing=2e6, attending=9e6, recurrent=6e6, head=3e6, slices_attended=100.0, slices_read=100.0)
+ALL = Macs(choosing=0.0, attending=1e6, recurrent=6e6, head=1e6, slices_attended=100.0, slices_read=100.0)
 CNN = CnnCompute(name="net", batch_size=2, macs_per_frame=99e6, seconds_per_frame=0.25, memory_bytes=5_000_000)
 
 
@@ -85,7 +83,7 @@ def test_the_table_has_a_row_for_each_arm():
     assert learned[:9] == ["learned", "20", "100", "990.00", "2.00", "1.00", "6.00", "1.00", "10.00"]
     assert learned[9:] == ["1.00%", "2.00", "1.00", "7"]
     assert every[:5] == ["all", "100", "100", "990.00", "0.00"]
-    assert every[8] == "8.00"  # without what is unused
+    assert every[8] == "8.00"
     without = table(compute(None, learned=LEARNED)).splitlines()[2]
     assert "| 100 | - | 2.00 |" in without
     assert "| 10.00 | - |" in without
@@ -118,7 +116,7 @@ def test_the_numbers_are_printed_and_written(run, tmp_path, capsys):
     assert "Against 'soft', which reads 36: " in told
     content = json.loads(path.read_text())
     assert content["frames"] == 4
-    assert content["arms"]["random"]["macs"]["unused"] > content["arms"]["random"]["macs"]["choosing"] == 0
+    assert content["arms"]["learned"]["macs"]["choosing"] > content["arms"]["random"]["macs"]["choosing"] == 0
     assert content["provenance"] == provenance()
 
 

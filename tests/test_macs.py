@@ -43,7 +43,7 @@ def test_glimpses_by_hand():
     assert macs.choosing == (9 + 3 * 2) * 4 * 3 + 4 * SCORES  # what was seen alone is projected
     assert macs.attending == (9 + 3 * 2) * 4 * 6
     assert (macs.recurrent, macs.head) == tuple(TAKES["what_and_where"].values())
-    assert (macs.slices_attended, macs.slices_read, macs.unused) == (9 + 3 * 2, 9 + 3 * 2, 0)
+    assert (macs.slices_attended, macs.slices_read) == (9 + 3 * 2, 9 + 3 * 2)
 
 
 def test_glimpses_that_are_chosen_from_the_whole_cube_by_hand():
@@ -70,9 +70,9 @@ def test_the_likeliest_cells_weigh_alone_but_all_are_read():
 
 
 @pytest.mark.parametrize("observation", ["glimpsed", "cube"])
-def test_location_logits_that_decide_nothing_are_not_charged(observation):
+def test_location_logits_that_decide_nothing_are_not_computed(observation):
     random, learned = counted("random", observation=observation), counted("learned", observation=observation)
-    assert (random.choosing, random.unused) == (0, learned.choosing)
+    assert random.choosing == 0
     assert random.policy == learned.policy - learned.choosing
     assert random.slices_read == 9 + 3 * 2
 
@@ -87,7 +87,7 @@ def test_parts_add_up_to_what_pytorch_counts(looking, network):
         )
         expected = total()
     macs = macs_per_clip(envs, policy, manner)
-    assert 4 * (macs.policy + macs.unused) == expected > 0
+    assert 4 * macs.policy == expected > 0
     assert "project" not in vars(policy)  # left as it was
 
 

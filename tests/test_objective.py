@@ -280,15 +280,16 @@ def test_only_who_asks_has_values():
 
 @pytest.mark.parametrize("credit", ["causal", "terminal"])
 def test_the_mean_over_all_pairs_of_rollouts_is_the_gradient_of_the_expected_reward(credit):
-    """A uniform policy plays each of the 4 * 4 ways to look at two frames of four cells equally often."""
+    """The 4 * 4 ways to look at two frames of four cells, taken from play and all as likely by a uniform policy."""
     rng = np.random.default_rng(2)
     features = rng.uniform(0, 2, (1, 3, 2, 2, 4)).astype(np.float32)
     source = ArraySource(features=features, labels=np.array([1]), class_names=("a", "b"))
     config = tiny_config(glimpses=1, credit=credit, policy=dataclasses.replace(TINY_NETWORK, frame_embedding=False))
-    policy, rollout, masks = play(config, source, [0] * 400, Manner(looking="random"))
+    policy, rollout, masks = play(config, source, [0] * 400, Manner(random_share=0.9))
     ways = {tuple(cells): episode for episode, cells in enumerate(rollout.cells[..., 0].tolist())}
     assert set(ways) == set(product(range(4), repeat=2))
     rollout = rollout.part(torch.tensor(list(ways.values())))
+    rollout = dataclasses.replace(rollout, explored=torch.zeros(16, 2, dtype=torch.bool))  # as if it had drawn them all
     masks = policy.draw_masks(16, torch.Generator())  # nothing is dropped
     with torch.no_grad():
         policy.score.weight.zero_()

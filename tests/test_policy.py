@@ -45,9 +45,9 @@ def masks_for(policy, episodes=6, seed=4):
 def step_through(policy, rollout, masks):
     """Return class and location logits of frame-by-frame play with the rollout's looks."""
     state, outputs = policy.initial_state(len(rollout.clips)), []
-    for frame in range(rollout.views.seen.shape[1]):
+    for frame in range(rollout.class_logits.shape[1] - 1):
         looks = rollout.first if frame == 0 else Looks(*(part[:, frame - 1] for part in rollout.rest))
-        view = Views(*(part[:, frame] for part in rollout.views))
+        view = None if rollout.views is None else Views(*(part[:, frame] for part in rollout.views))
         class_logits, cell_logits, state = policy.step(state, looks, view, masks)
         outputs.append((class_logits, cell_logits))
     assert state.frame == len(outputs)

@@ -84,7 +84,7 @@ def test_a_mirrored_episode_sends_mirrored_cells(toy):
 
 
 def test_views_tell_what_is_visible_seen_and_how_often(toy):
-    rollout, _ = play(toy, Manner(looking="random"), clips=[0, 1, 2])
+    rollout, _ = play(toy, Manner(), clips=[0, 1, 2])
     chosen = torch.nn.functional.one_hot(rollout.cells, 9).sum(2).float()  # (N, T - 1, K*K)
     assert (rollout.views.seen[:, 0] == 1).all()  # the first glance shows everything
     assert (rollout.views.seen[:, 1:] == chosen[:, :-1]).all()
@@ -175,7 +175,7 @@ def test_rollouts_of_a_clip_share_the_cubes_that_are_read(toy):
     clips = np.array([3, 1, 3, 3, 0, 1])
     for in_view, cubes in (("glimpsed", 1), ("cube", 4)):
         source.count.clear()
-        rollout, _ = play(source, Manner(looking="random", in_view=in_view), clips=clips)
+        rollout, _ = play(source, Manner(in_view=in_view), clips=clips)
         whole = torch.from_numpy(toy.features[clips, :3]).flatten(2, 3)
         shown = whole if in_view == "cube" else whole * rollout.views.seen[..., None]
         assert (rollout.views.content == shown).all()
@@ -183,10 +183,20 @@ def test_rollouts_of_a_clip_share_the_cubes_that_are_read(toy):
         assert sorted(source.count) == [*[3] * cubes, 6, 12, 12, 12]
 
 
+@pytest.mark.parametrize("looking", ["random", "centre"])
+def test_who_chooses_without_scores_neither_reads_nor_scores_for_them(toy, looking):
+    source = Watched(**{name: getattr(toy, name) for name in ("features", "labels", "class_names")})
+    rollout, _ = play(source, Manner(looking=looking, in_view="cube"), clips=[3, 1, 3])
+    assert sorted(source.count) == [2, 3, 6, 6, 6]  # the first cubes for rollout and environments, and then slices
+    assert rollout.views is None
+    entropy = {"random": np.log(9), "centre": 0.0}[looking]  # of the first cell drawn
+    torch.testing.assert_close(rollout.entropy, torch.full((3, 3), entropy, dtype=torch.float32))
+
+
 def test_windows_of_a_clip_that_differ_are_read_apart(uneven):
     envs = make_toy_envs(uneven, 30, frames=4, jitter=True)
     policy, generator = make_toy_policy(uneven, outputs=2), torch.Generator().manual_seed(1)
-    manner = Manner(looking="random", in_view="cube")
+    manner = Manner(in_view="cube")
     rollout = collect_rollout(envs, policy, np.zeros(30, np.int64), manner, generator=generator, seed=5)
     window = envs.engine.window
     assert len(set(window[:, 0].tolist())) > 2
