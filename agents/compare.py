@@ -12,8 +12,8 @@ was stopped goes on, and models, seeds and budgets can be added later.
 From these records come table.md, table.csv and the figures. Intervals are Student's 95 % over seeds; differences to
 random glimpses are paired by seed at the same m, those to REINFORCE by test video, with the interval over videos.
 Checkpoints were chosen by validation; figures are of the test split.
-Figures that others published stand below, marked as reported: a CSV file with the columns model, measure (as in
-table.csv), value and source.
+Figures that others published stand below, marked as reported: a CSV file with the columns model, measure (one of
+table.md's, by its name in table.csv), value and source.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import numpy as np
 from tqdm import tqdm
 
 from agents.building import greedy_manner, make_envs, make_policy, open_splits
-from agents.config import Config, Control, parse_as
+from agents.config import Config, Control, parse_as, spelled
 from agents.evaluation import MEASURES
 from agents.figures import anytime_figure, budget_figure, compute_figure, save_figure
 from agents.interruption import StoppedError
@@ -97,6 +97,8 @@ class Arguments(Config):
     def runs(self) -> list[tuple[Path, Config]]:
         """Return the folder and the configuration of every run that is asked for."""
         own = self.part().tuned_by(self.tuned)
+        asked_for = {arm: settings for arm, settings in own.arm_settings.items() if arm in ("learned", *self.models)}
+        own = dataclasses.replace(own, arm_settings=asked_for)
         budgets = self.budgets or (self.glimpses,)
         asked = []
         for budget in budgets:
@@ -128,16 +130,23 @@ def read_records(out: Path) -> list[Record]:
         ValueError: the runs differ in more than seed, budget and models.
     """
     records, first = [], None
+    settings: dict[Looking, tuple[Path, Any]] = {}
     for path in sorted(out.glob("m*/seed*/config.json")):
         run = read_json(path)
         config = Config.from_json(run["config"])
-        alike = dataclasses.replace(config, seed=0, glimpses=1, controls=())
+        alike = dataclasses.replace(config, seed=0, glimpses=1, controls=(), arm_settings={})
         if first is None:
             first = (path, alike)
         if alike != first[1]:
             names = [name for name, value in alike.to_json().items() if value != first[1].to_json()[name]]
             raise ValueError(f"{path} differs from {first[0]} in {', '.join(names)}: compare like with like")
         for looking in arms_on_disk(path.parent):
+            own = config.arm_settings.get(looking)
+            earlier = settings.setdefault(looking, (path, own))
+            if own != earlier[1]:
+                raise ValueError(
+                    f"{path} differs from {earlier[0]} in the settings of {looking!r}: compare like with like"
+                )
             evaluation = read_json(arm_folder(path.parent, looking) / "evaluation.json")
             measured = evaluation["test"] | {
                 name: evaluation[name] for name in ("validation_accuracy", "train_seconds")
@@ -194,23 +203,25 @@ def lead(row: Row, rows: Sequence[Row]) -> tuple[float, float] | None:
     """Return by how much REINFORCE is more accurate than a model beside it, and half the 95 % interval over videos.
 
     Both have played the same videos with the same seeds, so each video's difference is taken, averaged over the seeds
-    that both have. None for REINFORCE itself, and where there is no such seed.
+    of the model. None for REINFORCE itself, and where it lacks one of these seeds at `beside(row)` glimpses.
     """
-    if row.looking == "learned":
-        return None
     learned = {
-        (record.budget, record.seed): record.measured["correct"]
+        record.seed: record.measured["correct"]
         for other in rows
-        if other.looking == "learned"
+        if other.looking == "learned" and other.budget == beside(row)
         for record in other.records
-        if "correct" in record.measured
     }
-    differences = [
-        np.subtract(learned[key], record.measured["correct"], dtype=float)
-        for record in row.records
-        if (key := (record.budget, record.seed)) in learned and "correct" in record.measured
-    ]
-    return mean_and_interval(np.mean(differences, axis=0).tolist()) if differences else None
+    if row.looking == "learned" or not learned.keys() >= {record.seed for record in row.records}:
+        return None
+    differences = [np.subtract(learned[record.seed], record.measured["correct"], dtype=float) for record in row.records]
+    return mean_and_interval(np.mean(differences, axis=0).tolist())
+
+
+def beside(row: Row) -> int:
+    """Return the number of glimpses at which REINFORCE is compared with a model: its own, or where it does not depend
+    on m, the one beside which it was trained for its first seed.
+    """
+    return row.records[0].budget if row.budget is None else row.budget
 
 
 @dataclass(frozen=True)
@@ -264,7 +275,7 @@ def markdown(records: Sequence[Record], reported: Sequence[Reported] = ()) -> st
         cells = [TITLES[row.looking], "-" if row.budget is None else str(row.budget), str(len(row.records))]
         cells += [_shown(row.values("accuracy")), _shown(gains(row, rows), signed=True)]
         led = lead(row, rows)
-        cells.append("-" if led is None else f"{led[0]:+.3f} ± {led[1]:.3f}")
+        cells.append("-" if led is None else f"{led[0]:+.3f} ± {led[1]:.3f} (m = {beside(row)})")
         cells += [_shown(row.values(name)) for name in shown if name != "accuracy"]
         lines.append("| " + " | ".join(cells) + " |")
     for model, source in dict.fromkeys((figure.model, figure.source) for figure in reported):
@@ -309,17 +320,24 @@ def page(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str:
         f"{config.updates} updates of {config.clips} clips x {config.rollouts} rollouts; "
         f"{len(records[0].measured['correct'])} test videos.",
         f"Code {', '.join(commits)}; {'; '.join(machines)}.",
-        *(
-            f"Tuned for itself: {TITLES[arm]}: {', '.join(f'{name} {value:.3g}' for name, value in own.items())}."
-            for arm, own in sorted(config.arm_settings.items())
-            if arm in {record.looking for record in records}
-        ),
-        "Means over seeds with 95 % intervals; checkpoints chosen by validation. REINFORCE minus a model: of "
-        "each test video the mean over seeds, with the interval over videos. Soft attention reads every slice to "
-        "score it, its m likeliest cells too, and begins from the mean of all frames, so it has seen the whole clip at "
-        "frame 1. Costs of looks are taken off the reward of those alone who choose what to see.",
+        *_tuned(records),
+        "Means over seeds with 95 % intervals; checkpoints chosen by validation. REINFORCE minus a model: of each test "
+        "video the mean over seeds, with the interval over videos, which is too narrow where several were cut from one "
+        "film. Soft attention reads every slice to score it, its m likeliest cells too, and begins from the mean of "
+        "all frames, so it has seen the whole clip at frame 1. Costs of looks are taken off the reward of those alone "
+        "who choose what to see.",
     ]
     return markdown(records, reported) + "\n\n" + "\n".join(said) + "\n"
+
+
+def _tuned(records: Sequence[Record]) -> list[str]:
+    """Say which models were trained with settings of their own, and which were not where some were."""
+    own = {
+        record.looking: Config.from_json(record.run["config"]).arm_settings.get(record.looking) for record in records
+    }
+    lines = [f"Tuned for itself: {TITLES[arm]}: {spelled(settings)}." for arm, settings in own.items() if settings]
+    rest = [TITLES[arm] for arm, settings in own.items() if not settings]
+    return [*lines, f"Not tuned for itself: {'; '.join(rest)}."] if lines and rest else lines
 
 
 def write_comparison(out: Path, reported: Sequence[Reported] = ()) -> str:

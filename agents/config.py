@@ -28,7 +28,7 @@ Control = Literal[
 VideoScore = Literal["mean", "last16", "mode"]
 Settings = Mapping[str, Any]  # fields of Config by name; those of its network as "policy.<field>"
 
-# What an arm may be told for itself: how it learns. What it sees, and how much of it, is the same for all.
+# What an arm may be told for itself, beside the fields of its network. Its episodes, and how many, are those of all.
 OF_AN_ARM = (
     "learning_rate", "scorer_learning_rate", "weight_decay", "scorer_weight_decay", "max_grad_norm", "penalty",
     "entropy_bonus", "random_share",
@@ -169,8 +169,8 @@ class Config:
             raise ValueError(f"video_score must be one of {get_args(VideoScore)}, got {self.video_score!r}")
         if self.abstain and self.class_gradient is False:
             raise ValueError(
-                '"no prediction" is learned by the gradient of drawn classes alone: leave class_gradient out, or set '
-                "abstain to False"
+                'when "no prediction" pays is learned by the gradient of drawn classes alone: leave class_gradient '
+                "out, or set abstain to False"
             )
         for control in self.controls:
             if control not in get_args(Control):
@@ -179,13 +179,24 @@ class Config:
         for arm, settings in self.arm_settings.items():
             if arm not in get_args(Looking):
                 raise ValueError(f"arm_settings must be of arms among {get_args(Looking)}, got {arm!r}")
-            for name in settings:
-                if name not in OF_AN_ARM and not name.startswith("policy."):
-                    raise ValueError(
-                        f"arm_settings of {arm!r}: {name!r} is the same for all arms; its own may be policy.<field> "
-                        f"and {', '.join(OF_AN_ARM)}"
-                    )
+            self._check_arm_settings(arm, settings)
             self.for_arm(arm)
+
+    def _check_arm_settings(self, arm: str, settings: Settings) -> None:
+        if not isinstance(settings, dict):
+            raise ValueError(f"arm_settings of {arm!r} must be settings by name, got {settings!r}")
+        for name, value in settings.items():
+            if name not in OF_AN_ARM and not name.startswith("policy."):
+                raise ValueError(
+                    f"arm_settings of {arm!r}: {name!r} is the same for all arms; its own may be policy.<field> "
+                    f"and {', '.join(OF_AN_ARM)}"
+                )
+            usual = getattr(self.policy, name.removeprefix("policy."), None) if "." in name else getattr(self, name)
+            kind = type(usual)
+            if usual is not None and type(value) is not kind and (kind, type(value)) != (float, int):
+                raise ValueError(
+                    f"arm_settings of {arm!r}: {name} must be a {kind.__name__}, such as {usual!r}, got {value!r}"
+                )
 
     def _check_rivals(self) -> None:
         soft = [control for control in self.controls if control in (*SOFT, "gumbel")]
@@ -228,7 +239,14 @@ class Config:
 
     def tuned_by(self, path: Path | None) -> Self:
         """Return this configuration with the settings of arms in a file of agents.tune, or as it is without one."""
-        return self if path is None else dataclasses.replace(self, arm_settings=read_json(path))
+        if path is None:
+            return self
+        if not path.exists():
+            raise FileNotFoundError(f"no tuned settings at {path}: agents.tune writes them, as settings.json")
+        settings = read_json(path)
+        if not isinstance(settings, dict):
+            raise ValueError(f"{path} must hold settings by the name of an arm, got {settings!r}")
+        return dataclasses.replace(self, arm_settings=settings)
 
     def with_settings(self, settings: Settings) -> Self:
         """Return this configuration with some of its fields changed.
@@ -245,9 +263,9 @@ class Config:
             raise ValueError(f"settings {dict(settings)}: {error}") from error
 
     def for_arm(self, looking: str) -> Self:
-        """Return this configuration with an arm's own settings in place of the run's."""
-        own = self.arm_settings.get(looking, {})
-        return dataclasses.replace(self, arm_settings={}).with_settings(own) if own else self
+        """Return the configuration of an arm alone, its own settings in place of the run's."""
+        alone = dataclasses.replace(self, controls=(), arm_settings={})
+        return alone.with_settings(self.arm_settings.get(looking, {}))
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` takes."""
@@ -260,6 +278,13 @@ class Config:
 
 
 SomeConfig = TypeVar("SomeConfig", bound=Config)
+
+
+def spelled(settings: Settings) -> str:
+    """Return settings in a line."""
+    shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in settings.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
+
 
 PRESETS: dict[Preset, Config] = {
     "small": Config(),

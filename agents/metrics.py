@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Scores = NDArray[np.floating]
 Truths = NDArray[np.bool_]
+LOWEST_SCORE = 1e-8  # whose log still counts
 
 
 def top_k_correct(scores: Scores, truths: Truths, k: int) -> Truths:
@@ -31,12 +32,16 @@ def hit_at_k(scores: Scores, truths: Truths, k: int) -> float | None:
 
 def mean_log_score(scores: Scores, truths: Truths) -> float | None:
     """Return the mean, over the videos with a class, of the log of the scores of their classes (nats, at most 0), a
-    video's classes averaged; None where no video has one. Scores below 1e-8 count as that.
+    video's classes averaged; None where no video has one.
+
+    A video's scores are scaled to sum to 1 first, so that who says "no prediction" of background loses nothing by it.
+    Scores below `LOWEST_SCORE` count as that.
 
     It changes with every video a little where top-1 changes with some by much, so it tells more apart on few videos.
     """
     labelled = truths.any(1)
-    logs = np.log(np.maximum(scores[labelled], 1e-8)) * truths[labelled]
+    shares = scores[labelled] / np.maximum(scores[labelled].sum(1, keepdims=True), LOWEST_SCORE)
+    logs = np.log(np.maximum(shares, LOWEST_SCORE)) * truths[labelled]
     return float((logs.sum(1) / truths[labelled].sum(1)).mean()) if labelled.any() else None
 
 

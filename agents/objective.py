@@ -156,7 +156,7 @@ def glimpse_losses(
     """Compute eq. 8 for a batch of rollouts, or for a part of one: every term is a mean over its episodes.
 
     The total of an arm that does not learn where to look, and of the warm-up, is the cross-entropy alone, with drawn
-    classes also their policy gradient: without it "no prediction" would never be learned. Values, where they are the
+    classes also their policy gradient, which learns when "no prediction" pays. Values, where they are the
     baseline, are learned in every phase, and teach nothing but themselves.
     """
     phase = phase_of_update(config, update)

@@ -373,18 +373,27 @@ def _conclude(config: Config, out: Path, sources: Sources, measured: dict[str, A
 
 
 def _claim_folder(config: Config, out: Path, source: ClipSource) -> None:
-    """Write what the run is told, or check that it is what the folder's run was; only controls may be added."""
+    """Write what the run is told, or check that it is what the folder's run was; only controls may be added, with
+    settings of their own.
+    """
     path = out / "config.json"
     if not path.exists():
         write_json(path, {"config": _as_json(config)} | provenance() | {"source": describe_source(config, source)})
         return
     written = read_json(path)
     earlier = Config.from_json(written["config"])  # what was added to the configuration since was at its default
-    if dataclasses.replace(earlier, controls=config.controls) != config:
+    shared = [arm for arm in config.arms if arm in earlier.arms]
+    if _alone(earlier) != _alone(config) or any(earlier.for_arm(arm) != config.for_arm(arm) for arm in shared):
         raise ValueError(f"{out} holds a run of another configuration: choose another --out, or go on with --resume")
     if added := [name for name in config.controls if name not in earlier.controls]:
-        controls = [*earlier.controls, *added]
-        write_json(path, written | {"config": _as_json(earlier) | {"controls": controls}})
+        settings = {arm: own for arm, own in config.arm_settings.items() if arm not in shared}
+        merged = {"controls": [*earlier.controls, *added], "arm_settings": earlier.arm_settings | settings}
+        write_json(path, written | {"config": _as_json(earlier) | merged})
+
+
+def _alone(config: Config) -> Config:
+    """Return what all arms of a run have in common."""
+    return dataclasses.replace(config, controls=(), arm_settings={})
 
 
 def _as_json(config: Config) -> dict[str, Any]:

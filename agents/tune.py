@@ -4,14 +4,15 @@
     python -m agents.compare --source STORE --models random soft mean --tuned OUT/settings.json --out COMPARISON
 
 Other flags are those of agents/reinforce.py: the base that the settings change. Every model gets as many trials, each
-of as many updates, clips and rollouts; the first trial is the base itself. What is drawn for a trial comes from a
-tree-structured Parzen estimator (Optuna; Bergstra et al. 2011) that knows the trials before it. A model's space has the
+of as many updates, clips and rollouts; the first trial is the base itself. What is drawn for the others comes from a
+tree-structured Parzen estimator (Optuna; Bergstra et al. 2011) that knows those drawn before. A model's space has the
 settings that it depends on: all have the learning rate, dropout and weight decay; those that score cells have the same
 for the weights that score, and the penalty of eq. 8; those that draw them the entropy bonus or the random share.
 
 A trial is judged by the mean log-score of the validation videos, which tells more apart on few of them than accuracy
 does. The test split is opened, as for every run, and not read. Trials are kept under OUT/<model>/trial<k>: the same
-command skips what is finished, goes on with what was stopped, and takes further models and trials.
+command skips what is finished, goes on with what was stopped, and takes further models and trials. settings.json holds
+the best settings of the models that have had exactly as many trials as were last asked for.
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from agents.building import check_device, check_playable, open_splits
-from agents.config import Config, Control, parse_as
+from agents.building import Sources, check_device, check_playable, open_splits
+from agents.config import Config, Control, parse_as, spelled
+from agents.evaluation import video_labels
 from agents.interruption import StoppedError
+from agents.metrics import LOWEST_SCORE
 from agents.reinforce import Arm
 from agents.rollout import HARD, SOFT, Looking
 from agents.runs import SaveError, provenance, read_json, write_json
@@ -69,6 +72,10 @@ class Arguments(Config):
         super().__post_init__()
         if self.trials < 1:
             raise ValueError(f"--trials must be at least 1, got {self.trials}")
+        if self.controls != Config().controls:
+            raise ValueError(f"--controls {' '.join(self.controls)}: what is tuned is told by --models")
+        if self.video_score != "mean":
+            raise ValueError(f"--video-score {self.video_score}: trials are judged by mean scores, leave it out")
 
     @property
     def base(self) -> Config:
@@ -129,11 +136,11 @@ class Bench:
         base: what settings change; ready for its source.
         looking: the model.
         folder: of its trials.
+        sources: the three splits, of which the test split is not read.
     """
 
-    def __init__(self, base: Config, looking: Looking, folder: Path) -> None:
-        self.base, self.looking, self.folder = base, looking, folder
-        self.sources = open_splits(base)
+    def __init__(self, base: Config, looking: Looking, folder: Path, sources: Sources) -> None:
+        self.base, self.looking, self.folder, self.sources = base, looking, folder, sources
 
     def judge(self, settings: dict[str, Any], number: int) -> float:
         """Train with settings, or remember what came of it, and return the mean log-score on the validation split.
@@ -149,11 +156,12 @@ class Bench:
         path = folder / "config.json"
         if not path.exists():
             write_json(path, {"config": config.to_json(), "looking": self.looking} | provenance())
-        elif Config.from_json(read_json(path)["config"]) != config:
-            raise ValueError(f"{folder} holds a trial of another configuration: choose another --out")
+        elif (earlier := Config.from_json(read_json(path)["config"])) != config:
+            names = [name for name, value in config.to_json().items() if value != earlier.to_json()[name]]
+            raise ValueError(f"{folder} holds a trial that differs in {', '.join(names)}: choose another --out")
         path = folder / "validation.json"
         if not path.exists():
-            print(f"{self.looking}, trial {number}: {shown(settings)}", flush=True)
+            print(f"{self.looking}, trial {number}: {spelled(settings)}", flush=True)
             write_json(path, self._train(config, folder))
         measured = read_json(path)
         print(f"{self.looking}, trial {number}: log-score {measured['log_score']:.4f}", flush=True)
@@ -164,30 +172,33 @@ class Bench:
         try:
             arm.train()
         except FloatingPointError as error:
-            return {"log_score": float(np.log(1e-8)), "failure": str(error)}
+            return {"log_score": float(np.log(LOWEST_SCORE)), "failure": str(error)}
         measured = arm.validate()
         return {"log_score": measured.log_score, "accuracy": measured.accuracy, "train_seconds": arm.seconds}
 
 
-def shown(settings: Mapping[str, Any]) -> str:
-    """Return settings in a line."""
-    return ", ".join(f"{name} {value:.3g}" for name, value in settings.items())
+def judged_trials(folder: Path) -> int:
+    """Return how many trials of a model have been judged."""
+    return len(list(folder.glob("trial*/validation.json")))
 
 
 def main(arguments: Arguments) -> None:
     """Tune what is missing, and write settings.json after every model."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     check_device(arguments.device)
-    source = open_splits(arguments.base)["train"]
-    base = arguments.base.for_source(source)
-    models: tuple[Looking, ...] = ("learned", *arguments.models)
-    check_playable(dataclasses.replace(base, controls=arguments.models), source)
-    chosen = arguments.out / "settings.json"
+    sources = open_splits(arguments.base)
+    base = arguments.base.for_source(sources["train"])
+    check_playable(dataclasses.replace(base, controls=arguments.models), sources["train"])
+    if not video_labels(sources["validation"]).any():
+        raise ValueError(f"no validation video of {base.source} has a label: nothing can be judged")
+    chosen, models = arguments.out / "settings.json", cast(tuple[Looking, ...], ("learned", *arguments.models))
     for looking in models:
-        bench, space = Bench(base, looking, arguments.out / looking), space_of(looking)
+        bench, space = Bench(base, looking, arguments.out / looking, sources), space_of(looking)
         best, score = tune(bench.judge, space, values_of(base, space), trials=arguments.trials, seed=base.seed)
-        write_json(chosen, (read_json(chosen) if chosen.exists() else {}) | {looking: best})
-        print(f"{looking}: log-score {score:.4f} with {shown(best)}", flush=True)
+        print(f"{looking}: log-score {score:.4f} with {spelled(best)}", flush=True)
+        settings = (read_json(chosen) if chosen.exists() else {}) | {looking: best}
+        alike = {arm: own for arm, own in settings.items() if judged_trials(arguments.out / arm) == arguments.trials}
+        write_json(chosen, alike)
     print(f"wrote {chosen}: give it to agents.compare or agents/reinforce.py as --tuned")
 
 

@@ -4,7 +4,8 @@
 
 A logistic classifier learns to tell a clip's class from the mean of m random cells of one of its frames. Then every
 test clip is classified, by the mean of its frames' softmaxes, from cells that are chosen by rules; as in an episode,
-frame 1 is seen whole, and the cells of a frame are chosen by what the frame before it showed:
+frame 1 is seen whole (by the same classifier), and the cells of a frame are chosen by what the frame before it showed,
+all of it, as with the observation "cube":
 
 - random: the control that each rule is compared with, over several draws;
 - fixed: the cells that were best on average on the training clips, whatever is in them;
@@ -15,9 +16,9 @@ frame 1 is seen whole, and the cells of a frame are chosen by what the frame bef
 - confident: those that the classifier is surest of, whatever it says;
 - actor: random ones of the actor, where the source knows;
 - all: the mean of all cells, by a classifier of its own;
-- hindsight: those that score the label best in the very frame: no policy can do this, so it bounds them all.
+- hindsight: those that score the label best in the very frame, which no policy can know: nearly a bound on all.
 
-Penalties are chosen on the validation split.
+Penalties are chosen on the validation split. Intervals take clips that were cut from one film together.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ import torch
 import torch.nn.functional as F
 import tyro
 from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor
 from tqdm import tqdm
 
-from agents.seeds import mean_and_interval
 from glimpse_env import ClipSource, open_source
-from glimpse_env.splits import source_group
+from glimpse_env.datasets.description import group_of_clip
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 SAMPLES = 24  # (frame, cells) of each training clip
@@ -137,13 +138,25 @@ def best_penalty(train: Samples, validation: Samples, name: str, classes: int) -
     return min(PENALTIES, key=loss)
 
 
-def cross_fitted_scores(source: ClipSource, samples: Samples, classes: int, penalty: float) -> Tensor:
-    """Return (n,): the log-score of each sample's label by its slice, of a classifier fitted to other source videos."""
-    names = [source.clip_id(clip).rpartition("/")[2] for clip in range(source.num_clips)]
-    labels = {int(clip): int(label) for clip, label in zip(samples.clips, samples.labels, strict=True)}
-    groups = [source_group(name, class_name=source.class_names[labels[clip]]) for clip, name in enumerate(names)]
-    _, numbers = np.unique(groups, return_inverse=True)
-    half = torch.from_numpy(np.random.default_rng(0).permutation(numbers.max() + 1)[numbers][samples.clips] % 2)
+def groups_of(source: ClipSource) -> NDArray[np.int64]:
+    """Return (clips,): the number of the film that each clip was cut from, by its name."""
+    names = [group_of_clip(source.clip_id(clip)) for clip in range(source.num_clips)]
+    return np.asarray(np.unique(names, return_inverse=True)[1].ravel(), np.int64)
+
+
+def cross_fitted_scores(
+    samples: Samples, groups: NDArray[np.int64], classes: int, penalty: float, rng: np.random.Generator
+) -> Tensor:
+    """Return (n,): the log-score of each sample's label by its slice, of a classifier fitted to other films.
+
+    Args:
+        samples: of the clips of a split.
+        groups: of `groups_of` them.
+        classes: C.
+        penalty: of the classifiers.
+        rng: draws the two halves of the films.
+    """
+    half = torch.from_numpy(rng.permutation(groups.max() + 1)[groups][samples.clips] % 2)
     scores = torch.empty(len(half))
     for which in (0, 1):
         layer = fit_classifier(samples.slices[half != which], samples.labels[half != which], classes, penalty)
@@ -152,25 +165,27 @@ def cross_fitted_scores(source: ClipSource, samples: Samples, classes: int, pena
     return scores
 
 
-def fit_values(samples: Samples, scores: Tensor, penalty: float) -> Callable[[Tensor], Tensor]:
-    """Fit a ridge regression of scores less their clip's mean: what one cell is worth beside others of its clip."""
+def within_clips(samples: Samples, values: Tensor) -> Tensor:
+    """Return (n, ...) values less the mean of their clip."""
     clips = torch.from_numpy(samples.clips)
-    means = torch.zeros(int(clips.max()) + 1).index_add(0, clips, scores) / clips.bincount()
-    centre = samples.before.mean(0)
-    inputs = (samples.before - centre).double()
+    sums = values.new_zeros(int(clips.max()) + 1, *values.shape[1:]).index_add(0, clips, values)
+    counts = clips.bincount().reshape(-1, *[1] * (values.dim() - 1))
+    return values - (sums / counts)[clips]
+
+
+def fit_values(samples: Samples, scores: Tensor, penalty: float) -> Callable[[Tensor], Tensor]:
+    """Fit a ridge regression within clips, from the slice before to the score: what a cell is worth beside others."""
+    inputs = within_clips(samples, samples.before).double()
     gram = inputs.T @ inputs / len(inputs) + penalty * torch.eye(inputs.shape[1], dtype=torch.float64)
-    weights = torch.linalg.solve(gram, inputs.T @ (scores - means[clips]).double() / len(inputs)).float()
-    return lambda slices: (slices - centre) @ weights
+    targets = within_clips(samples, scores).double()
+    weights = torch.linalg.solve(gram, inputs.T @ targets / len(inputs)).float()
+    return lambda slices: slices @ weights
 
 
 def predictability(value: Callable[[Tensor], Tensor], samples: Samples, scores: Tensor) -> float:
     """Return the correlation of predicted values with scores within clips."""
-    clips = torch.from_numpy(samples.clips)
-
-    def centred(numbers: Tensor) -> Tensor:
-        return numbers - (torch.zeros(int(clips.max()) + 1).index_add(0, clips, numbers) / clips.bincount())[clips]
-
-    return float(torch.corrcoef(torch.stack([centred(value(samples.before)), centred(scores)]))[0, 1])
+    pair = torch.stack([within_clips(samples, value(samples.before)), within_clips(samples, scores)])
+    return float(torch.corrcoef(pair)[0, 1])
 
 
 def seen_least(merit: Tensor, glimpses: int) -> Tensor:
@@ -189,15 +204,22 @@ class Headroom:
 
     Attributes:
         right: by rule (clips,), the share of draws in which each test clip is told right.
-        predictability: correlation of predicted values with scores within the validation clips.
+        predictability: correlation of predicted values with scores within the validation clips, the best of four
+            penalties.
+        groups: (clips,) the film that each test clip was cut from.
     """
 
     right: dict[str, NDArray[np.float64]]
     predictability: float
+    groups: NDArray[np.int64]
 
     def gain(self, rule: str) -> tuple[float, float]:
-        """Return the accuracy of a rule less that of random cells, and half its 95 % interval over test clips."""
-        return mean_and_interval((self.right[rule] - self.right["random"]).tolist())
+        """Return the accuracy of a rule less that of random cells, and half its 95 % interval over films."""
+        gains = self.right[rule] - self.right["random"]
+        sums = np.bincount(self.groups, gains - gains.mean())  # of films, which are independent where clips are not
+        count = len(sums)
+        error = np.sqrt(count / (count - 1) * np.square(sums).sum()) / len(gains)
+        return float(gains.mean()), float(stats.t.ppf(0.975, count - 1) * error)
 
 
 def measure(splits: Mapping[str, ClipSource], *, glimpses: int, seed: int) -> Headroom:
@@ -207,21 +229,29 @@ def measure(splits: Mapping[str, ClipSource], *, glimpses: int, seed: int) -> He
         splits: "train", "validation" and "test".
         glimpses: m.
         seed: of every random choice.
+
+    Raises:
+        ValueError: there are not so many cells, or clips are untrimmed.
     """
-    rng = np.random.default_rng(seed)
     classes, size = len(splits["train"].class_names), splits["train"].grid_size ** 2
+    if not 1 <= glimpses <= size:
+        raise ValueError(f"glimpses must lie in 1..{size}, got {glimpses}")
+    if not all(source.trimmed for source in splits.values()):
+        raise ValueError("the source must hold trimmed clips, of one class each")
+    rng = np.random.default_rng(seed)
     train, validation = (draw_samples(splits[name], glimpses, rng) for name in ("train", "validation"))
     looking = fit_classifier(train.looks, train.labels, classes, best_penalty(train, validation, "looks", classes))
     whole = fit_classifier(train.wholes, train.labels, classes, best_penalty(train, validation, "wholes", classes))
     penalty = best_penalty(train, validation, "slices", classes)
     single = fit_classifier(train.slices, train.labels, classes, penalty)
-    scores = cross_fitted_scores(splits["train"], train, classes, penalty)
+    scores = cross_fitted_scores(train, groups_of(splits["train"]), classes, penalty, rng)
     unseen = single(validation.slices).log_softmax(1).gather(1, validation.labels[:, None])[:, 0]
     value = max(
         (fit_values(train, scores, penalty) for penalty in (1e-2, 1e-1, 1.0, 10.0)),
         key=lambda value: predictability(value, validation, unseen),
     )
-    averages = torch.zeros(size).index_add(0, train.cells, scores) / train.cells.bincount(minlength=size)
+    sums = torch.zeros(size).index_add(0, train.cells, within_clips(train, scores))
+    averages = (sums / train.cells.bincount(minlength=size)).nan_to_num(nan=-torch.inf)  # cells that were never drawn
 
     right: dict[str, list[float]] = {}
     for _, label, cubes, actors in watch(splits["test"]):
@@ -246,9 +276,8 @@ def measure(splits: Mapping[str, ClipSource], *, glimpses: int, seed: int) -> He
             right.setdefault(rule, []).append(float((softmax.mean(1).argmax(1) == label).double().mean()))
         of_all = whole(unit(cubes.mean(1))).softmax(1).mean(0)
         right.setdefault("all", []).append(float(of_all.argmax() == label))
-    return Headroom(
-        {rule: np.array(shares) for rule, shares in right.items()}, predictability(value, validation, unseen)
-    )
+    shares = {rule: np.array(values) for rule, values in right.items()}
+    return Headroom(shares, predictability(value, validation, unseen), groups_of(splits["test"]))
 
 
 def main(arguments: Arguments) -> None:
@@ -264,7 +293,8 @@ def main(arguments: Arguments) -> None:
     for rule in ("random", "fixed", "content", "content, new", "confident", "actor", "all", "hindsight"):
         if rule in found.right:
             gain, half = found.gain(rule)
-            print(f"{rule:14}{found.right[rule].mean():>10.3f}{gain:>+14.3f} ± {half:.3f}")
+            gained = "-" if rule == "random" else f"{gain:+.3f} ± {half:.3f}"
+            print(f"{rule:14}{found.right[rule].mean():>10.3f}{gained:>24}")
 
 
 if __name__ == "__main__":

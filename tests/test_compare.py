@@ -48,7 +48,14 @@ def compared(store, tmp_path_factory):
 
 
 def record(looking, budget, seed, accuracy, **measured):
-    return Record(looking, budget, seed, {"accuracy": accuracy} | measured, {"git_commit": "c"}, Path("nowhere"))
+    return Record(
+        looking,
+        budget,
+        seed,
+        {"accuracy": accuracy, "correct": [accuracy > 0.75, False]} | measured,
+        {"git_commit": "c"},
+        Path("nowhere"),
+    )
 
 
 # ---- training
@@ -122,7 +129,7 @@ def test_gains_are_paired_by_seed_at_the_same_budget():
     mean, half = mean_and_interval([0.4, 0.1])
     lines = markdown(records).splitlines()
     assert f"| 0.800 ± {mean_and_interval([0.9, 0.7])[1]:.3f} | +{mean:.3f} ± {half:.3f} |" in lines[3]
-    assert lines[4] == "| soft attention, content and state | - | 1 | 0.800 | - | - |"
+    assert lines[4] == "| soft attention, content and state | - | 1 | 0.800 | - | +0.000 ± 0.000 (m = 5) |"
 
 
 def test_what_reinforce_is_ahead_by_is_paired_by_video():
@@ -134,14 +141,17 @@ def test_what_reinforce_is_ahead_by_is_paired_by_video():
         record("soft", 5, 2, 0.5, correct=[False, True, False, True]),
         record("random", 1, 3, 0.5, correct=[True, True, False, False]),
         record("random", 5, 2, 0.25, correct=[False, False, False, True]),
+        record("mean", 1, 1, 0.5, correct=[True, False, True, False]),
+        record("mean", 5, 2, 0.5, correct=[True, False, True, False]),
     ]
     rows = rows_of(records)
-    assert [row.looking for row in rows] == ["learned", "learned", "soft", "random", "random"]
+    assert [row.looking for row in rows] == ["learned", "learned", "soft", "random", "random", "mean"]
     mean, half = mean_and_interval([1.0, 0.0, 0.5, -0.5])  # of seeds 1 and 2
     assert lead(rows[2], rows) == pytest.approx((mean, half))
     assert lead(rows[0], rows) is lead(rows[3], rows) is None  # of itself, and without a seed in common
     assert lead(rows[4], rows) == pytest.approx(mean_and_interval([1.0, 1.0, 1.0, -1.0]))
-    assert f"| {mean:+.3f} ± {half:.3f} |" in markdown(records).splitlines()[4]
+    assert lead(rows[5], rows) is None  # at one glimpse there is no second seed
+    assert f"| {mean:+.3f} ± {half:.3f} (m = 5) |" in markdown(records).splitlines()[4]
 
 
 def test_what_needs_no_budget_counts_once_for_each_seed():

@@ -31,7 +31,7 @@ from glimpse_env import open_source
         ({"rollouts": 0, "baseline": "none"}, "rollouts must be at least 1 with baseline 'none', got 0"),
         (
             {"abstain": True, "class_gradient": False},
-            '"no prediction" is learned by the gradient of drawn classes alone: leave class_gradient out',
+            'when "no prediction" pays is learned by the gradient of drawn classes alone: leave class_gradient out',
         ),
         (
             {"baseline": "value", "abstain": True, "controls": ("random", "soft", "gumbel")},

@@ -122,8 +122,15 @@ def test_nothing_is_known_where_no_video_has_a_class():
 
 
 def test_mean_log_score_by_hand():
-    scores = np.array([[0.5, 0.25], [0.0, 1.0], [0.5, 0.5]])
-    truths = np.array([[True, True], [True, False], [False, False]])
-    # ln 0.5 and ln 0.25 share the first video, the second counts as 1e-8, the third has no class
+    scores = np.array([[0.25, 0.125, 0.125], [0.0, 1.0, 0.0], [0.5, 0.5, 0.0]])
+    truths = np.array([[True, True, False], [True, False, False], [False, False, False]])
+    # Of the first video half is shared by ln 1/2 and ln 1/4, the second counts as 1e-8, the third has no class.
     assert mean_log_score(scores, truths) == pytest.approx((np.log(0.125) / 2 + np.log(1e-8)) / 2)
-    assert mean_log_score(scores, np.zeros((3, 2), bool)) is None
+    assert mean_log_score(scores, np.zeros((3, 3), bool)) is None
+    assert mean_log_score(np.zeros((1, 2)), np.array([[True, False]])) == pytest.approx(np.log(1e-8))
+
+
+def test_saying_nothing_of_background_costs_no_log_score():
+    truths = np.array([[True, False]])
+    silent, guessing = np.array([[0.2, 0.0]]), np.array([[0.6, 0.4]])  # right in 2 of 10 frames; in all, half-heartedly
+    assert mean_log_score(silent, truths) == 0 > mean_log_score(guessing, truths)

@@ -20,6 +20,9 @@ addEventListener("load", () => {
     images: [...document.images].map(image => [image.complete, image.naturalWidth, image.clientWidth]),
     fetched: performance.getEntriesByType("resource").map(entry => entry.name).filter(name => !/^data:/.test(name)),
     targets: [...document.querySelectorAll("nav a")].map(link => document.querySelector(link.hash) !== null),
+    outside: [...document.querySelectorAll("[src], link, object, iframe")]
+      .filter(element => !/^data:/.test(element.src || "")).length + document.styleSheets.length
+      - document.querySelectorAll("style").length,
     overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
     text: document.querySelector("main").innerText.length,
   };
@@ -58,7 +61,8 @@ def test_the_page_opens_from_disk(page, tmp_path, width):
     seen = opened(page, tmp_path, width=width)
     assert len(seen["images"]) >= 10
     assert all(complete and natural > 1 and shown > 1 for complete, natural, shown in seen["images"])
-    assert seen["fetched"] == []
+    assert seen["fetched"] == []  # but files beside the page are not listed there
+    assert seen["outside"] == 0
     assert seen["targets"]
     assert all(seen["targets"])
     assert seen["overflow"] <= 0  # wide tables scroll within the page

@@ -1,20 +1,23 @@
 """Tuning: the same effort for every model, on validation alone, and gone on with where it stopped."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
-from agent_toys import tiny_config, write_marked_store
+from agent_toys import Watched, marked_splits, tiny_config, write_marked_store
 
 from agents import tune as tuning
-from agents.building import make_policy, open_splits
+from agents.building import make_envs, make_policy, open_splits
 from agents.compare import Arguments as CompareArguments
 from agents.compare import main as compare
 from agents.compare import page, read_records
 from agents.config import Config, parse_arguments, parse_as
+from agents.evaluation import evaluate
 from agents.reinforce import Arm
-from agents.runs import read_json, write_json
-from agents.tune import Arguments, main, space_of, tune, values_of
+from agents.rollout import Manner
+from agents.runs import Checkpoints, read_json, write_json
+from agents.tune import Arguments, Bench, main, space_of, tune, values_of
 
 
 @pytest.fixture(scope="module")
@@ -117,13 +120,31 @@ def test_the_best_by_log_score_is_chosen(tuned):
         assert set(settings) == set(space_of(looking))
 
 
-def test_what_is_finished_is_remembered_and_trials_can_be_added(store, tuned, capsys):
-    kept = (tuned / "soft" / "trial1" / "best.safetensors").stat().st_mtime_ns
-    main(arguments(store, tuned, trials=4, models=("soft",)))
-    assert (tuned / "soft" / "trial1" / "best.safetensors").stat().st_mtime_ns == kept
-    assert (tuned / "soft" / "trial3" / "validation.json").exists()
-    assert not (tuned / "random" / "trial3").exists()
-    assert set(read_json(tuned / "settings.json")) == {"learned", "random", "soft"}
+def test_what_is_finished_is_remembered_and_trials_can_be_added(store, tuned, tmp_path):
+    out = shutil.copytree(tuned, tmp_path / "out")
+    kept = (out / "soft" / "trial1" / "best.safetensors").stat().st_mtime_ns
+    main(arguments(store, out, trials=4, models=("soft",)))
+    assert (out / "soft" / "trial1" / "best.safetensors").stat().st_mtime_ns == kept
+    assert (out / "soft" / "trial3" / "validation.json").exists()
+    assert not (out / "random" / "trial3").exists()
+    # Who has had fewer trials is not compared with those who have had more.
+    assert set(read_json(out / "settings.json")) == {"learned", "soft"}
+    main(arguments(store, out, trials=4))
+    assert set(read_json(out / "settings.json")) == {"learned", "random", "soft"}
+
+
+def test_a_trial_is_judged_by_the_log_score_of_the_validation_split(tmp_path):
+    splits = marked_splits(9, kind=Watched)
+    sources = splits | {"test": dataclasses.replace(splits["test"], limit=0, count=[])}  # reading it fails
+    config = tiny_config(controls=(), abstain=False)
+    bench = Bench(config, "soft", tmp_path, sources)
+    judged = bench.judge({"learning_rate": 5e-3}, 0)
+    policy = make_policy(config, splits["train"], "soft")
+    policy.load_state_dict(Checkpoints(tmp_path / "trial0").load_best())
+    envs = make_envs(config, splits["validation"], 4, train=False, looking="soft")
+    again = evaluate(envs, policy.eval(), Manner(looking="soft", greedy=True), seed=0)
+    assert judged == pytest.approx(again.log_score)
+    assert judged != pytest.approx(again.accuracy)
 
 
 def test_a_trial_that_was_stopped_goes_on(store, tuned, tmp_path, monkeypatch):
@@ -156,13 +177,21 @@ def test_numbers_that_overflow_are_the_worst(store, tmp_path, monkeypatch):
 
 
 def test_trials_of_another_base_are_refused(store, tuned):
-    with pytest.raises(ValueError, match="holds a trial of another configuration: choose another --out"):
+    with pytest.raises(ValueError, match="trial0 holds a trial that differs in updates: choose another --out"):
         main(arguments(store, tuned, updates=7))
 
 
-def test_a_number_of_trials_below_one_is_refused(store, tmp_path):
-    with pytest.raises(ValueError, match="--trials must be at least 1, got 0"):
-        arguments(store, tmp_path, trials=0)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trials": 0}, "--trials must be at least 1, got 0"),
+        ({"controls": ("oracle",)}, "--controls oracle: what is tuned is told by --models"),
+        ({"video_score": "mode"}, "--video-score mode: trials are judged by mean scores"),
+    ],
+)
+def test_what_cannot_be_tuned_is_named(store, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        arguments(store, tmp_path, **changes)
 
 
 # ---- what is done with the settings
@@ -172,8 +201,24 @@ def test_comparisons_take_the_settings(store, tuned, tmp_path):
     words = ["--source", store, "--out", str(tmp_path), "--seeds", "1", "--models", "soft"]
     parsed = parse_as(CompareArguments, [*words, "--tuned", str(tuned / "settings.json")])
     ((_, config),) = parsed.runs()
-    assert config.arm_settings == read_json(tuned / "settings.json")
-    assert config.for_arm("soft").learning_rate == config.arm_settings["soft"]["learning_rate"]
+    tuned_to = read_json(tuned / "settings.json")
+    assert config.arm_settings == {arm: tuned_to[arm] for arm in ("learned", "soft")}  # those that are asked for
+    assert config.for_arm("soft").learning_rate == tuned_to["soft"]["learning_rate"]
+
+
+def test_an_arm_learns_with_its_own_settings(tmp_path):
+    own = {"learning_rate": 0.02, "scorer_learning_rate": 0.03, "weight_decay": 0.5, "entropy_bonus": 0.7}
+    config = tiny_config(controls=("random",), abstain=False, arm_settings={"learned": own})
+    arms = {looking: Arm(config, looking, tmp_path / looking, marked_splits()) for looking in ("learned", "random")}
+    for looking, (rate, scorer_rate, decay, bonus) in {
+        "learned": (0.02, 0.03, 0.5, 0.7), "random": (0.01, 0.003, 0.0, 0.003),
+    }.items():  # fmt: skip
+        arm = arms[looking]
+        arm._train_once()
+        groups = arm.optimizer.param_groups
+        decayed = min(1.0, 0.1 + 0.9 * 3)
+        assert [group["lr"] for group in groups] == pytest.approx([rate * decayed, scorer_rate * decayed])
+        assert (groups[0]["weight_decay"], arm.config.entropy_bonus) == (decay, bonus)
 
 
 def test_an_arm_trains_with_its_own_settings_and_the_record_tells(store, tmp_path):
@@ -185,12 +230,42 @@ def test_an_arm_trains_with_its_own_settings_and_the_record_tells(store, tmp_pat
     records = read_records(tmp_path / "out")
     config = Config.from_json(records[0].run["config"])
     assert config.arm_settings == own
-    assert "soft attention, content and state: learning_rate 0.005, policy.hidden_size 5." in page(records)
+    told = page(records)
+    assert "Tuned for itself: soft attention, content and state: learning_rate 0.005, policy.hidden_size 5." in told
+    assert "Not tuned for itself: REINFORCE, m glimpses; mean of all cells." in told
     sizes = {
         arm: make_policy(config, open_splits(config)["train"], arm).config.hidden_size
         for arm in ("soft", "mean", "learned")
     }
     assert sizes == {"soft": 5, "mean": 8, "learned": 8}
+
+
+def test_models_can_be_tuned_and_added_later_and_none_changes(store, tmp_path):
+    fields = {field.name: getattr(tiny_config(), field.name) for field in dataclasses.fields(Config)}
+    asked = fields | {"source": store, "out": tmp_path / "out", "seeds": (1,), "tuned": tmp_path / "settings.json"}
+    own = {"soft": {"learning_rate": 5e-3, "policy.encoder": "sum"}, "mean": {"learning_rate": 7e-3}}
+    write_json(tmp_path / "settings.json", {"soft": own["soft"]})
+    compare(CompareArguments(**asked, models=("soft",)))
+    write_json(tmp_path / "settings.json", own)
+    compare(CompareArguments(**asked, models=("mean",)))
+    told = read_json(tmp_path / "out" / "m2" / "seed1" / "config.json")["config"]
+    assert (told["arm_settings"], told["controls"]) == (own, ["soft", "mean"])
+    assert {entry.looking for entry in read_records(tmp_path / "out")} == {"learned", "soft", "mean"}
+    write_json(tmp_path / "settings.json", own | {"soft": {"learning_rate": 6e-3}})
+    with pytest.raises(ValueError, match="holds a run of another configuration"):
+        compare(CompareArguments(**asked, models=("soft",)))
+    with pytest.raises(
+        ValueError, match=r"seed2/config.json differs from .*seed1/config.json in the settings of 'soft'"
+    ):
+        compare(CompareArguments(**(asked | {"seeds": (2,)}), models=("soft",)))
+
+
+def test_a_file_of_settings_that_is_none_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no tuned settings at .*nothing.json: agents.tune writes them"):
+        Config().tuned_by(tmp_path / "nothing.json")
+    write_json(tmp_path / "list.json", [1])
+    with pytest.raises(ValueError, match=r"list.json must hold settings by the name of an arm, got \[1\]"):
+        Config().tuned_by(tmp_path / "list.json")
 
 
 def test_training_takes_the_settings(tmp_path):
@@ -206,6 +281,9 @@ def test_training_takes_the_settings(tmp_path):
         ({"nobody": {}}, "arm_settings must be of arms among"),
         ({"soft": {"glimpses": 3}}, "arm_settings of 'soft': 'glimpses' is the same for all arms"),
         ({"soft": {"policy.depth": 3}}, "unexpected keyword argument 'depth'"),
+        ({"soft": 3}, "arm_settings of 'soft' must be settings by name, got 3"),
+        ({"soft": {"learning_rate": "fast"}}, "learning_rate must be a float, such as 0.003, got 'fast'"),
+        ({"soft": {"policy.skip": 1}}, "policy.skip must be a bool, such as False, got 1"),
         ({"soft": {"policy.dropout": 1.5}}, r"policy.dropout must lie in \[0, 1\)"),
     ],
 )

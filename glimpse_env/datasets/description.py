@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from glimpse_env.sources import Segment
-from glimpse_env.splits import Split
+from glimpse_env.splits import Split, source_group
 
 VIDEO_SUFFIXES = frozenset(
     [".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"]
 )  # compared in lower case
+UCF_GROUP = re.compile(r"(.+_g\d+)_c\d+")  # clips of one group were cut from one video
 _LISTED = 10  # names that an error spells out before it only counts
+
+
+def group_of_clip(clip_id: str) -> str:
+    """Return the source video of a clip that is called <class>/<name>, with a video's ending or without.
+
+    HMDB-51's and UCF-101's names tell it; any other clip is a source video of its own.
+    """
+    path = PurePosixPath(clip_id)
+    name = path.stem if path.suffix.lower() in VIDEO_SUFFIXES else path.name
+    ucf = UCF_GROUP.fullmatch(name)
+    return ucf[1] if ucf else source_group(name, class_name=path.parent.name)
 
 
 @dataclass(frozen=True, kw_only=True)

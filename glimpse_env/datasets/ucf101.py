@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from glimpse_env.datasets.description import (
+    UCF_GROUP,
     DatasetError,
     VideoClip,
     VideoDataset,
@@ -16,8 +17,6 @@ from glimpse_env.datasets.description import (
     spell,
 )
 from glimpse_env.splits import Split, carve_validation
-
-_GROUP = re.compile(r"(.+_g\d+)_c\d+")  # clips of one group were cut from one video
 
 
 def ucf101(videos: Path, splits: Path) -> VideoDataset:
@@ -96,7 +95,7 @@ def _read_list(path: Path, class_names: tuple[str, ...]) -> dict[str, tuple[int,
         if number and int(number) != class_names.index(class_name) + 1:
             raise DatasetError(f"{place}: {class_name} is not class {number} of classInd.txt")
         stem = PurePosixPath(plain_name(video, place)).stem
-        group = _GROUP.fullmatch(stem)
+        group = UCF_GROUP.fullmatch(stem)
         clips[name] = (class_names.index(class_name), group[1] if group else stem)
     return clips
 
