@@ -8,19 +8,10 @@ from pathlib import Path
 import pytest
 from agent_toys import tiny_config, write_marked_store
 
-from agents.compare import (
-    Arguments,
-    Record,
-    gains,
-    lead,
-    main,
-    markdown,
-    read_records,
-    read_reported,
-    rows_of,
-    write_comparison,
-)
+from agents.compare import Arguments, main, write_comparison
+from agents.comparison_table import markdown, read_reported
 from agents.config import Config, parse_as
+from agents.records import Record, gains, lead, read_records, rows_of
 from agents.reinforce import train
 from agents.results import arms_on_disk
 from agents.runs import read_json, write_json

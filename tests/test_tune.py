@@ -11,9 +11,10 @@ from agents import tune as tuning
 from agents.building import make_envs, make_policy, open_splits
 from agents.compare import Arguments as CompareArguments
 from agents.compare import main as compare
-from agents.compare import page, read_records
+from agents.comparison_table import page
 from agents.config import Config, parse_arguments, parse_as
 from agents.evaluation import evaluate
+from agents.records import read_records
 from agents.reinforce import Arm
 from agents.rollout import Manner
 from agents.runs import Checkpoints, read_json, write_json
