@@ -24,10 +24,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from agents.building import check_playable, open_splits
-from agents.config import Config, Settings, parse_as
+from agents.command import run_command
+from agents.config import Config, Settings
 from agents.interruption import Interruption, StoppedError
 from agents.reinforce import train
-from agents.runs import SaveError, provenance, read_json, told_failures, write_json
+from agents.runs import provenance, read_json, told_failures, write_json
 from agents.seeds import mean_and_interval
 from glimpse_env.files import write_atomically
 
@@ -350,16 +351,9 @@ def write_tables(out: Path) -> str:
 def main(arguments: Arguments) -> None:
     """Do what the command line asks."""
     if not arguments.table_only:
-        try:
-            ablate(arguments.config, arguments.out, seeds=arguments.seeds, factors=arguments.factors)
-        except StoppedError as stopped:
-            print(f"{stopped}: go on with the same command", file=sys.stderr, flush=True)
-            raise SystemExit(128 + stopped.signum) from stopped
+        ablate(arguments.config, arguments.out, seeds=arguments.seeds, factors=arguments.factors)
     print(write_tables(arguments.out))
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_as(Arguments))
-    except (ValueError, FileNotFoundError, SaveError) as error:
-        sys.exit(f"error: {error}")
+    run_command(main, Arguments)

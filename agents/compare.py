@@ -19,7 +19,6 @@ table.md's, by its name in table.csv), value and source.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,19 +26,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from agents.building import greedy_manner, make_envs, make_policy, open_splits
+from agents.command import run_command
 from agents.comparison_table import Reported, comma_separated, page, read_reported
-from agents.config import Config, Control, parse_as
+from agents.config import Config, Control
 from agents.figures import anytime_figure, budget_figure, compute_figure, save_figure
-from agents.interruption import StoppedError
 from agents.macs import macs_per_clip
 from agents.records import BUDGETED, TITLES, Row, name_of, read_records, rows_of
 from agents.reinforce import train
 from agents.results import arm_folder
 from agents.rollout import SOFT
-from agents.runs import Checkpoints, SaveError, read_json, told_failures, write_json
+from agents.runs import Checkpoints, read_json, told_failures, write_json
 from agents.seeds import mean_and_interval
-from glimpse_env.backbones import DeviceError
-from glimpse_env.decode import VideoError
 from glimpse_env.files import write_atomically
 
 
@@ -169,10 +166,4 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_as(Arguments))
-    except StoppedError as stopped:
-        print(f"{stopped}: give the same command again to go on", file=sys.stderr)
-        sys.exit(128 + stopped.signum)
-    except (ValueError, FileNotFoundError, FloatingPointError, SaveError, VideoError, DeviceError) as error:
-        sys.exit(f"error: {error}")
+    run_command(main, Arguments)

@@ -18,7 +18,6 @@ the best settings of the models that have had exactly as many trials as were las
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +28,13 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from agents.building import Sources, check_device, check_playable, open_splits
-from agents.config import Config, Control, parse_as, spelled
+from agents.command import run_command
+from agents.config import Config, Control, spelled
 from agents.evaluation import video_labels
-from agents.interruption import StoppedError
 from agents.metrics import LOWEST_SCORE
 from agents.reinforce import Arm
 from agents.rollout import HARD, SOFT, Looking
-from agents.runs import SaveError, provenance, read_json, write_json
-from glimpse_env.backbones import DeviceError
-from glimpse_env.decode import VideoError
+from agents.runs import provenance, read_json, write_json
 
 Space = dict[str, BaseDistribution]
 
@@ -203,10 +200,4 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_as(Arguments))
-    except StoppedError as stopped:
-        print(f"{stopped}: give the same command again to go on", file=sys.stderr)
-        sys.exit(128 + stopped.signum)
-    except (ValueError, FileNotFoundError, SaveError, VideoError, DeviceError) as error:
-        sys.exit(f"error: {error}")
+    run_command(main, Arguments)

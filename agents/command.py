@@ -1,0 +1,30 @@
+"""Commands that train for long: how they end when they are stopped, and how they tell what went wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from agents.config import Config, parse_as
+from agents.interruption import StoppedError
+from agents.runs import SaveError
+from glimpse_env.backbones import DeviceError
+from glimpse_env.decode import VideoError
+
+SomeConfig = TypeVar("SomeConfig", bound=Config)
+
+
+def run_command(main: Callable[[SomeConfig], None], kind: type[SomeConfig]) -> None:
+    """Read the command line and do what it asks; stopped by a signal, say that the same command goes on.
+
+    Raises:
+        SystemExit: with 128 plus the signal, or with one line that names what is wrong.
+    """
+    try:
+        main(parse_as(kind))
+    except StoppedError as stopped:
+        print(f"{stopped}: give the same command again to go on", file=sys.stderr)
+        sys.exit(128 + stopped.signum)
+    except (ValueError, FileNotFoundError, FloatingPointError, SaveError, VideoError, DeviceError) as error:
+        sys.exit(f"error: {error}")
