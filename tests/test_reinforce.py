@@ -13,7 +13,7 @@ from agents.config import Arguments, Config
 from agents.reinforce import Arm, clips_of_update, default_folder, example_clips, main, seed_of_update, train
 from agents.results import evaluate_run, table
 from agents.runs import Checkpoints, read_json, write_json
-from glimpse_env import SlidingWindows, UntrimmedSyntheticSource
+from glimpse_env import Segment, SlidingWindows, UntrimmedSyntheticSource
 from glimpse_env.catalogue import EMBEDDED
 
 MEASURES = (
@@ -457,3 +457,32 @@ def test_a_large_error_of_the_values_does_not_shrink_the_step_of_the_rest(tmp_pa
         steps.append((scalars["train/gradient_norm"], arm.policy.lstm[0].weight_ih_l0.grad))
     assert steps[0][0] == steps[1][0] > 0.1
     assert torch.equal(steps[0][1], steps[1][1])
+
+
+# ---- background
+
+
+def shown_in_the_middle(clips, seed):
+    """Return clips of six frames on one cell, which shows the class in frames 3 to 6 and "nothing" in the first two."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(clips) % 3
+    features = rng.uniform(0, 0.1, (clips, 6, 1, 1, 4)).astype(np.float32)
+    features[:, :2, ..., 3] += 1
+    features[np.arange(clips), 2:, 0, 0, labels] += 1
+    return UnevenSource(
+        features=features, labels=np.full(clips, -1), class_names=("a", "b", "c"), frames_per_second=10.0,
+        lengths=(6,) * clips, truths=tuple((Segment(0.15, 0.6, int(label)),) for label in labels),
+    )  # fmt: skip
+
+
+def test_classes_and_background_are_told_apart(tmp_path):
+    """Nothing but drawn classes spoke against "no prediction" once, and it was all that the network ever said."""
+    sources = {split: shown_in_the_middle(12, seed) for seed, split in enumerate(("train", "validation", "test"))}
+    config = tiny_config(
+        glimpses=1, updates=80, warmup_updates=40, clips=12, abstain=True, validate_every=20, controls=()
+    )
+    arm = Arm(config, "learned", tmp_path, sources)
+    arm.train()
+    measured = arm.test()
+    assert (measured.true_positives, measured.false_positives) == (4.0, 0.0)
+    assert measured.accuracy == measured.mean_average_precision == 1.0
