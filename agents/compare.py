@@ -71,15 +71,20 @@ class Arguments(Config):
     def runs(self) -> list[tuple[Path, Config]]:
         """Return the folder and the configuration of every run that is asked for."""
         own = self.part().tuned_by(self.tuned)
-        asked_for = {arm: settings for arm, settings in own.arm_settings.items() if arm in ("learned", *self.models)}
-        own = dataclasses.replace(own, arm_settings=asked_for)
+        missing = [arm for arm in ("learned", *self.models) if arm not in own.arm_settings]
+        if self.tuned is not None and missing:
+            raise ValueError(
+                f"{self.tuned} has no settings for {', '.join(missing)}: tune these too, leave them out of --models, "
+                "or give them {} there, which is the base"
+            )
         budgets = self.budgets or (self.glimpses,)
         asked = []
         for budget in budgets:
             models = self.models if budget == budgets[0] else tuple(set(self.models) & set(BUDGETED))
             controls = tuple(model for model in self.models if model in models)
             for seed in self.seeds:
-                config = dataclasses.replace(own, glimpses=budget, seed=seed, controls=controls)
+                settings = {arm: own.arm_settings[arm] for arm in ("learned", *controls) if arm in own.arm_settings}
+                config = dataclasses.replace(own, glimpses=budget, seed=seed, controls=controls, arm_settings=settings)
                 asked.append((self.out / f"m{budget}" / f"seed{seed}", config))
         return asked
 

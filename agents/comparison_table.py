@@ -126,7 +126,7 @@ def page(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str:
 
 
 def _tuned(records: Sequence[Record]) -> list[str]:
-    """Say which models were trained with settings of their own, and which were not where some were."""
+    """Say which models were trained with settings of their own, and which with the base's where some were."""
     own = {
         record.looking: Config.from_json(record.run["config"]).arm_settings.get(record.looking) for record in records
     }

@@ -262,9 +262,9 @@ class Config:
         except TypeError as error:
             raise ValueError(f"settings {dict(settings)}: {error}") from error
 
-    def for_arm(self, looking: str) -> Self:
+    def for_arm(self, looking: str) -> Config:
         """Return the configuration of an arm alone, its own settings in place of the run's."""
-        alone = dataclasses.replace(self, controls=(), arm_settings={})
+        alone = self.part(controls=(), arm_settings={})
         return alone.with_settings(self.arm_settings.get(looking, {}))
 
     def to_json(self) -> dict[str, Any]:

@@ -37,7 +37,8 @@ class Evaluation:
         top3: share of the videos that have a label among their three best classes.
         mean_average_precision: of the videos, as ActivityNet measures it; None where no video has a label.
         plain_mean_average_precision: the same without interpolation.
-        log_score: mean log of the scores of the classes of the videos that have some (nats); None where none has.
+        log_score: mean log of the scores, scaled to sum to 1, of the classes of the videos that have some (nats); None
+            where none has.
         hit_at_1, hit_at_3: top-1 and top-3 of the videos that have a label, as ActivityNet measures it; None likewise.
         accuracy_by_frames: (T,) top-1 of the videos had all episodes ended after frame 1..T, by the mean softmax.
         vote_accuracy: share of episodes whose most frequent prediction is right; in a window without a label none is.

@@ -156,8 +156,9 @@ def glimpse_losses(
     """Compute eq. 8 for a batch of rollouts, or for a part of one: every term is a mean over its episodes.
 
     The total of an arm that does not learn where to look, and of the warm-up, is the cross-entropy alone, with drawn
-    classes also their policy gradient, which learns when "no prediction" pays. Values, where they are the
-    baseline, are learned in every phase, and teach nothing but themselves.
+    classes also their policy gradient, which learns when "no prediction" pays. There the policy's term, entropy and
+    penalty are those of logits that are all alike, and say nothing. Values, where they are the baseline, are learned in
+    every phase, and teach nothing but themselves.
     """
     phase = phase_of_update(config, update)
     class_logits, cell_logits = policy(

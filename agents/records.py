@@ -142,7 +142,7 @@ def lead(row: Row, rows: Sequence[Row]) -> tuple[float, float] | None:
 
 def beside(row: Row) -> int:
     """Return the number of glimpses at which REINFORCE is compared with a model: its own, or where it does not depend
-    on m, the one beside which it was trained for its first seed.
+    on m, the smallest beside which it was trained.
     """
     return row.records[0].budget if row.budget is None else row.budget
 

@@ -386,8 +386,10 @@ def _claim_folder(config: Config, out: Path, source: ClipSource) -> None:
     if _alone(earlier) != _alone(config) or any(earlier.for_arm(arm) != config.for_arm(arm) for arm in shared):
         raise ValueError(f"{out} holds a run of another configuration: choose another --out, or go on with --resume")
     if added := [name for name in config.controls if name not in earlier.controls]:
-        settings = {arm: own for arm, own in config.arm_settings.items() if arm not in shared}
-        merged = {"controls": [*earlier.controls, *added], "arm_settings": earlier.arm_settings | settings}
+        # The settings of an arm are those of the call that first trained it.
+        trained_by = dict.fromkeys(added, config) | dict.fromkeys(earlier.arms, earlier)
+        settings = {arm: by.arm_settings[arm] for arm, by in trained_by.items() if arm in by.arm_settings}
+        merged = {"controls": [*earlier.controls, *added], "arm_settings": settings}
         write_json(path, written | {"config": _as_json(earlier) | merged})
 
 

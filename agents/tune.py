@@ -188,6 +188,11 @@ def main(arguments: Arguments) -> None:
     check_playable(dataclasses.replace(base, controls=arguments.models), sources["train"])
     if not video_labels(sources["validation"]).any():
         raise ValueError(f"no validation video of {base.source} has a label: nothing can be judged")
+    for looking in ("learned", *arguments.models):
+        if (judged := judged_trials(arguments.out / looking)) > arguments.trials:
+            raise ValueError(
+                f"{arguments.out / looking} has {judged} trials already: ask for --trials {judged} or more"
+            )
     chosen, models = arguments.out / "settings.json", cast(tuple[Looking, ...], ("learned", *arguments.models))
     for looking in models:
         bench, space = Bench(base, looking, arguments.out / looking, sources), space_of(looking)

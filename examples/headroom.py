@@ -218,6 +218,8 @@ class Headroom:
         gains = self.right[rule] - self.right["random"]
         sums = np.bincount(self.groups, gains - gains.mean())  # of films, which are independent where clips are not
         count = len(sums)
+        if count < 2:
+            return float(gains.mean()), np.nan
         error = np.sqrt(count / (count - 1) * np.square(sums).sum()) / len(gains)
         return float(gains.mean()), float(stats.t.ppf(0.975, count - 1) * error)
 

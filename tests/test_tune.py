@@ -15,7 +15,8 @@ from agents.comparison_table import page
 from agents.config import Config, parse_arguments, parse_as
 from agents.evaluation import evaluate
 from agents.records import read_records
-from agents.reinforce import Arm
+from agents.reinforce import Arm, train
+from agents.results import evaluate_run
 from agents.rollout import Manner
 from agents.runs import Checkpoints, read_json, write_json
 from agents.tune import Arguments, Bench, main, space_of, tune, values_of
@@ -132,6 +133,8 @@ def test_what_is_finished_is_remembered_and_trials_can_be_added(store, tuned, tm
     assert set(read_json(out / "settings.json")) == {"learned", "soft"}
     main(arguments(store, out, trials=4))
     assert set(read_json(out / "settings.json")) == {"learned", "random", "soft"}
+    with pytest.raises(ValueError, match=r"learned has 4 trials already: ask for --trials 4 or more"):
+        main(arguments(store, out, trials=3))
 
 
 def test_a_trial_is_judged_by_the_log_score_of_the_validation_split(tmp_path):
@@ -223,7 +226,7 @@ def test_an_arm_learns_with_its_own_settings(tmp_path):
 
 
 def test_an_arm_trains_with_its_own_settings_and_the_record_tells(store, tmp_path):
-    own = {"soft": {"learning_rate": 5e-3, "policy.hidden_size": 5}}
+    own = {"learned": {}, "soft": {"learning_rate": 5e-3, "policy.hidden_size": 5}, "mean": {}}
     write_json(tmp_path / "settings.json", own)
     fields = {field.name: getattr(tiny_config(), field.name) for field in dataclasses.fields(Config)}
     given = {"source": store, "out": tmp_path / "out", "seeds": (1,), "models": ("soft", "mean")}
@@ -244,21 +247,43 @@ def test_an_arm_trains_with_its_own_settings_and_the_record_tells(store, tmp_pat
 def test_models_can_be_tuned_and_added_later_and_none_changes(store, tmp_path):
     fields = {field.name: getattr(tiny_config(), field.name) for field in dataclasses.fields(Config)}
     asked = fields | {"source": store, "out": tmp_path / "out", "seeds": (1,), "tuned": tmp_path / "settings.json"}
-    own = {"soft": {"learning_rate": 5e-3, "policy.encoder": "sum"}, "mean": {"learning_rate": 7e-3}}
-    write_json(tmp_path / "settings.json", {"soft": own["soft"]})
+    own = {"learned": {}, "soft": {"learning_rate": 5e-3, "policy.hidden_size": 5}, "mean": {"learning_rate": 7e-3}}
+    write_json(tmp_path / "settings.json", {name: own[name] for name in ("learned", "soft")})
     compare(CompareArguments(**asked, models=("soft",)))
-    write_json(tmp_path / "settings.json", own)
+    write_json(tmp_path / "settings.json", own | {"soft": {"policy.hidden_size": 6}})
     compare(CompareArguments(**asked, models=("mean",)))
     told = read_json(tmp_path / "out" / "m2" / "seed1" / "config.json")["config"]
-    assert (told["arm_settings"], told["controls"]) == (own, ["soft", "mean"])
+    assert (told["arm_settings"], told["controls"]) == (own, ["soft", "mean"])  # who is trained keeps its settings
     assert {entry.looking for entry in read_records(tmp_path / "out")} == {"learned", "soft", "mean"}
-    write_json(tmp_path / "settings.json", own | {"soft": {"learning_rate": 6e-3}})
+    assert set(evaluate_run(tmp_path / "out" / "m2" / "seed1")["accuracy"]) == {"learned", "soft", "mean"}
     with pytest.raises(ValueError, match="holds a run of another configuration"):
         compare(CompareArguments(**asked, models=("soft",)))
-    with pytest.raises(
-        ValueError, match=r"seed2/config.json differs from .*seed1/config.json in the settings of 'soft'"
-    ):
+    with pytest.raises(ValueError, match=r"seed2/config.json differs from .*seed1.* in the settings of 'soft'"):
         compare(CompareArguments(**(asked | {"seeds": (2,)}), models=("soft",)))
+
+
+def test_settings_of_arms_that_were_not_trained_do_not_stay(store, tmp_path):
+    config = tiny_config(source=store, controls=(), arm_settings={"soft": {"learning_rate": 5e-3}})
+    train(config, tmp_path)
+    train(dataclasses.replace(config, controls=("soft",), arm_settings={}), tmp_path)
+    assert read_json(tmp_path / "config.json")["config"]["arm_settings"] == {}
+
+
+def test_every_budget_has_the_settings_of_its_own_arms(store, tmp_path):
+    write_json(tmp_path / "settings.json", {"learned": {}, "soft": {"learning_rate": 0.1}, "random": {}})
+    words = ["--source", store, "--budgets", "2", "1", "--seeds", "1", "--models", "soft", "random"]
+    asked = parse_as(CompareArguments, [*words, "--tuned", str(tmp_path / "settings.json")]).runs()
+    assert [sorted(config.arm_settings) for _, config in asked] == [
+        ["learned", "random", "soft"],
+        ["learned", "random"],
+    ]
+
+
+def test_models_without_settings_are_named_before_anything_is_trained(store, tmp_path):
+    write_json(tmp_path / "settings.json", {"learned": {}})
+    words = ["--source", store, "--models", "soft", "mean", "--tuned", str(tmp_path / "settings.json")]
+    with pytest.raises(ValueError, match=r"settings.json has no settings for soft, mean: tune these too"):
+        parse_as(CompareArguments, words).runs()
 
 
 def test_a_file_of_settings_that_is_none_is_named(tmp_path):
