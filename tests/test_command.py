@@ -36,7 +36,7 @@ def test_what_is_wrong_is_told_in_a_line(monkeypatch, error):
     def fail(_):
         raise error("the disk is full")
 
-    with pytest.raises(SystemExit, match="^error: the disk is full$"):
+    with pytest.raises(SystemExit, match=r"^error: the disk is full$"):
         run_command(fail, Config)
 
 

@@ -108,14 +108,14 @@ def moving_splits():
     splits = {}
     for seed, split in enumerate(("train", "validation", "test")):
         rng = np.random.default_rng(seed)
-        places = np.where(rng.random((90, 7)) < 0.3, 0, rng.integers(0, 9, (90, 7)))
-        features = rng.uniform(0, 0.01, (90, 6, 9, 4)).astype(np.float32)
-        labels, frames = np.arange(90) % 3, np.arange(6)
+        places = np.where(rng.random((90, 4)) < 0.2, 0, rng.integers(0, 9, (90, 4)))
+        features = rng.uniform(0, 0.01, (90, 3, 9, 4)).astype(np.float32)
+        labels, frames = np.arange(90) % 3, np.arange(3)
         for clip in range(90):
             features[clip, frames, places[clip, 1:], 3] += 1  # the mark of where the class will be
-            features[clip, frames, places[clip, :-1], labels[clip]] += 1
+            features[clip, frames[1:], places[clip, 1:-1], labels[clip]] += 1  # the first glance does not show it
         names = tuple("abc")
-        splits[split] = ArraySource(features=features.reshape(90, 6, 3, 3, 4), labels=labels, class_names=names)
+        splits[split] = ArraySource(features=features.reshape(90, 3, 3, 3, 4), labels=labels, class_names=names)
     return splits
 
 
@@ -123,8 +123,8 @@ def test_cells_are_chosen_by_the_frame_before():
     """Who could see the frame itself would look at the class, and be right; the mark of the next place is beside it."""
     found = headroom.measure(moving_splits(), glimpses=1, seed=1)
     accuracy = {rule: shares.mean() for rule, shares in found.right.items()}
-    assert accuracy["content"] > accuracy["random"] + 0.1
-    assert accuracy["fixed"] > accuracy["random"]
+    assert accuracy["content"] > 0.95
+    assert accuracy["random"] < accuracy["fixed"] < 0.8
 
 
 def test_intervals_take_the_clips_of_a_film_together():
