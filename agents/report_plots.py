@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from agents.filmstrip import arm_name
@@ -23,7 +24,7 @@ def learning_curves(metrics: Lines) -> Figure | None:
     known = {name: curves for name, curves in logged.items() if any(points for points in curves.values())}
     if not known:
         return None
-    figure = _figure(4.6 * len(known), 3.0)
+    figure = _figure(5.8 * len(known), 3.0)
     for axis, (name, curves) in zip(figure.subplots(1, len(known), squeeze=False)[0], known.items(), strict=True):
         for number, (arm, points) in enumerate(curves.items()):
             if points:
@@ -34,7 +35,7 @@ def learning_curves(metrics: Lines) -> Figure | None:
 
 def accuracy_over_frames(accuracies: Mapping[str, Sequence[float]]) -> Figure:
     """Draw by arm the accuracy on the test split, had all episodes ended after frame 1, 2 and so on."""
-    figure = _figure(4.6, 3.0)
+    figure = _figure(5.8, 3.0)
     axis = figure.subplots()
     for arm, values in accuracies.items():
         axis.plot(range(1, len(values) + 1), values, label=arm_name(arm), lw=1.3)
@@ -43,12 +44,14 @@ def accuracy_over_frames(accuracies: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def visit_maps(visits: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
-    """Draw by arm the (K, K) share of looks that fell on each cell, in one scale for all."""
+    """Draw by arm the (K, K) share of looks that fell on each cell, in one scale for all: that of square roots, since
+    some look at few cells and others everywhere.
+    """
     figure = _figure(2.4 * len(visits) + 0.8, 2.6)
     top = max(float(np.max(shares)) for shares in visits.values())
     axes = figure.subplots(1, len(visits), squeeze=False)[0]
     for axis, (arm, shares) in zip(axes, visits.items(), strict=True):
-        image = axis.imshow(np.asarray(shares), vmin=0, vmax=top, cmap="magma")
+        image = axis.imshow(np.asarray(shares), norm=PowerNorm(0.5, 0, top), cmap="magma")
         axis.set_title(arm_name(arm), fontsize=9)
         axis.set_xticks([])
         axis.set_yticks([])
@@ -71,4 +74,4 @@ def _finish(axis: Axes, *, x: str, y: str) -> None:
     axis.set_ylabel(y)
     axis.set_ylim(-0.02, 1.02)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))  # beside what there may be many curves of

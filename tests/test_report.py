@@ -82,7 +82,7 @@ def parsed(path):
 def images_of(parser):
     pictures = []
     for source in parser.images:
-        kind, content = re.fullmatch(r"data:image/(png|gif);base64,(.+)", source).groups()
+        kind, content = re.fullmatch(r"data:image/(png|gif|webp);base64,(.+)", source).groups()
         with Image.open(io.BytesIO(base64.b64decode(content, validate=True))) as image:
             assert image.format.lower() == kind
             for frame in range(getattr(image, "n_frames", 1)):
@@ -210,7 +210,7 @@ def test_a_page_holds_everything(run, store, tmp_path, capsys):
     assert f"The rule: {rule(['learned', 'random', 'soft'])}" in parser.texts
     assert "6 videos" in said
     # three plots, six test clips as a strip and four moving frames each, and the run's own strip
-    assert images_of(parser) == [*[("png", 1)] * 3, *[("png", 1), ("gif", 4)] * 6, ("png", 1)]
+    assert images_of(parser) == [*[("png", 1)] * 3, *[("webp", 1), ("gif", 4)] * 6, ("webp", 1)]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.html"]
     assert "wrote" in capsys.readouterr().out
     written = {path.name for path in (figures / "1-run").iterdir()}
@@ -262,7 +262,7 @@ def test_without_the_store_the_rest_is_there(run, tmp_path, capsys):
     parser = write(run, out=tmp_path / "report.html")
     (sentence,) = [text for text in parser.texts if text.startswith("The strips are left out:")]
     assert str(tmp_path / "gone") in sentence
-    assert images_of(parser) == [("png", 1)] * 4
+    assert images_of(parser) == [*[("png", 1)] * 3, ("webp", 1)]
     assert "left out" in capsys.readouterr().err
 
 
@@ -299,7 +299,7 @@ def test_measures_that_are_there_are_shown(run, tmp_path):
     parser = write(run, out=tmp_path / "report.html")
     assert {"top 3", "0.812", "Hit@3", "0.438"} <= set(parser.texts)
     assert "mAP" not in parser.texts
-    assert images_of(parser) == [("png", 1)] * 2  # learning curves and the run's own strip
+    assert images_of(parser) == [("png", 1), ("webp", 1)]  # learning curves and the run's own strip
 
 
 def test_a_run_without_metrics_has_no_curves(run, tmp_path):
