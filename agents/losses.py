@@ -91,19 +91,24 @@ def class_loss(class_logits: Tensor, frame_labels: Tensor) -> Tensor:
     """Cross-entropy summed over frames and averaged over episodes (first term of eq. 8).
 
     Labelled frames ask for their labels, evenly where several are true; background frames ask for "no prediction"
-    where the logits have that class, and otherwise for nothing. All outputs compete in every frame: if "no prediction"
-    did not on labelled frames, nothing but a drawn class's gradient would ever speak against it, and it would soon be
-    all that the network says.
+    where the logits have that class, and otherwise for nothing. In an episode with background all outputs compete in
+    all frames: if "no prediction" did not on labelled ones, little would speak against it, and it would soon be all
+    that the network says. In one without, the C classes compete alone, and when not to predict is left to the reward.
 
     Args:
         class_logits: (N, T, C) or, with abstention, (N, T, C + 1).
         frame_labels: (N, T, C) bool.
     """
-    labels = frame_labels.float()
-    if class_logits.shape[-1] > frame_labels.shape[-1]:
-        labels = torch.cat([labels, 1 - labels.amax(-1, keepdim=True)], -1)
-    wanted = labels / labels.sum(-1, keepdim=True).clamp_min(1)
-    return -(wanted * class_logits.log_softmax(-1)).sum((1, 2)).mean()
+    classes = frame_labels.shape[-1]
+    labels, background = frame_labels.float(), ~frame_labels.any(-1)
+    log_probs = class_logits[..., :classes].log_softmax(-1)
+    silence = torch.zeros_like(log_probs[..., 0])
+    if class_logits.shape[-1] > classes:
+        of_all = class_logits.log_softmax(-1)
+        log_probs = torch.where(background.any(1)[:, None, None], of_all[..., :classes], log_probs)
+        silence = of_all[..., classes]
+    loss = -(labels * log_probs).sum(-1) / labels.sum(-1).clamp_min(1) - background * silence
+    return loss.sum(1).mean()
 
 
 def class_probabilities(class_logits: Tensor, num_classes: int) -> Tensor:

@@ -155,9 +155,10 @@ def glimpse_losses(
 ) -> Losses:
     """Compute eq. 8 for a batch of rollouts, or for a part of one: every term is a mean over its episodes.
 
-    The total of an arm that does not learn where to look, and of the warm-up, is the cross-entropy alone, with drawn
-    classes also their policy gradient, which learns when "no prediction" pays. There the policy's term, entropy and
-    penalty are those of logits that are all alike, and say nothing. Values, where they are the baseline, are learned in
+    The total of the warm-up is the cross-entropy alone. After it drawn classes have their policy gradient too, which
+    learns when "no prediction" pays: to who knows nothing yet it always does, and nothing else would be said any more.
+    An arm that does not learn where to look has no other terms; its policy's term, entropy and penalty, like those of
+    the warm-up, are of logits that are all alike, and say nothing. Values, where they are the baseline, are learned in
     every phase, and teach nothing but themselves.
     """
     phase = phase_of_update(config, update)
@@ -173,7 +174,7 @@ def glimpse_losses(
     entropy = choice_entropy(first, sets=sets).mean()
     penalty = attention_penalty(first.sigmoid() if sets else first.softmax(-1))
     saying = classification
-    if advantages.classes is not None:
+    if advantages.classes is not None and phase != "warmup":
         saying = saying + class_choice_loss(class_logits, rollout.predictions, advantages.classes)
     total = saying
     if looking in ("learned", "unlimited") and phase != "warmup":
@@ -196,12 +197,14 @@ def glimpse_losses(
     )
 
 
-def soft_losses(rollout: Rollout, advantages: Advantages, config: Config) -> Losses:
-    """Compute eq. 8 for attention that is learned by back-propagation: nothing but drawn classes needs REINFORCE."""
+def soft_losses(rollout: Rollout, advantages: Advantages, config: Config, *, update: int) -> Losses:
+    """Compute eq. 8 for attention that is learned by back-propagation: nothing but drawn classes needs REINFORCE, and
+    that after as many updates as others warm up for.
+    """
     classification = class_loss(rollout.class_logits, rollout.frame_labels)
     penalty = attention_penalty(rollout.attention)
     total = classification + config.penalty * penalty
-    if advantages.classes is not None:
+    if advantages.classes is not None and phase_of_update(config, update) != "warmup":
         total = total + class_choice_loss(rollout.class_logits, rollout.predictions, advantages.classes)
     return Losses(
         total=total,

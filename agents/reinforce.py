@@ -190,7 +190,7 @@ class Arm:
         rollout: Rollout
         if manner.looking in (*SOFT, "gumbel"):
             rollout = play_softly(self.envs, self.policy, clips, manner, **drawn)
-            losses = soft_losses(rollout, Advantages.of(rollout, config), config)
+            losses = soft_losses(rollout, Advantages.of(rollout, config), config, update=self.update)
             losses.total.backward()  # type: ignore[no-untyped-call]
             scalars = losses.scalars()
         else:

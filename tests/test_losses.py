@@ -180,6 +180,17 @@ def test_background_asks_for_abstention_where_there_is_one_and_for_nothing_other
     assert class_loss(logits, labels).item() == pytest.approx(log(8) + log(2))
 
 
+def test_without_background_the_classes_compete_alone():
+    """Then eta decides when not to predict, by the gradient of drawn classes."""
+    logits = torch.tensor([1.0, 3.0, 4.0]).log().expand(2, 2, 3).clone().requires_grad_()
+    labels = torch.cat([one_hot_labels("0", "1"), one_hot_labels("0", "")])
+    loss = class_loss(logits, labels)
+    assert loss.item() == pytest.approx((log(4) + log(4 / 3) + log(8) + log(2)) / 2)
+    loss.backward()
+    assert (logits.grad[0, :, 2] == 0).all()
+    assert (logits.grad[1, :, 2] != 0).all()
+
+
 def test_class_loss_speaks_against_abstention_where_there_is_a_label():
     logits = torch.zeros(1, 2, 3, requires_grad=True)
     class_loss(logits, one_hot_labels("0", "")).backward()

@@ -10,7 +10,7 @@ from agent_toys import TINY_NETWORK, marked_source, marked_splits, tiny_config
 from agents import mirror, soft
 from agents.building import make_envs, make_policy
 from agents.losses import attention_penalty, class_loss
-from agents.objective import Advantages, soft_losses
+from agents.objective import Advantages, class_choice_loss, soft_losses
 from agents.playing import policy_of
 from agents.reinforce import Arm
 from agents.rollout import Manner, collect_rollout
@@ -180,7 +180,7 @@ def test_the_class_loss_teaches_where_to_look(looking):
     source = marked_source(6)
     policy, config = wild_policy(looking, source)
     rollout, _ = play_arm(looking, source, policy=policy)
-    soft_losses(rollout, Advantages.of(rollout, config), config).total.backward()
+    soft_losses(rollout, Advantages.of(rollout, config), config, update=2).total.backward()
     reached = {name for name, parameter in policy.named_parameters() if parameter.grad is not None}
     assert {"score.weight", "place", "state.weight", "classes.weight"} <= reached
     assert policy.score.weight.grad.abs().max() > 1e-4
@@ -207,10 +207,22 @@ def test_the_loss_is_cross_entropy_and_coverage():
     source = marked_source(6)
     config = tiny_config(abstain=False, penalty=0.4)
     rollout, _ = play_arm("soft", source)
-    losses = soft_losses(rollout, Advantages.of(rollout, config), config)
+    losses = soft_losses(rollout, Advantages.of(rollout, config), config, update=2)
     expected = class_loss(rollout.class_logits, rollout.frame_labels) + 0.4 * attention_penalty(rollout.attention)
     torch.testing.assert_close(losses.total, expected)
     assert losses.policy.item() == 0
+
+
+def test_drawn_classes_wait_for_the_end_of_the_warm_up():
+    source = marked_source(6)
+    config = tiny_config(abstain=False, class_gradient=True)
+    rollout, _ = play_arm("soft", source, sample_classes=True, clips=[0, 0, 1, 1, 2, 2])
+    advantages = Advantages.of(rollout, config)
+    plain = class_loss(rollout.class_logits, rollout.frame_labels)
+    drawn = class_choice_loss(rollout.class_logits, rollout.predictions, advantages.classes)
+    assert drawn.abs() > 1e-3
+    totals = [soft_losses(rollout, advantages, config, update=update).total for update in (1, 2)]
+    torch.testing.assert_close(torch.stack(totals), torch.stack([plain, plain + drawn]))
 
 
 def test_measuring_keeps_no_graph():
