@@ -10,7 +10,7 @@ ordinary ones, OUT/m<m>/seed<seed>, which agents.report and --evaluate take: wha
 was stopped goes on, and models, seeds and budgets can be added later.
 
 From these records come table.md, table.csv and the figures. Intervals are Student's 95 % over seeds; differences to
-random glimpses are paired by seed at the same m, those to REINFORCE by test video, with the interval over videos.
+random glimpses are paired by seed at the same m, those to REINFORCE by test video, with the interval over films.
 Checkpoints were chosen by validation; figures are of the test split.
 Figures that others published stand below, marked as reported: a CSV file with the columns model, measure (one of
 table.md's, by its name in table.csv), value and source.

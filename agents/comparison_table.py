@@ -110,17 +110,17 @@ def page(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str:
     commits = sorted({str(record.measured["git_commit"]) for record in records})
     machines = sorted({f"{record.run['machine']}, {record.run['threads']} threads" for record in records})
     config = Config.from_json(records[0].run["config"])
+    films = records[0].measured["films"]
     said = [
         f"Source `{config.source}`, fold {config.fold}, preset {config.preset}, reward {config.reward}, "
         f"{config.updates} updates of {config.clips} clips x {config.rollouts} rollouts; "
-        f"{len(records[0].measured['correct'])} test videos.",
+        f"{len(films)} test videos of {len(set(films))} films.",
         f"Code {', '.join(commits)}; {'; '.join(machines)}.",
         *_tuned(records),
         "Means over seeds with 95 % intervals; checkpoints chosen by validation. REINFORCE minus a model: of each test "
-        "video the mean over seeds, with the interval over videos, which is too narrow where several were cut from one "
-        "film. Soft attention reads every slice to score it, its m likeliest cells too, and begins from the mean of "
-        "all frames, so it has seen the whole clip at frame 1. Costs of looks are taken off the reward of those alone "
-        "who choose what to see.",
+        "video the mean over seeds, with the interval over films, which the videos' names tell. Soft attention reads "
+        "every slice to score it, its m likeliest cells too, and begins from the mean of all frames, so it has seen "
+        "the whole clip at frame 1. Costs of looks are taken off the reward of those alone who choose what to see.",
     ]
     return markdown(records, reported) + "\n\n" + "\n".join(said) + "\n"
 

@@ -23,6 +23,7 @@ from agents.playing import policy_of
 from agents.policy import GlimpsePolicy
 from agents.rollout import SEES_EVERYTHING, Manner, Rollout
 from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv
+from glimpse_env.datasets.description import group_of_clip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class Evaluation:
         glimpses_per_frame: slices attended to in a frame after the first.
         visits: (K, K) share of the looks after the first frame that fell on each cell; None where all is seen.
         correct: (videos,) bool in the order of the split: whether `accuracy` counts the video.
+        films: (videos,) the number of the film that each was cut from, as `film_of_video` has it.
     """
 
     accuracy: float
@@ -72,6 +74,7 @@ class Evaluation:
     glimpses_per_frame: float
     visits: tuple[tuple[float, ...], ...] | None
     correct: tuple[bool, ...]
+    films: tuple[int, ...]
 
 
 MEASURES = {  # how tables call the numbers of an Evaluation
@@ -115,6 +118,17 @@ def class_scores(class_logits: Tensor, num_classes: int, video_score: VideoScore
 def video_of_clip(source: ClipSource) -> NDArray[np.int64]:
     """Return (clips,) int64: the video that each clip is a window of; itself where no windows slide."""
     return source.videos if isinstance(source, SlidingWindows) else np.arange(source.num_clips)
+
+
+def film_of_video(source: ClipSource) -> NDArray[np.int64]:
+    """Return (videos,) int64: the number of the film that each video was cut from, by its name.
+
+    Videos of one film look alike, so what is measured of them is not independent. HMDB-51's and UCF-101's names tell
+    the film; any other video is one of its own.
+    """
+    videos = videos_of(source)
+    names = [group_of_clip(videos.clip_id(video)) for video in range(videos.num_clips)]
+    return np.unique(names, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def middle_clips(source: ClipSource) -> NDArray[np.int64]:
@@ -207,6 +221,7 @@ def evaluate(
         glimpses_per_frame=looked,
         visits=None if everything else _shares(visits),
         correct=tuple(correct.tolist()),
+        films=tuple(film_of_video(envs.source).tolist()),
     )
 
 

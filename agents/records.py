@@ -50,7 +50,7 @@ def read_records(out: Path) -> list[Record]:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: the runs differ in more than seed, budget and models.
+        ValueError: the runs differ in more than seed, budget and models; one was tested before films were told.
     """
     records, first = [], None
     settings: dict[Looking, tuple[Path, Any]] = {}
@@ -70,7 +70,13 @@ def read_records(out: Path) -> list[Record]:
                 raise ValueError(
                     f"{path} differs from {earlier[0]} in the settings of {looking!r}: compare like with like"
                 )
-            evaluation = read_json(arm_folder(path.parent, looking) / "evaluation.json")
+            tested = arm_folder(path.parent, looking) / "evaluation.json"
+            evaluation = read_json(tested)
+            if "films" not in evaluation["test"]:
+                raise ValueError(
+                    f"{tested} does not tell which film each test video was cut from: remove the file, and the command "
+                    "that trained the runs tests them again"
+                )
             measured = evaluation["test"] | {
                 name: evaluation[name] for name in ("validation_accuracy", "train_seconds")
             }
@@ -123,10 +129,11 @@ def gains(row: Row, rows: Sequence[Row]) -> list[float]:
 
 
 def lead(row: Row, rows: Sequence[Row]) -> tuple[float, float] | None:
-    """Return by how much REINFORCE is more accurate than a model beside it, and half the 95 % interval over videos.
+    """Return by how much REINFORCE is more accurate than a model beside it, and half the 95 % interval over films.
 
     Both have played the same videos with the same seeds, so each video's difference is taken, averaged over the seeds
-    of the model. None for REINFORCE itself, and where it lacks one of these seeds at `beside(row)` glimpses.
+    of the model; videos that were cut from one film count together. None for REINFORCE itself, and where it lacks one
+    of these seeds at `beside(row)` glimpses.
     """
     learned = {
         record.seed: record.measured["correct"]
@@ -137,7 +144,7 @@ def lead(row: Row, rows: Sequence[Row]) -> tuple[float, float] | None:
     if row.looking == "learned" or not learned.keys() >= {record.seed for record in row.records}:
         return None
     differences = [np.subtract(learned[record.seed], record.measured["correct"], dtype=float) for record in row.records]
-    return mean_and_interval(np.mean(differences, axis=0).tolist())
+    return mean_and_interval(np.mean(differences, axis=0), row.records[0].measured["films"])
 
 
 def beside(row: Row) -> int:

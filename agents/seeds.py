@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import tyro
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from agents.config import Config
@@ -30,10 +31,25 @@ class Arguments:
     """Folders of the runs."""
 
 
-def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean of n values and half the width of Student's 95 % interval; infinite for a single value."""
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else np.inf
-    return float(np.mean(values)), spread / len(values) ** 0.5 * float(stats.t.ppf(0.975, max(len(values) - 1, 1)))
+def mean_and_interval(values: ArrayLike, groups: ArrayLike | None = None) -> tuple[float, float]:
+    """Return the mean of n values and half the width of Student's 95 % interval; infinite for a single group.
+
+    Args:
+        values: (n,).
+        groups: (n,) numbers 0..G-1, all of which occur: values of one group may depend on each other, and the interval
+            is that over G independent groups; without it every value is a group of its own.
+
+    Source: the cluster-robust standard error of a mean (Liang and Zeger, "Longitudinal data analysis using generalized
+    linear models", 1986), with G / (G - 1) and G - 1 degrees of freedom for few groups.
+    """
+    numbers = np.asarray(values, np.float64)
+    mean = float(numbers.mean())
+    sums = np.bincount(np.arange(len(numbers)) if groups is None else np.asarray(groups), numbers - mean)
+    count = len(sums)
+    if count < 2:
+        return mean, np.inf
+    error = float(np.sqrt(count / (count - 1) * np.square(sums).sum())) / len(numbers)
+    return mean, error * float(stats.t.ppf(0.975, count - 1))
 
 
 def read_runs(folders: Sequence[Path]) -> list[dict[str, Any]]:

@@ -33,12 +33,12 @@ import torch
 import torch.nn.functional as F
 import tyro
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 from tqdm import tqdm
 
+from agents.evaluation import film_of_video
+from agents.seeds import mean_and_interval
 from glimpse_env import ClipSource, open_source
-from glimpse_env.datasets.description import group_of_clip
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 SAMPLES = 24  # (frame, cells) of each training clip
@@ -138,12 +138,6 @@ def best_penalty(train: Samples, validation: Samples, name: str, classes: int) -
     return min(PENALTIES, key=loss)
 
 
-def groups_of(source: ClipSource) -> NDArray[np.int64]:
-    """Return (clips,): the number of the film that each clip was cut from, by its name."""
-    names = [group_of_clip(source.clip_id(clip)) for clip in range(source.num_clips)]
-    return np.asarray(np.unique(names, return_inverse=True)[1].ravel(), np.int64)
-
-
 def cross_fitted_scores(
     samples: Samples, groups: NDArray[np.int64], classes: int, penalty: float, rng: np.random.Generator
 ) -> Tensor:
@@ -151,7 +145,7 @@ def cross_fitted_scores(
 
     Args:
         samples: of the clips of a split.
-        groups: of `groups_of` them.
+        groups: (clips,) the film of each training clip.
         classes: C.
         penalty: of the classifiers.
         rng: draws the two halves of the films.
@@ -216,12 +210,7 @@ class Headroom:
     def gain(self, rule: str) -> tuple[float, float]:
         """Return the accuracy of a rule less that of random cells, and half its 95 % interval over films."""
         gains = self.right[rule] - self.right["random"]
-        sums = np.bincount(self.groups, gains - gains.mean())  # of films, which are independent where clips are not
-        count = len(sums)
-        if count < 2:
-            return float(gains.mean()), np.nan
-        error = np.sqrt(count / (count - 1) * np.square(sums).sum()) / len(gains)
-        return float(gains.mean()), float(stats.t.ppf(0.975, count - 1) * error)
+        return mean_and_interval(gains, self.groups)
 
 
 def measure(splits: Mapping[str, ClipSource], *, glimpses: int, seed: int) -> Headroom:
@@ -246,7 +235,7 @@ def measure(splits: Mapping[str, ClipSource], *, glimpses: int, seed: int) -> He
     whole = fit_classifier(train.wholes, train.labels, classes, best_penalty(train, validation, "wholes", classes))
     penalty = best_penalty(train, validation, "slices", classes)
     single = fit_classifier(train.slices, train.labels, classes, penalty)
-    scores = cross_fitted_scores(train, groups_of(splits["train"]), classes, penalty, rng)
+    scores = cross_fitted_scores(train, film_of_video(splits["train"]), classes, penalty, rng)
     unseen = single(validation.slices).log_softmax(1).gather(1, validation.labels[:, None])[:, 0]
     value = max(
         (fit_values(train, scores, penalty) for penalty in (1e-2, 1e-1, 1.0, 10.0)),
@@ -279,7 +268,7 @@ def measure(splits: Mapping[str, ClipSource], *, glimpses: int, seed: int) -> He
         of_all = whole(unit(cubes.mean(1))).softmax(1).mean(0)
         right.setdefault("all", []).append(float(of_all.argmax() == label))
     shares = {rule: np.array(values) for rule, values in right.items()}
-    return Headroom(shares, predictability(value, validation, unseen), groups_of(splits["test"]))
+    return Headroom(shares, predictability(value, validation, unseen), film_of_video(splits["test"]))
 
 
 def main(arguments: Arguments) -> None:

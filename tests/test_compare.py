@@ -43,7 +43,7 @@ def record(looking, budget, seed, accuracy, **measured):
         looking,
         budget,
         seed,
-        {"accuracy": accuracy, "correct": [accuracy > 0.75, False]} | measured,
+        {"accuracy": accuracy, "correct": [accuracy > 0.75, False], "films": [0, 1]} | measured,
         {"git_commit": "c"},
         Path("nowhere"),
     )
@@ -124,16 +124,17 @@ def test_gains_are_paired_by_seed_at_the_same_budget():
 
 
 def test_what_reinforce_is_ahead_by_is_paired_by_video():
+    films = [0, 1, 2, 3]
     records = [
-        record("learned", 5, 1, 0.5, correct=[True, True, False, False]),
-        record("learned", 5, 2, 0.75, correct=[True, True, True, False]),
-        record("learned", 1, 1, 0.0, correct=[False] * 4),
-        record("soft", 5, 1, 0.25, correct=[False, True, False, False]),
-        record("soft", 5, 2, 0.5, correct=[False, True, False, True]),
-        record("random", 1, 3, 0.5, correct=[True, True, False, False]),
-        record("random", 5, 2, 0.25, correct=[False, False, False, True]),
-        record("mean", 1, 1, 0.5, correct=[True, False, True, False]),
-        record("mean", 5, 2, 0.5, correct=[True, False, True, False]),
+        record("learned", 5, 1, 0.5, correct=[True, True, False, False], films=films),
+        record("learned", 5, 2, 0.75, correct=[True, True, True, False], films=films),
+        record("learned", 1, 1, 0.0, correct=[False] * 4, films=films),
+        record("soft", 5, 1, 0.25, correct=[False, True, False, False], films=films),
+        record("soft", 5, 2, 0.5, correct=[False, True, False, True], films=films),
+        record("random", 1, 3, 0.5, correct=[True, True, False, False], films=films),
+        record("random", 5, 2, 0.25, correct=[False, False, False, True], films=films),
+        record("mean", 1, 1, 0.5, correct=[True, False, True, False], films=films),
+        record("mean", 5, 2, 0.5, correct=[True, False, True, False], films=films),
     ]
     rows = rows_of(records)
     assert [row.looking for row in rows] == ["learned", "learned", "soft", "random", "random", "mean"]
@@ -143,6 +144,18 @@ def test_what_reinforce_is_ahead_by_is_paired_by_video():
     assert lead(rows[4], rows) == pytest.approx(mean_and_interval([1.0, 1.0, 1.0, -1.0]))
     assert lead(rows[5], rows) is None  # at one glimpse there is no second seed
     assert f"| {mean:+.3f} ± {half:.3f} (m = 5) |" in markdown(records).splitlines()[4]
+
+
+def test_videos_of_one_film_count_together():
+    """Three videos of one film that all gain do not tell more than that one film does."""
+    films = [1, 1, 1, 0, 0, 0]
+    records = [
+        record("learned", 5, 1, 0.5, correct=[True, True, True, False, False, False], films=films),
+        record("mean", 5, 1, 0.0, correct=[False] * 6, films=films),
+    ]
+    rows = rows_of(records)
+    # sums of the deviations from 0.5 are 1.5 and -1.5: sqrt(2 / 1 * 4.5) / 6 = 0.5, and t(0.975, 1) = 12.7062
+    assert lead(rows[1], rows) == pytest.approx((0.5, 0.5 * 12.7062), rel=1e-5)
 
 
 def test_what_needs_no_budget_counts_once_for_each_seed():
@@ -203,6 +216,20 @@ def test_runs_that_differ_are_refused(store, tmp_path):
         train(tiny_config(source=store, controls=(), seed=seed, updates=updates), tmp_path / "m2" / f"seed{seed}")
     with pytest.raises(ValueError, match=r"seed2/config.json differs from .*seed1/config.json in updates"):
         read_records(tmp_path)
+
+
+def test_what_was_tested_before_films_were_told_is_tested_again(store, tmp_path):
+    folder = tmp_path / "m2" / "seed1"
+    config = tiny_config(source=store, controls=())
+    train(config, folder)
+    tested = read_json(folder / "evaluation.json")
+    without = tested | {"test": {name: value for name, value in tested["test"].items() if name != "films"}}
+    write_json(folder / "evaluation.json", without)
+    with pytest.raises(ValueError, match=r"evaluation.json does not tell which film .*: remove the file"):
+        read_records(tmp_path)
+    (folder / "evaluation.json").unlink()
+    train(config, folder)
+    assert read_json(folder / "evaluation.json") == tested
 
 
 def test_a_folder_without_runs_is_named(tmp_path):

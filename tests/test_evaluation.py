@@ -10,7 +10,15 @@ from clip_toys import UnevenSource
 from sklearn.metrics import average_precision_score
 
 from agents.building import make_envs, make_policy, sample_slices
-from agents.evaluation import class_scores, evaluate, middle_clips, play_split, video_labels, video_scores
+from agents.evaluation import (
+    class_scores,
+    evaluate,
+    film_of_video,
+    middle_clips,
+    play_split,
+    video_labels,
+    video_scores,
+)
 from agents.rollout import Manner
 from glimpse_env import ArraySource, Segment, SlidingWindows, open_source
 
@@ -245,6 +253,20 @@ def test_labels_of_a_video_are_those_of_all_its_segments(slid):
 def test_a_video_is_shown_by_its_middle_window(slid):
     assert middle_clips(slid).tolist() == [2, 4, 6]
     assert middle_clips(marked_source(4)).tolist() == [0, 1, 2, 3]
+
+
+def test_films_are_told_by_the_names_of_their_videos():
+    names = ["run/April_09_run_h_nm_np1_ba_goo_0", "run/v_Run_g02_c01", "run/April_09_run_h_nm_np1_ba_goo_1.avi"]
+    names += ["run/v_Run_g01_c02.avi", "run/v_Run_g01_c03", "run/mine.mp4", "run/yours.mp4"]
+    source = dataclasses.replace(marked_source(7), clip_ids=names)
+    april, group2, again, group1, same, mine, yours = measure(source, GREEDY).films
+    assert april == again
+    assert group1 == same
+    assert sorted({april, group2, group1, mine, yours}) == [0, 1, 2, 3, 4]
+
+
+def test_films_are_those_of_videos_not_of_windows(slid):
+    assert len(set(film_of_video(slid).tolist())) == len(video_labels(slid)) == 3
 
 
 @pytest.mark.parametrize("num_envs", [1, 3, 7, 16])

@@ -3,6 +3,7 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 
 from agents.seeds import mean_and_interval, read_runs, table
@@ -31,6 +32,13 @@ def test_interval_is_students():
     mean, half = mean_and_interval([0.4, 0.5, 0.6])
     assert mean == pytest.approx(0.5)
     assert half == pytest.approx(0.0577350 * 4.302653, rel=1e-5)
+
+
+def test_values_of_a_group_count_together():
+    # of groups of equal size, the interval is that of their means
+    mean, half = mean_and_interval([0.3, 0.5, 0.5, 0.5, 0.5, 0.7], [2, 2, 0, 0, 1, 1])
+    assert (mean, half) == pytest.approx(mean_and_interval([0.4, 0.5, 0.6]))
+    assert mean_and_interval([1.0, 2.0], [0, 0]) == (1.5, np.inf)
 
 
 def test_differences_are_paired_by_seed(tmp_path):
