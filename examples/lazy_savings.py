@@ -2,11 +2,14 @@
 
     python agents/reinforce.py --source stores/crops --observation glimpsed --glimpses 1 --out runs/crops1
     python agents/reinforce.py --source stores/cubes --glimpses 5 --out runs/cubes5
-    python examples/lazy_savings.py runs/crops1 runs/cubes5
+    python examples/lazy_savings.py runs/crops1 runs/cubes5 --arms learned random
 
 Each run's test split is played on the videos themselves, through the `lazy.json` beside its store. For a store of crops
 the network sees a clip's first frame and then the crops that are looked at; for one of whole frames it sees every frame
 once, whatever the policy looks at: that is the full-cube pipeline. Nothing is taken from the stores' features.
+
+What was measured is kept as savings.json beside an arm's evaluation.json: the same command goes on after an
+interruption, and puts runs that were measured earlier into the table as they are. Remove the file to measure anew.
 
 MACs (multiplications with their addition) are counted by torch's FlopCounterMode: of one frame and one crop through
 the network, times those that were run, and of a policy's own work on one clip. Seconds include decoding.
@@ -28,15 +31,17 @@ import numpy as np
 import torch
 import tyro
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
 from agents.building import greedy_manner, make_envs
+from agents.compute import finished_arms
 from agents.config import Config
 from agents.evaluation import evaluate, play_split
 from agents.playing import policy_of
 from agents.policy import GlimpsePolicy
-from agents.results import EVALUATION_ENVS, best_policy
+from agents.results import EVALUATION_ENVS, arm_folder, best_policy
 from agents.rollout import Looking
-from agents.runs import read_json
+from agents.runs import provenance, read_json, write_json
 from glimpse_env import open_source
 from glimpse_env.catalogue import LAZY
 from glimpse_env.decode import FRAME_SIZE
@@ -54,7 +59,7 @@ class Arguments:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of runs on stores of crops or of whole frames."""
     arms: tuple[Looking, ...] = ("learned",)
-    """Which arms of them to measure, as far as a run has them."""
+    """Which arms of them to measure, as far as a run has finished them."""
     clips_alone: int = 20
     """Test clips to play one by one, for the time that a single environment takes."""
     out: Path = Path("lazy_savings")
@@ -63,13 +68,19 @@ class Arguments:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One arm of one run; counts, work and seconds are means over clips."""
+    """One arm of one run; counts, work and seconds are means over clips.
+
+    Attributes:
+        first_frame_accuracy: had every episode ended after its first frame, which is seen whole.
+        clips_alone: how many clips `seconds_alone` is a mean of.
+    """
 
     run: str
     arm: str
     sees: str
     glimpses: float
     accuracy: float
+    first_frame_accuracy: float
     frames: float
     crops: float
     network_gmacs: float
@@ -77,6 +88,10 @@ class Row:
     seconds_alone: float
     seconds_together: float
     decoding_seconds: float
+    clips_alone: int
+    machine: str
+    threads: int
+    git_commit: str | None
 
     @property
     def gmacs(self) -> float:
@@ -134,6 +149,18 @@ def open_test(config: Config) -> LazySource:
     return source
 
 
+def row_of(run: Path, arm: Looking, clips_alone: int) -> Row:
+    """Return what was measured of an arm earlier, or measure it and keep it."""
+    path = arm_folder(run, arm) / "savings.json"
+    if path.exists():
+        row = Row(**(read_json(path) | {"run": str(run)}))
+        if row.clips_alone == clips_alone:
+            return row
+    row = measure(run, arm, clips_alone)
+    write_json(path, dataclasses.asdict(row))
+    return row
+
+
 def measure(run: Path, arm: Looking, clips_alone: int) -> Row:
     """Play the test split of a run on the videos, all clips together and some of them alone."""
     config = Config.from_json(read_json(run / "config.json")["config"])
@@ -153,12 +180,14 @@ def measure(run: Path, arm: Looking, clips_alone: int) -> Row:
     decoding = sum(source.stopwatch.seconds[name] for name in ("decode", "resize")) / clips
     evaluation = evaluate(envs, policy, manner, seed=config.seed, video_score=config.video_score)
     a_frame, a_crop = network_macs(source)
+    made = provenance()
     return Row(
-        run=run.name,
+        run=str(run),
         arm=arm,
         sees="whole frames" if source.crop is None else f"crops of {source.crop}",
         glimpses=evaluation.glimpses_per_frame,
         accuracy=evaluation.accuracy,
+        first_frame_accuracy=evaluation.accuracy_by_frames[0],
         frames=frames,
         crops=crops,
         network_gmacs=(frames * a_frame + crops * a_crop) / GIGA,
@@ -166,21 +195,25 @@ def measure(run: Path, arm: Looking, clips_alone: int) -> Row:
         seconds_alone=seconds_alone,
         seconds_together=seconds / clips,
         decoding_seconds=decoding,
+        clips_alone=clips_alone,
+        machine=made["machine"],
+        threads=made["threads"],
+        git_commit=made["git_commit"],
     )
 
 
 def table(rows: Sequence[Row]) -> str:
     """Lay the rows out in Markdown."""
     lines = [
-        "| run | arm | network sees | m | accuracy | frames | crops | GMACs a clip | of the policy | s a clip, alone | "
-        f"{EVALUATION_ENVS} together | of it decoding |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| run | arm | network sees | m | accuracy | after frame 1 | frames | crops | GMACs a clip | of the policy | "
+        f"s a clip, alone | {EVALUATION_ENVS} together | of it decoding |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
-            f"| {row.run} | {row.arm} | {row.sees} | {row.glimpses:g} | {row.accuracy:.3f} | {row.frames:.1f} | "
-            f"{row.crops:.1f} | {row.gmacs:.2f} | {row.policy_gmacs:.3f} | {row.seconds_alone:.3f} | "
-            f"{row.seconds_together:.3f} | {row.decoding_seconds:.3f} |"
+            f"| {row.run} | {row.arm} | {row.sees} | {row.glimpses:g} | {row.accuracy:.3f} | "
+            f"{row.first_frame_accuracy:.3f} | {row.frames:.1f} | {row.crops:.1f} | {row.gmacs:.2f} | "
+            f"{row.policy_gmacs:.3f} | {row.seconds_alone:.3f} | {row.seconds_together:.3f} | {row.decoding_seconds:.3f} |"
         )
     return "\n".join(lines)
 
@@ -207,7 +240,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """Write the rows measured so far, atomically."""
+    """Write the rows, atomically."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, [field.name for field in dataclasses.fields(Row)], lineterminator="\n")
     writer.writeheader()
@@ -219,20 +252,17 @@ def main(arguments: Arguments) -> None:
     """Measure, print and write."""
     if not arguments.out.parent.is_dir():
         raise FileNotFoundError(f"--out {arguments.out}: there is no folder {arguments.out.parent}")
+    asked = [(run, arm) for run in arguments.runs for arm in finished_arms(run) if arm in arguments.arms]
+    if not asked:
+        raise ValueError(f"none of the runs has finished an arm of {', '.join(arguments.arms)}")
     keep_freed_memory()
-    rows = []
-    for run in arguments.runs:
-        config = Config.from_json(read_json(run / "config.json")["config"])
-        for arm in arguments.arms:
-            if arm in config.arms:
-                rows.append(measure(run, arm, arguments.clips_alone))
-                print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
-                write_csv(rows, arguments.out.with_suffix(".csv"))  # each time: a run may take long
-    if not rows:
-        raise SystemExit(f"error: none of the runs has an arm of {', '.join(arguments.arms)}")
+    rows = [row_of(run, arm, arguments.clips_alone) for run, arm in tqdm(asked, desc="arms", disable=None)]
+    write_csv(rows, arguments.out.with_suffix(".csv"))
     draw(rows, arguments.out.with_suffix(".png"))
     print(table(rows))
-    print(f"\n{torch.get_num_threads()} threads; wrote {arguments.out}.csv and {arguments.out}.png")
+    for machine, threads, commit in dict.fromkeys((row.machine, row.threads, row.git_commit) for row in rows):
+        print(f"\n{machine}, {threads} threads, code {commit}")
+    print(f"wrote {arguments.out}.csv and {arguments.out}.png")
 
 
 if __name__ == "__main__":

@@ -394,12 +394,13 @@ def test_the_savings_are_measured(run, tmp_path):
         "--clips-alone", "2", "--out", tmp_path / "savings",
     ]  # fmt: skip
     printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    assert "| crops | learned | crops of 64 | 2 | " in printed
+    assert f"| {out} | learned | crops of 64 | 2 | " in printed
     with (tmp_path / "savings.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["arm"] for row in rows] == ["learned", "random"]
     for row in rows:
         assert float(row["accuracy"]) == result["accuracy"][row["arm"]]
+        assert 0 <= float(row["first_frame_accuracy"]) <= 1
         assert float(row["frames"]) == 1
         assert 0 < float(row["crops"]) <= 3 * 2
         # GoogLeNet takes 1.58 GMACs a picture and 0.13 for its response norms, and a crop of 64 a twelfth of both.
@@ -408,3 +409,15 @@ def test_the_savings_are_measured(run, tmp_path):
         assert 0 < float(row["policy_gmacs"]) < 0.01
         assert min(float(row[name]) for name in row if "seconds" in name) > 0
     assert (tmp_path / "savings.png").stat().st_size > 1000
+
+    kept = (out / "savings.json").read_bytes()
+    (out / "controls" / "random" / "savings.json").unlink()  # as where a kill came between the two
+    again = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert (out / "savings.json").read_bytes() == kept  # times included
+    assert [line for line in printed.splitlines() if "| learned |" in line] == [
+        line for line in again.splitlines() if "| learned |" in line
+    ]
+    assert (out / "controls" / "random" / "savings.json").exists()
+    shorter = [*command[:-3], "1", *command[-2:]]
+    subprocess.run(shorter, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert json.loads((out / "savings.json").read_bytes())["clips_alone"] == 1
