@@ -213,7 +213,8 @@ def table(rows: Sequence[Row]) -> str:
         lines.append(
             f"| {row.run} | {row.arm} | {row.sees} | {row.glimpses:g} | {row.accuracy:.3f} | "
             f"{row.first_frame_accuracy:.3f} | {row.frames:.1f} | {row.crops:.1f} | {row.gmacs:.2f} | "
-            f"{row.policy_gmacs:.3f} | {row.seconds_alone:.3f} | {row.seconds_together:.3f} | {row.decoding_seconds:.3f} |"
+            f"{row.policy_gmacs:.3f} | {row.seconds_alone:.3f} | {row.seconds_together:.3f} | "
+            f"{row.decoding_seconds:.3f} |"
         )
     return "\n".join(lines)
 
