@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from agents.config import Config, parse_as
+from agents.distributed import started_ranks
 from agents.interruption import StoppedError
 from agents.runs import SaveError
 from glimpse_env.backbones import DeviceError
@@ -16,11 +17,16 @@ SomeConfig = TypeVar("SomeConfig", bound=Config)
 
 
 def run_command(main: Callable[[SomeConfig], None], kind: type[SomeConfig]) -> None:
-    """Read the command line and do what it asks; stopped by a signal, say that the same command goes on.
+    """Read the command line and do what it asks in one process; stopped by a signal, say that the same command goes on.
 
     Raises:
         SystemExit: with 128 plus the signal, or with one line that names what is wrong.
     """
+    if started_ranks() > 1:
+        sys.exit(
+            "error: torchrun shares the updates of one run, agents/reinforce.py: start this command without it, or "
+            "several for different seeds, each with an --out of its own"
+        )
     try:
         main(parse_as(kind))
     except StoppedError as stopped:

@@ -83,10 +83,15 @@ def current_share() -> Share:
     return Share(dist.get_rank(), dist.get_world_size()) if joined else WHOLE
 
 
+def started_ranks() -> int:
+    """Return how many processes torchrun has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def joined() -> Iterator[Share]:
     """Join the other processes that torchrun started, until the block ends; who has joined before stays so."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if started_ranks() == 1 or dist.is_initialized():
         yield current_share()
         return
     backend = "gloo"

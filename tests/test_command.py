@@ -44,3 +44,12 @@ def test_a_fault_of_the_code_is_no_error_of_the_user(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["command"])
     with pytest.raises(ZeroDivisionError):
         run_command(lambda _: 1 / 0, Config)
+
+
+def test_several_processes_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(sys, "argv", ["command"])
+    seen = []
+    with pytest.raises(SystemExit, match="error: torchrun shares the updates of one run"):
+        run_command(seen.append, Config)
+    assert not seen
