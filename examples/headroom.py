@@ -167,6 +167,15 @@ def within_clips(samples: Samples, values: Tensor) -> Tensor:
     return values - (sums / counts)[clips]
 
 
+def values_of_places(samples: Samples, scores: Tensor, size: int) -> Tensor:
+    """Return (size,): by how much each cell's scores are better than others of their clip; -inf where it has none.
+
+    Some clips are told right whatever is seen of them: who happens to be drawn in these is not worth more.
+    """
+    sums = torch.zeros(size).index_add(0, samples.cells, within_clips(samples, scores))
+    return (sums / samples.cells.bincount(minlength=size)).nan_to_num(nan=-torch.inf)
+
+
 def fit_values(samples: Samples, scores: Tensor, penalty: float) -> Callable[[Tensor], Tensor]:
     """Fit a ridge regression within clips, from the slice before to the score: what a cell is worth beside others."""
     inputs = within_clips(samples, samples.before).double()
@@ -241,8 +250,7 @@ def measure(splits: Mapping[str, ClipSource], *, glimpses: int, seed: int) -> He
         (fit_values(train, scores, penalty) for penalty in (1e-2, 1e-1, 1.0, 10.0)),
         key=lambda value: predictability(value, validation, unseen),
     )
-    sums = torch.zeros(size).index_add(0, train.cells, within_clips(train, scores))
-    averages = (sums / train.cells.bincount(minlength=size)).nan_to_num(nan=-torch.inf)  # cells that were never drawn
+    averages = values_of_places(train, scores, size)
 
     right: dict[str, list[float]] = {}
     for _, label, cubes, actors in watch(splits["test"]):

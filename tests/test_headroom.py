@@ -93,6 +93,17 @@ def test_values_are_fitted_within_clips():
     assert headroom.predictability(value, samples, scores) > 0.99
 
 
+def test_places_are_held_against_others_of_their_clip():
+    """Cell 0 is seen in clips that are easy, and is the worse of the two there; cell 3 is seen nowhere."""
+    clips, cells = np.array([0, 0, 0, 1, 1, 1]), torch.tensor([0, 0, 1, 1, 2, 2])
+    scores = torch.tensor([-1.0, -1.0, -0.5, -8.0, -9.0, -9.0])
+    zeros = torch.zeros(6, 1)
+    samples = headroom.Samples(clips, zeros, zeros, zeros, cells, zeros, zeros)
+    values = headroom.values_of_places(samples, scores, 4)
+    # means of the clips are -2.5 / 3 and -26 / 3: cell 0 is 1 / 6 below, cell 2 1 / 3, cell 1 (1 / 3 + 2 / 3) / 2 above
+    assert values.tolist() == pytest.approx([-1 / 6, 1 / 2, -1 / 3, -np.inf])
+
+
 def moving_splits():
     """Return clips whose telling cell, marked the frame before, moves in every frame, and is more often the first."""
     splits = {}
