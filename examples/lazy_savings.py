@@ -257,7 +257,10 @@ def main(arguments: Arguments) -> None:
     if not asked:
         raise ValueError(f"none of the runs has finished an arm of {', '.join(arguments.arms)}")
     keep_freed_memory()
-    rows = [row_of(run, arm, arguments.clips_alone) for run, arm in tqdm(asked, desc="arms", disable=None)]
+    rows = []
+    for run, arm in tqdm(asked, desc="arms", disable=None):
+        rows.append(row_of(run, arm, arguments.clips_alone))
+        tqdm.write(table(rows[-1:]).splitlines()[-1], file=sys.stderr)
     write_csv(rows, arguments.out.with_suffix(".csv"))
     draw(rows, arguments.out.with_suffix(".png"))
     print(table(rows))
