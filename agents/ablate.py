@@ -55,6 +55,12 @@ FACTORS: dict[Factor, dict[str, Settings]] = {
         "8": {"rollouts": 8},
     },
 }
+COMPANIONS: dict[tuple[Factor, str], Settings] = {
+    # The log of the label's mean softmax is one number for the whole clip.
+    ("credit", "causal"): {"reward": "frame_log_score"},
+    ("reward", "clip_log_score"): {"credit": "terminal"},
+}
+"""What is changed with a value where the base does not take it alone."""
 MEASURES = ("validation_accuracy", "accuracy", "focus", "focus_per_look")
 
 
@@ -68,7 +74,7 @@ class Arguments(Config):
     """Of the runs; differences to the base are paired by them."""
     factors: tuple[Factor, ...] = get_args(Factor)
     """Which settings are changed, one at a time."""
-    table_only: bool = False
+    only_table: bool = False
     """Train nothing, and write the tables of what is in the folder."""
 
     @property
@@ -83,6 +89,8 @@ class Variant:
 
     factor: Factor
     value: str
+    settings: Settings
+    """What it changes in the base."""
     config: Config | None
     """None where the value does not go with the rest of the base, for the `reason`."""
     reason: str = ""
@@ -96,14 +104,25 @@ class Variant:
 
 def variant_of(base: Config, factor: Factor, value: str) -> Variant:
     """Return what a value of a factor makes of the base."""
+    settings = settings_of(base, factor, value)
     try:
-        config = base.with_settings(FACTORS[factor][value])
+        config = base.with_settings(settings)
     except ValueError as error:
-        return Variant(factor=factor, value=value, config=None, reason=str(error))
+        return Variant(factor=factor, value=value, settings=settings, config=None, reason=str(error))
     # None and what it stands for are the same setting.
     explicit = dataclasses.replace(base, class_gradient=base.draws_classes)
     is_base = dataclasses.replace(config, class_gradient=config.draws_classes) == explicit
-    return Variant(factor=factor, value=value, config=base if is_base else config, is_base=is_base)
+    return Variant(factor=factor, value=value, settings=settings, config=base if is_base else config, is_base=is_base)
+
+
+def settings_of(base: Config, factor: Factor, value: str) -> Settings:
+    """Return what a value of a factor changes in the base: with its companions where it does not go alone."""
+    settings = FACTORS[factor][value]
+    try:
+        base.with_settings(settings)
+    except ValueError:
+        return {**settings, **COMPANIONS.get((factor, value), {})}
+    return settings
 
 
 def variants(base: Config) -> list[Variant]:
@@ -256,8 +275,9 @@ def _row(out: Path, variant: Variant, of_base: Mapping[int, float]) -> Row:
 
 def _extra_settings(base: Config, variant: Variant) -> str:
     """Name what else a value changes in the base, beside the factor itself."""
-    settings = FACTORS[variant.factor][variant.value]
-    changed = {name: value for name, value in settings.items() if name.removeprefix("policy.") != variant.factor}
+    changed = {
+        name: value for name, value in variant.settings.items() if name.removeprefix("policy.") != variant.factor
+    }
     return ", ".join(f"{name} {value}" for name, value in changed.items() if getattr(base, name) != value)
 
 
@@ -318,7 +338,7 @@ def comma_separated(rows: Sequence[Row]) -> str:
     names = [name for column in columns for name in (column, f"{column}_half_interval")]
     writer.writerow(["factor", "value", "settings", "seeds", *names, "is_base", "is_chosen", "note"])
     for row in rows:
-        settings = json.dumps(dict(FACTORS[row.variant.factor][row.variant.value]))
+        settings = json.dumps(dict(row.variant.settings))
         measures = row.measures | {"minus_base": row.gains}
         numbers = [number for column in columns for number in _numbers(measures[column])]
         seeds = " ".join(map(str, row.seeds))
@@ -350,7 +370,7 @@ def write_tables(out: Path) -> str:
 
 def main(arguments: Arguments) -> None:
     """Do what the command line asks."""
-    if not arguments.table_only:
+    if not arguments.only_table:
         ablate(arguments.config, arguments.out, seeds=arguments.seeds, factors=arguments.factors)
     print(write_tables(arguments.out))
 

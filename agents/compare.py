@@ -9,8 +9,9 @@ depend on m (`soft`, `soft_hidden`, `mean`, `max`, `all`, `unlimited`) is traine
 ordinary ones, OUT/m<m>/seed<seed>, which agents.report and --evaluate take: what is finished is not trained again, what
 was stopped goes on, and models, seeds and budgets can be added later.
 
-From these records come table.md, table.csv and the figures. Intervals are Student's 95 % over seeds; differences to
-random glimpses are paired by seed at the same m, those to REINFORCE by test video, with the interval over films.
+From these records come table.md, the same as summary.csv, table.csv with the numbers of every seed, and the figures.
+Intervals are Student's 95 % over seeds; differences to random glimpses are paired by seed at the same m, those to
+REINFORCE by test video, with the interval over films.
 Checkpoints were chosen by validation; figures are of the test split.
 Figures that others published stand below, marked as reported: a CSV file with the columns model, measure (one of
 table.md's, by its name in table.csv), value and source.
@@ -27,7 +28,7 @@ from tqdm import tqdm
 
 from agents.building import greedy_manner, make_envs, make_policy, open_splits
 from agents.command import run_command
-from agents.comparison_table import Reported, comma_separated, page, read_reported
+from agents.comparison_table import Reported, comma_separated, page, read_reported, summary
 from agents.config import Config, Control
 from agents.figures import anytime_figure, budget_figure, compute_figure, save_figure
 from agents.macs import macs_per_clip
@@ -93,7 +94,12 @@ def write_comparison(out: Path, reported: Sequence[Reported] = ()) -> str:
     """Write tables and figures from the records of a comparison, and return the table."""
     records = read_records(out)
     rows = rows_of(records)
-    for name, text in (("table.md", page(records, reported)), ("table.csv", comma_separated(records))):
+    texts = {
+        "table.md": page(records, reported),
+        "summary.csv": summary(records, reported),
+        "table.csv": comma_separated(records),
+    }
+    for name, text in texts.items():
         with told_failures(out / name):
             write_atomically(out / name, text.encode())
     curves = list(_budget_curves(rows))
@@ -167,7 +173,7 @@ def main(arguments: Arguments) -> None:
             print(f"run {number} of {len(runs)}: {folder}, {', '.join(config.arms)}", flush=True)
             train(config, folder)
     print(write_comparison(arguments.out, reported))
-    print(f"wrote {arguments.out}/table.md, table.csv and figures")
+    print(f"wrote {arguments.out}/table.md, summary.csv, table.csv and figures")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 from agents.config import Config, spelled
@@ -14,8 +15,8 @@ from agents.records import TITLES, Record, beside, gains, lead, rows_of
 from agents.seeds import mean_and_interval
 
 SHOWN = (
-    "accuracy", "top3", "mean_average_precision", "hit_at_1", "hit_at_3", "vote_accuracy", "reward", "focus_per_look",
-    "attention_on_actor", "glimpses_per_frame",
+    "accuracy", "top3", "mean_average_precision", "hit_at_1", "hit_at_3", "vote_accuracy", "reward", "true_positives",
+    "false_positives", "focus", "focus_per_look", "attention_on_actor", "entropy", "glimpses_per_frame",
 )  # fmt: skip
 
 
@@ -92,6 +93,27 @@ def _shown(values: Sequence[float], *, signed: bool = False) -> str:
     return f"{mean:{'+' if signed else ''}.3f}" + (f" ± {half:.3f}" if len(values) > 1 else "")
 
 
+def summary(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str:
+    """Return as CSV what the Markdown table says, a measure of a model at a budget a line.
+
+    `interval` is half of the 95 % interval, empty for a single seed; `reported_by` names who published a figure.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["model", "m", "seeds", "measure", "mean", "interval", "reported_by"])
+    rows = rows_of(records)
+    for row in rows:
+        named = {name: row.values(name) for name in MEASURES} | {"accuracy_minus_random": gains(row, rows)}
+        known = {name: mean_and_interval(values) for name, values in named.items() if values}
+        if (led := lead(row, rows)) is not None:
+            known["reinforce_minus_it"] = led
+        for name, (mean, half) in known.items():
+            interval = half if isfinite(half) else ""
+            writer.writerow([row.looking, row.budget, len(row.records), name, mean, interval, ""])
+    writer.writerows([figure.model, "", "", figure.measure, figure.value, "", figure.source] for figure in reported)
+    return buffer.getvalue()
+
+
 def comma_separated(records: Sequence[Record]) -> str:
     """Return the records as CSV, one arm of one run a line."""
     buffer = io.StringIO()
@@ -110,19 +132,28 @@ def page(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str:
     commits = sorted({str(record.measured["git_commit"]) for record in records})
     machines = sorted({f"{record.run['machine']}, {record.run['threads']} threads" for record in records})
     config = Config.from_json(records[0].run["config"])
-    films = records[0].measured["films"]
     said = [
         f"Source `{config.source}`, fold {config.fold}, preset {config.preset}, reward {config.reward}, "
         f"{config.updates} updates of {config.clips} clips x {config.rollouts} rollouts; "
-        f"{len(films)} test videos of {len(set(films))} films.",
+        f"{_counted(records[0].measured['films'])}.",
         f"Code {', '.join(commits)}; {'; '.join(machines)}.",
         *_tuned(records),
         "Means over seeds with 95 % intervals; checkpoints chosen by validation. REINFORCE minus a model: of each test "
-        "video the mean over seeds, with the interval over films, which the videos' names tell. Soft attention reads "
-        "every slice to score it, its m likeliest cells too, and begins from the mean of all frames, so it has seen "
-        "the whole clip at frame 1. Costs of looks are taken off the reward of those alone who choose what to see.",
+        "video the mean over seeds, with the interval over films. Soft attention reads every slice to score it, its m "
+        "likeliest cells too, and begins from the mean of all frames, so it has seen the whole clip at frame 1. Costs "
+        "of looks are taken off the reward of those alone who choose what to see.",
     ]
     return markdown(records, reported) + "\n\n" + "\n".join(said) + "\n"
+
+
+def _counted(films: Sequence[int]) -> str:
+    """Say how many test videos there are, of how many films."""
+    if len(set(films)) < len(films):
+        return f"{len(films)} test videos of {len(set(films))} films"
+    return (
+        f"{len(films)} test videos, each taken for a film of its own, as their names tell nothing else: where they "
+        "share footage, intervals over films are too narrow"
+    )
 
 
 def _tuned(records: Sequence[Record]) -> list[str]:

@@ -92,6 +92,7 @@ MEASURES = {  # how tables call the numbers of an Evaluation
     "reward": "reward",
     "true_positives": "N+",
     "false_positives": "N-",
+    "entropy": "entropy (nats)",
     "glimpses_per_frame": "slices used a frame",
 }
 

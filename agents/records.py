@@ -52,7 +52,7 @@ def read_records(out: Path) -> list[Record]:
         FileNotFoundError: there is none.
         ValueError: the runs differ in more than seed, budget and models; one was tested before films were told.
     """
-    records, first = [], None
+    records, first, untold = [], None, list[Path]()
     settings: dict[Looking, tuple[Path, Any]] = {}
     for path in sorted(out.glob("m*/seed*/config.json")):
         run = read_json(path)
@@ -73,15 +73,18 @@ def read_records(out: Path) -> list[Record]:
             tested = arm_folder(path.parent, looking) / "evaluation.json"
             evaluation = read_json(tested)
             if "films" not in evaluation["test"]:
-                raise ValueError(
-                    f"{tested} does not tell which film each test video was cut from: remove the file, and the command "
-                    "that trained the runs tests them again"
-                )
+                untold.append(tested)
+                continue
             measured = evaluation["test"] | {
                 name: evaluation[name] for name in ("validation_accuracy", "train_seconds")
             }
             measured["git_commit"] = evaluation.get("git_commit", run["git_commit"])
             records.append(Record(looking, config.glimpses, config.seed, measured, run, path.parent))
+    if untold:
+        raise ValueError(
+            f"{len(untold)} files, {untold[0]} the first, do not tell which film each test video was cut from: remove "
+            f"every evaluation.json under {out}, and the command that trained the runs tests them again"
+        )
     if not records:
         raise FileNotFoundError(f"no finished runs in {out}: train them first, without --only-table")
     return records

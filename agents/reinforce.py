@@ -120,6 +120,7 @@ class Arm:
         self.envs = make_envs(config, sources["train"], len(self.episodes), train=True, looking=looking)
         self.validation_envs = make_envs(config, sources["validation"], EVALUATION_ENVS, train=False, looking=looking)
         self.update, self.seconds, self.best_score, self.best_update = 0, 0.0, -1.0, 0
+        self.trained_by: str | None = provenance()["git_commit"]
 
     def train(self) -> None:
         """Run the updates that are left, validating, logging and saving on the way.
@@ -308,6 +309,7 @@ class Arm:
                 "seconds": self.seconds,
                 "best_score": self.best_score,
                 "best_update": self.best_update,
+                "git_commit": self.trained_by,
             }
         )
 
@@ -319,6 +321,8 @@ class Arm:
         self.optimizer.load_state_dict(state["optimizer"])
         self.update, self.seconds = state["update"], state["seconds"]
         self.best_score, self.best_update = state["best_score"], state["best_update"]
+        if self.update == self.config.updates:
+            self.trained_by = state.get("git_commit")
 
 
 def _progress_line(looking: Looking, update: int, updates: int, scalars: dict[str, float]) -> str:
@@ -418,7 +422,9 @@ def _measure(arm: Arm, path: Path) -> dict[str, Any]:
         "validation_accuracy": arm.best_score,
         "best_update": arm.best_update,
         "train_seconds": arm.seconds,
-        "git_commit": provenance()["git_commit"],  # an arm may be added to a run later than it was begun
+        # An arm may be added to a run later than it was begun, and be tested again later than it was trained.
+        "git_commit": arm.trained_by,
+        "tested_by": provenance()["git_commit"],
     }
     write_json(path, measured)
     written: dict[str, Any] = read_json(path)

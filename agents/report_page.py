@@ -23,7 +23,8 @@ EXPLAINED = (
     "of the frames' softmaxes, vote the share of episodes whose most frequent prediction is right, focus the share of "
     "frames after the first with a look on the actor, focus per look the share of looks on it, reward the mean of "
     "eq. 7, N+ and N- the mean counts of true and false predictions, log-score the mean log of the score of a video's "
-    "classes (scores scaled to sum to 1), attention on the actor the share of the weights of what is seen."
+    "classes (scores scaled to sum to 1), attention on the actor the share of the weights of what is seen, entropy "
+    "that of the choice of what is seen, a mean over frames."
 )
 READ_STRIPS = (
     "Hard glimpses are bright and numbered in the order in which they were chosen; the first frame is seen whole. Soft "

@@ -45,7 +45,7 @@ def told_failures(path: Path) -> Iterator[None]:
     except OSError as error:
         raise SaveError(
             f"{path} could not be written ({error}): what was saved before is kept. If its disk is full, free space; "
-            "then go on with --resume"
+            "then give the same command again, or --resume where a run's folder was made for it"
         ) from error
 
 

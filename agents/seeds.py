@@ -36,15 +36,16 @@ def mean_and_interval(values: ArrayLike, groups: ArrayLike | None = None) -> tup
 
     Args:
         values: (n,).
-        groups: (n,) numbers 0..G-1, all of which occur: values of one group may depend on each other, and the interval
-            is that over G independent groups; without it every value is a group of its own.
+        groups: (n,) what each belongs to: values of one group may depend on each other, and the interval is that over
+            G independent groups; without it every value is a group of its own.
 
     Source: the cluster-robust standard error of a mean (Liang and Zeger, "Longitudinal data analysis using generalized
     linear models", 1986), with G / (G - 1) and G - 1 degrees of freedom for few groups.
     """
     numbers = np.asarray(values, np.float64)
     mean = float(numbers.mean())
-    sums = np.bincount(np.arange(len(numbers)) if groups is None else np.asarray(groups), numbers - mean)
+    group = np.arange(len(numbers)) if groups is None else np.unique(groups, return_inverse=True)[1].ravel()
+    sums = np.bincount(group, numbers - mean)
     count = len(sums)
     if count < 2:
         return mean, np.inf

@@ -1,6 +1,6 @@
 """Look for the settings that each model learns best with, all with the same effort, on the validation split alone.
 
-    python -m agents.tune --source STORE --models learned random soft mean --trials 8 --out OUT
+    python -m agents.tune --source STORE --models random soft mean --trials 8 --out OUT
     python -m agents.compare --source STORE --models random soft mean --tuned OUT/settings.json --out COMPARISON
 
 Other flags are those of agents/reinforce.py: the base that the settings change. Every model gets as many trials, each

@@ -69,7 +69,8 @@ def test_every_value_changes_its_factor_and_what_comes_with_it():
     for variant in variants(base):
         if variant.config is None:
             continue
-        asked = FACTORS[variant.factor][variant.value]
+        asked = variant.settings
+        assert asked.items() >= FACTORS[variant.factor][variant.value].items()
         changed = base.to_json() | {"class_gradient": base.draws_classes}
         fields = variant.config.to_json() | {"class_gradient": variant.config.draws_classes}
         for name, value in asked.items():
@@ -112,6 +113,15 @@ def test_values_of_the_base_share_its_runs():
     assert all(variant.folder == "base" for variant in variants(PRESETS["small"]) if variant.is_base)
 
 
+def test_a_value_that_the_base_does_not_take_alone_comes_with_what_it_needs():
+    causal = variant_of(PRESETS["features"], "credit", "causal")
+    assert causal.config == dataclasses.replace(PRESETS["features"], credit="causal", reward="frame_log_score")
+    whole = variant_of(PRESETS["small"], "reward", "clip_log_score")
+    assert whole.config == dataclasses.replace(PRESETS["small"], credit="terminal", reward="clip_log_score")
+    alone = variant_of(dataclasses.replace(PRESETS["small"], credit="terminal"), "credit", "causal")
+    assert alone.settings == {"credit": "causal"}
+
+
 def test_on_untrimmed_clips_half_is_the_bases_eta():
     base = Config(abstain=True)
     assert variant_of(base, "eta", "0.5").is_base
@@ -126,7 +136,7 @@ def test_on_untrimmed_clips_half_is_the_bases_eta():
 
 def test_each_value_is_trained_once_for_each_seed(trained):
     _, out = trained
-    values = ["base", "eta=0.25", "eta=0.5", "eta=0.75", "reward=frame_log_score"]
+    values = ["base", "eta=0.25", "eta=0.5", "eta=0.75", "reward=frame_log_score", "reward=clip_log_score"]
     values += ["rollouts=1", "rollouts=4", "rollouts=8"]
     runs = sorted(str(path.parent.relative_to(out)) for path in out.glob("*/*/result.json"))
     assert runs == sorted(f"{value}/seed{seed}" for value in values for seed in (1, 2))
@@ -135,11 +145,19 @@ def test_each_value_is_trained_once_for_each_seed(trained):
     assert not list(out.rglob("controls"))
 
 
-def test_what_does_not_go_together_is_named_in_the_table(trained):
+def test_what_does_not_go_together_is_named_in_the_table(tmp_path):
+    write_ablation(tmp_path, Config(abstain=True, controls=()), "class_gradient")
+    (line,) = [line for line in write_tables(tmp_path).splitlines() if "| likeliest |" in line]
+    assert line.startswith("| class_gradient | likeliest | 0 | - | - |")
+    assert "| skipped: " in line
+    assert "leave class_gradient out" in line
+
+
+def test_what_comes_with_a_value_is_named_in_the_table(trained):
     _, out = trained
     (line,) = [line for line in (out / "table.md").read_text().splitlines() if "clip_log_score" in line[:30]]
-    assert line.startswith("| reward | clip_log_score | 0 | - | - |")
-    assert "skipped: reward 'clip_log_score' is one number for the whole clip: it needs credit 'terminal'" in line
+    assert line.startswith("| reward | clip_log_score | 2 | ")
+    assert line.endswith("| with credit terminal |")
 
 
 def test_the_tables_are_those_of_the_results(trained):
@@ -271,7 +289,7 @@ def test_the_base_is_chosen_in_a_tie_and_nothing_before_all_are_trained(tmp_path
 
 def test_the_tables_alone_are_rebuilt_from_the_records(tmp_path, capsys):
     credit_records(tmp_path)
-    main(parse_as(Arguments, ["--out", str(tmp_path), "--table-only", "--source", "gone"]))
+    main(parse_as(Arguments, ["--out", str(tmp_path), "--only-table", "--source", "gone"]))
     assert capsys.readouterr().out.strip() == (tmp_path / "table.md").read_text().strip()
     assert (tmp_path / "table.csv").exists()
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 from pathlib import Path
 
@@ -9,12 +10,12 @@ import pytest
 from agent_toys import tiny_config, write_marked_store
 
 from agents.compare import Arguments, main, write_comparison
-from agents.comparison_table import markdown, read_reported
+from agents.comparison_table import markdown, page, read_reported, summary
 from agents.config import Config, parse_as
 from agents.records import Record, gains, lead, read_records, rows_of
 from agents.reinforce import train
 from agents.results import arms_on_disk
-from agents.runs import read_json, write_json
+from agents.runs import provenance, read_json, write_json
 from agents.seeds import mean_and_interval
 
 MODELS = ("random", "soft", "gumbel", "mean")
@@ -57,7 +58,7 @@ def test_models_that_need_no_budget_are_trained_once(compared):
     assert arms_on_disk(compared / "m1" / "seed2") == ["learned", "gumbel", "random"]
     files = {path.name for path in compared.iterdir()}
     figures = {f"accuracy_by_{name}.png" for name in ("glimpses", "frames", "compute")}
-    assert files == {"m1", "m2", "table.md", "table.csv", "macs.json", *figures}
+    assert files == {"m1", "m2", "table.md", "summary.csv", "table.csv", "macs.json", *figures}
 
 
 def test_what_is_finished_is_not_trained_again_and_models_can_be_added(store, compared):
@@ -163,6 +164,50 @@ def test_what_needs_no_budget_counts_once_for_each_seed():
     assert row.values("accuracy") == pytest.approx([0.5, 0.7])
 
 
+def test_the_summary_holds_what_the_table_says(compared, tmp_path):
+    (tmp_path / "paper.csv").write_text("model,measure,value,source\nsoft attention,accuracy,41.3,A et al.\n")
+    records = read_records(compared)
+    lines = list(csv.DictReader(io.StringIO(summary(records, read_reported(tmp_path / "paper.csv")))))
+    assert lines[-1] == {
+        "model": "soft attention", "m": "", "seeds": "", "measure": "accuracy", "mean": "41.3", "interval": "",
+        "reported_by": "A et al.",
+    }  # fmt: skip
+    told = {(line["model"], line["m"], line["measure"]): line for line in lines}
+    rows = rows_of(records)
+    random = next(row for row in rows if (row.looking, row.budget) == ("random", 2))
+    mean, half = mean_and_interval(random.values("accuracy"))
+    shown = told["random", "2", "accuracy"]
+    assert (float(shown["mean"]), float(shown["interval"]), shown["seeds"]) == pytest.approx((mean, half, "2"))
+    led = lead(random, rows)
+    shown = told["random", "2", "reinforce_minus_it"]
+    assert (float(shown["mean"]), float(shown["interval"])) == pytest.approx(led)
+    assert float(told["learned", "1", "accuracy_minus_random"]["mean"]) == pytest.approx(
+        told_mean(told, "learned") - told_mean(told, "random")
+    )
+    assert ("random", "1", "accuracy_minus_random") not in told
+
+
+def told_mean(told, model):
+    return float(told[model, "1", "accuracy"]["mean"])
+
+
+def test_a_single_seed_has_no_interval_in_the_summary():
+    (line,) = csv.DictReader(io.StringIO(summary([record("mean", 1, 1, 0.5)])))
+    assert (line["m"], line["mean"], line["interval"]) == ("", "0.5", "")
+
+
+@pytest.mark.parametrize(
+    ("films", "said"), [([3, 0, 3], "3 test videos of 2 films."), ([0, 1, 2], "3 test videos, each taken for a film")]
+)
+def test_how_many_films_the_videos_were_cut_from_is_told(compared, films, said):
+    records = [
+        dataclasses.replace(entry, measured=entry.measured | {"films": films}) for entry in read_records(compared)
+    ]
+    for entry in records:
+        entry.measured["correct"] = [True, False, True]
+    assert said in page(records)
+
+
 def test_a_measure_that_some_seeds_lack_is_not_averaged():
     records = [
         record("learned", 5, 1, 0.9, reward=1.0),
@@ -218,18 +263,19 @@ def test_runs_that_differ_are_refused(store, tmp_path):
         read_records(tmp_path)
 
 
-def test_what_was_tested_before_films_were_told_is_tested_again(store, tmp_path):
+def test_what_was_tested_before_films_were_told_is_tested_again(store, tmp_path, monkeypatch):
     folder = tmp_path / "m2" / "seed1"
     config = tiny_config(source=store, controls=())
     train(config, folder)
     tested = read_json(folder / "evaluation.json")
     without = tested | {"test": {name: value for name, value in tested["test"].items() if name != "films"}}
     write_json(folder / "evaluation.json", without)
-    with pytest.raises(ValueError, match=r"evaluation.json does not tell which film .*: remove the file"):
+    with pytest.raises(ValueError, match=r"1 files, .*evaluation.json the first, do not tell which film .*: remove"):
         read_records(tmp_path)
     (folder / "evaluation.json").unlink()
+    monkeypatch.setattr("agents.reinforce.provenance", lambda: provenance() | {"git_commit": "later"})
     train(config, folder)
-    assert read_json(folder / "evaluation.json") == tested
+    assert read_json(folder / "evaluation.json") == tested | {"tested_by": "later"}  # trained by what it was before
 
 
 def test_a_folder_without_runs_is_named(tmp_path):

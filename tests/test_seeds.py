@@ -36,7 +36,7 @@ def test_interval_is_students():
 
 def test_values_of_a_group_count_together():
     # of groups of equal size, the interval is that of their means
-    mean, half = mean_and_interval([0.3, 0.5, 0.5, 0.5, 0.5, 0.7], [2, 2, 0, 0, 1, 1])
+    mean, half = mean_and_interval([0.3, 0.5, 0.5, 0.5, 0.5, 0.7], [7, 7, 0, 0, 1, 1])
     assert (mean, half) == pytest.approx(mean_and_interval([0.4, 0.5, 0.6]))
     assert mean_and_interval([1.0, 2.0], [0, 0]) == (1.5, np.inf)
 
