@@ -9,7 +9,8 @@ the network sees a clip's first frame and then the crops that are looked at; for
 once, whatever the policy looks at: that is the full-cube pipeline. Nothing is taken from the stores' features.
 
 What was measured is kept as savings.json beside an arm's evaluation.json: the same command goes on after an
-interruption, and puts runs that were measured earlier into the table as they are. Remove the file to measure anew.
+interruption, and puts arms that were measured earlier into the table as they are, unless their weights, the videos'
+description, the machine or the number of threads have changed since.
 
 MACs (multiplications with their addition) are counted by torch's FlopCounterMode: of one frame and one crop through
 the network, times those that were run, and of a policy's own work on one clip. Seconds include decoding.
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -41,11 +43,13 @@ from agents.playing import policy_of
 from agents.policy import GlimpsePolicy
 from agents.results import EVALUATION_ENVS, arm_folder, best_policy
 from agents.rollout import Looking
-from agents.runs import provenance, read_json, write_json
+from agents.runs import Checkpoints, SaveError, provenance, read_json, write_json
 from glimpse_env import open_source
+from glimpse_env.backbones import DeviceError
 from glimpse_env.catalogue import LAZY
-from glimpse_env.decode import FRAME_SIZE
-from glimpse_env.files import write_atomically
+from glimpse_env.decode import FRAME_SIZE, VideoError
+from glimpse_env.extract.description import FILE_NAME, read_description
+from glimpse_env.files import file_sha256, write_atomically
 from glimpse_env.lazy import LazySource
 from glimpse_env.memory import keep_freed_memory
 
@@ -65,6 +69,12 @@ class Arguments:
     out: Path = Path("lazy_savings")
     """Writes <out>.csv and <out>.png."""
 
+    def __post_init__(self) -> None:
+        if self.clips_alone < 1:
+            raise ValueError(f"--clips-alone must be at least 1, got {self.clips_alone}")
+        if not self.out.parent.is_dir():
+            raise FileNotFoundError(f"--out {self.out}: there is no folder {self.out.parent}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -72,7 +82,7 @@ class Row:
 
     Attributes:
         first_frame_accuracy: had every episode ended after its first frame, which is seen whole.
-        clips_alone: how many clips `seconds_alone` is a mean of.
+        made_from: what the numbers depend on, as `ingredients` has it.
     """
 
     run: str
@@ -88,10 +98,8 @@ class Row:
     seconds_alone: float
     seconds_together: float
     decoding_seconds: float
-    clips_alone: int
-    machine: str
-    threads: int
     git_commit: str | None
+    made_from: dict[str, Any]
 
     @property
     def gmacs(self) -> float:
@@ -149,38 +157,51 @@ def open_test(config: Config) -> LazySource:
     return source
 
 
+def ingredients(run: Path, arm: Looking, clips_alone: int) -> dict[str, Any]:
+    """Return what the numbers of an arm depend on, beside the code."""
+    config = Config.from_json(read_json(run / "config.json")["config"])
+    described = Path(config.source.removeprefix(LAZY))
+    read_description(described)  # tells what is wrong with it
+    made = provenance()
+    return {
+        "weights_sha256": file_sha256(Checkpoints(arm_folder(run, arm)).best),
+        "description_sha256": file_sha256(described / FILE_NAME if described.is_dir() else described),
+        "clips_alone": clips_alone,
+        "machine": made["machine"],
+        "threads": made["threads"],
+    }
+
+
 def row_of(run: Path, arm: Looking, clips_alone: int) -> Row:
     """Return what was measured of an arm earlier, or measure it and keep it."""
-    path = arm_folder(run, arm) / "savings.json"
-    if path.exists():
-        row = Row(**(read_json(path) | {"run": str(run)}))
-        if row.clips_alone == clips_alone:
-            return row
-    row = measure(run, arm, clips_alone)
+    path, made_from = arm_folder(run, arm) / "savings.json", ingredients(run, arm, clips_alone)
+    kept = read_json(path) if path.exists() else {}
+    if kept.get("made_from") == made_from:
+        return Row(**(kept | {"run": str(run)}))
+    row = measure(run, arm, made_from)
     write_json(path, dataclasses.asdict(row))
     return row
 
 
-def measure(run: Path, arm: Looking, clips_alone: int) -> Row:
+def measure(run: Path, arm: Looking, made_from: dict[str, Any]) -> Row:
     """Play the test split of a run on the videos, all clips together and some of them alone."""
     config = Config.from_json(read_json(run / "config.json")["config"])
     source = open_test(config)
     policy = best_policy(config, run, source, arm)
-    seconds_alone, policy_macs = play_alone(config, source, policy, arm, clips_alone)
+    seconds_alone, policy_macs = play_alone(config, source, policy, arm, made_from["clips_alone"])
     source = open_test(config)  # counts and remembers nothing yet
     envs = make_envs(config, source, min(EVALUATION_ENVS, source.num_clips), train=False, looking=arm)
-    manner, clips, frames, crops, seconds = greedy_manner(config, arm), 0, 0.0, 0.0, 0.0
+    manner, clips, frames, crops, seconds, decoding = greedy_manner(config, arm), 0, 0.0, 0.0, 0.0, 0.0
     begun = time.perf_counter()
     for _, valid in play_split(envs, policy, manner, seed=config.seed):
         if valid < envs.num_envs:
             break  # filled up with copies of a clip, whose looks may differ
         clips += valid
         frames, crops = source.frames_computed / clips, source.crops_computed / clips
-        seconds = time.perf_counter() - begun
-    decoding = sum(source.stopwatch.seconds[name] for name in ("decode", "resize")) / clips
+        seconds = (time.perf_counter() - begun) / clips
+        decoding = sum(source.stopwatch.seconds[name] for name in ("decode", "resize")) / clips
     evaluation = evaluate(envs, policy, manner, seed=config.seed, video_score=config.video_score)
     a_frame, a_crop = network_macs(source)
-    made = provenance()
     return Row(
         run=str(run),
         arm=arm,
@@ -193,12 +214,10 @@ def measure(run: Path, arm: Looking, clips_alone: int) -> Row:
         network_gmacs=(frames * a_frame + crops * a_crop) / GIGA,
         policy_gmacs=policy_macs / GIGA,
         seconds_alone=seconds_alone,
-        seconds_together=seconds / clips,
+        seconds_together=seconds,
         decoding_seconds=decoding,
-        clips_alone=clips_alone,
-        machine=made["machine"],
-        threads=made["threads"],
-        git_commit=made["git_commit"],
+        git_commit=provenance()["git_commit"],
+        made_from=made_from,
     )
 
 
@@ -230,7 +249,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     groups = dict.fromkeys((row.sees, row.arm) for row in rows)
     for axes, (label, value) in zip(panels, shown, strict=True):
         for sees, arm in groups:
-            own = sorted((row for row in rows if (row.sees, row.arm) == (sees, arm)), key=value)
+            own = sorted((row for row in rows if (row.sees, row.arm) == (sees, arm)), key=lambda row: row.glimpses)
             axes.plot([value(row) for row in own], [row.accuracy for row in own], "o-", label=f"{sees}, {arm}")
             for row in own:
                 axes.annotate(f"m = {row.glimpses:g}", (value(row), row.accuracy), fontsize=8)
@@ -243,16 +262,16 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 def write_csv(rows: Sequence[Row], path: Path) -> None:
     """Write the rows, atomically."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [field.name for field in dataclasses.fields(Row)], lineterminator="\n")
+    lines = [dataclasses.asdict(row) for row in rows]
+    lines = [line | line.pop("made_from") for line in lines]
+    writer = csv.DictWriter(buffer, list(lines[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(map(dataclasses.asdict, rows))
+    writer.writerows(lines)
     write_atomically(path, buffer.getvalue().encode())
 
 
 def main(arguments: Arguments) -> None:
     """Measure, print and write."""
-    if not arguments.out.parent.is_dir():
-        raise FileNotFoundError(f"--out {arguments.out}: there is no folder {arguments.out.parent}")
     asked = [(run, arm) for run in arguments.runs for arm in finished_arms(run) if arm in arguments.arms]
     if not asked:
         raise ValueError(f"none of the runs has finished an arm of {', '.join(arguments.arms)}")
@@ -261,16 +280,16 @@ def main(arguments: Arguments) -> None:
     for run, arm in tqdm(asked, desc="arms", disable=None):
         rows.append(row_of(run, arm, arguments.clips_alone))
         tqdm.write(table(rows[-1:]).splitlines()[-1], file=sys.stderr)
-    write_csv(rows, arguments.out.with_suffix(".csv"))
-    draw(rows, arguments.out.with_suffix(".png"))
+    write_csv(rows, Path(f"{arguments.out}.csv"))
+    draw(rows, Path(f"{arguments.out}.png"))
     print(table(rows))
-    for machine, threads, commit in dict.fromkeys((row.machine, row.threads, row.git_commit) for row in rows):
-        print(f"\n{machine}, {threads} threads, code {commit}")
+    made_from, commits = rows[0].made_from, dict.fromkeys(str(row.git_commit) for row in rows)
+    print(f"\n{made_from['machine']}, {made_from['threads']} threads, code {', '.join(commits)}")
     print(f"wrote {arguments.out}.csv and {arguments.out}.png")
 
 
 if __name__ == "__main__":
     try:
         main(tyro.cli(Arguments, prog="python examples/lazy_savings.py"))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, SaveError, VideoError, DeviceError) as error:
         sys.exit(f"error: {error}")

@@ -19,7 +19,7 @@ from extraction_inputs import write_video
 from agents.config import Arguments, Config
 from agents.predict import Recipe
 from agents.reinforce import main, train
-from agents.results import evaluate_run, table
+from agents.results import arm_folder, evaluate_run, table
 from agents.runs import read_json
 from agents.sight import fits
 from glimpse_env import ClipSource, SlidingWindows, open_source
@@ -400,7 +400,8 @@ def test_the_savings_are_measured(run, tmp_path):
     assert [row["arm"] for row in rows] == ["learned", "random"]
     for row in rows:
         assert float(row["accuracy"]) == result["accuracy"][row["arm"]]
-        assert 0 <= float(row["first_frame_accuracy"]) <= 1
+        evaluation = read_json(arm_folder(out, row["arm"]) / "evaluation.json")["test"]
+        assert float(row["first_frame_accuracy"]) == evaluation["accuracy_by_frames"][0]
         assert float(row["frames"]) == 1
         assert 0 < float(row["crops"]) <= 3 * 2
         # GoogLeNet takes 1.58 GMACs a picture and 0.13 for its response norms, and a crop of 64 a twelfth of both.
@@ -408,6 +409,7 @@ def test_the_savings_are_measured(run, tmp_path):
         assert float(row["network_gmacs"]) == pytest.approx(gmacs, rel=0.01)
         assert 0 < float(row["policy_gmacs"]) < 0.01
         assert min(float(row[name]) for name in row if "seconds" in name) > 0
+        assert float(row["decoding_seconds"]) < float(row["seconds_together"])
     assert (tmp_path / "savings.png").stat().st_size > 1000
 
     kept = (out / "savings.json").read_bytes()
@@ -420,4 +422,24 @@ def test_the_savings_are_measured(run, tmp_path):
     assert (out / "controls" / "random" / "savings.json").exists()
     shorter = [*command[:-3], "1", *command[-2:]]
     subprocess.run(shorter, capture_output=True, text=True, check=True, cwd=ROOT)
-    assert json.loads((out / "savings.json").read_bytes())["clips_alone"] == 1
+    measured = json.loads((out / "savings.json").read_bytes())
+    assert measured["made_from"]["clips_alone"] == 1
+    changed = measured | {"accuracy": 2.0, "made_from": measured["made_from"] | {"weights_sha256": "of others"}}
+    (out / "savings.json").write_text(json.dumps(changed))
+    subprocess.run(shorter, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert json.loads((out / "savings.json").read_bytes())["accuracy"] == result["accuracy"]["learned"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--clips-alone", "0"], 2, "--clips-alone must be at least 1, got 0"),
+        (["--out", "nowhere/savings"], 1, "error: --out nowhere/savings: there is no folder nowhere"),
+        (["--arms", "oracle"], 1, "error: none of the runs has finished an arm of oracle"),
+    ],
+)
+def test_what_cannot_be_measured_is_named(run, words, code, message):
+    command = [sys.executable, ROOT / "examples" / "lazy_savings.py", run[0], *words]
+    failed = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert failed.returncode == code
+    assert message in failed.stderr
