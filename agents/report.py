@@ -1,6 +1,7 @@
 """Join the tables, plots, film strips and configuration of finished runs into one page that needs nothing else.
 
     python -m agents.report RUN [RUN ...] --out report.html
+    python -m agents.report OUT/m5/seed1 --comparison OUT      # with the tables and figures of agents.compare
 
 The strips need the source of the run's features (a store keeps pictures): without it they are left out, the page says
 why, and the rest is made all the same.
@@ -23,6 +24,7 @@ from agents.config import Config
 from agents.filmstrip import png
 from agents.finished import FinishedRun
 from agents.report_clips import DrawnClip, draw_clips
+from agents.report_comparison import comparison_section
 from agents.report_page import figures, run_section, whole_page
 from agents.runs import provenance
 from glimpse_env.files import write_atomically
@@ -36,6 +38,8 @@ class Arguments:
     """Folders of the runs."""
     out: Path = Path("report.html")
     """The page; it opens from disk, and holds all that it shows."""
+    comparison: Path | None = None
+    """Folder of a comparison (agents.compare), whose table and figures come first."""
     figures: Path | None = None
     """Folder to write the pictures into as well, as PNG, GIF and, where PyAV is installed, MP4."""
     source: str | None = None
@@ -89,6 +93,7 @@ def main(arguments: Arguments) -> None:
     """Write the page, and the pictures where asked."""
     check_device(arguments.device)
     runs = named([FinishedRun.read(folder) for folder in arguments.runs])
+    comparison = None if arguments.comparison is None else comparison_section(arguments.comparison)
     sections = []
     for number, (name, run) in enumerate(tqdm(runs, desc="runs", disable=None), 1):
         clips, left_out = clips_of(run, arguments)
@@ -104,7 +109,7 @@ def main(arguments: Arguments) -> None:
     made_by = (
         f"Made by agents.report of videoglimpse {made['versions']['videoglimpse']}, git commit {made['git_commit']}"
     )
-    content = whole_page(sections, runs, made_by).encode()
+    content = whole_page(sections, runs, made_by, comparison).encode()
     write_atomically(arguments.out, content)
     print(f"wrote {arguments.out} ({len(content) / 1e6:.1f} MB)")
 

@@ -61,16 +61,26 @@ code { font-family: ui-monospace, monospace; font-size: 0.9em; }
 """
 
 
-def whole_page(sections: Sequence[Markup], runs: Sequence[tuple[str, FinishedRun]], made_by: str) -> str:
-    """Put the sections of runs below the results of all; `made_by` says with what."""
+def whole_page(
+    sections: Sequence[Markup],
+    runs: Sequence[tuple[str, FinishedRun]],
+    made_by: str,
+    comparison: Markup | None = None,
+) -> str:
+    """Put the sections of runs below the results of all, and these below a comparison; `made_by` says with what."""
     title = "VideoGlimpse: " + (runs[0][0] if len(runs) == 1 else f"{len(runs)} runs")
     contents = [tag("li", tag("a", name, href=f"#run-{number}")) for number, (name, _) in enumerate(runs, 1)]
+    compared = [] if comparison is None else [tag("li", tag("a", "Comparison", href="#comparison"))]
     return page(
         title,
         STYLE,
         tag("header", tag("h1", title), tag("p", made_by)),
-        tag("nav", tag("ul", tag("li", tag("a", "Results", href="#results")), *contents), aria_label="Contents"),
-        tag("main", _results(runs), *sections),
+        tag(
+            "nav",
+            tag("ul", *compared, tag("li", tag("a", "Results", href="#results")), *contents),
+            aria_label="Contents",
+        ),
+        tag("main", *([] if comparison is None else [comparison]), _results(runs), *sections),
     )
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from agents import report, report_clips
 from agents.building import greedy_manner, make_envs, open_splits
+from agents.compare import write_comparison
 from agents.evaluation import class_scores, play_split
 from agents.finished import FinishedRun
 from agents.markup import Markup, page, picture, table, tag
@@ -218,6 +219,31 @@ def test_a_page_holds_everything(run, store, tmp_path, capsys):
     av = pytest.importorskip("av")
     with av.open(str(figures / "1-run" / "clip-6.mp4")) as container:
         assert len(list(container.decode(video=0))) == 4
+
+
+def test_a_comparison_comes_first(run, store, tmp_path):
+    config = tiny_config(source=str(store), controls=("soft",), updates=2, warmup_updates=0)
+    for glimpses in (1, 2):
+        folder = tmp_path / "compared" / f"m{glimpses}" / "seed1"
+        train(dataclasses.replace(config, glimpses=glimpses, seed=1), folder)
+    written = write_comparison(tmp_path / "compared")
+    report.main(report.Arguments(runs=(run,), comparison=tmp_path / "compared", out=tmp_path / "page.html"))
+    seen = parsed(tmp_path / "page.html")
+    assert {"comparison", "results"} <= seen.ids
+    first = (tmp_path / "page.html").read_text().split('id="results"')[0]
+    lines = [line for line in written.splitlines() if line.startswith("|")]
+    assert first.count("<tr>") == len(lines) - 1
+    for cell in lines[2].strip("| ").split(" | "):
+        assert f">{cell}</t" in first
+    assert "Soft attention reads every slice" in first
+    figures = [base64.b64encode(path.read_bytes()).decode() for path in (tmp_path / "compared").glob("*.png")]
+    assert len(figures) == 3
+    assert all(figure in first for figure in figures)
+
+
+def test_a_folder_that_is_no_comparison_is_named(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no table.md in .*: it is not the folder of a comparison"):
+        report.main(report.Arguments(runs=(run,), comparison=tmp_path, out=tmp_path / "page.html"))
 
 
 def test_the_same_page_twice(run, tmp_path):
