@@ -32,6 +32,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import tyro
+from matplotlib.ticker import NullFormatter
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -239,7 +240,8 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draw accuracy against work, and against time."""
+    """Draw accuracy against work, and against time; the numbers at the points are m."""
+    first_frame = float(np.mean([row.first_frame_accuracy for row in rows]))
     figure, panels = plt.subplots(1, 3, figsize=(13, 4), sharey=True, layout="constrained")
     shown: tuple[tuple[str, Callable[[Row], float]], ...] = (
         ("GMACs a clip, network and policy", lambda row: row.gmacs),
@@ -252,10 +254,14 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             own = sorted((row for row in rows if (row.sees, row.arm) == (sees, arm)), key=lambda row: row.glimpses)
             axes.plot([value(row) for row in own], [row.accuracy for row in own], "o-", label=f"{sees}, {arm}")
             for row in own:
-                axes.annotate(f"m = {row.glimpses:g}", (value(row), row.accuracy), fontsize=8)
-        axes.set(xlabel=label, xlim=(0, None))
+                place = (value(row), row.accuracy)
+                axes.annotate(f"{row.glimpses:g}", place, (3, 3), textcoords="offset points", fontsize=8)
+        axes.axhline(first_frame, color="gray", linestyle=":", label="after the first frame, mean of all")
+        axes.set(xlabel=label, xscale="log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     panels[0].set_ylabel("test accuracy")
-    panels[0].legend()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(groups) + 1)
     figure.savefig(path, dpi=110)
 
 
