@@ -356,6 +356,8 @@ class Arguments(Config):
     """Folder of a finished run whose test episodes are to be played again."""
     evaluate_on: str | None = None
     """Source to play them on in place of the run's own, such as "lazy:STORE"."""
+    sampled: bool = False
+    """Draw the cells of these episodes as in training, in place of taking the likeliest."""
     tuned: Path | None = None
     """The settings.json in which agents.tune keeps what each arm learns best with."""
 
@@ -363,6 +365,8 @@ class Arguments(Config):
         super().__post_init__()
         if self.evaluate_on is not None and self.evaluate is None:
             raise ValueError(f"--evaluate-on {self.evaluate_on} is where a run is played again: add --evaluate RUN")
+        if self.sampled and self.evaluate is None:
+            raise ValueError("--sampled is how a run is played again: add --evaluate RUN")
 
     @property
     def config(self) -> Config:

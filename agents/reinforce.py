@@ -458,7 +458,8 @@ def main(arguments: Arguments) -> None:
     with joined() as share:
         if arguments.evaluate is not None:
             if share.is_first:
-                print(table(evaluate_run(arguments.evaluate, source=arguments.evaluate_on)))
+                again = evaluate_run(arguments.evaluate, source=arguments.evaluate_on, sampled=arguments.sampled)
+                print(table(again))
             return
         with together():
             config, out = _asked(arguments)

@@ -94,9 +94,9 @@ def _check_alike(trained: dict[str, Any], config: Config, source: ClipSource) ->
             )
 
 
-def evaluate_run(run: Path, *, source: str | None = None) -> dict[str, Any]:
-    """Play the test split again, of the run's own source or of another, with every finished arm of a run; nothing is
-    written.
+def evaluate_run(run: Path, *, source: str | None = None, sampled: bool = False) -> dict[str, Any]:
+    """Play the test split again, of the run's own source or of another, with every finished arm of a run, by the
+    likeliest cells or `sampled` ones; nothing is written.
 
     Raises:
         ValueError: the other source's clips are not such as the run was trained on.
@@ -112,6 +112,7 @@ def evaluate_run(run: Path, *, source: str | None = None) -> dict[str, Any]:
         earlier = read_json(arm_folder(run, looking) / "evaluation.json")
         policy = best_policy(config, run, sources["train"], looking)
         envs = make_envs(config, sources["test"], EVALUATION_ENVS, train=False, looking=looking)
-        again = evaluate(envs, policy, greedy_manner(config, looking), seed=config.seed, video_score=config.video_score)
+        manner = dataclasses.replace(greedy_manner(config, looking), greedy=not sampled)
+        again = evaluate(envs, policy, manner, seed=config.seed, video_score=config.video_score)
         measured[looking] = earlier | {"test": dataclasses.asdict(again)}
     return summarise(config, measured, sources["test"])

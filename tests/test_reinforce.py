@@ -186,6 +186,17 @@ def test_the_command_line_trains_goes_on_and_evaluates(store, tmp_path, capsys):
         assert table(read_json(tmp_path / "run" / "result.json")) in capsys.readouterr().out
 
 
+def test_a_run_is_played_again_with_drawn_cells(finished, capsys):
+    _, out, result = finished
+    drawn = evaluate_run(out, sampled=True)
+    assert drawn["focus_per_look"]["learned"] != result["focus_per_look"]["learned"]
+    assert drawn["focus_per_look"]["random"] == result["focus_per_look"]["random"]  # drawn both times
+    main(Arguments(evaluate=out, sampled=True))
+    assert capsys.readouterr().out == table(drawn) + "\n"
+    with pytest.raises(ValueError, match="--sampled is how a run is played again: add --evaluate RUN"):
+        Arguments(sampled=True)
+
+
 def test_a_new_run_is_named_by_source_and_seed():
     assert str(default_folder(tiny_config(source="stores/mine", seed=3))).startswith("runs/mine-seed3-")
 
