@@ -5,8 +5,9 @@
 
 The learned policy alone is trained, for the base configuration and for every other value of each factor, into
 OUT/base/seedS and OUT/<factor>=<value>/seedS. The same command goes on after an interruption and skips what is
-finished; OUT/table.md and OUT/table.csv are written anew after every run, from the runs' records alone. The value that
-a factor is best left at is chosen on validation, never on the test split.
+finished. A value that the base does not take alone comes with what it needs (COMPANIONS), which the table notes, and is
+not chosen. OUT/table.md and OUT/table.csv are written anew after every run, from the runs' records alone. The value
+that a factor is best left at is chosen on validation, never on the test split.
 """
 
 from __future__ import annotations
@@ -95,6 +96,11 @@ class Variant:
     """None where the value does not go with the rest of the base, for the `reason`."""
     reason: str = ""
     is_base: bool = False
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it changes nothing but its factor, so that it can be chosen."""
+        return self.settings == FACTORS[self.factor][self.value]
 
     @property
     def folder(self) -> str:
@@ -283,7 +289,7 @@ def _extra_settings(base: Config, variant: Variant) -> str:
 
 def _with_choice(rows: Sequence[Row]) -> list[Row]:
     """Mark the value that is best on validation over the seeds that all trainable ones have; the base in a tie."""
-    trained = [row for row in rows if row.variant.config is not None and not row.failed]
+    trained = [row for row in rows if row.variant.config is not None and row.variant.is_alone and not row.failed]
     seeds = set.intersection(*(set(row.seeds) for row in trained)) if trained else set[int]()
     if not seeds:
         return list(rows)

@@ -9,7 +9,7 @@ depend on m (`soft`, `soft_hidden`, `mean`, `max`, `all`, `unlimited`) is traine
 ordinary ones, OUT/m<m>/seed<seed>, which agents.report and --evaluate take: what is finished is not trained again, what
 was stopped goes on, and models, seeds and budgets can be added later.
 
-From these records come table.md, the same as summary.csv, table.csv with the numbers of every seed, and the figures.
+From these records come table.md, its numbers as summary.csv, table.csv with the numbers of every seed, and the figures.
 Intervals are Student's 95 % over seeds; differences to random glimpses are paired by seed at the same m, those to
 REINFORCE by test video, with the interval over films.
 Checkpoints were chosen by validation; figures are of the test split.

@@ -96,7 +96,8 @@ def _shown(values: Sequence[float], *, signed: bool = False) -> str:
 def summary(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str:
     """Return as CSV what the Markdown table says, a measure of a model at a budget a line.
 
-    `interval` is half of the 95 % interval, empty for a single seed; `reported_by` names who published a figure.
+    `interval` is half of the 95 % interval, empty for a single seed; `m` that of REINFORCE where it is set against a
+    model, and empty for what does not depend on it; `reported_by` names who published a figure.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -104,12 +105,13 @@ def summary(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str
     rows = rows_of(records)
     for row in rows:
         named = {name: row.values(name) for name in MEASURES} | {"accuracy_minus_random": gains(row, rows)}
-        known = {name: mean_and_interval(values) for name, values in named.items() if values}
+        lines = [
+            (row.budget, len(values), name, *mean_and_interval(values)) for name, values in named.items() if values
+        ]
         if (led := lead(row, rows)) is not None:
-            known["reinforce_minus_it"] = led
-        for name, (mean, half) in known.items():
-            interval = half if isfinite(half) else ""
-            writer.writerow([row.looking, row.budget, len(row.records), name, mean, interval, ""])
+            lines.append((beside(row), len(row.records), "reinforce_minus_it", *led))
+        for budget, count, name, mean, half in lines:
+            writer.writerow([row.looking, budget, count, name, mean, half if isfinite(half) else "", ""])
     writer.writerows([figure.model, "", "", figure.measure, figure.value, "", figure.source] for figure in reported)
     return buffer.getvalue()
 

@@ -78,7 +78,7 @@ def read_records(out: Path) -> list[Record]:
             measured = evaluation["test"] | {
                 name: evaluation[name] for name in ("validation_accuracy", "train_seconds")
             }
-            measured["git_commit"] = evaluation.get("git_commit", run["git_commit"])
+            measured["git_commit"] = evaluation.get("git_commit") or run["git_commit"]
             records.append(Record(looking, config.glimpses, config.seed, measured, run, path.parent))
     if untold:
         raise ValueError(

@@ -321,8 +321,11 @@ class Arm:
         self.optimizer.load_state_dict(state["optimizer"])
         self.update, self.seconds = state["update"], state["seconds"]
         self.best_score, self.best_update = state["best_score"], state["best_update"]
+        earlier = state.get("git_commit")
         if self.update == self.config.updates:
-            self.trained_by = state.get("git_commit")
+            self.trained_by = earlier
+        elif earlier and self.trained_by and not earlier.endswith(self.trained_by):
+            self.trained_by = f"{earlier}, {self.trained_by}"
 
 
 def _progress_line(looking: Looking, update: int, updates: int, scalars: dict[str, float]) -> str:

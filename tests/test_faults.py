@@ -124,7 +124,7 @@ def test_a_signal_during_the_test_stops_before_the_next_arm(tmp_path, monkeypatc
 # ---- a full disk
 
 
-FULL = r"could not be written \(.*\): what was saved before is kept\. If its disk is full, free space; then go on with"
+FULL = r"could not be written \(.*\): what was saved before is kept\. If its disk is full, free space; then give"
 
 
 def test_a_full_disk_does_not_cost_the_checkpoint_before(tmp_path, small_files):
