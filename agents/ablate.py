@@ -30,7 +30,7 @@ from agents.config import Config, Settings
 from agents.interruption import Interruption, StoppedError
 from agents.reinforce import train
 from agents.runs import provenance, read_json, told_failures, write_json
-from agents.seeds import mean_and_interval
+from agents.seeds import mean_and_interval, shown
 from glimpse_env.files import write_atomically
 
 Factor = Literal[
@@ -316,24 +316,17 @@ def markdown(rows: Sequence[Row]) -> str:
             row.variant.factor,
             row.variant.value,
             str(len(row.seeds)),
-            _shown(row.measures["validation_accuracy"]),
-            _shown(row.measures["accuracy"]),
-            _shown(row.gains, signed=True),
-            _shown(row.measures["focus"]),
-            _shown(row.measures["focus_per_look"]),
-            _shown(row.measures["train_seconds"], digits=0),
+            shown([*row.measures["validation_accuracy"].values()]),
+            shown([*row.measures["accuracy"].values()]),
+            shown([*row.gains.values()], signed=True),
+            shown([*row.measures["focus"].values()]),
+            shown([*row.measures["focus_per_look"].values()]),
+            shown([*row.measures["train_seconds"].values()], digits=0),
             "yes" if row.is_chosen else "",
             row.note.replace("|", "\\|"),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _shown(values: Mapping[int, float], *, signed: bool = False, digits: int = 3) -> str:
-    if not values:
-        return "-"
-    mean, half = mean_and_interval(list(values.values()))
-    return f"{mean:{'+' if signed else ''}.{digits}f}" + ("" if np.isinf(half) else f" ± {half:.{digits}f}")
 
 
 def comma_separated(rows: Sequence[Row]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from agents.config import Config, spelled
 from agents.evaluation import MEASURES
 from agents.records import TITLES, Record, beside, gains, lead, rows_of
-from agents.seeds import mean_and_interval
+from agents.seeds import mean_and_interval, shown
 
 SHOWN = (
     "accuracy", "top3", "mean_average_precision", "hit_at_1", "hit_at_3", "vote_accuracy", "reward", "true_positives",
@@ -56,7 +56,7 @@ def markdown(records: Sequence[Record], reported: Sequence[Reported] = ()) -> st
     """Return the comparison as a Markdown table, a model at a budget each row, published figures last."""
     rows = rows_of(records)
     published = {figure.measure for figure in reported}
-    shown = [name for name in SHOWN if name in published or any(row.values(name) for row in rows)]
+    names = [name for name in SHOWN if name in published or any(row.values(name) for row in rows)]
     head = [
         "model",
         "m",
@@ -64,15 +64,15 @@ def markdown(records: Sequence[Record], reported: Sequence[Reported] = ()) -> st
         "accuracy",
         "minus random",
         "REINFORCE minus it",
-        *(MEASURES[name] for name in shown if name != "accuracy"),
+        *(MEASURES[name] for name in names if name != "accuracy"),
     ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         cells = [TITLES[row.looking], "-" if row.budget is None else str(row.budget), str(len(row.records))]
-        cells += [_shown(row.values("accuracy")), _shown(gains(row, rows), signed=True)]
+        cells += [shown(row.values("accuracy")), shown(gains(row, rows), signed=True)]
         led = lead(row, rows)
         cells.append("-" if led is None else f"{led[0]:+.3f} ± {led[1]:.3f} (m = {beside(row)})")
-        cells += [_shown(row.values(name)) for name in shown if name != "accuracy"]
+        cells += [shown(row.values(name)) for name in names if name != "accuracy"]
         lines.append("| " + " | ".join(cells) + " |")
     for model, source in dict.fromkeys((figure.model, figure.source) for figure in reported):
         known = {
@@ -81,16 +81,9 @@ def markdown(records: Sequence[Record], reported: Sequence[Reported] = ()) -> st
             if (figure.model, figure.source) == (model, source)
         }
         cells = [f"{model} (reported by {source})", "-", "-", known.get("accuracy", "-"), "-", "-"]
-        cells += [known.get(name, "-") for name in shown if name != "accuracy"]
+        cells += [known.get(name, "-") for name in names if name != "accuracy"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _shown(values: Sequence[float], *, signed: bool = False) -> str:
-    if not values:
-        return "-"
-    mean, half = mean_and_interval(values)
-    return f"{mean:{'+' if signed else ''}.3f}" + (f" ± {half:.3f}" if len(values) > 1 else "")
 
 
 def summary(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str:

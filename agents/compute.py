@@ -35,7 +35,7 @@ from agents.latency import (
 )
 from agents.macs import Macs, macs_per_clip, macs_per_frame
 from agents.predict import BATCH_SIZE, Recipe, load_recorded_backbone
-from agents.results import arm_folder, best_policy
+from agents.results import arms_on_disk, best_policy
 from agents.rollout import Looking
 from agents.runs import provenance, read_json
 from glimpse_env import ClipSource
@@ -118,7 +118,7 @@ def finished_arms(run: Path) -> tuple[Looking, ...]:
         FileNotFoundError: there are none.
     """
     arms: tuple[Looking, ...] = get_args(Looking)
-    finished = tuple(arm for arm in arms if (arm_folder(run, arm) / "evaluation.json").exists())
+    finished = tuple(sorted(arms_on_disk(run), key=arms.index))
     if not finished:
         raise FileNotFoundError(f"no arm of {run} is finished: train it, or go on with --resume")
     return finished

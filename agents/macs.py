@@ -113,8 +113,8 @@ def _reads_everything(manner: Manner) -> bool:
     return all_in_view or manner.looking in SEES_EVERYTHING or manner.looking in SOFT
 
 
-def macs_per_frame(backbone: Backbone) -> float:
-    """Return the MACs of a backbone on one whole frame."""
+def macs_per_frame(backbone: Backbone, side: int = PICTURE) -> float:
+    """Return the MACs of a backbone on one whole frame, or on a crop of `side` pixels."""
     with counting() as total:
-        backbone.cubes(torch.zeros(1, PICTURE, PICTURE, 3, dtype=torch.uint8))
+        backbone.cubes(torch.zeros(1, side, side, 3, dtype=torch.uint8))
         return total()

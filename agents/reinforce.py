@@ -324,8 +324,9 @@ class Arm:
         earlier = state.get("git_commit")
         if self.update == self.config.updates:
             self.trained_by = earlier
-        elif earlier and self.trained_by and not earlier.endswith(self.trained_by):
-            self.trained_by = f"{earlier}, {self.trained_by}"
+        elif earlier is not None:
+            commits = dict.fromkeys([*earlier.split(", "), str(self.trained_by)])
+            self.trained_by = ", ".join(commits)
 
 
 def _progress_line(looking: Looking, update: int, updates: int, scalars: dict[str, float]) -> str:

@@ -89,23 +89,29 @@ def rows(results: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Return the cells below `HEADER`, an arm a row."""
     lines = []
     for arm in results[0]["accuracy"]:
-        cells = [_shown([result[name].get(arm) for result in results]) for name in COLUMNS]
+        cells = [shown(_of_all([result[name].get(arm) for result in results])) for name in COLUMNS]
         random = [result["accuracy"].get("random") for result in results]
         gains = [
             None if base is None else result["accuracy"][arm] - base
             for result, base in zip(results, random, strict=True)
         ]
-        cells.insert(1, "-" if arm == "random" else _shown(gains, signed=True))
+        cells.insert(1, "-" if arm == "random" else shown(_of_all(gains), signed=True))
         lines.append([arm, *cells])
     return lines
 
 
-def _shown(values: Sequence[float | None], *, signed: bool = False) -> str:
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
+def shown(values: Sequence[float], *, signed: bool = False, digits: int = 3) -> str:
+    """Spell the mean of values with half its interval, as far as a single value has one; "-" where there are none."""
+    if not values:
         return "-"
-    mean, half = mean_and_interval(known)
-    return f"{mean:{'+' if signed else ''}.3f}" + ("" if np.isinf(half) else f" ± {half:.3f}")
+    mean, half = mean_and_interval(values)
+    return f"{mean:{'+' if signed else ''}.{digits}f}" + ("" if np.isinf(half) else f" ± {half:.{digits}f}")
+
+
+def _of_all(values: Sequence[float | None]) -> list[float]:
+    """Return the values, or none where one is unknown."""
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else []
 
 
 def main(arguments: Arguments) -> None:

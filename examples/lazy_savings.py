@@ -12,7 +12,7 @@ What was measured is kept as savings.json beside an arm's evaluation.json: the s
 interruption, and puts arms that were measured earlier into the table as they are, unless their weights, the videos'
 description, the machine or the number of threads have changed since.
 
-MACs (multiplications with their addition) are counted by torch's FlopCounterMode: of one frame and one crop through
+MACs (multiplications with their addition) are counted as in agents/macs.py: of one frame and one crop through
 the network, times those that were run, and of a policy's own work on one clip. Seconds include decoding.
 """
 
@@ -33,13 +33,13 @@ import numpy as np
 import torch
 import tyro
 from matplotlib.ticker import NullFormatter
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from agents.building import greedy_manner, make_envs
 from agents.compute import finished_arms
 from agents.config import Config
 from agents.evaluation import evaluate, play_split
+from agents.macs import counting, macs_per_frame
 from agents.playing import policy_of
 from agents.policy import GlimpsePolicy
 from agents.results import EVALUATION_ENVS, arm_folder, best_policy
@@ -48,7 +48,7 @@ from agents.runs import Checkpoints, SaveError, provenance, read_json, write_jso
 from glimpse_env import open_source
 from glimpse_env.backbones import DeviceError
 from glimpse_env.catalogue import LAZY
-from glimpse_env.decode import FRAME_SIZE, VideoError
+from glimpse_env.decode import VideoError
 from glimpse_env.extract.description import FILE_NAME, read_description
 from glimpse_env.files import file_sha256, write_atomically
 from glimpse_env.lazy import LazySource
@@ -107,21 +107,9 @@ class Row:
         return self.network_gmacs + self.policy_gmacs
 
 
-def count_macs(work: Callable[[], object]) -> float:
-    """Return the multiply-adds that a piece of work takes."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops() / 2
-
-
 def network_macs(source: LazySource) -> tuple[float, float]:
     """Return the multiply-adds of one whole frame and of one crop."""
-
-    def of_picture(side: int) -> float:
-        picture = torch.zeros(1, side, side, 3, dtype=torch.uint8)
-        return count_macs(lambda: source.backbone.cubes(picture))
-
-    return of_picture(FRAME_SIZE), 0.0 if source.crop is None else of_picture(source.crop)
+    return macs_per_frame(source.backbone), 0.0 if source.crop is None else macs_per_frame(source.backbone, source.crop)
 
 
 def play_alone(
@@ -141,7 +129,9 @@ def play_alone(
     chosen = np.unique(np.linspace(0, source.num_clips - 1, clips).astype(int)).tolist()
     play_clip(chosen[0])
     computed = source.frames_computed, source.crops_computed
-    macs = count_macs(lambda: play_clip(chosen[0]))  # the same looks again: all is in memory
+    with counting() as total:
+        play_clip(chosen[0])  # the same looks again: all is in memory
+        macs = total()
     assert computed == (source.frames_computed, source.crops_computed)
     source.forget()
     begun = time.perf_counter()

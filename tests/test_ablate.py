@@ -273,6 +273,18 @@ def test_the_choice_is_made_on_validation_over_seeds_that_all_have(tmp_path):
     assert [row.is_chosen for row in rows_of(tmp_path)] == [False, True]  # 0.6 against 0.775 over all
 
 
+def test_what_comes_with_other_settings_is_not_chosen(tmp_path):
+    base = Config(controls=(), abstain=False)
+    write_ablation(tmp_path, base, "reward")
+    write_record(tmp_path, base, "base", 1, validation=0.5, accuracy=0.5)
+    write_record(tmp_path, base, "reward=frame_log_score", 1, validation=0.4, accuracy=0.5, reward="frame_log_score")
+    whole = {"reward": "clip_log_score", "credit": "terminal"}
+    write_record(tmp_path, base, "reward=clip_log_score", 1, validation=0.9, accuracy=0.9, **whole)
+    assert {row.variant.value: row.is_chosen for row in rows_of(tmp_path)} == {
+        "eq7": True, "frame_log_score": False, "clip_log_score": False,
+    }  # fmt: skip
+
+
 def test_the_base_is_chosen_in_a_tie_and_nothing_before_all_are_trained(tmp_path):
     base = Config(controls=(), abstain=False)
     write_ablation(tmp_path, base, "encoder")

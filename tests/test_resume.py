@@ -50,6 +50,21 @@ def test_an_arm_goes_on_as_if_nothing_had_happened(tmp_path):
     assert_same_arm(tmp_path / "whole", tmp_path / "broken")
 
 
+@pytest.mark.parametrize(
+    ("updates", "earlier", "trained_by"),
+    [(2, "old", "old"), (4, "old", "old, new"), (4, "older, new", "older, new"), (4, None, "new"), (2, None, None)],
+)
+def test_who_trained_an_arm_is_told_whoever_goes_on_with_it(tmp_path, updates, earlier, trained_by):
+    config = tiny_config(updates=updates, validate_every=2)
+    first = Arm(config, "learned", tmp_path, marked_splits())
+    first.update, first.trained_by = 2, earlier
+    first._save()
+    second = Arm(config, "learned", tmp_path, marked_splits())
+    second.trained_by = "new"
+    second._resume()
+    assert second.trained_by == trained_by
+
+
 def start(log, *arguments):
     """Train in a process of its own, as a user does, saving after every update."""
     sizes = ["--updates", "100", "--clips", "3", "--rollouts", "2", "--warmup-updates", "10", "--glimpses", "2"]
