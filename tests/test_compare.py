@@ -185,6 +185,8 @@ def test_the_summary_holds_what_the_table_says(compared, tmp_path):
         told_mean(told, "learned") - told_mean(told, "random")
     )
     assert ("random", "1", "accuracy_minus_random") not in told
+    assert ("soft", "", "accuracy") in told
+    assert ("soft", "2", "reinforce_minus_it") in told  # beside two glimpses
 
 
 def told_mean(told, model):
