@@ -24,14 +24,15 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from agents.building import check_playable, open_splits
-from agents.command import run_command
-from agents.config import Config, Settings
-from agents.interruption import Interruption, StoppedError
-from agents.reinforce import train
-from agents.runs import provenance, read_json, told_failures, write_json
-from agents.seeds import mean_and_interval, shown
 from glimpse_env.files import write_atomically
+
+from .learning.config import Config, Settings
+from .playing.envs import check_playable, open_splits
+from .reinforce import train
+from .runs.command import run_command
+from .runs.folder import provenance, read_json, told_failures, write_json
+from .runs.signals import Interruption, StoppedError
+from .tables.statistics import mean_and_interval, shown
 
 Factor = Literal[
     "credit", "baseline", "encoder", "slice_weights", "penalty", "eta", "class_gradient", "glimpse_order", "reward",

@@ -26,19 +26,20 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from agents.building import greedy_manner, make_envs, make_policy, open_splits
-from agents.command import run_command
-from agents.comparison_table import Reported, comma_separated, page, read_reported, summary
-from agents.config import Config, Control
-from agents.figures import anytime_figure, budget_figure, compute_figure, save_figure
-from agents.macs import macs_per_clip
-from agents.records import BUDGETED, TITLES, Row, name_of, read_records, rows_of
-from agents.reinforce import train
-from agents.results import arm_folder
-from agents.rollout import SOFT
-from agents.runs import Checkpoints, read_json, told_failures, write_json
-from agents.seeds import mean_and_interval
 from glimpse_env.files import write_atomically
+
+from .cost.macs import macs_per_clip
+from .learning.config import Config, Control
+from .playing.envs import greedy_manner, make_envs, make_policy, open_splits
+from .playing.rollout import SOFT
+from .reinforce import train
+from .runs.command import run_command
+from .runs.folder import Checkpoints, read_json, told_failures, write_json
+from .runs.results import arm_folder
+from .tables.comparison import Reported, comma_separated, page, read_reported, summary
+from .tables.plots import anytime_figure, budget_figure, compute_figure, save_figure
+from .tables.records import BUDGETED, TITLES, Row, name_of, read_records, rows_of
+from .tables.statistics import mean_and_interval
 
 
 @dataclass(frozen=True, kw_only=True)

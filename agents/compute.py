@@ -2,7 +2,7 @@
 
     python -m agents.compute RUN [--weights FILE]
 
-MACs of the policy's parts are counted while it plays test clips (agents/macs.py says how); those of the CNN on one
+MACs of the policy's parts are counted while it plays test clips (agents/cost/macs.py says how); those of the CNN on one
 whole frame, times T, with the weights that the run's features were made with. A precomputed cube has paid for the CNN
 already, and looking at fewer of its slices cannot take that back.
 
@@ -23,9 +23,9 @@ from typing import Any, get_args
 import torch
 import tyro
 
-from agents.building import check_device, greedy_manner, make_envs, open_splits
-from agents.config import Config
-from agents.latency import (
+from glimpse_env import ClipSource
+
+from .cost.latency import (
     Latency,
     in_fresh_process,
     memory_of_frames,
@@ -33,12 +33,13 @@ from agents.latency import (
     time_frames,
     time_playing,
 )
-from agents.macs import Macs, macs_per_clip, macs_per_frame
-from agents.predict import BATCH_SIZE, Recipe, load_recorded_backbone
-from agents.results import arms_on_disk, best_policy
-from agents.rollout import Looking
-from agents.runs import provenance, read_json
-from glimpse_env import ClipSource
+from .cost.macs import Macs, macs_per_clip, macs_per_frame
+from .learning.config import Config
+from .playing.envs import check_device, greedy_manner, make_envs, open_splits
+from .playing.rollout import Looking
+from .predict import BATCH_SIZE, Recipe, load_recorded_backbone
+from .runs.folder import provenance, read_json
+from .runs.results import arms_on_disk, best_policy
 
 RIVALS: tuple[Looking, ...] = ("soft", "all")  # what glimpses are held against
 

@@ -21,16 +21,17 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
-from agents.building import check_device, greedy_manner, make_envs
-from agents.config import Config
-from agents.evaluation import class_scores, middle_clips, play_split, video_scores
-from agents.filmstrip import save_film_strip
-from agents.results import best_policy
-from agents.runs import read_json
 from glimpse_env import ClipSource, Segment, open_source
-from glimpse_env.backbones import Backbone, Precision, WeightsError, load_backbone
-from glimpse_env.decode import RESIZE_RULE, VideoError
-from glimpse_env.features import VideoFeatures, extract_videos
+from glimpse_env.video.backbones import Backbone, Precision, WeightsError, load_backbone
+from glimpse_env.video.decode import RESIZE_RULE, VideoError
+from glimpse_env.video.features import VideoFeatures, extract_videos
+
+from .learning.config import Config
+from .pictures.strips import save_film_strip
+from .playing.envs import check_device, greedy_manner, make_envs
+from .playing.evaluation import class_scores, middle_clips, play_split, video_scores
+from .runs.folder import read_json
+from .runs.results import best_policy
 
 BATCH_SIZE = 16  # of a store that was merged of parts with several
 DRAWN_VIDEOS = 16  # rows of a film strip that can still be looked at

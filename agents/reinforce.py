@@ -19,25 +19,23 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__" and not __package__:  # python agents/reinforce.py
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "agents"
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from agents.building import (
-    Sources,
-    check_device,
-    check_playable,
-    describe_source,
-    greedy_manner,
-    make_envs,
-    make_policy,
-    open_splits,
-    sample_slices,
-)
-from agents.config import Arguments, Config, parse_arguments
-from agents.distributed import (
+from glimpse_env import ClipSource, VideoGlimpseVectorEnv
+from glimpse_env.video.backbones import DeviceError
+from glimpse_env.video.decode import VideoError
+
+from .learning.config import Arguments, Config, parse_arguments
+from .learning.objective import Advantages, glimpse_losses, phase_of_update, soft_losses
+from .learning.policy import DropoutMasks
+from .parallel.ranks import (
     RankLostError,
     average_gradients,
     current_share,
@@ -48,12 +46,23 @@ from agents.distributed import (
     mean_scalars,
     together,
 )
-from agents.evaluation import Evaluation, evaluate, middle_clips
-from agents.filmstrip import save_film_strip
-from agents.interruption import Interruption, StoppedError
-from agents.objective import Advantages, glimpse_losses, phase_of_update, soft_losses
-from agents.policy import DropoutMasks
-from agents.results import (
+from .pictures.strips import save_film_strip
+from .playing.envs import (
+    Sources,
+    check_device,
+    check_playable,
+    describe_source,
+    greedy_manner,
+    make_envs,
+    make_policy,
+    open_splits,
+    sample_slices,
+)
+from .playing.evaluation import Evaluation, evaluate, middle_clips
+from .playing.rollout import HARD, SEES_EVERYTHING, SOFT, GlimpseRollout, Looking, Manner, Rollout, collect_rollout
+from .playing.soft import play_softly
+from .runs.folder import Checkpoints, MetricsLog, SaveError, provenance, read_json, write_json
+from .runs.results import (
     EVALUATION_ENVS,
     VALIDATION_SEED,
     arm_folder,
@@ -63,12 +72,7 @@ from agents.results import (
     summarise,
     table,
 )
-from agents.rollout import HARD, SEES_EVERYTHING, SOFT, GlimpseRollout, Looking, Manner, Rollout, collect_rollout
-from agents.runs import Checkpoints, MetricsLog, SaveError, provenance, read_json, write_json
-from agents.soft import play_softly
-from glimpse_env import ClipSource, VideoGlimpseVectorEnv
-from glimpse_env.backbones import DeviceError
-from glimpse_env.decode import VideoError
+from .runs.signals import Interruption, StoppedError
 
 
 def clips_of_update(num_clips: int, config: Config, update: int) -> NDArray[np.int64]:

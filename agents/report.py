@@ -18,16 +18,17 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from agents.animation import encode_mp4
-from agents.building import check_device
-from agents.config import Config
-from agents.filmstrip import png
-from agents.finished import FinishedRun
-from agents.report_clips import DrawnClip, draw_clips
-from agents.report_comparison import comparison_section
-from agents.report_page import figures, run_section, whole_page
-from agents.runs import provenance
 from glimpse_env.files import write_atomically
+
+from .learning.config import Config
+from .pages.clips import DrawnClip, draw_clips
+from .pages.comparison import comparison_section
+from .pages.page import figures, run_section, whole_page
+from .pictures.movies import encode_mp4
+from .pictures.strips import png
+from .playing.envs import check_device
+from .runs.finished import FinishedRun
+from .runs.folder import provenance
 
 
 @dataclass(frozen=True)

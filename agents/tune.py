@@ -27,14 +27,14 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from agents.building import Sources, check_device, check_playable, open_splits
-from agents.command import run_command
-from agents.config import Config, Control, spelled
-from agents.evaluation import video_labels
-from agents.metrics import LOWEST_SCORE
-from agents.reinforce import Arm
-from agents.rollout import HARD, SOFT, Looking
-from agents.runs import provenance, read_json, write_json
+from .learning.config import Config, Control, spelled
+from .playing.envs import Sources, check_device, check_playable, open_splits
+from .playing.evaluation import video_labels
+from .playing.metrics import LOWEST_SCORE
+from .playing.rollout import HARD, SOFT, Looking
+from .reinforce import Arm
+from .runs.command import run_command
+from .runs.folder import provenance, read_json, write_json
 
 Space = dict[str, BaseDistribution]
 

@@ -32,12 +32,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
+from glimpse_agents.playing.evaluation import film_of_video
+from glimpse_agents.tables.statistics import mean_and_interval
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from agents.evaluation import film_of_video
-from agents.seeds import mean_and_interval
 from glimpse_env import ClipSource, open_source
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from glimpse_env.datasets import VideoClip, VideoDataset, hmdb51
 from glimpse_env.files import write_atomically
-from glimpse_env.splits import SPLITS, Split
+from glimpse_env.sources.splits import SPLITS, Split
 
 FRAMES_PER_SECOND = 30
 WIDTH, HEIGHT = 320, 240

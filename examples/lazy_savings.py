@@ -12,7 +12,7 @@ What was measured is kept as savings.json beside an arm's evaluation.json: the s
 interruption, and puts arms that were measured earlier into the table as they are, unless their weights, the videos'
 description, the machine or the number of threads have changed since.
 
-MACs (multiplications with their addition) are counted as in agents/macs.py: of one frame and one crop through
+MACs (multiplications with their addition) are counted as in agents/cost/macs.py: of one frame and one crop through
 the network, times those that were run, and of a policy's own work on one clip. Seconds include decoding.
 """
 
@@ -32,27 +32,27 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import tyro
+from glimpse_agents.compute import finished_arms
+from glimpse_agents.cost.macs import counting, macs_per_frame
+from glimpse_agents.learning.config import Config
+from glimpse_agents.learning.policy import GlimpsePolicy
+from glimpse_agents.playing.envs import greedy_manner, make_envs
+from glimpse_agents.playing.evaluation import evaluate, play_split
+from glimpse_agents.playing.play import policy_of
+from glimpse_agents.playing.rollout import Looking
+from glimpse_agents.runs.folder import Checkpoints, SaveError, provenance, read_json, write_json
+from glimpse_agents.runs.results import EVALUATION_ENVS, arm_folder, best_policy
 from matplotlib.ticker import NullFormatter
 from tqdm import tqdm
 
-from agents.building import greedy_manner, make_envs
-from agents.compute import finished_arms
-from agents.config import Config
-from agents.evaluation import evaluate, play_split
-from agents.macs import counting, macs_per_frame
-from agents.playing import policy_of
-from agents.policy import GlimpsePolicy
-from agents.results import EVALUATION_ENVS, arm_folder, best_policy
-from agents.rollout import Looking
-from agents.runs import Checkpoints, SaveError, provenance, read_json, write_json
 from glimpse_env import open_source
-from glimpse_env.backbones import DeviceError
 from glimpse_env.catalogue import LAZY
-from glimpse_env.decode import VideoError
 from glimpse_env.extract.description import FILE_NAME, read_description
 from glimpse_env.files import file_sha256, write_atomically
-from glimpse_env.lazy import LazySource
-from glimpse_env.memory import keep_freed_memory
+from glimpse_env.video.backbones import DeviceError
+from glimpse_env.video.decode import VideoError
+from glimpse_env.video.lazy import LazySource
+from glimpse_env.video.malloc import keep_freed_memory
 
 GIGA = 1e9
 

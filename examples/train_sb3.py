@@ -26,7 +26,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
-from agents.sb3 import FrameRewards, GlimpseVecEnv, SliceFeatures
+from glimpse_env.sb3 import FrameRewards, GlimpseVecEnv, SliceFeatures
 from glimpse_env.wrappers import DiscreteAction, TimeLeft
 
 ENVS = 128

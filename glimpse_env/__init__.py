@@ -9,11 +9,11 @@ from glimpse_env.catalogue import open_source
 from glimpse_env.engine import EpisodeEngine
 from glimpse_env.env import EpisodeArguments, VideoGlimpseEnv
 from glimpse_env.rules import EpisodeRules
-from glimpse_env.sources import ArraySource, ClipSource, Segment
+from glimpse_env.sources.protocol import ArraySource, ClipSource, Segment
+from glimpse_env.sources.synthetic import SyntheticSource, UntrimmedSyntheticSource
+from glimpse_env.sources.windows import SlidingWindows
 from glimpse_env.store import FeatureStore
-from glimpse_env.synthetic import SyntheticSource, UntrimmedSyntheticSource
 from glimpse_env.vector_env import VideoGlimpseVectorEnv
-from glimpse_env.windows import SlidingWindows
 
 __all__ = [
     "ArraySource",

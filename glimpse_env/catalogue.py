@@ -7,10 +7,10 @@ from pathlib import Path
 
 from gymnasium.error import DependencyNotInstalled
 
-from glimpse_env.sources import ClipSource
+from glimpse_env.sources.protocol import ClipSource
+from glimpse_env.sources.synthetic import SyntheticSource, UntrimmedSyntheticSource
+from glimpse_env.sources.windows import SlidingWindows
 from glimpse_env.store import FeatureStore
-from glimpse_env.synthetic import SyntheticSource, UntrimmedSyntheticSource
-from glimpse_env.windows import SlidingWindows
 
 EMBEDDED = {"synthetic": SyntheticSource, "synthetic-untrimmed": UntrimmedSyntheticSource}
 LAZY = "lazy:"
@@ -64,7 +64,7 @@ def _open_named(source: str, split: str, fold: int) -> ClipSource:
 
 def _open_lazy(path: Path, split: str, fold: int) -> ClipSource:
     try:
-        lazy = importlib.import_module("glimpse_env.lazy")  # nothing else here needs torch
+        lazy = importlib.import_module("glimpse_env.video.lazy")  # nothing else here needs torch
     except ModuleNotFoundError as error:
         raise DependencyNotInstalled(f'a lazy source needs {error.name}: pip install "videoglimpse[video]"') from error
     source: ClipSource = lazy.LazySource(path, split=split, fold=fold)

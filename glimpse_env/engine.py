@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from glimpse_env.matching import claimed_segments, classes_at, predicted_segments
 from glimpse_env.rules import EpisodeRules
-from glimpse_env.sources import ClipSource, Segment
+from glimpse_env.sources.protocol import ClipSource, Segment
 
 _GLANCES_AT_ONCE = 16  # first cubes read together, which a source that runs a network gains from
 

@@ -54,7 +54,7 @@ from glimpse_env.catalogue import open_source
 from glimpse_env.engine import EpisodeEngine
 from glimpse_env.rendering import check_render_mode, render_engine
 from glimpse_env.rules import EpisodeRules, FeatureType, Matching, Observation
-from glimpse_env.sources import ClipSource
+from glimpse_env.sources.protocol import ClipSource
 
 RENDER_MODES = ["rgb_array"]
 _ALONE = np.ones(1, np.bool_)

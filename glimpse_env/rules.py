@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from glimpse_env.sources import ClipSource, crop_of
+from glimpse_env.sources.protocol import ClipSource, crop_of
 
 Observation = Literal["glimpsed", "cube", "slices", "blind"]
 Matching = Literal["frame", "segment"]

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from glimpse_agents.learning.config import Config
+from glimpse_agents.learning.policy import PolicyConfig
+from glimpse_agents.runs.folder import Checkpoints
 
-from agents.config import Config
-from agents.policy import PolicyConfig
-from agents.runs import Checkpoints
 from glimpse_env import ArraySource
 from glimpse_env.datasets import VideoClip
 from glimpse_env.store.manifest import Manifest

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from glimpse_env.sources import ArraySource, Segment
+from glimpse_env.sources.protocol import ArraySource, Segment
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

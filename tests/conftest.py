@@ -5,7 +5,7 @@ import pytest
 from clip_toys import UnevenSource, counted
 from hypothesis import settings
 
-from glimpse_env.sources import ArraySource, Segment
+from glimpse_env.sources.protocol import ArraySource, Segment
 
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 settings.load_profile("unhurried")

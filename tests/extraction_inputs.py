@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from glimpse_env.backbones import BVLCGoogLeNet
+from glimpse_env.video.backbones import BVLCGoogLeNet
 
 
 def write_video(path, *, frames, fps=30, codec="libx264", size=(96, 64), timestamps=None):

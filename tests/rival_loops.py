@@ -5,13 +5,12 @@ from types import SimpleNamespace
 import gymnasium as gym
 import torch
 import torch.nn.functional as F
+from glimpse_agents import reinforce
+from glimpse_agents.cost.clocks import Clocks
+from glimpse_agents.learning.glimpses import draw_cells
+from glimpse_agents.learning.objective import Advantages, glimpse_losses
+from glimpse_agents.learning.policy import Looks, Views, slice_weights
 from torch import nn
-
-from agents import reinforce
-from agents.clocks import Clocks
-from agents.glimpses import draw_cells
-from agents.objective import Advantages, glimpse_losses
-from agents.policy import Looks, Views, slice_weights
 
 
 class _Graphed:

@@ -8,12 +8,21 @@ import signal
 
 import pytest
 from agent_toys import tiny_config, write_marked_store
-
-from agents import ablate as ablation
-from agents.ablate import FACTORS, Arguments, ablate, main, markdown, rows_of, variant_of, variants, write_tables
-from agents.config import PRESETS, Config, parse_as
-from agents.interruption import StoppedError
-from agents.runs import read_json, write_json
+from glimpse_agents import ablate as ablation
+from glimpse_agents.ablate import (
+    FACTORS,
+    Arguments,
+    ablate,
+    main,
+    markdown,
+    rows_of,
+    variant_of,
+    variants,
+    write_tables,
+)
+from glimpse_agents.learning.config import PRESETS, Config, parse_as
+from glimpse_agents.runs.folder import read_json, write_json
+from glimpse_agents.runs.signals import StoppedError
 
 
 @pytest.fixture(scope="module")

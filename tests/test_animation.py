@@ -8,12 +8,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from agent_toys import marked_source, tiny_config
+from glimpse_agents.pictures.brightness import DIMMED, brightness_of_cells, brightness_of_weights, upsample
+from glimpse_agents.pictures.movies import SIDE, animation, encode_gif, encode_mp4, readable_rate
+from glimpse_agents.pictures.strips import comparison_strip, film_strip, play_clips
+from glimpse_agents.playing.envs import greedy_manner, make_envs, make_policy
 from PIL import Image
-
-from agents.animation import SIDE, animation, encode_gif, encode_mp4, readable_rate
-from agents.attention_maps import DIMMED, brightness_of_cells, brightness_of_weights, upsample
-from agents.building import greedy_manner, make_envs, make_policy
-from agents.filmstrip import comparison_strip, film_strip, play_clips
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torchvision.models.googlenet import GoogLeNet
 
-from glimpse_env.backbones import (
+from glimpse_env.video.backbones import (
     BVLCGoogLeNet,
     DeviceError,
     WeightsError,
@@ -19,7 +19,7 @@ from glimpse_env.backbones import (
     normalise_bvlc,
     normalise_imagenet,
 )
-from glimpse_env.decode import decode_clip
+from glimpse_env.video.decode import decode_clip
 
 DATA = Path(os.environ.get("VIDEOGLIMPSE_DATA", "/nonexistent"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="VIDEOGLIMPSE_DATA does not point at the real data")

@@ -3,11 +3,10 @@
 import sys
 
 import pytest
-
-from agents.command import run_command
-from agents.config import Config
-from agents.interruption import StoppedError
-from agents.runs import SaveError
+from glimpse_agents.learning.config import Config
+from glimpse_agents.runs.command import run_command
+from glimpse_agents.runs.folder import SaveError
+from glimpse_agents.runs.signals import StoppedError
 
 
 def test_a_command_gets_its_arguments(monkeypatch):

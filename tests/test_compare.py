@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 from agent_toys import tiny_config, write_marked_store
-
-from agents.compare import Arguments, main, write_comparison
-from agents.comparison_table import markdown, page, read_reported, summary
-from agents.config import Config, parse_as
-from agents.records import Record, gains, lead, read_records, rows_of
-from agents.reinforce import train
-from agents.results import arms_on_disk
-from agents.runs import provenance, read_json, write_json
-from agents.seeds import mean_and_interval
+from glimpse_agents.compare import Arguments, main, write_comparison
+from glimpse_agents.learning.config import Config, parse_as
+from glimpse_agents.reinforce import train
+from glimpse_agents.runs.folder import provenance, read_json, write_json
+from glimpse_agents.runs.results import arms_on_disk
+from glimpse_agents.tables.comparison import markdown, page, read_reported, summary
+from glimpse_agents.tables.records import Record, gains, lead, read_records, rows_of
+from glimpse_agents.tables.statistics import mean_and_interval
 
 MODELS = ("random", "soft", "gumbel", "mean")
 
@@ -275,7 +274,7 @@ def test_what_was_tested_before_films_were_told_is_tested_again(store, tmp_path,
     with pytest.raises(ValueError, match=r"1 files, .*evaluation.json the first, do not tell which film .*: remove"):
         read_records(tmp_path)
     (folder / "evaluation.json").unlink()
-    monkeypatch.setattr("agents.reinforce.provenance", lambda: provenance() | {"git_commit": "later"})
+    monkeypatch.setattr("glimpse_agents.reinforce.provenance", lambda: provenance() | {"git_commit": "later"})
     train(config, folder)
     assert read_json(folder / "evaluation.json") == tested | {"tested_by": "later"}  # trained by what it was before
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 import tyro
 from agent_toys import tiny_config, write_marked_store
-
-from agents.compute import (
+from glimpse_agents.compute import (
     Arguments,
     ArmCompute,
     Batch,
@@ -25,13 +24,14 @@ from agents.compute import (
     parse_arguments,
     table,
 )
-from agents.latency import Latency, growth, in_fresh_process, time_frames
-from agents.macs import Macs
-from agents.reinforce import train
-from agents.runs import provenance, read_json, write_json
-from glimpse_env.backbones import Backbone, normalise_imagenet
-from glimpse_env.decode import RESIZE_RULE
+from glimpse_agents.cost.latency import Latency, growth, in_fresh_process, time_frames
+from glimpse_agents.cost.macs import Macs
+from glimpse_agents.reinforce import train
+from glimpse_agents.runs.folder import provenance, read_json, write_json
+
 from glimpse_env.files import file_sha256
+from glimpse_env.video.backbones import Backbone, normalise_imagenet
+from glimpse_env.video.decode import RESIZE_RULE
 
 LEARNED = Macs(choosing=2e6, attending=1e6, recurrent=6e6, head=1e6, slices_attended=20.0, slices_read=100.0)
 SOFT = Macs(choosing=2e6, attending=9e6, recurrent=6e6, head=3e6, slices_attended=100.0, slices_read=100.0)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from agent_toys import marked_source
+from glimpse_agents.learning.config import PRESETS, Config, parse_arguments, preset_for
+from glimpse_agents.learning.policy import PolicyConfig
 
-from agents.config import PRESETS, Config, parse_arguments, preset_for
-from agents.policy import PolicyConfig
 from glimpse_env import open_source
 
 

@@ -5,9 +5,8 @@ import dataclasses
 import pytest
 import torch
 from agent_toys import TINY_NETWORK, marked_source, tiny_config
-from torch.utils.flop_counter import FlopCounterMode
-
-from agents.costs import (
+from glimpse_agents.learning.objective import Advantages, glimpse_losses
+from profiler.costs import (
     Cost,
     class_head,
     linear,
@@ -18,8 +17,8 @@ from agents.costs import (
     update_costs,
     update_forward,
 )
-from agents.iteration import iterate, make_arm, sizes_of
-from agents.objective import Advantages, glimpse_losses
+from profiler.iteration import iterate, make_arm, sizes_of
+from torch.utils.flop_counter import FlopCounterMode
 
 NETWORKS = {
     "what and where": TINY_NETWORK,

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from extraction_inputs import turn_video, write_video
 
-from glimpse_env import decode
-from glimpse_env.decode import VideoError, decode_clip, decoders_for, nearest_frames, resize, sample_times
-from glimpse_env.stopwatch import Stopwatch
+from glimpse_env.video import decode
+from glimpse_env.video.decode import VideoError, decode_clip, decoders_for, nearest_frames, resize, sample_times
+from glimpse_env.video.stopwatch import Stopwatch
 
 WHOLE = {"frames_per_second": 30, "max_frames": 99}
 DATA = Path(os.environ.get("VIDEOGLIMPSE_DATA", "/nonexistent"))

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from extraction_inputs import write_video
 
-from glimpse_env import decoders
-from glimpse_env.decode import VideoError, decode_clip
-from glimpse_env.decoders import DecoderError, Decoders
+from glimpse_env.video import decoders
+from glimpse_env.video.decode import VideoError, decode_clip
+from glimpse_env.video.decoders import DecoderError, Decoders
 
 SAMPLING = {"frames_per_second": 30.0, "max_frames": 8}
 FAULTY_DECORD = """
@@ -145,7 +145,7 @@ def test_a_decoder_that_is_stopped_is_not_started_again(faulty, monkeypatch):
 ORPHAN = """
 import sys
 from pathlib import Path
-from glimpse_env.decoders import DecoderError, Decoders
+from glimpse_env.video.decoders import DecoderError, Decoders
 
 with Decoders(frames_per_second=30.0, max_frames=8, seconds_per_video=1.0) as own:
     list(own.decode([Path(sys.argv[1])]))

@@ -13,9 +13,15 @@ import numpy as np
 import pytest
 import torch
 from agent_toys import TINY_NETWORK, marked_source, tiny_config, write_marked_store
-
-from agents.building import check_device, make_envs, make_policy
-from agents.distributed import (
+from glimpse_agents.learning.glimpses import (
+    draw_cells,
+    draw_classes,
+    draw_sets,
+    oracle_cells,
+    random_cells,
+    random_sets,
+)
+from glimpse_agents.parallel.ranks import (
     Share,
     average_gradients,
     current_share,
@@ -27,10 +33,10 @@ from agents.distributed import (
     together,
     uniform,
 )
-from agents.glimpses import draw_cells, draw_classes, draw_sets, oracle_cells, random_cells, random_sets
-from agents.rollout import SOFT, Manner, collect_rollout
-from agents.runs import Checkpoints, read_json
-from agents.soft import play_softly
+from glimpse_agents.playing.envs import check_device, make_envs, make_policy
+from glimpse_agents.playing.rollout import SOFT, Manner, collect_rollout
+from glimpse_agents.playing.soft import play_softly
+from glimpse_agents.runs.folder import Checkpoints, read_json
 
 ROOT = Path(__file__).parent.parent
 SHARES = [Share(rank, 3) for rank in range(3)]

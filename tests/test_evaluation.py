@@ -7,10 +7,8 @@ import pytest
 import torch
 from agent_toys import TINY_NETWORK, marked_source, tiny_config
 from clip_toys import UnevenSource
-from sklearn.metrics import average_precision_score
-
-from agents.building import make_envs, make_policy, sample_slices
-from agents.evaluation import (
+from glimpse_agents.playing.envs import make_envs, make_policy, sample_slices
+from glimpse_agents.playing.evaluation import (
     class_scores,
     evaluate,
     film_of_video,
@@ -19,7 +17,9 @@ from agents.evaluation import (
     video_labels,
     video_scores,
 )
-from agents.rollout import Manner
+from glimpse_agents.playing.rollout import Manner
+from sklearn.metrics import average_precision_score
+
 from glimpse_env import ArraySource, Segment, SlidingWindows, open_source
 
 GREEDY = Manner(greedy=True)

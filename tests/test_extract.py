@@ -17,14 +17,14 @@ import pytest
 import torch
 from extraction_inputs import contents, write_activitynet, write_video
 
-from glimpse_env.backbones import DeviceError, WeightsError, load_backbone
 from glimpse_env.datasets import DatasetError
-from glimpse_env.decode import VideoError, decode_clip
 from glimpse_env.extract import HMDB51, UCF101, ActivityNet, Folder, extract
 from glimpse_env.extract.__main__ import main
-from glimpse_env.features import extract_videos
 from glimpse_env.store import FeatureStore, StoreError
 from glimpse_env.store.manifest import manifest_text, read_manifest
+from glimpse_env.video.backbones import DeviceError, WeightsError, load_backbone
+from glimpse_env.video.decode import VideoError, decode_clip
+from glimpse_env.video.features import extract_videos
 
 LENGTHS = {"run/a.mp4": 8, "run/b.mp4": 3, "run/c.avi": 20, "walk/a.mp4": 6, "walk/b.mkv": 1, "walk/c.avi": 5}
 

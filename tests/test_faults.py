@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from agent_toys import assert_same_arm, marked_source, marked_splits, metrics_of, tiny_config, write_marked_store
+from glimpse_agents.learning.config import Arguments
+from glimpse_agents.reinforce import Arm, main
+from glimpse_agents.runs.folder import Checkpoints, MetricsLog, SaveError, write_json
+from glimpse_agents.runs.signals import Interruption, StoppedError
 
-from agents.config import Arguments
-from agents.interruption import Interruption, StoppedError
-from agents.reinforce import Arm, main
-from agents.runs import Checkpoints, MetricsLog, SaveError, write_json
 from glimpse_env import ArraySource
 from glimpse_env.catalogue import EMBEDDED
 

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 from agent_toys import marked_source, tiny_config
+from glimpse_agents.pictures.brightness import DIMMED
+from glimpse_agents.pictures.strips import Played, film_strip, save_film_strip
+from glimpse_agents.playing.envs import make_envs, make_policy
+from glimpse_agents.playing.evaluation import class_scores
+from glimpse_agents.playing.rollout import Manner, collect_rollout
 from matplotlib.colors import to_rgba
 from PIL import Image
-
-from agents.attention_maps import DIMMED
-from agents.building import make_envs, make_policy
-from agents.evaluation import class_scores
-from agents.filmstrip import Played, film_strip, save_film_strip
-from agents.rollout import Manner, collect_rollout
 
 
 def draw(source, clips, looking="learned", **changes):

@@ -4,8 +4,7 @@ from itertools import permutations
 
 import pytest
 import torch
-
-from agents.glimpses import (
+from glimpse_agents.learning.glimpses import (
     cells_log_prob,
     centre_cells,
     draw_cells,

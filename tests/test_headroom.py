@@ -11,8 +11,8 @@ from agent_toys import marked_splits, write_marked_store
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 import headroom
+from glimpse_agents.tables.statistics import mean_and_interval
 
-from agents.seeds import mean_and_interval
 from glimpse_env import ArraySource, UntrimmedSyntheticSource
 
 

@@ -52,8 +52,10 @@ def imports_of(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} imports relatively"
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            parts = path.relative_to(ROOT).parent.parts
+            base = ".".join(parts[: len(parts) - node.level + 1] + ((node.module,) if node.module else ()))
+            module = base if node.level else node.module
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
     return names
 
 
@@ -115,7 +117,33 @@ def test_the_environment_never_imports_the_agents(path):
     assert "agents" not in {name.partition(".")[0] for name in imports_of(path)}
 
 
-@pytest.mark.parametrize("path", modules_of("agents"), ids=lambda path: path.stem)
-def test_agents_shadow_no_module_of_the_standard_library(path):
-    """`python agents/reinforce.py` puts the folder first on the path, so every module there hides its namesake."""
-    assert path.stem not in sys.stdlib_module_names
+ORDER = ("parallel", "learning", "playing", "runs", "cost", "tables", "pictures", "pages")
+
+
+def floor_of(module):
+    """Return how high a module of the agents stands: sub-packages in their order, commands above them all."""
+    parts = module.split(".")
+    if len(parts) > 1 and parts[1] in ORDER:
+        return ORDER.index(parts[1])
+    return len(ORDER)
+
+
+@pytest.mark.parametrize("path", modules_of("agents"), ids=lambda path: "-".join(path.relative_to(ROOT).parts))
+def test_imports_between_the_sub_packages_of_the_agents_point_down(path):
+    here = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for name in imports_of(path):
+        if name.partition(".")[0] == "agents" and name != "agents":
+            assert floor_of(name) <= floor_of(here), f"{here} imports {name}"
+
+
+def test_the_commands_of_the_agents_import_no_command_but_reinforce():
+    commands = {path.stem for path in (ROOT / "agents").glob("*.py")} - {"__init__", "reinforce"}
+    for command in commands:
+        names = imports_of(ROOT / "agents" / f"{command}.py")
+        assert not {f"agents.{other}" for other in commands} & names, command
+
+
+def test_only_the_video_package_and_the_sb3_adapter_import_torch():
+    allowed = {ROOT / "glimpse_env" / "sb3.py", *modules_of("glimpse_env/video")}
+    for path in set(modules_of("glimpse_env")) - allowed:
+        assert not {"torch", "torchvision"} & {name.partition(".")[0] for name in imports_of(path)}, path

@@ -12,7 +12,7 @@ import pytest
 
 from glimpse_env.datasets import activitynet, hmdb51
 from glimpse_env.matching import classes_at
-from glimpse_env.splits import source_group
+from glimpse_env.sources.splits import source_group
 
 av = pytest.importorskip("av")
 

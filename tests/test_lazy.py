@@ -15,22 +15,22 @@ import pytest
 import torch
 from agent_toys import tiny_config
 from extraction_inputs import write_video
+from glimpse_agents.learning.config import Arguments, Config
+from glimpse_agents.playing.features import fits
+from glimpse_agents.predict import Recipe
+from glimpse_agents.reinforce import main, train
+from glimpse_agents.runs.folder import read_json
+from glimpse_agents.runs.results import arm_folder, evaluate_run, table
 
-from agents.config import Arguments, Config
-from agents.predict import Recipe
-from agents.reinforce import main, train
-from agents.results import arm_folder, evaluate_run, table
-from agents.runs import read_json
-from agents.sight import fits
 from glimpse_env import ClipSource, SlidingWindows, open_source
-from glimpse_env.backbones import WeightsError, load_backbone
-from glimpse_env.crops import crop_corners
-from glimpse_env.decode import VideoError, decode_clip
 from glimpse_env.extract import HMDB51, Folder, Settings, extract
 from glimpse_env.extract.description import read_description
-from glimpse_env.features import extract_videos
-from glimpse_env.lazy import LazySource, _batches
 from glimpse_env.store import FeatureStore
+from glimpse_env.video.backbones import WeightsError, load_backbone
+from glimpse_env.video.crops import crop_corners
+from glimpse_env.video.decode import VideoError, decode_clip
+from glimpse_env.video.features import extract_videos
+from glimpse_env.video.lazy import LazySource, _batches
 
 ROOT = Path(__file__).parent.parent
 LENGTHS = {"run/a": 30, "run/b": 8, "run/c": 24, "walk/a": 26, "walk/b": 3, "walk/c": 28}  # frames at 30 a second

@@ -6,9 +6,8 @@ from math import exp, log
 import numpy as np
 import pytest
 import torch
-
-from agents.glimpses import cells_log_prob
-from agents.losses import (
+from glimpse_agents.learning.glimpses import cells_log_prob
+from glimpse_agents.learning.losses import (
     attention_penalty,
     class_loss,
     clip_log_score,
@@ -19,6 +18,7 @@ from agents.losses import (
     normalised,
     policy_gradient_loss,
 )
+
 from glimpse_env import VideoGlimpseVectorEnv
 
 # ---- rewards

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from agent_toys import TINY_NETWORK, marked_source, tiny_config
+from glimpse_agents.cost.macs import counting, macs_per_clip, macs_per_frame
+from glimpse_agents.playing.envs import greedy_manner, make_envs, make_policy
+from glimpse_agents.playing.play import policy_of
 from torch import nn
 
-from agents.building import greedy_manner, make_envs, make_policy
-from agents.macs import counting, macs_per_clip, macs_per_frame
-from agents.playing import policy_of
-from glimpse_env.backbones import Backbone, load_backbone, normalise_imagenet
+from glimpse_env.video.backbones import Backbone, load_backbone, normalise_imagenet
 
 DATA = os.environ.get("VIDEOGLIMPSE_DATA")
 # K*K = 9, D = 4, T = 4, C = 3, m = 2, H = 8, S = 5: what all arms of the toys have in common.

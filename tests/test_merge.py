@@ -14,7 +14,7 @@ import pytest
 from test_store import MANIFEST, SPLITS, arrays_of, contents, run_main
 
 from glimpse_env.datasets import VideoClip
-from glimpse_env.sources import Segment
+from glimpse_env.sources.protocol import Segment
 from glimpse_env.store import FeatureStore
 from glimpse_env.store.manifest import StoreError
 from glimpse_env.store.merge import merge_stores

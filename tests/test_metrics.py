@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score
-
-from agents.metrics import (
+from glimpse_agents.playing.metrics import (
     average_precision,
     hit_at_k,
     interpolated_average_precision,
@@ -13,6 +11,7 @@ from agents.metrics import (
     precision_and_recall,
     top_k_correct,
 )
+from sklearn.metrics import average_precision_score
 
 RANKED = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
 RIGHT = np.array([False, True, False, True, True])

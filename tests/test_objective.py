@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import torch
 from agent_toys import TINY_NETWORK, marked_source, tiny_config
-
-from agents.building import make_policy
-from agents.glimpses import cells_log_prob, first_draw_entropy
-from agents.losses import attention_penalty, class_loss, clip_log_score, frame_log_scores, leave_one_out
-from agents.objective import (
+from glimpse_agents.learning.glimpses import cells_log_prob, first_draw_entropy
+from glimpse_agents.learning.losses import (
+    attention_penalty,
+    class_loss,
+    clip_log_score,
+    frame_log_scores,
+    leave_one_out,
+)
+from glimpse_agents.learning.objective import (
     Advantages,
     advantages_of,
     class_choice_loss,
@@ -20,7 +24,9 @@ from agents.objective import (
     glimpse_losses,
     phase_of_update,
 )
-from agents.rollout import Manner, collect_rollout
+from glimpse_agents.playing.envs import make_policy
+from glimpse_agents.playing.rollout import Manner, collect_rollout
+
 from glimpse_env import ArraySource, VideoGlimpseVectorEnv
 
 

@@ -7,10 +7,18 @@ import numpy as np
 import pytest
 import torch
 from agent_toys import marked_source
+from glimpse_agents.learning.glimpses import cells_log_prob, draw_cells
+from glimpse_agents.learning.policy import (
+    GlimpsePolicy,
+    InputShape,
+    Looks,
+    PolicyConfig,
+    RecurrentState,
+    Views,
+    slice_weights,
+)
+from glimpse_agents.playing.rollout import Manner, collect_rollout
 
-from agents.glimpses import cells_log_prob, draw_cells
-from agents.policy import GlimpsePolicy, InputShape, Looks, PolicyConfig, RecurrentState, Views, slice_weights
-from agents.rollout import Manner, collect_rollout
 from glimpse_env import VideoGlimpseVectorEnv
 
 SHAPE = InputShape(grid_size=3, depth=4, outputs=3, frames=4)

@@ -12,22 +12,22 @@ import torch
 import tyro
 from agent_toys import tiny_config, write_marked_store
 from extraction_inputs import write_video
+from glimpse_agents.playing.envs import greedy_manner, make_envs, open_splits
+from glimpse_agents.playing.evaluation import class_scores, play_split
+from glimpse_agents.predict import Arguments, Recipe, as_source, describe, main, play_videos
+from glimpse_agents.reinforce import train
+from glimpse_agents.runs.folder import read_json, write_json
+from glimpse_agents.runs.results import best_policy
 from matplotlib.image import imread
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from agents.building import greedy_manner, make_envs, open_splits
-from agents.evaluation import class_scores, play_split
-from agents.predict import Arguments, Recipe, as_source, describe, main, play_videos
-from agents.reinforce import train
-from agents.results import best_policy
-from agents.runs import read_json, write_json
 from glimpse_env import ClipSource, EpisodeRules
-from glimpse_env.backbones import WeightsError
 from glimpse_env.engine import EpisodeEngine
 from glimpse_env.extract import Folder, extract
-from glimpse_env.features import VideoFeatures
 from glimpse_env.files import file_sha256
+from glimpse_env.video.backbones import WeightsError
+from glimpse_env.video.features import VideoFeatures
 
 ROOT = Path(__file__).parent.parent
 LENGTHS = {"run/a": 8, "run/b": 30, "run/c": 5, "walk/a": 12, "walk/b": 24, "walk/c": 3}  # frames at 30 a second

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 from agent_toys import marked_source, tiny_config
-
-from agents import iteration, reinforce, rollout, size_sweep
-from agents.clocks import Clocks, Limits, measure_limits
-from agents.config import parse_as
-from agents.costs import Cost, rollout_costs, update_costs
-from agents.iteration import CLASSES, Profile, profile_training, random_features
-from agents.profile_training import Arguments, main, table
-from agents.size_sweep import Point, straight_line, sweep_table
+from glimpse_agents import reinforce
+from glimpse_agents.cost.clocks import Clocks
+from glimpse_agents.learning.config import parse_as
+from glimpse_agents.playing import rollout
+from profiler import iteration, size_sweep
+from profiler.costs import Cost, rollout_costs, update_costs
+from profiler.iteration import CLASSES, Profile, profile_training, random_features
+from profiler.limits import Limits, measure_limits
+from profiler.profile_training import Arguments, main, table
+from profiler.size_sweep import Point, straight_line, sweep_table
 
 LIMITS = Limits(flops_per_second=1e10, bytes_per_second=1e9)
 TINY = ("--policy.hidden-size", "8", "--clips", "2", "--rollouts", "2", "--iterations", "1")
@@ -80,7 +82,7 @@ def test_limits_are_measured():
 
 def test_time_inside_an_inner_clock_is_not_counted_outside(monkeypatch):
     ticks = iter([0.0, 1.0, 4.0, 10.0])  # outer begins, inner begins, inner ends, outer ends
-    monkeypatch.setattr("agents.clocks.now", lambda device: next(ticks))
+    monkeypatch.setattr("glimpse_agents.cost.clocks.now", lambda device: next(ticks))
 
     class Work:
         def outer(self):
@@ -178,7 +180,7 @@ def test_too_few_iterations_are_refused():
 
 
 def test_the_script_ends_with_one_line_of_error():
-    script = [sys.executable, "-m", "agents.profile_training", "--device", "abacus"]
+    script = [sys.executable, "-m", "profiler.profile_training", "--device", "abacus"]
     done = subprocess.run(script, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: device 'abacus'")

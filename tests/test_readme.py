@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 import tyro
+from glimpse_agents import ablate, compare, compute, predict, report, tune
+from glimpse_agents.learning import config
+from glimpse_agents.tables import statistics as seeds
+from profiler import profile_training
 from torch.distributed.run import get_args_parser
 
-from agents import ablate, compare, compute, config, predict, profile_training, report, seeds, tune
 from glimpse_env.extract.__main__ import parse_arguments as parse_extraction
 
 ROOT = Path(__file__).parent.parent
@@ -37,12 +40,12 @@ def load_example(name):
 PARSERS = {
     "agents/reinforce.py": config.parse_arguments,
     "agents.ablate": lambda arguments: config.parse_as(ablate.Arguments, arguments),
-    "agents.profile_training": lambda arguments: config.parse_as(profile_training.Arguments, arguments),
+    "profiler.profile_training": lambda arguments: config.parse_as(profile_training.Arguments, arguments),
     "agents.compare": lambda arguments: config.parse_as(compare.Arguments, arguments),
     "agents.compute": compute.parse_arguments,
     "agents.predict": lambda arguments: tyro.cli(predict.Arguments, args=arguments),
     "agents.report": lambda arguments: tyro.cli(report.Arguments, args=arguments),
-    "agents.seeds": lambda arguments: tyro.cli(seeds.Arguments, args=arguments),
+    "agents.tables.statistics": lambda arguments: tyro.cli(seeds.Arguments, args=arguments),
     "agents.tune": lambda arguments: config.parse_as(tune.Arguments, arguments),
     "glimpse_env.extract": parse_extraction,
     "examples/headroom.py": lambda arguments: tyro.cli(load_example("headroom").Arguments, args=arguments),

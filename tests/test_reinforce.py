@@ -8,11 +8,11 @@ import pytest
 import torch
 from agent_toys import TINY_NETWORK, Watched, marked_splits, metrics_of, tiny_config, write_marked_store
 from clip_toys import UnevenSource
+from glimpse_agents.learning.config import Arguments, Config
+from glimpse_agents.reinforce import Arm, clips_of_update, default_folder, example_clips, main, seed_of_update, train
+from glimpse_agents.runs.folder import Checkpoints, read_json, write_json
+from glimpse_agents.runs.results import evaluate_run, table
 
-from agents.config import Arguments, Config
-from agents.reinforce import Arm, clips_of_update, default_folder, example_clips, main, seed_of_update, train
-from agents.results import evaluate_run, table
-from agents.runs import Checkpoints, read_json, write_json
 from glimpse_env import Segment, SlidingWindows, UntrimmedSyntheticSource
 from glimpse_env.catalogue import EMBEDDED
 

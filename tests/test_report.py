@@ -11,17 +11,17 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from agent_toys import tiny_config, write_marked_store
+from glimpse_agents import report
+from glimpse_agents.compare import write_comparison
+from glimpse_agents.pages import clips as report_clips
+from glimpse_agents.pages.clips import choose_videos, rival_of, rule
+from glimpse_agents.pages.html import Markup, page, picture, table, tag
+from glimpse_agents.playing.envs import greedy_manner, make_envs, open_splits
+from glimpse_agents.playing.evaluation import class_scores, play_split
+from glimpse_agents.reinforce import train
+from glimpse_agents.runs.finished import FinishedRun
+from glimpse_agents.runs.results import EVALUATION_ENVS, best_policy
 from PIL import Image
-
-from agents import report, report_clips
-from agents.building import greedy_manner, make_envs, open_splits
-from agents.compare import write_comparison
-from agents.evaluation import class_scores, play_split
-from agents.finished import FinishedRun
-from agents.markup import Markup, page, picture, table, tag
-from agents.reinforce import train
-from agents.report_clips import choose_videos, rival_of, rule
-from agents.results import EVALUATION_ENVS, best_policy
 
 VOID = {"img", "meta"}
 

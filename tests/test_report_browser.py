@@ -8,9 +8,8 @@ from html import unescape
 
 import pytest
 from agent_toys import tiny_config, write_marked_store
-
-from agents import report
-from agents.reinforce import train
+from glimpse_agents import report
+from glimpse_agents.reinforce import train
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 # Written into a copy of the page: what the browser made of it.

@@ -18,10 +18,9 @@ from agent_toys import (
     tiny_config,
     write_marked_store,
 )
-
-from agents.reinforce import Arm
-from agents.results import summarise, table
-from agents.runs import Checkpoints, read_json
+from glimpse_agents.reinforce import Arm
+from glimpse_agents.runs.folder import Checkpoints, read_json
+from glimpse_agents.runs.results import summarise, table
 
 ROOT = Path(__file__).parent.parent
 

@@ -5,9 +5,8 @@ import dataclasses
 import pytest
 import torch
 from agent_toys import TINY_NETWORK, marked_source, tiny_config
+from profiler.iteration import make_arm
 from rival_loops import Played, TextbookLoop, losses_of_frames, our_losses, replayed
-
-from agents.iteration import make_arm
 
 NETWORKS = {
     "paper": {"encoder": "sum", "slice_weights": "softmax", "frame_embedding": False, "layers": 3, "dropout": 0.5},

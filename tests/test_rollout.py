@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from agent_toys import TINY_NETWORK, Watched, marked_source, tiny_config
+from glimpse_agents.learning.policy import GlimpsePolicy, InputShape
+from glimpse_agents.playing.envs import make_envs, make_policy
+from glimpse_agents.playing.rollout import Manner, collect_rollout
 
-from agents.building import make_envs, make_policy
-from agents.policy import GlimpsePolicy, InputShape
-from agents.rollout import Manner, collect_rollout
 from glimpse_env import VideoGlimpseVectorEnv
 
 FLIP = torch.tensor([2, 1, 0, 5, 4, 3, 8, 7, 6])

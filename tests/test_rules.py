@@ -5,7 +5,7 @@ import pytest
 
 from glimpse_env.matching import classes_at
 from glimpse_env.rules import EpisodeRules
-from glimpse_env.sources import Segment
+from glimpse_env.sources.protocol import Segment
 
 
 def test_the_defaults_are_those_of_the_design():

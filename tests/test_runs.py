@@ -5,9 +5,8 @@ import pickle
 
 import pytest
 import torch
+from glimpse_agents.runs.folder import Checkpoints, MetricsLog, provenance, read_json, write_atomically, write_json
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from agents.runs import Checkpoints, MetricsLog, provenance, read_json, write_atomically, write_json
 
 # ---- files
 

@@ -11,8 +11,8 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecMonitor, VecVideoRecorder
 
-from agents.sb3 import CubeFeatures, FrameRewards, GlimpseVecEnv, SliceFeatures
 from glimpse_env import VideoGlimpseEnv
+from glimpse_env.sb3 import CubeFeatures, FrameRewards, GlimpseVecEnv, SliceFeatures
 from glimpse_env.wrappers import DiscreteAction
 
 

@@ -5,8 +5,7 @@ import json
 
 import numpy as np
 import pytest
-
-from agents.seeds import mean_and_interval, read_runs, table
+from glimpse_agents.tables.statistics import mean_and_interval, read_runs, table
 
 RESULT = {
     "accuracy": {"learned": 0.5, "random": 0.4},

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from agent_toys import TINY_NETWORK, Watched, marked_source, tiny_config, write_marked_store
+from glimpse_agents.playing import envs as building
+from glimpse_agents.playing import features as sight
+from glimpse_agents.playing.envs import make_envs, make_policy
+from glimpse_agents.playing.features import FeatureBank, bank_of, feature_type, fits
+from glimpse_agents.playing.rollout import Manner, collect_rollout
+from glimpse_agents.reinforce import Arm
 
-from agents import building, sight
-from agents.building import make_envs, make_policy
-from agents.reinforce import Arm
-from agents.rollout import Manner, collect_rollout
-from agents.sight import FeatureBank, bank_of, feature_type, fits
 from glimpse_env import SlidingWindows, VideoGlimpseVectorEnv, open_source
 
 CPU = torch.device("cpu")

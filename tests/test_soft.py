@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import torch
 from agent_toys import TINY_NETWORK, marked_source, marked_splits, tiny_config
-
-from agents import mirror, soft
-from agents.building import make_envs, make_policy
-from agents.losses import attention_penalty, class_loss
-from agents.objective import Advantages, class_choice_loss, soft_losses
-from agents.playing import policy_of
-from agents.reinforce import Arm
-from agents.rollout import Manner, collect_rollout
-from agents.soft import play_softly
+from glimpse_agents.learning.losses import attention_penalty, class_loss
+from glimpse_agents.learning.objective import Advantages, class_choice_loss, soft_losses
+from glimpse_agents.playing import mirror, soft
+from glimpse_agents.playing.envs import make_envs, make_policy
+from glimpse_agents.playing.play import policy_of
+from glimpse_agents.playing.rollout import Manner, collect_rollout
+from glimpse_agents.playing.soft import play_softly
+from glimpse_agents.reinforce import Arm
 
 KINDS = ("soft", "soft_hidden", "soft_top", "gumbel")
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glimpse_env import ArraySource, ClipSource, Segment, open_source
-from glimpse_env.sources import gather_rows
+from glimpse_env.sources.protocol import gather_rows
 
 FINITE_HALVES = np.arange(0x7C00, dtype=np.uint16).view(np.float16)  # every one that is not negative
 

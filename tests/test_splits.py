@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from glimpse_env.splits import carve_groups, carve_validation, source_group, split_groups
+from glimpse_env.sources.splits import carve_groups, carve_validation, source_group, split_groups
 
 
 @pytest.mark.parametrize(

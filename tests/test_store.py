@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from glimpse_env.datasets import VideoClip
-from glimpse_env.sources import ClipSource, Segment
+from glimpse_env.sources.protocol import ClipSource, Segment
 from glimpse_env.store import FeatureStore, StoreSplit
 from glimpse_env.store.__main__ import main
 from glimpse_env.store.manifest import Manifest, StoreError, manifest_text, read_manifest

@@ -9,8 +9,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from glimpse_env.matching import classes_at
-from glimpse_env.sources import ClipSource
-from glimpse_env.synthetic import CLASS_NAMES, SyntheticSource, UntrimmedSyntheticSource
+from glimpse_env.sources.protocol import ClipSource
+from glimpse_env.sources.synthetic import CLASS_NAMES, SyntheticSource, UntrimmedSyntheticSource
 
 SPLITS = ("train", "validation", "test")
 

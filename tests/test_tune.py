@@ -6,20 +6,19 @@ import shutil
 import numpy as np
 import pytest
 from agent_toys import Watched, marked_splits, tiny_config, write_marked_store
-
-from agents import tune as tuning
-from agents.building import make_envs, make_policy, open_splits
-from agents.compare import Arguments as CompareArguments
-from agents.compare import main as compare
-from agents.comparison_table import page
-from agents.config import Config, parse_arguments, parse_as
-from agents.evaluation import evaluate
-from agents.records import read_records
-from agents.reinforce import Arm, train
-from agents.results import evaluate_run
-from agents.rollout import Manner
-from agents.runs import Checkpoints, read_json, write_json
-from agents.tune import Arguments, Bench, main, space_of, tune, values_of
+from glimpse_agents import tune as tuning
+from glimpse_agents.compare import Arguments as CompareArguments
+from glimpse_agents.compare import main as compare
+from glimpse_agents.learning.config import Config, parse_arguments, parse_as
+from glimpse_agents.playing.envs import make_envs, make_policy, open_splits
+from glimpse_agents.playing.evaluation import evaluate
+from glimpse_agents.playing.rollout import Manner
+from glimpse_agents.reinforce import Arm, train
+from glimpse_agents.runs.folder import Checkpoints, read_json, write_json
+from glimpse_agents.runs.results import evaluate_run
+from glimpse_agents.tables.comparison import page
+from glimpse_agents.tables.records import read_records
+from glimpse_agents.tune import Arguments, Bench, main, space_of, tune, values_of
 
 
 @pytest.fixture(scope="module")

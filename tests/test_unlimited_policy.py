@@ -7,14 +7,21 @@ import numpy as np
 import pytest
 import torch
 from agent_toys import TINY_NETWORK, marked_source, tiny_config
+from glimpse_agents.learning.glimpses import (
+    choice_entropy,
+    choice_log_prob,
+    draw_sets,
+    random_sets,
+    sets_entropy,
+    sets_log_prob,
+)
+from glimpse_agents.learning.losses import attention_penalty
+from glimpse_agents.learning.objective import Advantages, eq7_rewards, frame_returns, glimpse_losses, look_costs
+from glimpse_agents.learning.policy import GlimpsePolicy
+from glimpse_agents.playing.envs import make_envs, make_policy
+from glimpse_agents.playing.evaluation import evaluate
+from glimpse_agents.playing.rollout import Manner, collect_rollout
 
-from agents.building import make_envs, make_policy
-from agents.evaluation import evaluate
-from agents.glimpses import choice_entropy, choice_log_prob, draw_sets, random_sets, sets_entropy, sets_log_prob
-from agents.losses import attention_penalty
-from agents.objective import Advantages, eq7_rewards, frame_returns, glimpse_losses, look_costs
-from agents.policy import GlimpsePolicy
-from agents.rollout import Manner, collect_rollout
 from glimpse_env import VideoGlimpseVectorEnv
 
 LOGITS = torch.tensor([0.3, -1.2, 2.0, 0.0], dtype=torch.float64)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from glimpse_env.datasets.description import VIDEO_SUFFIXES, DatasetError, VideoClip, VideoDataset, plain_name, spell
-from glimpse_env.sources import Segment
-from glimpse_env.splits import Split, carve_validation
+from glimpse_env.sources.protocol import Segment
+from glimpse_env.sources.splits import Split, carve_validation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from glimpse_env.datasets.description import VIDEO_SUFFIXES, DatasetError, VideoClip, VideoDataset
-from glimpse_env.splits import source_group, split_groups
+from glimpse_env.sources.splits import source_group, split_groups
 
 
 def folder(videos: Path) -> VideoDataset:

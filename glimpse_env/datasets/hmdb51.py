@@ -16,7 +16,7 @@ from glimpse_env.datasets.description import (
     require_files,
     spell,
 )
-from glimpse_env.splits import Split, carve_validation, source_group
+from glimpse_env.sources.splits import Split, carve_validation, source_group
 
 
 def hmdb51(videos: Path, splits: Path) -> VideoDataset:

@@ -16,7 +16,7 @@ from glimpse_env.datasets.description import (
     require_files,
     spell,
 )
-from glimpse_env.splits import Split, carve_validation
+from glimpse_env.sources.splits import Split, carve_validation
 
 
 def ucf101(videos: Path, splits: Path) -> VideoDataset:

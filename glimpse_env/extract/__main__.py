@@ -19,12 +19,12 @@ from typing import Annotated
 
 import tyro
 
-from glimpse_env.backbones import DeviceError, WeightsError
 from glimpse_env.datasets import DatasetError
-from glimpse_env.decoders import DecoderError
 from glimpse_env.extract.run import extract
 from glimpse_env.extract.settings import HMDB51, UCF101, ActivityNet, Folder, Settings
 from glimpse_env.store import StoreError
+from glimpse_env.video.backbones import DeviceError, WeightsError
+from glimpse_env.video.decoders import DecoderError
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Settings:

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from glimpse_env.backbones import Backbone
 from glimpse_env.datasets import VideoDataset
-from glimpse_env.decode import THUMBNAIL_SIZE, DecodedClip, VideoError
-from glimpse_env.decoders import Decoders
 from glimpse_env.extract.settings import Settings
-from glimpse_env.features import embed
-from glimpse_env.splits import SPLITS
-from glimpse_env.stopwatch import Stopwatch
+from glimpse_env.sources.splits import SPLITS
 from glimpse_env.store.manifest import Manifest
 from glimpse_env.store.writer import missing_shards, require_same
+from glimpse_env.video.backbones import Backbone
+from glimpse_env.video.decode import THUMBNAIL_SIZE, DecodedClip, VideoError
+from glimpse_env.video.decoders import Decoders
+from glimpse_env.video.features import embed
+from glimpse_env.video.stopwatch import Stopwatch
 
 _SAMPLED = 8  # videos that are tried
 

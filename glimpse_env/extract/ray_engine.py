@@ -15,13 +15,14 @@ from typing import Any
 
 import ray
 
-from glimpse_env.backbones import DeviceError
 from glimpse_env.datasets import VideoClip
-from glimpse_env.decode import VideoError, decoder_versions
 from glimpse_env.extract.settings import Settings
-from glimpse_env.extract.shards import ShardExtractor, Told, Work, load_network, make_decoders, software
+from glimpse_env.extract.shards import ShardExtractor, Told, Work, load_network, make_decoders
 from glimpse_env.store.manifest import StoreError
 from glimpse_env.store.writer import StoreWriter
+from glimpse_env.video.backbones import DeviceError
+from glimpse_env.video.decode import VideoError, decoder_versions
+from glimpse_env.video.process import software
 
 _RETRIES = 20  # of a shard, for workers that die of something else
 
@@ -123,7 +124,10 @@ class _Worker:
 
 
 def _prepare(settings: Settings, writer: StoreWriter) -> ShardExtractor:
-    here, begun = (software(settings), decoder_versions()), (writer.manifest.software, writer.manifest.decoder)
+    here, begun = (
+        (software(compiled=settings.compile), decoder_versions()),
+        (writer.manifest.software, writer.manifest.decoder),
+    )
     if here != begun:
         raise StoreError(
             f"the worker on {socket.gethostname()} has {here}, and the store is begun with {begun}: install the same "

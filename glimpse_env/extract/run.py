@@ -9,20 +9,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from glimpse_env.backbones import Backbone, DeviceError
 from glimpse_env.datasets import VideoClip, VideoDataset
-from glimpse_env.decode import RESIZE_RULE, VideoError, decoder_versions
-from glimpse_env.decoders import Decoders
 from glimpse_env.extract.description import write_description
 from glimpse_env.extract.dry_run import estimate
 from glimpse_env.extract.settings import Settings
-from glimpse_env.extract.shards import ShardExtractor, Work, load_network, make_decoders, open_coverage, software
+from glimpse_env.extract.shards import ShardExtractor, Work, load_network, make_decoders, open_coverage
 from glimpse_env.store.manifest import Manifest, StoreError
 from glimpse_env.store.writer import StoreWriter, write_report
+from glimpse_env.video.backbones import Backbone, DeviceError
+from glimpse_env.video.decode import RESIZE_RULE, VideoError, decoder_versions
+from glimpse_env.video.decoders import Decoders
+from glimpse_env.video.process import parse_device, software
 
 
 def extract(settings: Settings) -> Path:
@@ -93,8 +93,8 @@ def describe(settings: Settings, dataset: VideoDataset, backbone: Backbone) -> M
         crop=settings.crop,
         resize_rule=RESIZE_RULE,
         decoder=decoder_versions(),
-        software=software(settings),
-        device=torch.device(settings.device).type,
+        software=software(compiled=settings.compile),
+        device=parse_device(settings.device).type,
         threads=settings.threads if backbone.device.type == settings.device == "cpu" else 0,
         batch_size=settings.batch_size,
         frames_per_second=settings.fps,

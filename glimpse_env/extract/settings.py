@@ -8,12 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from glimpse_env.backbones import BackboneName, Precision
-from glimpse_env.crops import check_crop
 from glimpse_env.datasets import VideoDataset, activitynet, folder, hmdb51, ucf101
-from glimpse_env.decoders import SECONDS_PER_VIDEO
+from glimpse_env.video.backbones import BackboneName, Precision
+from glimpse_env.video.crops import check_crop
+from glimpse_env.video.decoders import SECONDS_PER_VIDEO
+from glimpse_env.video.process import num_threads, parse_device
 
 _CORES_A_DECODER = 8  # of the processor, while the network runs on it too
 _MOST_DECODERS = 16
@@ -58,7 +57,7 @@ class Settings:
     """of the convolutions: bfloat16 and float16 (on a GPU) are faster, and change features by 1 % and 0.2 %"""
     compile: bool = False
     """compile the network first, half a minute: for long runs"""
-    threads: int = field(default_factory=torch.get_num_threads)
+    threads: int = field(default_factory=num_threads)
     """of the network on the CPU"""
     decoders: int | None = None
     """processes that decode (default: one for every 8 cores, with a GPU one for each but one, up to 16, fewer where
@@ -95,10 +94,7 @@ class Settings:
                 )
         if self.workers and self.engine != "ray":
             raise ValueError("workers are Ray's: add --engine ray, or leave them out")
-        try:
-            device = torch.device(self.device)
-        except RuntimeError as error:
-            raise ValueError(f"device must be cpu, cuda or cuda:<number>, got {self.device!r}") from error
+        device = parse_device(self.device)
         if self.engine == "ray" and device.index is not None:
             raise ValueError(f"Ray chooses each worker's GPU: give --device cuda, not {self.device}")
 

@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from glimpse_env.backbones import Backbone, load_backbone
 from glimpse_env.datasets import DatasetError, VideoClip
-from glimpse_env.decode import DecodedClip, VideoError
-from glimpse_env.decoders import Decoders
 from glimpse_env.extract.settings import Settings
-from glimpse_env.features import VideoFeatures, embed
-from glimpse_env.memory import keep_freed_memory
-from glimpse_env.stopwatch import Stopwatch
 from glimpse_env.store.writer import ClipArrays, StoreWriter
+from glimpse_env.video.backbones import Backbone, load_backbone
+from glimpse_env.video.decode import DecodedClip, VideoError
+from glimpse_env.video.decoders import Decoders
+from glimpse_env.video.features import VideoFeatures, embed
+from glimpse_env.video.process import prepare_process
+from glimpse_env.video.stopwatch import Stopwatch
 
 
 @dataclass
@@ -128,8 +127,7 @@ class ShardExtractor:
 
 def load_network(settings: Settings, *, device: str | None = None) -> Backbone:
     """Load the network as the settings ask for it, or on another device, and set this process up to run it."""
-    torch.set_num_threads(settings.threads)
-    keep_freed_memory()
+    prepare_process(threads=settings.threads)
     return load_backbone(
         settings.backbone,
         weights=settings.weights,
@@ -137,11 +135,6 @@ def load_network(settings: Settings, *, device: str | None = None) -> Backbone:
         precision=settings.precision,
         compiled=settings.compile,
     )
-
-
-def software(settings: Settings) -> str:
-    """Return the versions of what decides a network's last bits."""
-    return f"torch {torch.__version__}{', compiled' * settings.compile}"
 
 
 def make_decoders(settings: Settings) -> Decoders:

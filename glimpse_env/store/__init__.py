@@ -22,8 +22,8 @@ Format, version 1. A store is a folder:
     report.json                 failures and timings for people; no part of the store, and the only file whose bytes may
                                 differ between two extractions with the same settings
 
-    lazy.json                   how to compute the same features on demand (`glimpse_env.lazy`), with the paths of the
-                                videos and weights at the time; likewise no part of the store
+    lazy.json                   how to compute the same features on demand (`glimpse_env.video.lazy`), with the
+                                paths of the videos and weights at the time; likewise no part of the store
 
 Clips differ in length: only real frames are stored. Frame n of a clip, from 0, shows at starts + n / frames_per_second.
 Nothing is pickled. Reading needs NumPy alone; `glimpse_env.extract` writes stores.

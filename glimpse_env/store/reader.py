@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse_env.files import file_sha256
-from glimpse_env.sources import Segment, widen
-from glimpse_env.splits import SPLITS
+from glimpse_env.sources.protocol import Segment, widen
+from glimpse_env.sources.splits import SPLITS
 from glimpse_env.store.manifest import SPLIT_CODES, Bank, Manifest, StoreError, read_manifest, shard_folder
 from glimpse_env.store.mapping import MappedRows, most_maps
 

@@ -14,9 +14,9 @@ TRAIN = """
 import dataclasses, sys, time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from agents.config import PRESETS
-from agents.distributed import joined
-from agents.iteration import make_arm, random_features
+from glimpse_agents.learning.config import PRESETS
+from glimpse_agents.parallel.ranks import joined
+from profiler.iteration import make_arm, random_features
 
 config = dataclasses.replace(PRESETS["features"], glimpses=5, rollouts=4, jitter=False)
 with joined() as share, TemporaryDirectory() as folder:

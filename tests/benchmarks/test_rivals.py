@@ -97,7 +97,7 @@ def native(num_envs, **arguments):
 @pytest.mark.parametrize("observation", MODES)
 def test_in_one_process(benchmark, report, arrays, observation, num_envs):
     vec_env = pytest.importorskip("stable_baselines3.common.vec_env")
-    from agents.sb3 import GlimpseVecEnv
+    from glimpse_env.sb3 import GlimpseVecEnv
 
     arguments = {"source": arrays, "observation": observation}
     actions = draw_actions(num_envs)

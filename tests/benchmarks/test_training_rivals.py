@@ -20,10 +20,9 @@ import time
 
 import pytest
 import torch
+from glimpse_agents.learning.config import PRESETS
+from profiler.iteration import make_arm, random_features
 from rival_loops import Played, TextbookLoop, losses_of_frames, optimise, our_losses
-
-from agents.config import PRESETS
-from agents.iteration import make_arm, random_features
 
 GRID, DEPTH, FRAMES, CLIPS, ROUNDS = 7, 1024, 30, 8, 8
 FLOORS = {"frame by frame": 1.0, "textbook": 3.0, "RecurrentPPO": 3.0}  # times as many clips a second as these
@@ -38,7 +37,7 @@ def played(tmp_path_factory):
 def recurrent_ppo(source, config):
     """Return a function that plays as many episodes as an update of ours, and learns from them once."""
     contrib = pytest.importorskip("sb3_contrib")
-    from agents.sb3 import GlimpseVecEnv, SliceFeatures
+    from glimpse_env.sb3 import GlimpseVecEnv, SliceFeatures
 
     episodes = config.clips * config.rollouts
     envs = GlimpseVecEnv(episodes, source=source, observation="slices", glimpses=config.glimpses)

@@ -14,8 +14,8 @@ RUN = """
 import dataclasses, resource, sys, tempfile, time
 from pathlib import Path
 import torch
-from agents.config import PRESETS
-from agents.iteration import make_arm, random_features
+from glimpse_agents.learning.config import PRESETS
+from profiler.iteration import make_arm, random_features
 
 torch.set_num_threads(1)
 at_once = int(sys.argv[1]) or None

@@ -1,0 +1,1 @@
+"""Compute: multiply-adds, seconds and memory."""

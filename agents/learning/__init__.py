@@ -1,0 +1,1 @@
+"""The agent: configuration, models, network and losses."""

@@ -1,0 +1,1 @@
+"""Processes that train as one, and the random numbers they share."""

@@ -1,0 +1,1 @@
+"""Film strips and movies of episodes."""

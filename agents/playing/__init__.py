@@ -1,0 +1,1 @@
+"""Episodes: playing them, and measuring how they ended."""

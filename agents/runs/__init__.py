@@ -1,0 +1,1 @@
+"""Run folders, signals and command lines."""

@@ -1,0 +1,198 @@
+"""Stable-Baselines3 on VideoGlimpse: its kind of vector environment, and feature extractors for slices and cubes.
+
+    from sb3_contrib import RecurrentPPO
+    from glimpse_env.sb3 import GlimpseVecEnv, SliceFeatures
+
+    envs = GlimpseVecEnv(64, observation="slices")
+    model = RecurrentPPO("MlpLstmPolicy", envs, gamma=1.0, policy_kwargs={"features_extractor_class": SliceFeatures})
+    model.learn(1_000_000)
+
+gamma belongs at 1: the only reward comes at the end of an episode of known length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvWrapper
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from glimpse_env import EpisodeArguments, VideoGlimpseVectorEnv
+
+
+class GlimpseVecEnv(VecEnv):
+    """N episodes as a Stable-Baselines3 `VecEnv`, stepped by the native vector environment without N Python objects.
+
+    An episode that ends is followed by a new one in the same step; the infos of the step that ended it are those of the
+    end, with `terminal_observation`. Nothing is ever truncated. Observations are fresh arrays, since Stable-Baselines3
+    keeps the last one while it steps.
+
+    Args:
+        num_envs: N.
+        render_mode: "rgb_array" or None.
+        episode: as for `VideoGlimpseEnv`.
+    """
+
+    def __init__(
+        self, num_envs: int = 1, *, render_mode: str | None = None, **episode: Unpack[EpisodeArguments]
+    ) -> None:
+        self.envs = VideoGlimpseVectorEnv(
+            num_envs, autoreset_mode=AutoresetMode.SAME_STEP, render_mode=render_mode, **episode
+        )
+        self._actions: NDArray[np.int64] | None = None
+        super().__init__(num_envs, self.envs.single_observation_space, self.envs.single_action_space)
+        self.metadata = self.envs.metadata
+
+    def reset(self) -> NDArray[Any]:
+        """Start an episode everywhere, with what `seed` and `set_options` said since the last reset.
+
+        Raises:
+            ValueError: options were set for some environments only.
+        """
+        chosen = [options["clip"] for options in self._options if "clip" in options]
+        if len(chosen) not in (0, self.num_envs) or any(set(options) - {"clip"} for options in self._options):
+            raise ValueError(f"options must be a clip for every environment or for none, got {self._options}")
+        observations, infos = self.envs.reset(seed=self._seeds, options={"clip": np.array(chosen)} if chosen else None)
+        self.reset_infos = _rows(infos, range(self.num_envs))
+        self._reset_seeds()
+        self._reset_options()
+        return observations
+
+    def step_async(self, actions: NDArray[np.int64]) -> None:
+        self._actions = actions
+
+    def step_wait(self) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        assert self._actions is not None, "step_async comes first"
+        observations, rewards, dones, _, infos = self.envs.step(self._actions)
+        rows = _rows(infos, range(self.num_envs))
+        if dones.any():
+            ended = np.flatnonzero(dones).tolist()
+            for env, final in zip(ended, _rows(infos["final_info"], ended), strict=True):
+                self.reset_infos[env] = rows[env]
+                rows[env] = final | {"terminal_observation": infos["final_obs"][env]}
+        for row in rows:
+            row["TimeLimit.truncated"] = False
+        return observations, rewards.astype(np.float32), dones, rows
+
+    def close(self) -> None:
+        self.envs.close()
+
+    def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
+        return self.envs.render() or [None] * self.num_envs
+
+    def get_attr(self, attr_name: str, indices: int | Iterable[int] | None = None) -> list[Any]:
+        """Return the attribute of the vector environment for each of `indices`; spaces are those of one episode."""
+        is_space = attr_name in ("action_space", "observation_space")
+        value = getattr(self if is_space else self.envs, attr_name)
+        return [value for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: int | Iterable[int] | None = None) -> None:
+        """Refuse: the environments are rows of one engine, and their rules are fixed when they are made.
+
+        Raises:
+            AttributeError: always.
+        """
+        raise AttributeError(f"{attr_name} cannot be set: pass it to GlimpseVecEnv when it is made")
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: int | Iterable[int] | None = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Refuse: there is no environment object for each of them.
+
+        Raises:
+            AttributeError: always.
+        """
+        raise AttributeError(f"{method_name} cannot be called on single environments: use .envs, the vector one")
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: int | Iterable[int] | None = None
+    ) -> list[bool]:
+        return [False for _ in self._get_indices(indices)]
+
+
+class FrameRewards(VecEnvWrapper):
+    """Pay every prediction its share of r_T in the step that makes it, instead of all of them at the end.
+
+    With frame matching r_T is a sum over frames, so an episode's return stays what it was, and the credit comes sooner;
+    costs of looking are paid at the end.
+
+    Args:
+        venv: a `GlimpseVecEnv`, itself or wrapped.
+
+    Raises:
+        ValueError: with segment matching, where a prediction has no share of its own.
+    """
+
+    def __init__(self, venv: VecEnv) -> None:
+        super().__init__(venv)
+        self._rules = venv.get_attr("engine")[0].rules
+        if self._rules.matching != "frame":
+            raise ValueError(f"matching must be 'frame' to pay frame by frame, got {self._rules.matching!r}")
+        self._paid = np.zeros(venv.num_envs)
+        self._predictions = np.zeros(venv.num_envs, np.int64)
+
+    def reset(self) -> NDArray[Any]:
+        self._paid[:] = 0
+        return self.venv.reset()  # type: ignore[return-value]
+
+    def step_async(self, actions: NDArray[np.int64]) -> None:
+        self._predictions = np.asarray(actions)[:, -1]
+        self.venv.step_async(actions)
+
+    def step_wait(self) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        truths = np.stack([info["frame_labels"] for info in infos])  # (N, C)
+        is_said = self._predictions < truths.shape[1]
+        is_true = is_said & truths[np.arange(len(truths)), np.where(is_said, self._predictions, 0)]
+        shares = np.where(dones, rewards - self._paid, self._rules.reward(is_true, is_said & ~is_true))
+        self._paid = np.where(dones, 0, self._paid + shares)
+        return observations, shares.astype(np.float32), dones, infos  # type: ignore[return-value]
+
+
+def _rows(infos: dict[str, Any], envs: Iterable[int]) -> list[dict[str, Any]]:
+    """Return Gymnasium's infos of arrays as one dictionary for each of `envs`."""
+    keys = [key for key in infos if not key.startswith("_") and not key.startswith("final_") and f"_{key}" in infos]
+    columns = [infos[key] if infos[key].ndim > 1 else infos[key].tolist() for key in keys]
+    return [{key: column[env] for key, column in zip(keys, columns, strict=True)} for env in envs]
+
+
+class SliceFeatures(BaseFeaturesExtractor):
+    """Embed each row of a "slices" observation with its place, and sum over the looks.
+
+    (N, m, D + 2) -> (N, features_dim). Rows of zeros, which are no looks, add nothing.
+    """
+
+    def __init__(self, observation_space: gym.spaces.Box, features_dim: int = 128) -> None:
+        super().__init__(observation_space, features_dim)
+        self.embed = nn.Linear(observation_space.shape[1], features_dim)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        is_look = observations[..., -1:] > 0  # a place is never 0
+        return (F.relu(self.embed(observations)) * is_look).sum(1)
+
+
+class CubeFeatures(BaseFeaturesExtractor):
+    """Embed each slice of a "glimpsed" or "cube" observation with its cell, and sum over the slices that show anything.
+
+    (N, K, K, D) -> (N, features_dim).
+    """
+
+    def __init__(self, observation_space: gym.spaces.Box, features_dim: int = 128) -> None:
+        super().__init__(observation_space, features_dim)
+        size, _, depth = observation_space.shape
+        self.what = nn.Linear(depth, features_dim)
+        self.where = nn.Parameter(torch.randn(size * size, features_dim) * 0.1)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        slices = observations.flatten(1, 2)  # (N, K, K, D) -> (N, K*K, D)
+        is_seen = (slices > 0).any(-1, keepdim=True)
+        return (F.relu(self.what(slices) + self.where) * is_seen).sum(1)

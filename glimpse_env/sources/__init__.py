@@ -1,0 +1,1 @@
+"""Clip sources: the protocol, arrays, synthetic clips, sliding windows and splits."""

@@ -1,0 +1,188 @@
+"""The embedded sources: small rendered videos in which the order of one marked actor's poses is the action.
+
+They need NumPy alone. A clip is a function of its split and index, in whatever order clips are read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glimpse_env.sources.protocol import Segment, gather_rows
+from glimpse_env.sources.sprites import (
+    CELL_PIXELS,
+    DEPTH,
+    GRID_SIZE,
+    MAX_FEATURE,
+    SEED,
+    Script,
+    embed,
+    place_actor,
+    render,
+    write_script,
+)
+
+CLASS_NAMES = ("AABC", "ABBC", "CBAA", "CBBA", "DDBC", "DBBC", "CBDD", "CBBD")
+
+_SPLITS = ("train", "validation", "test")
+_NUM_DISTRACTORS = 8
+_POSE_ORDERS = np.array([["ABCD".index(pose) for pose in name] for name in CLASS_NAMES])
+_IDLE = 4
+_SEGMENT_FRAMES = (10, 15)
+
+
+class SyntheticSource:
+    """Clips of one bright amber actor among dull distractors; the order of the actor's poses is the class.
+
+    A clip has 16 frames of 112 x 112 pixels, on a grid of 7 x 7 cells. The actor fills one cell, moves to a
+    neighbouring one every fourth frame or so, and goes through four poses of about four frames each, which the class's
+    name spells: A is arms up, B lying, C legs apart, D standing. Eight distractors move alike, each through the
+    order of a class drawn at random, over grey clutter and noise.
+
+    So no frame tells the class, most cells mislead, and the mean over cells mixes nine orders: who finds the actor and
+    follows it knows the action. Classes come in pairs that share their poses and pairs that share their timing, so that
+    each look that lands rules some out.
+
+    Features are 32 fixed contrasts of a cell's pixels, rectified and held as float16. Clips are made when first read,
+    and kept.
+
+    Args:
+        split: "train", "validation" or "test"; no clip is in two of them.
+
+    Raises:
+        ValueError: there is no such split.
+    """
+
+    class_names: tuple[str, ...] = CLASS_NAMES
+    num_frames: int = 16
+    frames_per_second: float = 8.0
+    grid_size: int = GRID_SIZE
+    depth: int = DEPTH
+    max_feature: float = MAX_FEATURE
+    trimmed: bool = True
+
+    _clips_per_split: tuple[int, ...] = (4000, 400, 1000)
+    _name: str = "synthetic"
+    _seed: int = SEED
+
+    def __init__(self, split: str = "train") -> None:
+        if split not in _SPLITS:
+            raise ValueError(f"the {self._name} source has no split {split!r}: choose one of {', '.join(_SPLITS)}")
+        self.split = split
+        self.num_clips = self._clips_per_split[_SPLITS.index(split)]
+        # Memory that was never written is not resident, so opening costs nothing.
+        self._cubes = np.empty((self.num_clips * self.num_frames, GRID_SIZE**2 * DEPTH), np.float16)
+        self._is_made = np.zeros(self.num_clips, np.bool_)
+
+    def __reduce__(self) -> tuple[type[SyntheticSource], tuple[str]]:
+        return type(self), (self.split,)  # copies make their clips anew, which is cheaper than carrying them
+
+    def clip_id(self, clip: int) -> str:
+        return f"{self._name}-{self.split}-{clip:04d}"
+
+    def segments(self, clip: int) -> tuple[Segment, ...]:
+        return (Segment(0.0, self.num_frames / self.frames_per_second, self._label(clip)),)
+
+    def frame_times(self, clip: int) -> NDArray[np.float64]:
+        return np.arange(self.num_frames) / self.frames_per_second
+
+    def read_cubes(self, clips: NDArray[np.int64], frames: NDArray[np.int64], out: NDArray[Any]) -> None:
+        self._make_missing(clips)
+        gather_rows(self._cubes, clips * self.num_frames + frames, out)
+
+    def read_slices(
+        self, clips: NDArray[np.int64], frames: NDArray[np.int64], cells: NDArray[np.int64], out: NDArray[Any]
+    ) -> None:
+        self._make_missing(clips)
+        rows = (clips * self.num_frames + frames) * GRID_SIZE**2 + cells
+        gather_rows(self._cubes.reshape(-1, DEPTH), rows, out)
+
+    def image(self, clip: int, frame: int) -> NDArray[np.uint8]:
+        cells = self._pixels(clip)[frame].reshape(GRID_SIZE, GRID_SIZE, CELL_PIXELS, CELL_PIXELS, 3)
+        return np.concatenate(np.concatenate(cells, axis=1), axis=1)
+
+    def actor(self, clip: int) -> NDArray[np.bool_]:
+        return place_actor(self._script(self._generator(clip), clip))
+
+    def _label(self, clip: int) -> int:
+        return clip % len(CLASS_NAMES)
+
+    def _generator(self, clip: int) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64([self._seed, _SPLITS.index(self.split), clip]))
+
+    def _script(self, rng: np.random.Generator, clip: int) -> Script:
+        """Draw what the actor does to act out its class, and what the distractors do, each acting out one of its own.
+
+        That class may be the actor's: if it never were, who sees many distractors could tell the label by what is
+        missing.
+        """
+        others = rng.integers(0, len(CLASS_NAMES), _NUM_DISTRACTORS)
+        orders = _POSE_ORDERS[np.append(others, self._label(clip))]  # (N, poses)
+        count, number = orders.shape
+        changes = np.arange(1, number) * self.num_frames // number + rng.integers(-1, 2, (count, number - 1))
+        frames = np.arange(self.num_frames)[:, None, None]
+        return write_script(rng, orders[np.arange(count), (frames >= changes).sum(2)])
+
+    def _pixels(self, clip: int) -> NDArray[np.uint8]:
+        rng = self._generator(clip)
+        return render(rng, self._script(rng, clip))
+
+    def _make_missing(self, clips: NDArray[np.int64]) -> None:
+        missing = clips[~self._is_made[clips]]
+        for clip in np.unique(missing).tolist() if missing.size else ():
+            features = embed(self._pixels(clip)).reshape(self.num_frames, -1)
+            self._cubes[clip * self.num_frames : (clip + 1) * self.num_frames] = features
+            self._is_made[clip] = True
+
+
+class UntrimmedSyntheticSource(SyntheticSource):
+    """Longer clips in which the actor acts two or three times, in one or two classes, and ducks idly in between.
+
+    A clip has 48 frames at 8 a second. An action takes 10 to 14 of them and goes through the poses of its class as in
+    `SyntheticSource`; before, between and after there is background, of at least one frame, in which no class is true.
+    Distractors act and idle in the same way, each at times of its own.
+
+    Args:
+        split: "train", "validation" or "test"; no clip is in two of them.
+
+    Raises:
+        ValueError: there is no such split.
+    """
+
+    num_frames: int = 48
+    trimmed: bool = False
+
+    _clips_per_split: tuple[int, ...] = (2000, 200, 400)
+    _name: str = "synthetic-untrimmed"
+    _seed: int = SEED + 1
+
+    def segments(self, clip: int) -> tuple[Segment, ...]:
+        return tuple(
+            Segment((first - 0.5) / self.frames_per_second, (end - 0.5) / self.frames_per_second, label)
+            for first, end, label in self._timeline(self._generator(clip), self._label(clip))
+        )
+
+    def _timeline(self, rng: np.random.Generator, label: int) -> list[tuple[int, int, int]]:
+        """Draw one figure's actions as (first frame, frame after the last, class); `label` is among the classes."""
+        count = int(rng.integers(2, 4))
+        other = (label + int(rng.integers(1, len(CLASS_NAMES)))) % len(CLASS_NAMES)
+        labels = np.where(rng.integers(0, 2, count) == 1, other, label)
+        labels[rng.integers(count)] = label
+        lengths = rng.integers(*_SEGMENT_FRAMES, count)
+        spare = self.num_frames - int(lengths.sum()) - (count + 1)
+        cuts = np.sort(rng.integers(0, spare + 1, count))
+        firsts = cuts + np.arange(1, count + 1) + lengths.cumsum() - lengths
+        return list(zip(firsts.tolist(), (firsts + lengths).tolist(), labels.tolist(), strict=True))
+
+    def _script(self, rng: np.random.Generator, clip: int) -> Script:
+        timelines = [self._timeline(rng, self._label(clip))]  # the actor's first: `segments` draws it alone
+        timelines += [self._timeline(rng, int(rng.integers(len(CLASS_NAMES)))) for _ in range(_NUM_DISTRACTORS)]
+        poses = np.full((self.num_frames, len(timelines)), _IDLE)
+        for figure, timeline in enumerate(reversed(timelines)):
+            for first, end, label in timeline:
+                order = _POSE_ORDERS[label]
+                changes = np.arange(1, len(order)) * (end - first) // len(order) + rng.integers(-1, 2, len(order) - 1)
+                poses[first:end, figure] = order[(np.arange(end - first)[:, None] >= changes).sum(1)]
+        return write_script(rng, poses)

@@ -1,0 +1,1 @@
+"""Profiler of a training iteration."""

@@ -1,0 +1,205 @@
+"""What one training iteration needs, counted from sizes alone: arithmetic, and bytes to and from memory.
+
+FLOPs are those of matrix products and convolutions, 2 for a multiplication with its addition, as
+torch.utils.flop_counter has them; what is done element by element counts as bytes. Bytes are the least traffic: every
+float32 input of a part is read once and every output written once, and weights once for each time that they are used,
+as if no cache kept anything from one use to the next. Both are what the mathematics needs, not what a program does:
+rollouts of one clip need its features read and projected once. (Frame 1 under "what_and_where" is counted as it is
+done: every rollout embeds its cells anew.)
+
+N = B * R episodes, T frames, m glimpses, K * K cells, D depth, W the LSTM's input, H its units, P components, S units
+of the location logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from glimpse_agents.learning.policy import PolicyConfig
+
+FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """The sizes that costs follow from."""
+
+    clips: int
+    rollouts: int
+    frames: int
+    grid_size: int
+    depth: int
+    outputs: int
+    glimpses: int
+    in_view: Literal["glimpsed", "cube"]
+    policy: PolicyConfig
+    parameters: int
+    stored_bytes: int = 2
+    """Of a feature in its store."""
+
+    @property
+    def episodes(self) -> int:
+        """N."""
+        return self.clips * self.rollouts
+
+    @property
+    def cells(self) -> int:
+        """K * K."""
+        return self.grid_size**2
+
+    @property
+    def width(self) -> int:
+        """W: the slices' D with the plain sum, the embedding's with "what_and_where"."""
+        return self.depth if self.policy.encoder == "sum" else self.policy.embedding_size
+
+    @property
+    def projected(self) -> int:
+        """P."""
+        return min(self.policy.projection_size, self.depth)
+
+    @property
+    def looks(self) -> int:
+        """Slices that go into the N episodes' inputs: every cell of frame 1, then m of each frame."""
+        return self.episodes * (self.cells + (self.frames - 1) * self.glimpses)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Arithmetic and memory traffic of a part."""
+
+    flops: float = 0.0
+    bytes: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.flops + other.flops, self.bytes + other.bytes)
+
+    def times(self, factor: float) -> Cost:
+        """Return the cost of so many times this."""
+        return Cost(self.flops * factor, self.bytes * factor)
+
+
+def linear(rows: int, inputs: int, outputs: int) -> Cost:
+    """Return the cost of (rows, inputs) @ (inputs, outputs): 2 * rows * inputs * outputs FLOPs.
+
+    Each of the two products of the backward pass, for the inputs' gradient and for the weights', costs the same.
+    """
+    return Cost(2.0 * rows * inputs * outputs, FLOAT * (rows * inputs + inputs * outputs + rows * outputs))
+
+
+def slice_encoder(sizes: Sizes) -> Cost:
+    """2 * looks * D * W FLOPs with "what_and_where"; the plain sum is taken when slices are gathered."""
+    return Cost() if sizes.policy.encoder == "sum" else linear(sizes.looks, sizes.depth, sizes.width)
+
+
+def lstm(sizes: Sizes, *, calls: Literal["sequence", "frames"]) -> Cost:
+    """2 * N * T * 4H * (inputs + H) FLOPs a layer.
+
+    "sequence" multiplies all frames by the input weights at once; "frames", acting, has one frame at a time and reads
+    them T times. The recurrent weights are read T times either way, since each state needs the one before it.
+    """
+    hidden, total = sizes.policy.hidden_size, Cost()
+    for layer in range(sizes.policy.layers):
+        inputs = hidden if layer else sizes.width
+        recurrent = linear(sizes.episodes, hidden, 4 * hidden).times(sizes.frames)
+        if calls == "sequence":
+            total += linear(sizes.episodes * sizes.frames, inputs, 4 * hidden) + recurrent
+        else:
+            total += linear(sizes.episodes, inputs, 4 * hidden).times(sizes.frames) + recurrent
+    return total
+
+
+def class_head(sizes: Sizes, *, frames: int) -> Cost:
+    """2 * N * frames * (H * (H + W with skip) + H * outputs) FLOPs."""
+    hidden, rows = sizes.policy.hidden_size, sizes.episodes * frames
+    return linear(rows, hidden + sizes.width * sizes.policy.skip, hidden) + linear(rows, hidden, sizes.outputs)
+
+
+def location_head(sizes: Sizes, *, frames: int) -> tuple[Cost, Cost]:
+    """Return the costs of the convolution, 2 * N * frames * K*K * 9 * (P + 2) * S FLOPs, and of what follows it.
+
+    That is the state's part, 2 * N * frames * H * S, and the scores, 2 * N * frames * K*K * S. Apart, since what the
+    convolution sees needs no gradient.
+    """
+    rows, hidden, scorer = sizes.episodes * frames, sizes.policy.hidden_size, sizes.policy.scorer_size
+    seen = sizes.projected + 2
+    convolution = Cost(
+        2.0 * rows * sizes.cells * 9 * seen * scorer,
+        FLOAT * (rows * sizes.cells * (seen + scorer) + 9 * seen * scorer),
+    )
+    scores = linear(rows * sizes.cells, scorer, 1)
+    return convolution, scores + (linear(rows, hidden, scorer) if sizes.policy.hidden_in_scorer else Cost())
+
+
+def policy_step(sizes: Sizes) -> Cost:
+    """Return the cost of acting for T frames, one after the other."""
+    heads = (class_head(sizes, frames=1), *location_head(sizes, frames=1))
+    acting = slice_encoder(sizes) + lstm(sizes, calls="frames")
+    for head in heads:
+        acting += head.times(sizes.frames)
+    return acting
+
+
+def projection(sizes: Sizes) -> Cost:
+    """2 * rows * D * P FLOPs: rows are the slices in view, those that rollouts of a clip share counted once.
+
+    Slices no wider than P are seen as they are.
+    """
+    if sizes.projected == sizes.depth:
+        return Cost()
+    rows = sizes.clips * sizes.frames * sizes.cells
+    if sizes.in_view == "glimpsed":
+        rows = min(rows, sizes.looks)
+    return linear(rows, sizes.depth, sizes.projected)
+
+
+def rollout_costs(sizes: Sizes) -> dict[str, Cost]:
+    """Return what the parts of a rollout need, by name."""
+    episodes, frames, cells, depth = sizes.episodes, sizes.frames, sizes.cells, sizes.depth
+    chosen = episodes * (frames - 1) * sizes.glimpses
+    is_sum = sizes.policy.encoder == "sum"
+    kept = episodes * frames * depth if is_sum else sizes.looks * depth
+    shown = sizes.clips * cells * frames if sizes.in_view == "cube" else sizes.clips * cells + chosen
+    gathering = Cost(2.0 * sizes.looks * depth if is_sum else 0.0, FLOAT * (sizes.looks * depth + kept))
+    views = episodes * (frames - 1) * cells * (sizes.projected + 2)
+    return {
+        "environment": Cost(0.0, episodes * frames * (8 * (sizes.glimpses + 1) + sizes.outputs)),
+        "reading features": Cost(0.0, shown * depth * (sizes.stored_bytes + FLOAT)),
+        "gathering, projecting": gathering + projection(sizes),
+        "policy step": policy_step(sizes),
+        "drawing cells": Cost(0.0, FLOAT * 3 * episodes * frames * cells),
+        "conversion, records": Cost(0.0, FLOAT * 2 * (kept + views)),
+    }
+
+
+def update_forward(sizes: Sizes) -> Cost:
+    """Return the cost of the update's forward pass: everything in one batch, the LSTM in one call of each layer."""
+    total = slice_encoder(sizes) + lstm(sizes, calls="sequence") + class_head(sizes, frames=sizes.frames)
+    for part in location_head(sizes, frames=sizes.frames - 1):
+        total += part
+    return total
+
+
+def update_costs(sizes: Sizes) -> dict[str, Cost]:
+    """Return what the parts of an update need, forward and backward, by name.
+
+    Backward costs the forward pass twice, or once where the inputs need no gradient: slices, what the location logits
+    see, the LSTM's states before frame 1, and the first layer's inputs with the plain sum and no frame embedding. The
+    optimiser reads and writes ten numbers for each parameter: the gradient for its norm, twice for clipping; weight,
+    gradient and two moments for Adam, which writes three of them.
+    """
+    rows, frames = sizes.episodes * sizes.frames, sizes.frames
+    convolution, scores = location_head(sizes, frames=frames - 1)
+    hidden = sizes.policy.hidden_size
+    unneeded = linear(sizes.episodes, hidden, 4 * hidden).times(sizes.policy.layers)
+    if sizes.policy.encoder == "sum" and not sizes.policy.frame_embedding:
+        unneeded += linear(rows, sizes.width, 4 * hidden)
+    drawn = sizes.episodes * (frames - 1) * sizes.cells * sizes.glimpses
+    return {
+        "slice encoder": slice_encoder(sizes).times(2),
+        "LSTM": lstm(sizes, calls="sequence").times(3) + unneeded.times(-1),
+        "class head": class_head(sizes, frames=frames).times(3),
+        "location head": convolution.times(2) + scores.times(3),
+        "losses": Cost(0.0, FLOAT * 4 * (drawn + rows * sizes.outputs)),
+        "optimiser": Cost(0.0, FLOAT * 10 * sizes.parameters),
+    }
