@@ -1,390 +1,405 @@
-"""What a training run is told: one frozen dataclass, its presets, and its way to and from JSON."""
+"""Configuration of a training run: frozen dataclasses in blocks, presets, and conversion to and from JSON."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
-from typing_extensions import Self
 
 from glimpse_env import ClipSource
 from glimpse_env.catalogue import EMBEDDED
 
-from ..playing.rollout import SOFT, InView, Looking
-from ..runs.folder import read_json
-from .losses import Baseline, Credit
-from .policy import PolicyConfig
+from .checks import check_range, check_types
+from .models import MODELS, ModelName
 
-Reward = Literal["eq7", "frame_log_score", "clip_log_score"]
+Baseline = Literal["leave_one_out", "none", "value"]
+Credit = Literal["causal", "terminal"]
+Encoder = Literal["sum", "what_and_where"]
+GlimpseOrder = Literal["joint", "sequential"]
+InView = Literal["glimpsed", "cube"]
+Precision = Literal["float32", "bfloat16"]
 Preset = Literal["small", "features", "paper"]
-Control = Literal[
-    "unlimited", "gumbel", "soft", "soft_hidden", "soft_top", "random", "centre", "oracle", "mean", "max", "all"
-]
+Reward = Literal["eq7", "frame_log_score", "clip_log_score"]
+SliceWeights = Literal["uniform", "softmax"]
 VideoScore = Literal["mean", "last16", "mode"]
-Settings = Mapping[str, Any]  # fields of Config by name; those of its network as "policy.<field>"
-
-# What an arm may be told for itself, beside the fields of its network. Its episodes, and how many, are those of all.
-OF_AN_ARM = (
-    "learning_rate", "scorer_learning_rate", "weight_decay", "scorer_weight_decay", "max_grad_norm", "penalty",
-    "entropy_bonus", "random_share",
-)  # fmt: skip
+Settings = Mapping[str, Any]  # values by the name of a field, in whatever block it lies
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """Train a recurrent glimpse policy by REINFORCE and compare it with controls."""
+class TaskConfig:
+    """Videos and rules of the task."""
 
     source: str = "synthetic"
-    """"synthetic", "synthetic-untrimmed", the path of a feature store, or "lazy:STORE"."""
+    """Source of the clips: "synthetic", "synthetic-untrimmed", the path of a feature store, or "lazy:PATH"."""
     fold: int = 1
-    """Which official split of the dataset."""
-    observation: InView = "glimpsed"
-    """What the location logits may see of a frame: what was chosen in it, or all of it."""
+    """Official split of the data set."""
     glimpses: int = 5
-    """m, the cells looked at in every frame after the first."""
+    """Number m of cells that are looked at in every frame after the first."""
     frames: int | None = None
-    """T; the source's own without it."""
+    """Number T of frames of an episode; the source's own by default."""
     window_seconds: float | None = None
-    """In place of frames: clips are windows of so many seconds that slide over each video, and a video's scores are the
-    mean of its windows'."""
+    """Length of windows that slide over each video, instead of --frames; a video's scores are the mean over its
+    windows."""
     stride_seconds: float | None = None
-    """From the start of one window to that of the next; half a window without it."""
-    jitter: bool = False
-    """Train on random windows of clips longer than T."""
-    mirror: bool = False
-    """Train on grids mirrored left to right half of the time."""
+    """Seconds from the start of one window to the start of the next; half a window by default."""
     abstain: bool | None = None
-    """Let the agent say "no prediction"; without it, only where clips are untrimmed. `--abstain True` or `False`."""
+    """Let the agent answer "no prediction" (True or False); by default only if clips are untrimmed."""
     eta: float = 0.5
     """Weight of true against false positives in the reward (eq. 7)."""
-    look_cost: float = 0.0
-    """What each look takes off the reward of those who choose what to see; with "unlimited" glimpses it decides how
-    many there are."""
-    preset: Preset = "small"
-    """What the other defaults are: "small" for the synthetic cubes, "features" for stores of real features, "paper" for
-    the paper's choices where it makes them. Without it the source decides between the first two."""
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_range(self, "fold", "glimpses", minimum=1)
+        check_range(self, "eta", minimum=0, maximum=1)
+        check_range(self, "window_seconds", "stride_seconds", minimum=0, above=True)
+        if self.frames is not None and self.window_seconds is not None:
+            raise ValueError(
+                f"frames ({self.frames}) and window_seconds ({self.window_seconds}) both set T: give one of them "
+                "(--frames None removes a preset's)"
+            )
+        if self.frames is not None and self.frames < 2:
+            raise ValueError(f"frames must be at least 2, one to choose in and one to look at, got {self.frames}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvancedPolicyConfig:
+    """Details of the network."""
+
+    slice_weights: SliceWeights = "uniform"
+    """Weights l of eq. 3 over the m cells of REINFORCE: 1/m each, or the softmax of their location logits."""
+    embedding_size: int = 64
+    """Width of the what-and-where embedding; the plain sum keeps the depth D of the slices."""
+    unit_input: bool = False
+    """Scale every attended input to the length sqrt(width), since features of real frames differ widely in strength."""
+    skip: bool = False
+    """Let the class head see the attended input as well as the LSTM's state."""
+    frame_embedding: bool = True
+    """Add a learned vector for the frame's number to the LSTM's input."""
+    input_dropout: float = 0.0
+    """Share of the LSTM's inputs that are dropped, one mask for a whole episode."""
+    projection_size: int = 32
+    """Principal components of a slice that the location logits see; narrower slices are seen as they are."""
+    scorer_size: int = 32
+    """Hidden units of the location logits."""
+    scorer_dropout: float = 0.0
+    """Share of the hidden units of the location logits that are dropped."""
+    hidden_in_scorer: bool = True
+    """Let the location logits see the LSTM's state as well as the visible slices."""
+    repulsion: float = 0.0
+    """Initial strength with which the location logits avoid cells that were chosen before; it is learned."""
+    glimpse_order: GlimpseOrder = "joint"
+    """Draw the m cells of a frame from the same logits ("joint"), or let each drawn cell's slice move the query for the
+    next one, the paper's jumps ("sequential")."""
+    precision: Precision = "float32"
+    """Number format of the network's products; weights, losses and the optimiser stay float32."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_range(self, "embedding_size", "projection_size", "scorer_size", minimum=1)
+        check_range(self, "input_dropout", "scorer_dropout", minimum=0, maximum=1, below=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
     """The network."""
+
+    observation: InView = "glimpsed"
+    """Slices of a frame that the location logits may see: those chosen in it ("glimpsed"), or the whole "cube"."""
+    encoder: Encoder = "what_and_where"
+    """Slice encoder: the paper's weighted "sum" of slices (eq. 3), or "what_and_where", which first embeds each slice
+    with its cell."""
+    layers: int = 1
+    """Layers of the LSTM."""
+    hidden_size: int = 128
+    """Units of each LSTM layer and of the tanh layer before the classes."""
+    dropout: float = 0.0
+    """Share of units dropped between LSTM layers and in the class head, one mask for a whole episode."""
+    advanced: AdvancedPolicyConfig = field(default_factory=AdvancedPolicyConfig)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_range(self, "layers", "hidden_size", minimum=1)
+        check_range(self, "dropout", minimum=0, maximum=1, below=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvancedTrainingConfig:
+    """Details of training and evaluation."""
+
+    scorer_share: float = 0.0
+    """Share of the updates, after the warm-up, that train only the location logits."""
+    scorer_learning_rate: float = 3e-3
+    """Adam's learning rate for the location logits, decayed like --learning-rate."""
+    scorer_weight_decay: float | None = None
+    """L2 penalty on the location logits' weights; --weight-decay by default."""
+    max_grad_norm: float = 1.0
+    """Norm to which the gradient is clipped."""
+    entropy_bonus: float = 0.003
+    """Weight of the entropy of the location logits; it falls linearly to 0 at the last update."""
+    baseline: Baseline = "leave_one_out"
+    """Baseline of a return: the mean of the clip's other rollouts, none, or a learned "value" of the LSTM's state."""
+    class_gradient: bool | None = None
+    """Draw the class in training and put its log-probability into the policy gradient (True or False); by default only
+    with "no prediction", which needs it."""
+    random_share: float = 0.0
+    """Share of REINFORCE's choices in training that are random instead, so that the classifier does not depend on the
+    glimpses it is given. The policy gradient leaves them out."""
+    look_cost: float = 0.0
+    """Reward taken off for each look; with "unlimited" glimpses it decides how many there are."""
+    jitter: bool = False
+    """Train on random windows of clips that are longer than T."""
+    mirror: bool = False
+    """Mirror the grid left to right in half of the training episodes."""
+    clips_at_once: int | None = None
+    """Clips that go through an update's network at once, which bounds its memory; all of them by default. Soft
+    attention always takes all."""
+    video_score: VideoScore = "mean"
+    """Score of an episode: the "mean" of its frames' softmaxes, the mean of the "last16", or the share of frames that
+    predict a class ("mode")."""
+    validate_every: int = 50
+    """Updates between two passes over the validation split, which chooses the checkpoint."""
+    checkpoint_seconds: float = 60.0
+    """Seconds between two saves; a kill loses at most this much training, and the update or validation in progress."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_range(self, "scorer_share", minimum=0, maximum=1)
+        check_range(self, "random_share", minimum=0, maximum=1, below=True)
+        check_range(self, "scorer_learning_rate", "max_grad_norm", minimum=0, above=True)
+        check_range(self, "scorer_weight_decay", "entropy_bonus", "look_cost", "checkpoint_seconds", minimum=0)
+        check_range(self, "clips_at_once", "validate_every", minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Optimisation."""
 
     updates: int = 1000
     """Optimiser steps."""
     epochs: float | None = None
-    """Passes over the training clips, in place of updates."""
-    warmup_updates: int = 300
-    """Of them, how many at the start play random glimpses and train the classifier alone."""
-    scorer_updates: int = 0
-    """After those, how many train the location logits alone."""
+    """Passes over the training clips, instead of --updates."""
+    warmup_share: float = 0.3
+    """Share of the updates, at the start, that play random glimpses and train only the classifier."""
     clips: int = 32
-    """B, the clips of an update."""
+    """Number B of clips in an update."""
     rollouts: int = 4
-    """R, the rollouts of each clip; with the baseline "leave_one_out" at least 2."""
-    clips_at_once: int | None = None
-    """How many of them, with all their rollouts, go through an update's network together; gradients are summed over
-    such parts, which bounds the memory. All without it, and for attention that is learned by back-propagation."""
+    """Number R of rollouts of each clip; at least 2 with the baseline "leave_one_out"."""
     learning_rate: float = 3e-3
-    """Of Adam; over the last third of the updates it falls linearly to a tenth."""
-    scorer_learning_rate: float = 3e-3
-    """Of the weights of the location logits alone, likewise."""
+    """Adam's learning rate; it falls linearly to a tenth over the last third of the updates."""
     weight_decay: float = 0.0
-    """L2 penalty on the weights (eq. 8)."""
-    scorer_weight_decay: float = 0.0
-    """L2 penalty on the weights of the location logits alone."""
-    max_grad_norm: float = 1.0
-    """The gradient is clipped to this norm."""
+    """L2 penalty on all weights (gamma of eq. 8)."""
     penalty: float = 0.0
-    """lambda, the weight of the doubly stochastic attention penalty (eq. 8)."""
-    entropy_bonus: float = 0.003
-    """Weight of the entropy of the location logits; it falls linearly from the first update to 0 at the last."""
+    """Weight lambda of the doubly stochastic attention penalty (eq. 8)."""
     credit: Credit = "causal"
-    """"causal": a glimpse is credited with what is predicted after it; "terminal": with r_T (the paper)."""
-    baseline: Baseline = "leave_one_out"
-    """What is taken off a return: the mean of the clip's other rollouts, nothing, or a "value" of the LSTM's state that
-    is learned by squared error beside the policy."""
-    class_gradient: bool | None = None
-    """Draw the class in training and let its log-probability into the policy gradient, instead of taking the likeliest;
-    without it, only where there is "no prediction", which needs it. `--class-gradient True` or `False`."""
+    """Credit of a glimpse: the reward of predictions made after it ("causal"), or all of r_T, as in the paper
+    ("terminal")."""
     reward: Reward = "eq7"
-    """What is maximised: eq. 7, or a log-score of the label in its place."""
-    random_share: float = 0.0
-    """Share of the learned policy's choices in training that are random instead: the classifier must not come to lean
-    on the glimpses it is given. The policy gradient leaves them out."""
-
-    arm_settings: Annotated[dict[str, dict[str, Any]], tyro.conf.Suppress, tyro.conf.Fixed] = field(
-        default_factory=dict
-    )
-    """Settings that some arms have in place of the run's, by the name of the arm: those of `OF_AN_ARM` and
-    "policy.<field>". `--tuned` of the commands reads them from a file of agents.tune."""
-    controls: tuple[Control, ...] = ("random",)
-    """Other ways of looking, each trained like the policy. "random", "centre", "oracle": m cells of which nothing is
-    learned; "mean", "max", "all": every cell, pooled, or through the agent's encoder (with "sum" all is mean); "soft",
-    "soft_hidden", "soft_top", "gumbel": learned by back-propagation; "unlimited": by REINFORCE, any set of cells."""
+    """Reward that is maximised: eq. 7, or instead a log-score of the label for every frame or for the whole clip."""
     seed: int = 1
-    """Of every random choice."""
-    video_score: VideoScore = "mean"
-    """How an episode's frames are put together when it is judged: "mean" of their softmaxes, "last16": of the last 16
-    of them, or "mode": the class that most of them predict. A video's windows are averaged in any case."""
+    """Seed of every random choice."""
     device: str = "cpu"
-    """"cpu", "cuda" or "cuda:1"."""
-    validate_every: int = 50
-    """Updates between two looks at the validation split, which chooses the checkpoint."""
-    checkpoint_seconds: float = 60.0
-    """Between two saves: at most this much training is lost by a kill, and the update or validation under way."""
+    """Device of the network: "cpu", "cuda" or "cuda:1"."""
+    advanced: AdvancedTrainingConfig = field(default_factory=AdvancedTrainingConfig)
 
     def __post_init__(self) -> None:
-        if self.epochs is not None and self.epochs <= 0:
-            raise ValueError(f"epochs must be positive, got {self.epochs}")
-        for name in ("updates", "clips", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.clips_at_once is not None and self.clips_at_once < 1:
-            raise ValueError(f"clips_at_once must be at least 1, got {self.clips_at_once}")
-        for name in ("warmup_updates", "scorer_updates", "look_cost", "penalty", "entropy_bonus"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.warmup_updates + self.scorer_updates > self.updates:
+        check_types(self)
+        check_range(self, "epochs", "learning_rate", minimum=0, above=True)
+        check_range(self, "updates", "clips", minimum=1)
+        check_range(self, "warmup_share", minimum=0, maximum=1)
+        check_range(self, "weight_decay", "penalty", "seed", minimum=0)
+        needed = 2 if self.advanced.baseline == "leave_one_out" else 1
+        if self.rollouts < needed:
             raise ValueError(
-                f"warmup_updates and scorer_updates must fit into updates, got {self.warmup_updates} + "
-                f"{self.scorer_updates} > {self.updates}"
+                f"rollouts must be at least {needed} with baseline {self.advanced.baseline!r}, got {self.rollouts}"
             )
-        if not 0 <= self.random_share < 1:
-            raise ValueError(f"random_share must lie in [0, 1), got {self.random_share}")
-        if self.rollouts < (needed := 2 if self.baseline == "leave_one_out" else 1):
-            raise ValueError(f"rollouts must be at least {needed} with baseline {self.baseline!r}, got {self.rollouts}")
-        if self.frames is not None and self.window_seconds is not None:
+        if self.warmup_share + self.advanced.scorer_share > 1:
             raise ValueError(
-                f"frames ({self.frames}) and window_seconds ({self.window_seconds}) both set T: give one of them "
-                "(--frames None takes a preset's away)"
+                f"warmup_share ({self.warmup_share}) and scorer_share ({self.advanced.scorer_share}) add up to more "
+                "than all updates"
             )
-        if self.frames is not None and self.frames < 2:
-            raise ValueError(f"frames must be at least 2, one to choose in and one to look at, got {self.frames}")
         if self.reward == "clip_log_score" and self.credit == "causal":
             raise ValueError("reward 'clip_log_score' is one number for the whole clip: it needs credit 'terminal'")
-        if self.video_score not in get_args(VideoScore):
-            raise ValueError(f"video_score must be one of {get_args(VideoScore)}, got {self.video_score!r}")
-        if self.abstain and self.class_gradient is False:
-            raise ValueError(
-                'when "no prediction" pays is learned by the gradient of drawn classes alone: leave class_gradient '
-                "out, or set abstain to False"
-            )
-        for control in self.controls:
-            if control not in get_args(Control):
-                raise ValueError(f"controls must be among {get_args(Control)}, got {control!r}")
-        self._check_rivals()
-        for arm, settings in self.arm_settings.items():
-            if arm not in get_args(Looking):
-                raise ValueError(f"arm_settings must be of arms among {get_args(Looking)}, got {arm!r}")
-            self._check_arm_settings(arm, settings)
-            self.for_arm(arm)
 
-    def _check_arm_settings(self, arm: str, settings: Settings) -> None:
-        if not isinstance(settings, dict):
-            raise ValueError(f"arm_settings of {arm!r} must be settings by name, got {settings!r}")
-        for name, value in settings.items():
-            if name not in OF_AN_ARM and not name.startswith("policy."):
-                raise ValueError(
-                    f"arm_settings of {arm!r}: {name!r} is the same for all arms; its own may be policy.<field> "
-                    f"and {', '.join(OF_AN_ARM)}"
-                )
-            usual = getattr(self.policy, name.removeprefix("policy."), None) if "." in name else getattr(self, name)
-            kind = type(usual)
-            if usual is not None and type(value) is not kind and (kind, type(value)) != (float, int):
-                raise ValueError(
-                    f"arm_settings of {arm!r}: {name} must be a {kind.__name__}, such as {usual!r}, got {value!r}"
-                )
+    @property
+    def warmup_updates(self) -> int:
+        """Updates of the warm-up."""
+        return round(self.warmup_share * self.updates)
 
-    def _check_rivals(self) -> None:
-        soft = [control for control in self.controls if control in (*SOFT, "gumbel")]
-        unordered = [control for control in self.controls if control in (*soft, "unlimited")]
-        if self.policy.glimpse_order == "sequential" and unordered:
+    @property
+    def scorer_updates(self) -> int:
+        """Updates after the warm-up that train only the location logits."""
+        return round(self.advanced.scorer_share * self.updates)
+
+    @property
+    def scorer_weight_decay(self) -> float:
+        """L2 penalty on the location logits' weights."""
+        own = self.advanced.scorer_weight_decay
+        return self.weight_decay if own is None else own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One model, trained on one task."""
+
+    preset: Preset = "small"
+    """Defaults: "small" for synthetic cubes, "features" for real ones, "paper" for the paper's choices; by default the
+    source decides between the first two."""
+    model: Annotated[ModelName, tyro.conf.Suppress] = "reinforce"
+    """Model that is trained."""
+    task: TaskConfig = field(default_factory=TaskConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        model, advanced = MODELS[self.model], self.training.advanced
+        if self.task.abstain and advanced.class_gradient is False:
+            raise ValueError("abstain=True requires sampled classes: unset class_gradient, or set abstain=False")
+        if advanced.baseline == "value" and self.samples_classes and (model.is_soft or model.learns == "gumbel"):
             raise ValueError(
-                f"policy.glimpse_order 'sequential' is for m cells drawn by REINFORCE, and controls {unordered} learn "
-                "without an order: leave them out, or train them in a run of their own"
+                f"model {self.model!r} learns by back-propagation, and its sampled classes have no baseline 'value': "
+                "choose another baseline, or leave the model out"
             )
-        if self.baseline == "value" and self.draws_classes and soft:
+        if self.policy.advanced.glimpse_order == "sequential" and model.learns and self.model != "reinforce":
             raise ValueError(
-                f"controls {soft} are learned by back-propagation, and their drawn classes have no baseline 'value': "
-                "leave these controls out, or choose another baseline"
+                f"glimpse_order 'sequential' needs m cells drawn by REINFORCE, and model {self.model!r} learns without "
+                "an order: leave it out, or train it in a run of its own"
             )
 
     @property
-    def draws_classes(self) -> bool:
-        """Whether the class is drawn in training, and part of the policy gradient."""
-        return bool(self.abstain) if self.class_gradient is None else self.class_gradient
-
-    @property
-    def arms(self) -> tuple[Looking, ...]:
-        """The learned policy and its controls, in the order in which they are trained."""
-        return ("learned", *self.controls)
+    def samples_classes(self) -> bool:
+        """Whether the class is sampled in training, and part of the policy gradient."""
+        own = self.training.advanced.class_gradient
+        return bool(self.task.abstain) if own is None else own
 
     def abstains(self, source: ClipSource) -> bool:
-        """Return whether "no prediction" may be said on a source."""
-        return not source.trimmed if self.abstain is None else self.abstain
+        """Return whether the agent may answer "no prediction" on a source."""
+        return not source.trimmed if self.task.abstain is None else self.task.abstain
 
     def for_source(self, source: ClipSource) -> Config:
-        """Return this configuration with what the training clips decide: updates, where they are given as epochs, and
-        abstention.
-        """
-        updates = self.updates if self.epochs is None else math.ceil(self.epochs * source.num_clips / self.clips)
-        return dataclasses.replace(self, updates=updates, epochs=None, abstain=self.abstains(source))
+        """Return this configuration with the values that follow from the training clips: updates and abstention."""
+        training = self.training
+        updates = training.updates
+        if training.epochs is not None:
+            updates = math.ceil(training.epochs * source.num_clips / training.clips)
+        return self.with_settings({"updates": updates, "epochs": None, "abstain": self.abstains(source)})
 
-    def part(self, **changes: Any) -> Config:
-        """Return the fields that every run has, without those of a command that adds its own, and with changes."""
-        return Config(**({field.name: getattr(self, field.name) for field in dataclasses.fields(Config)} | changes))
+    def setting(self, name: str) -> Any:
+        """Return the value of a field by its name alone, in whatever block it lies."""
+        value: Any = self
+        for part in _path_of(name):
+            value = getattr(value, part)
+        return value
 
-    def tuned_by(self, path: Path | None) -> Self:
-        """Return this configuration with the settings of arms in a file of agents.tune, or as it is without one."""
-        if path is None:
-            return self
-        if not path.exists():
-            raise FileNotFoundError(f"no tuned settings at {path}: agents.tune writes them, as settings.json")
-        settings = read_json(path)
-        if not isinstance(settings, dict):
-            raise ValueError(f"{path} must hold settings by the name of an arm, got {settings!r}")
-        return dataclasses.replace(self, arm_settings=settings)
-
-    def with_settings(self, settings: Settings) -> Self:
-        """Return this configuration with some of its fields changed.
+    def with_settings(self, settings: Settings) -> Config:
+        """Return this configuration with some fields changed, each by its name alone, in whatever block it lies.
 
         Raises:
-            ValueError: there is no such field, or the settings do not go with the rest.
+            ValueError: there is no such field, or the values are not allowed.
         """
-        network, fields = dict[str, Any](), dict[str, Any]()
+        changes: dict[str, Any] = {}
         for name, value in settings.items():
-            (network if name.startswith("policy.") else fields)[name.removeprefix("policy.")] = value
-        try:
-            return dataclasses.replace(self, policy=dataclasses.replace(self.policy, **network), **fields)
-        except TypeError as error:
-            raise ValueError(f"settings {dict(settings)}: {error}") from error
-
-    def for_arm(self, looking: str) -> Config:
-        """Return the configuration of an arm alone, its own settings in place of the run's."""
-        alone = self.part(controls=(), arm_settings={})
-        return alone.with_settings(self.arm_settings.get(looking, {}))
+            *blocks, leaf = _path_of(name)
+            inner = changes
+            for block in blocks:
+                inner = inner.setdefault(block, {})
+            inner[leaf] = value
+        changed: Config = _replace(self, changes)
+        return changed
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` takes."""
+        """Return the value that `from_json` takes."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Config:
-        """Rebuild a configuration from a run's config.json."""
-        return cls(**(fields | {"policy": PolicyConfig(**fields["policy"]), "controls": tuple(fields["controls"])}))
+        """Rebuild a configuration from a run's config.json.
+
+        Raises:
+            ValueError: a field is unknown or its value is not allowed, as in a file of another version.
+        """
+        config: Config = _build(cls, fields)
+        return config
 
 
-SomeConfig = TypeVar("SomeConfig", bound=Config)
+BLOCKS: dict[type, dict[str, type]] = {
+    Config: {"task": TaskConfig, "policy": PolicyConfig, "training": TrainingConfig},
+    PolicyConfig: {"advanced": AdvancedPolicyConfig},
+    TrainingConfig: {"advanced": AdvancedTrainingConfig},
+}
 
 
-def spelled(settings: Settings) -> str:
-    """Return settings in a line."""
+def _paths(kind: Any = Config) -> Iterator[tuple[str, ...]]:
+    for entry in dataclasses.fields(kind):
+        block = BLOCKS.get(kind, {}).get(entry.name)
+        if block is None:
+            yield (entry.name,)
+        else:
+            yield from ((entry.name, *path) for path in _paths(block))
+
+
+PATHS = {path[-1]: path for path in _paths()}  # a test holds that no name stands in two blocks
+
+
+def _path_of(name: str) -> tuple[str, ...]:
+    if name not in PATHS:
+        raise ValueError(f"no setting {name!r}: it must be one of {', '.join(sorted(PATHS))}")
+    return PATHS[name]
+
+
+def _replace(block: Any, changes: dict[str, Any]) -> Any:
+    """Return a block with changes, those of inner blocks as dictionaries."""
+    inner = BLOCKS.get(type(block), {})
+    values = {
+        name: _replace(getattr(block, name), value) if name in inner else value for name, value in changes.items()
+    }
+    return dataclasses.replace(block, **values)
+
+
+def _build(kind: Any, fields: dict[str, Any]) -> Any:
+    known = {entry.name for entry in dataclasses.fields(kind)}
+    if not isinstance(fields, dict) or fields.keys() != known:
+        differing = sorted(known ^ fields.keys()) if isinstance(fields, dict) else [repr(fields)]
+        raise ValueError(f"the configuration differs from this version's in {', '.join(differing)}")
+    inner = BLOCKS.get(kind, {})
+    return kind(**{name: _build(inner[name], value) if name in inner else value for name, value in fields.items()})
+
+
+def format_settings(settings: Settings) -> str:
+    """Return settings in one line."""
     shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in settings.items()}
     return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 
 PRESETS: dict[Preset, Config] = {
     "small": Config(),
-    "features": Config(
-        preset="features",
-        observation="cube",
-        policy=PolicyConfig(
-            encoder="sum",
-            unit_input=True,
-            skip=True,
-            frame_embedding=False,
-            layers=1,
-            hidden_size=256,
-            dropout=0.7,
-            input_dropout=0.3,
-            scorer_size=16,
-            scorer_dropout=0.3,
-            repulsion=6.0,
-        ),
-        mirror=True,
-        jitter=True,
-        updates=160,
-        warmup_updates=80,
-        rollouts=2,
-        learning_rate=1e-3,
-        weight_decay=1e-5,
-        scorer_weight_decay=1e-3,
-        entropy_bonus=0.003,
-        credit="terminal",
-        reward="clip_log_score",
-        random_share=0.5,
-        validate_every=20,
+    "features": Config(preset="features").with_settings(
+        {
+            "observation": "cube", "encoder": "sum", "unit_input": True, "skip": True, "frame_embedding": False,
+            "hidden_size": 256, "dropout": 0.7, "input_dropout": 0.3, "scorer_size": 16, "scorer_dropout": 0.3,
+            "repulsion": 6.0, "mirror": True, "jitter": True, "updates": 160, "warmup_share": 0.5, "rollouts": 2,
+            "learning_rate": 1e-3, "weight_decay": 1e-5, "scorer_weight_decay": 1e-3, "credit": "terminal",
+            "reward": "clip_log_score", "random_share": 0.5, "validate_every": 20,
+        }
     ),
-    "paper": Config(
-        preset="paper",
-        observation="cube",
-        policy=PolicyConfig(
-            encoder="sum", slice_weights="softmax", frame_embedding=False, layers=3, hidden_size=512, dropout=0.5
-        ),
-        frames=30,
-        epochs=10,
-        warmup_updates=0,
-        learning_rate=5e-4,
-        scorer_learning_rate=5e-4,
-        weight_decay=1e-5,
-        penalty=1.0,
-        credit="terminal",
+    "paper": Config(preset="paper").with_settings(
+        {
+            "observation": "cube", "encoder": "sum", "slice_weights": "softmax", "frame_embedding": False, "layers": 3,
+            "hidden_size": 512, "dropout": 0.5, "frames": 30, "epochs": 10.0, "warmup_share": 0.0,
+            "learning_rate": 5e-4, "scorer_learning_rate": 5e-4, "weight_decay": 1e-5, "penalty": 1.0,
+            "credit": "terminal",
+        }
     ),
-}
+}  # fmt: skip
 
 
-def preset_for(source: str, preset: Preset | None) -> Config:
+def preset_for(source: str, preset: Preset | None = None) -> Config:
     """Return the defaults of `preset`, or those that fit the source."""
     name = preset or ("small" if source in EMBEDDED else "features")
     if name not in PRESETS:
-        raise ValueError(f"preset must be one of {get_args(Preset)}, got {name!r}")
-    return dataclasses.replace(PRESETS[name], source=source)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arguments(Config):
-    """Train a recurrent glimpse policy by REINFORCE and compare it with controls."""
-
-    out: Path | None = None
-    """Folder of the new run; by default one under runs/ named by source, seed and time."""
-    resume: Path | None = None
-    """Folder of a run to go on with, under its own configuration."""
-    evaluate: Path | None = None
-    """Folder of a finished run whose test episodes are to be played again."""
-    evaluate_on: str | None = None
-    """Source to play them on in place of the run's own, such as "lazy:STORE"."""
-    sampled: bool = False
-    """Draw the cells of these episodes as in training, in place of taking the likeliest."""
-    tuned: Path | None = None
-    """The settings.json in which agents.tune keeps what each arm learns best with."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.evaluate_on is not None and self.evaluate is None:
-            raise ValueError(f"--evaluate-on {self.evaluate_on} is where a run is played again: add --evaluate RUN")
-        if self.sampled and self.evaluate is None:
-            raise ValueError("--sampled is how a run is played again: add --evaluate RUN")
-
-    @property
-    def config(self) -> Config:
-        """The configuration without what only the command line knows."""
-        return self.part().tuned_by(self.tuned)
-
-
-def parse_arguments(arguments: Sequence[str] | None = None) -> Arguments:
-    """Read the command line of a training run."""
-    return parse_as(Arguments, arguments)
-
-
-def parse_as(kind: type[SomeConfig], arguments: Sequence[str] | None = None) -> SomeConfig:
-    """Read a command line; the preset, or the source, sets the defaults that the flags override."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--preset", choices=get_args(Preset))
-    early.add_argument("--source", default="synthetic")
-    known, _ = early.parse_known_args(arguments)
-    preset = preset_for(known.source, known.preset)
-    defaults = kind(**{field.name: getattr(preset, field.name) for field in dataclasses.fields(Config)})
-    return tyro.cli(kind, args=arguments, default=defaults)
+        raise ValueError(f"preset must be one of {', '.join(get_args(Preset))}, got {name!r}")
+    return PRESETS[name].with_settings({"source": source})

@@ -1,24 +1,35 @@
-"""The mathematics of training: rewards per frame, credit, baselines and the terms of eq. 8, as functions of tensors."""
+"""Losses of an update: rewards per frame, credit, baselines and the terms of eqs. 4-8.
+
+First the mathematics, as pure functions of tensors; then the loss of a batch of rollouts.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Credit = Literal["causal", "terminal"]
-Baseline = Literal["leave_one_out", "none", "value"]
+from glimpse_env import EpisodeRules
+
+from ..parallel.ranks import mean_over_ranks
+from .config import Config, Credit
+from .episodes import GlimpseRollout, Rollout
+from .glimpses import choice_entropy, choice_log_prob, first_draw_logits
+from .models import MODELS
+from .policy import DropoutMasks, GlimpsePolicy
 
 
 def frame_rewards(
     predictions: Tensor, frame_labels: Tensor, *, eta: float, positive_reward: float, negative_reward: float
 ) -> Tensor:
-    """Split eq. 7 into what each prediction adds to it; with frame matching the sum over frames is r_T.
+    """Return the part of eq. 7 that each prediction adds; with frame matching the sum over frames is r_T.
 
     Args:
-        predictions: (N, T) int64, C where the agent abstained.
+        predictions: (N, T) int64, C if the agent abstained.
         frame_labels: (N, T, C) bool.
 
     Returns:
@@ -32,11 +43,11 @@ def frame_rewards(
 
 
 def glimpse_returns(rewards: Tensor, credit: Credit) -> Tensor:
-    """Return what each choice of cells is credited with.
+    """Return the credit of each choice of cells.
 
-    The cells chosen at frame n are seen at frame n + 1, so nothing before that can depend on them; leaving those
-    rewards out keeps the gradient unbiased and takes their variance away ("causal"). "terminal" credits every choice
-    with the whole r_T, as the paper does.
+    The cells chosen at frame n are seen at frame n + 1, so no earlier reward depends on them. Leaving those rewards out
+    keeps the gradient unbiased and removes their variance ("causal"). "terminal" credits every choice with the whole
+    r_T, as the paper does.
 
     Args:
         rewards: (N, T).
@@ -50,7 +61,7 @@ def glimpse_returns(rewards: Tensor, credit: Credit) -> Tensor:
 
 
 def leave_one_out(returns: Tensor) -> Tensor:
-    """Subtract from each rollout's returns the mean of the other rollouts of the same clip.
+    """Subtract from each rollout's returns the mean of the clip's other rollouts.
 
     Args:
         returns: (B, R, ...) with R >= 2.
@@ -59,7 +70,7 @@ def leave_one_out(returns: Tensor) -> Tensor:
         (B, R, ...) advantages; the baseline does not depend on the rollout's own actions, so it adds no bias.
 
     Raises:
-        ValueError: there is one rollout only.
+        ValueError: there is only one rollout.
     """
     rollouts = returns.shape[1]
     if rollouts < 2:
@@ -68,12 +79,12 @@ def leave_one_out(returns: Tensor) -> Tensor:
 
 
 def normalised(advantages: Tensor, mean_square: Tensor) -> Tensor:
-    """Divide by the root of their mean square, over all of an update; advantages that are all zero stay so."""
+    """Divide by the root of the mean square over a whole update; advantages that are all zero stay zero."""
     return advantages / mean_square.sqrt().clamp_min(1e-6)
 
 
 def policy_gradient_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
-    """Return the REINFORCE surrogate of eqs. 4-6: its gradient is that of the expected return, negated.
+    """Return the REINFORCE surrogate of eqs. 4-6; its gradient is the negated gradient of the expected return.
 
     Args:
         log_probs: (N, T'), with gradient.
@@ -83,17 +94,18 @@ def policy_gradient_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
 
 
 def value_loss(values: Tensor, returns: Tensor) -> Tensor:
-    """Return the squared error of (N, T') values as predictions of (N, T') returns, over 2, a mean over all of them."""
+    """Return half the mean squared error of (N, T') values as predictions of (N, T') returns."""
     return 0.5 * (values - returns).square().mean()
 
 
 def class_loss(class_logits: Tensor, frame_labels: Tensor) -> Tensor:
     """Cross-entropy summed over frames and averaged over episodes (first term of eq. 8).
 
-    Labelled frames ask for their labels, evenly where several are true; background frames ask for "no prediction"
-    where the logits have that class, and otherwise for nothing. In an episode with background all outputs compete in
-    all frames: if "no prediction" did not on labelled ones, little would speak against it, and it would soon be all
-    that the network says. In one without, the C classes compete alone, and when not to predict is left to the reward.
+    The target of a labelled frame is its labels, in equal parts if several are true. The target of a background frame
+    is "no prediction" if the logits have that class, and nothing otherwise. In an episode with background all outputs
+    compete in all frames: without that, nothing would punish "no prediction" on labelled frames, and the network would
+    soon predict nothing else. In an episode without background only the C classes compete, and the reward decides when
+    not to predict.
 
     Args:
         class_logits: (N, T, C) or, with abstention, (N, T, C + 1).
@@ -112,8 +124,9 @@ def class_loss(class_logits: Tensor, frame_labels: Tensor) -> Tensor:
 
 
 def class_probabilities(class_logits: Tensor, num_classes: int) -> Tensor:
-    """Return (..., C): the probabilities of the classes by (..., C) logits; by (..., C + 1) logits, where "no
-    prediction" takes its share, they sum to less than 1.
+    """Return the (..., C) probabilities of the classes.
+
+    With (..., C + 1) logits "no prediction" takes its share, and they sum to less than 1.
     """
     return class_logits.float().softmax(-1)[..., :num_classes]
 
@@ -121,21 +134,24 @@ def class_probabilities(class_logits: Tensor, num_classes: int) -> Tensor:
 def attention_penalty(attention: Tensor) -> Tensor:
     """Doubly stochastic attention: the sum over cells of (1 - the cell's probability summed over the clip) squared.
 
-    It asks for every cell to be covered over the clip, whatever is in it (eq. 8; Sharma et al. 2015). It uses the
-    policy's probabilities, since drawn cells carry no gradient, or the weights of soft attention, which do.
+    It asks the policy to cover every cell over the clip, whatever the cell contains. It uses the policy's
+    probabilities, since drawn cells carry no gradient, or the weights of soft attention.
 
     Args:
         attention: (N, T', K*K), the probability or the weight of each cell.
 
     Returns:
         the mean over episodes.
+
+    Source: eq. 8; Sharma et al. 2015.
     """
     return (1 - attention.sum(1)).square().sum(-1).mean()
 
 
 def clip_log_score(class_logits: Tensor, frame_labels: Tensor) -> Tensor:
-    """Return (N,): the log of the label's probability averaged over frames, 0 where no frame has a label; a reward
-    other than eq. 7's.
+    """Return the (N,) log of the label's mean probability over frames, 0 if no frame has a label.
+
+    It is an alternative to the reward of eq. 7.
 
     Args:
         class_logits: (N, T, C) or (N, T, C + 1).
@@ -147,6 +163,196 @@ def clip_log_score(class_logits: Tensor, frame_labels: Tensor) -> Tensor:
 
 
 def frame_log_scores(class_logits: Tensor, frame_labels: Tensor) -> Tensor:
-    """Return (N, T): each frame's log-probability of its labels, a reward other than eq. 7's."""
+    """Return each frame's (N, T) log-probability of its labels, an alternative to the reward of eq. 7."""
     scores = class_probabilities(class_logits, frame_labels.shape[-1])
     return torch.where(frame_labels.any(-1), (scores * frame_labels).sum(-1).clamp_min(1e-8).log(), 0.0)
+
+
+# ---- the loss of a batch
+
+Phase = Literal["warmup", "scorer", "joint"]
+
+
+def phase_of_update(config: Config, update: int) -> Phase:
+    """Return the phase of an update: it trains the classifier on random glimpses, the location logits, or both."""
+    if update < config.training.warmup_updates:
+        return "warmup"
+    return "scorer" if update < config.training.warmup_updates + config.training.scorer_updates else "joint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """Terms of eq. 8 for one batch, the error of learned values, and the mean reward."""
+
+    total: Tensor
+    classification: Tensor
+    policy: Tensor
+    penalty: Tensor
+    entropy: Tensor
+    reward: Tensor
+    value: Tensor | None = None
+
+    def scalars(self) -> dict[str, float]:
+        """Return the terms by their names in the log."""
+        terms = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {f"train/{name}": float(term.detach()) for name, term in terms.items() if term is not None}
+
+
+def frame_returns(rollout: Rollout, config: Config) -> Tensor:
+    """Return the (N, T - 1) credit of each choice of cells, in units of the configured reward."""
+    frames = rollout.predictions.shape[1]
+    if config.training.reward == "eq7":
+        return glimpse_returns(eq7_rewards(rollout, config), config.training.credit)
+    costs = glimpse_returns(look_costs(rollout, config), config.training.credit)
+    if config.training.reward == "clip_log_score":
+        return clip_log_score(rollout.class_logits, rollout.frame_labels)[:, None].expand(-1, frames - 1) - costs
+    return glimpse_returns(frame_log_scores(rollout.class_logits, rollout.frame_labels), config.training.credit) - costs
+
+
+def look_costs(rollout: Rollout, config: Config) -> Tensor:
+    """Return the (N, T) cost of the looks at each frame; the first glance is free."""
+    return config.training.advanced.look_cost * F.pad(rollout.looked.sum(2).float(), (1, 0))
+
+
+def eq7_rewards(rollout: Rollout, config: Config) -> Tensor:
+    """Return the (N, T) share of each frame, with its prediction and its looks, in the environment's reward."""
+    rules = EpisodeRules(frames=rollout.predictions.shape[1], eta=config.task.eta)
+    paid = frame_rewards(
+        rollout.predictions,
+        rollout.frame_labels,
+        eta=rules.eta,
+        positive_reward=rules.positive_reward,
+        negative_reward=rules.negative_reward,
+    )
+    return paid - look_costs(rollout, config) if config.training.advanced.look_cost else paid
+
+
+def advantages_of(returns: Tensor, config: Config, values: Tensor | None = None) -> Tensor:
+    """Return (B * R, ...) normalised advantages over the configured baseline; ranks agree on the scale.
+
+    Args:
+        returns: (B * R, ...), clip by clip.
+        config: of the run.
+        values: of the states that the choices were made in, for the baseline "value". Models that learn by
+            back-propagation have none, and need no advantages.
+    """
+    if values is not None:
+        returns = returns - values
+    advantages = returns.reshape(-1, config.training.rollouts, *returns.shape[1:])
+    if config.training.advanced.baseline == "leave_one_out":
+        advantages = leave_one_out(advantages)
+    # All ranks have equally many, so the mean of their means is the mean over all.
+    return normalised(advantages, mean_over_ranks(advantages.square().mean())).flatten(0, 1)
+
+
+def class_returns(rollout: Rollout, config: Config) -> Tensor:
+    """Return the (N, T) credit of a sampled class: its own frame's share of r_T, or all of it."""
+    rewards = eq7_rewards(rollout, config)
+    return rewards.sum(1, keepdim=True).expand_as(rewards) if config.training.credit == "terminal" else rewards
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advantages:
+    """Advantages of the choices of a whole update over their baselines."""
+
+    cells: Tensor  # (N, T - 1)
+    classes: Tensor | None  # (N, T), if classes are sampled
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, rollout: Rollout, config: Config) -> Advantages:
+        """Compute the advantages of a rollout; its episodes are laid out clip by clip."""
+        values = rollout.values
+        cells = advantages_of(frame_returns(rollout, config), config, None if values is None else values[:, :-1, 0])
+        if not config.samples_classes:
+            return cls(cells=cells, classes=None)
+        drawn = class_returns(rollout, config)
+        return cls(cells=cells, classes=advantages_of(drawn, config, None if values is None else values[..., 1]))
+
+    def rows(self, rows: slice) -> Advantages:
+        """Return the advantages of some of the episodes."""
+        return Advantages(cells=self.cells[rows], classes=None if self.classes is None else self.classes[rows])
+
+
+def class_choice_loss(class_logits: Tensor, predictions: Tensor, advantages: Tensor) -> Tensor:
+    """Return the policy gradient of sampled classes: (N, T, outputs) logits, (N, T) predictions and advantages."""
+    log_probs = class_logits.log_softmax(-1).gather(2, predictions[..., None])[..., 0]
+    return policy_gradient_loss(log_probs, advantages)
+
+
+def values_loss(values: Tensor, rollout: Rollout, config: Config) -> Tensor:
+    """Return the error of (N, T, 1 or 2) values as predictions of the credit of cells and, if sampled, of classes."""
+    error = value_loss(values[:, :-1, 0], frame_returns(rollout, config))
+    return error + value_loss(values[..., 1], class_returns(rollout, config)) if config.samples_classes else error
+
+
+def glimpse_losses(
+    policy: GlimpsePolicy,
+    rollout: GlimpseRollout,
+    masks: DropoutMasks,
+    advantages: Advantages,
+    config: Config,
+    *,
+    update: int,
+) -> Losses:
+    """Compute eq. 8 for a batch of rollouts, or for a part of it: every term is a mean over the episodes.
+
+    In the warm-up the total is the cross-entropy alone. After it, sampled classes add their policy gradient, which
+    learns when "no prediction" pays. An untrained policy always gains by abstaining and would never predict again, so
+    this term has to wait. Models that learn to look by REINFORCE add the terms of the location logits; for all other
+    models these terms are logged but have no meaning. Learned values are trained in every phase, on their own.
+    """
+    phase = phase_of_update(config, update)
+    class_logits, cell_logits = policy(
+        rollout.first, rollout.rest, rollout.views, masks, detach_scorer=phase == "scorer"
+    )
+    classification = class_loss(class_logits, rollout.frame_labels)
+    # A choice made at random does not depend on the policy.
+    log_probs = choice_log_prob(cell_logits, rollout.cells) * ~rollout.explored
+    gradient = policy_gradient_loss(log_probs, advantages.cells)
+    sets = rollout.cells.dtype == torch.bool
+    first = first_draw_logits(cell_logits, rollout.cells)
+    entropy = choice_entropy(first, sets=sets).mean()
+    penalty = attention_penalty(first.sigmoid() if sets else first.softmax(-1))
+    answers = classification
+    if advantages.classes is not None and phase != "warmup":
+        answers = answers + class_choice_loss(class_logits, rollout.predictions, advantages.classes)
+    total = answers
+    if MODELS[config.model].learns == "reinforce" and phase != "warmup":
+        bonus = config.training.advanced.entropy_bonus * (1 - update / config.training.updates) * log_probs.shape[1]
+        total = gradient - bonus * entropy + config.training.penalty * penalty
+        if phase == "joint":
+            total = total + answers
+    value = None
+    if rollout.states is not None and policy.value_head is not None:
+        value = values_loss(policy.value_head(rollout.states), rollout, config)
+        total = total + value
+    return Losses(
+        total=total,
+        classification=classification,
+        policy=gradient,
+        penalty=penalty,
+        entropy=entropy,
+        reward=rollout.rewards.mean(),
+        value=value,
+    )
+
+
+def soft_losses(rollout: Rollout, advantages: Advantages, config: Config, *, update: int) -> Losses:
+    """Compute eq. 8 for a model that learns by back-propagation.
+
+    Only sampled classes need REINFORCE, and that after as many updates as other models warm up.
+    """
+    classification = class_loss(rollout.class_logits, rollout.frame_labels)
+    penalty = attention_penalty(rollout.attention)
+    total = classification + config.training.penalty * penalty
+    if advantages.classes is not None and phase_of_update(config, update) != "warmup":
+        total = total + class_choice_loss(rollout.class_logits, rollout.predictions, advantages.classes)
+    return Losses(
+        total=total,
+        classification=classification,
+        policy=torch.zeros_like(total),
+        penalty=penalty,
+        entropy=rollout.entropy.mean(),
+        reward=rollout.rewards.mean(),
+    )

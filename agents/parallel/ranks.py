@@ -1,6 +1,6 @@
-"""Several processes that train as one: which rows are whose, and what is averaged between them.
+"""Several processes that train as one: started by `torchrun`, each is a rank.
 
-`torchrun` starts them, and each is a rank. Without it there is one rank, which has all rows and waits for nobody.
+Without torchrun there is one rank. It owns all rows and waits for nobody.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
@@ -18,69 +17,24 @@ import torch.distributed as dist
 import torch.distributed.nn  # imported later, by torch.optim, its default arguments would keep the group for ever
 from torch import Tensor
 
+from .noise import WHOLE, Share
+
 T = TypeVar("T")
 
-# Longer than the first rank may play the validation or test split, for which the others wait. A rank that dies is
-# noticed before: by gloo at once, and else by torchrun, which ends the others.
+# The other ranks wait this long while the first one plays the validation or test split. A rank that dies is noticed
+# earlier: by gloo at once, or by torchrun, which ends the others.
 TIMEOUT = timedelta(hours=2)
-SECONDS_TO_TELL = 10.0  # that a process which fails has to tell why
+ERROR_GRACE_SECONDS = 10.0  # lets a failing rank print its error before torchrun ends it
 
 
 class RankLostError(RuntimeError):
-    """Another process of the run has stopped, which tells why unless it was killed."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """The rows of a batch that are one rank's: equal parts, one after the other.
-
-    Attributes:
-        rank: from 0.
-        ranks: how many there are.
-    """
-
-    rank: int = 0
-    ranks: int = 1
-
-    @property
-    def is_first(self) -> bool:
-        """Say whether this rank is the one that validates, logs, saves and prints."""
-        return self.rank == 0
-
-    def of(self, total: int) -> slice:
-        """Return which of `total` rows are this rank's.
-
-        Raises:
-            ValueError: the rows cannot be shared evenly.
-        """
-        if total % self.ranks:
-            raise ValueError(
-                f"the {total} clips of an update cannot be shared evenly by {self.ranks} processes: set --clips to a "
-                f"multiple of {self.ranks}, or start another number of processes"
-            )
-        size = total // self.ranks
-        return slice(self.rank * size, (self.rank + 1) * size)
-
-
-WHOLE = Share()
-
-
-def uniform(shape: Sequence[int], generator: torch.Generator, share: Share = WHOLE) -> Tensor:
-    """Draw this rank's rows of noise in [0, 1): the same numbers however many ranks share a batch.
-
-    Args:
-        shape: of this rank's part, rows first; every rank draws all parts and keeps its own.
-        generator: in the same state on every rank.
-    """
-    rows = shape[0]
-    noise = torch.rand((rows * share.ranks, *shape[1:]), generator=generator, device=generator.device)
-    return noise[share.of(len(noise))]
+    """Another process of the run has stopped; it printed the reason unless it was killed."""
 
 
 def current_share() -> Share:
-    """Return the share of this process among those that have joined."""
-    joined = dist.is_available() and dist.is_initialized()
-    return Share(dist.get_rank(), dist.get_world_size()) if joined else WHOLE
+    """Return the share of this process among the processes that joined."""
+    is_joined = dist.is_available() and dist.is_initialized()
+    return Share(dist.get_rank(), dist.get_world_size()) if is_joined else WHOLE
 
 
 def started_ranks() -> int:
@@ -89,8 +43,8 @@ def started_ranks() -> int:
 
 
 @contextmanager
-def joined() -> Iterator[Share]:
-    """Join the other processes that torchrun started, until the block ends; who has joined before stays so."""
+def join_ranks() -> Iterator[Share]:
+    """Join the other processes of torchrun until the block ends; a process that has joined already stays joined."""
     if started_ranks() == 1 or dist.is_initialized():
         yield current_share()
         return
@@ -102,7 +56,7 @@ def joined() -> Iterator[Share]:
     try:
         yield current_share()
     except RankLostError:
-        time.sleep(SECONDS_TO_TELL)  # torchrun ends all as soon as one has left; not before it has told why
+        time.sleep(ERROR_GRACE_SECONDS)  # torchrun ends all ranks as soon as one leaves
         raise
     finally:
         dist.destroy_process_group()
@@ -114,10 +68,10 @@ def local_rank() -> int:
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Leave the block on all ranks or none: where some fail, the first of them raises its error, others RankLostError.
+def raise_together() -> Iterator[None]:
+    """Raise on all ranks if one fails: the first failing rank raises its error, the others raise RankLostError.
 
-    There is nothing in the block that ranks wait for each other in.
+    Ranks must not wait for each other inside the block.
     """
     share, error = current_share(), None
     try:
@@ -132,38 +86,38 @@ def together() -> Iterator[None]:
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """Return on every rank what the first one makes; the others wait for it."""
+    """Call `make` on the first rank, and return its result on every rank."""
     share = current_share()
     made = [make() if share.is_first else None]
     if share.ranks > 1:
-        with _noticing_losses():
+        with _raising_rank_lost():
             dist.broadcast_object_list(made, src=0, device=torch.device("cpu"))
     return made[0]  # type: ignore[return-value]
 
 
 def largest_over_ranks(number: int) -> int:
-    """Return the largest of the ranks' numbers."""
+    """Return the largest number of any rank."""
     if current_share().ranks == 1:
         return number
     largest = torch.tensor(number)
-    with _noticing_losses():
+    with _raising_rank_lost():
         dist.all_reduce(largest, dist.ReduceOp.MAX)
     return int(largest)
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
-    """Return the mean over the ranks of a tensor that each of them has."""
+    """Return the mean of a tensor over the ranks."""
     ranks = current_share().ranks
     if ranks == 1:
         return values
     values = values.clone()
-    with _noticing_losses():
+    with _raising_rank_lost():
         dist.all_reduce(values)
     return values / ranks
 
 
 def mean_scalars(scalars: Mapping[str, float]) -> dict[str, float]:
-    """Return the mean over the ranks of scalars that all of them have under the same names."""
+    """Return the mean of each scalar over the ranks; all ranks have the same names."""
     means: list[float] = mean_over_ranks(torch.tensor(list(scalars.values()), dtype=torch.float64)).tolist()
     return dict(zip(scalars, means, strict=True))
 
@@ -171,8 +125,8 @@ def mean_scalars(scalars: Mapping[str, float]) -> dict[str, float]:
 def average_gradients(parameters: Sequence[Tensor]) -> None:
     """Replace the gradients by their mean over the ranks, in one message.
 
-    A parameter without a gradient has none on any rank, since all train the same phase; it keeps none, so that the
-    optimiser leaves it out, as in a run of one process.
+    All ranks train the same phase, so a parameter without a gradient has none on any rank. It keeps none, and the
+    optimiser skips it, as in a run of one process.
     """
     if current_share().ranks == 1:
         return
@@ -183,7 +137,7 @@ def average_gradients(parameters: Sequence[Tensor]) -> None:
 
 
 @contextmanager
-def _noticing_losses() -> Iterator[None]:
+def _raising_rank_lost() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:

@@ -1,8 +1,10 @@
-"""Putting a run together: the splits of a source, the environments and the network of each arm."""
+"""Sources, environments and networks made from a configuration."""
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -11,123 +13,182 @@ import torch
 from torch import Tensor
 
 from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv, open_source
+from glimpse_env.catalogue import EMBEDDED
+from glimpse_env.files import file_sha256
 from glimpse_env.store import StoreSplit
 
 from ..learning.config import Config
+from ..learning.models import MODELS
 from ..learning.policy import GlimpsePolicy, InputShape
-from ..parallel.ranks import WHOLE, Share, local_rank
+from ..parallel.noise import WHOLE, Share
+from ..parallel.ranks import local_rank
 from .features import fits
-from .rollout import SEES_EVERYTHING, SOFT, Looking, Manner
+from .rollout import PlaySettings
 
 Sources = dict[str, ClipSource]
+SPLITS = ("train", "validation", "test")
+
+
+def absolute_source(name: str) -> str:
+    """Return a source's name with an absolute path, so that it means the same from every working directory."""
+    if name in EMBEDDED:
+        return name
+    prefix, colon, path = name.rpartition(":")
+    return f"{prefix}{colon}{Path(path).resolve()}"
 
 
 def open_splits(config: Config) -> Sources:
     """Open the three splits of the configured source: their clips, or the windows that slide over them."""
-    windows = {"window_seconds": config.window_seconds, "stride_seconds": config.stride_seconds}
-    return {
-        split: open_source(config.source, split=split, fold=config.fold, **windows)
-        for split in ("train", "validation", "test")
-    }
+    task = config.task
+    windows = {"window_seconds": task.window_seconds, "stride_seconds": task.stride_seconds}
+    return {split: open_source(task.source, split=split, fold=task.fold, **windows) for split in SPLITS}
 
 
 def videos_of(source: ClipSource) -> ClipSource:
-    """Return the source that windows slide over, or the source itself where they do not."""
+    """Return the source that windows slide over, or the source itself if there are no windows."""
     return source.source if isinstance(source, SlidingWindows) else source
 
 
 def check_device(device: str, share: Share = WHOLE) -> None:
-    """Raise ValueError where the device asked for is not there, or is one for several ranks."""
+    """Check that a device exists, and that each rank can have its own.
+
+    Raises:
+        ValueError: names the device and what to use instead.
+    """
     try:
         wanted = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"device {device!r} is none that torch knows: use --device cpu, cuda or cuda:1") from error
+        raise ValueError(f"unknown device {device!r}: use --device cpu, cuda or cuda:1") from error
     if share.ranks > 1 and wanted.index is not None:
         raise ValueError(f"{share.ranks} processes need a device each, got {device!r}: use --device {wanted.type}")
     found = torch.cuda.device_count()
     if wanted.type == "cuda" and (local_rank() if wanted.index is None else wanted.index) >= found:
-        raise ValueError(f"device {device!r} was asked for, but there are {found} CUDA devices here: use --device cpu")
+        raise ValueError(f"device {device!r} does not exist: this machine has {found} CUDA devices; use --device cpu")
 
 
 def check_playable(config: Config, source: ClipSource) -> None:
-    """Raise ValueError where an arm of the configuration cannot be played on the source, before any work is done."""
+    """Check that the configured model can be played on a source, before any work is done.
+
+    Raises:
+        ValueError: an argument does not fit the source.
+    """
     make_envs(config, source, 1, train=True)
-    if (config.frames or source.num_frames) < 2:
+    if (config.task.frames or source.num_frames) < 2:
         raise ValueError(
             "an agent needs clips of at least 2 frames, one to choose in and one to look at: set --frames, "
             "or a longer --window-seconds"
         )
-    if "oracle" in config.controls and source.actor(0) is None:
+    if MODELS[config.model].needs_actor and source.actor(0) is None:
         raise ValueError(
-            "control 'oracle' needs a source that knows where the actor is, and this one does not: leave it out, or "
-            "extract with --actor-coverage"
+            f"model {config.model!r} needs a source that knows where the actor is, and {config.task.source} does not: "
+            "leave the model out, or extract with --actor-coverage"
         )
 
 
-def describe_source(config: Config, source: ClipSource) -> dict[str, Any]:
-    """Return what a run keeps of its source, for playing other videos later; `extraction` is None without a store."""
-    names = ("backbone", "weights_sha256", "resize_rule", "max_frames", "batch_size", "precision", "crop")
-    videos = videos_of(source)
-    manifest = videos.store.manifest if isinstance(videos, StoreSplit) else None
-    return {
-        "grid_size": source.grid_size,
-        "depth": source.depth,
-        "frames": config.frames or source.num_frames,
-        "class_names": list(source.class_names),
-        "frames_per_second": source.frames_per_second,
-        "extraction": manifest and {name: getattr(manifest, name) for name in names},
-    }
+@dataclass(frozen=True, kw_only=True)
+class SourceRecord:
+    """Facts about a run's source that config.json keeps.
 
-
-def make_envs(
-    config: Config, source: ClipSource, num_envs: int, *, train: bool, looking: Looking = "learned"
-) -> VideoGlimpseVectorEnv:
-    """Make environments that show the slices that are chosen, or nothing where all features fit on the run's GPU;
-    rollouts read what else an arm sees.
+    Attributes:
+        grid_size: K.
+        depth: D.
+        frames: T.
+        class_names: the C classes.
+        frames_per_second: rate at which clips were sampled.
+        identity: sha256 of the store's manifest; None for sources without a store.
+        extraction: settings that turned videos into features, for playing other videos; None without a store.
     """
+
+    grid_size: int
+    depth: int
+    frames: int
+    class_names: tuple[str, ...]
+    frames_per_second: float
+    identity: str | None
+    extraction: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, config: Config, source: ClipSource) -> SourceRecord:
+        """Describe a source."""
+        videos = videos_of(source)
+        store = videos.store if isinstance(videos, StoreSplit) else None
+        names = ("backbone", "weights_sha256", "resize_rule", "max_frames", "batch_size", "precision", "crop")
+        return cls(
+            grid_size=source.grid_size,
+            depth=source.depth,
+            frames=config.task.frames or source.num_frames,
+            class_names=tuple(source.class_names),
+            frames_per_second=source.frames_per_second,
+            identity=None if store is None else file_sha256(store.path / "manifest.json"),
+            extraction=None if store is None else {name: getattr(store.manifest, name) for name in names},
+        )
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> SourceRecord:
+        """Rebuild a record from a run's config.json."""
+        return cls(**(fields | {"class_names": tuple(fields["class_names"])}))
+
+    def check_same_kind(self, other: SourceRecord, name: str) -> None:
+        """Check that another source, called `name`, has features of the same shape and the same classes.
+
+        Raises:
+            ValueError: it has not.
+        """
+        for field in ("grid_size", "depth", "frames", "class_names"):
+            ours, theirs = getattr(self, field), getattr(other, field)
+            if ours != theirs:
+                raise ValueError(
+                    f"{name} has {field} {theirs}, but the run was trained with {ours}: use features of the same kind"
+                )
+
+
+def make_envs(config: Config, source: ClipSource, num_envs: int, *, train: bool) -> VideoGlimpseVectorEnv:
+    """Make environments that show the chosen slices, or nothing if all features fit on the run's GPU.
+
+    Rollouts read what else a model sees.
+    """
+    model, task, advanced = MODELS[config.model], config.task, config.training.advanced
     envs = gym.make_vec(
         "VideoGlimpse-v0",
         num_envs=num_envs,
         source=source,
-        glimpses=None if looking == "unlimited" else config.glimpses,
-        observation="blind" if fits(source, torch.device(config.device)) else "slices",
-        frames=config.frames,
-        eta=config.eta,
-        look_cost=0.0 if looking in (*SEES_EVERYTHING, "soft_top") else config.look_cost,
-        abstain=config.abstain,
-        jitter=config.jitter and train,
+        glimpses=None if model.sees == "set" else task.glimpses,
+        observation="blind" if fits(source, torch.device(config.training.device)) else "slices",
+        frames=task.frames,
+        eta=task.eta,
+        look_cost=0.0 if model.reads_all else advanced.look_cost,
+        abstain=task.abstain,
+        jitter=advanced.jitter and train,
         autoreset_mode="Disabled",
     )
     assert isinstance(envs, VideoGlimpseVectorEnv)
     return envs
 
 
-def greedy_manner(config: Config, looking: Looking = "learned") -> Manner:
-    """Return how an arm plays when it is measured."""
-    return Manner(looking=looking, in_view=config.observation, greedy=True)
+def greedy_play(config: Config) -> PlaySettings:
+    """Return how a model plays when it is measured."""
+    return PlaySettings(model=MODELS[config.model], in_view=config.policy.observation, greedy=True)
 
 
-def make_policy(config: Config, source: ClipSource, looking: Looking) -> GlimpsePolicy:
-    """Build an arm's network with weights drawn from the run's seed; "mean" and "max" pool the slices themselves, and
-    soft attention begins from their mean. The learned policy alone draws in sequence. Values, where they are the
-    baseline, are one of the choice of cells and, with drawn classes, one of the class.
-    """
-    config = config.for_arm(looking)
-    network = config.policy if looking == "learned" else dataclasses.replace(config.policy, glimpse_order="joint")
-    if looking in ("mean", "max"):
+def make_policy(config: Config, source: ClipSource) -> GlimpsePolicy:
+    """Build a model's network, with weights drawn from the run's seed."""
+    model, network = MODELS[config.model], config.policy
+    if config.model != "reinforce":  # no other model draws in sequence
+        network = dataclasses.replace(network, advanced=dataclasses.replace(network.advanced, glimpse_order="joint"))
+    if not model.encodes_slices:
         network = dataclasses.replace(network, encoder="sum")
-    elif looking in SOFT:
-        network = dataclasses.replace(network, start="mean")
-    learns_values = config.baseline == "value" and looking not in (*SOFT, "gumbel")
+    # One value for the choice of cells and, with sampled classes, one for the class.
+    learns_values = config.training.advanced.baseline == "value" and model.learns in (None, "reinforce")
     shape = InputShape(
         grid_size=source.grid_size,
         depth=source.depth,
         outputs=len(source.class_names) + config.abstains(source),
-        frames=config.frames or source.num_frames,
-        values=(1 + config.draws_classes) * learns_values,
+        frames=config.task.frames or source.num_frames,
+        values=(1 + config.samples_classes) * learns_values,
+        starts_from_mean=model.is_soft,
     )
     with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global generator only
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.training.seed)
         return GlimpsePolicy(network, shape)
 
 

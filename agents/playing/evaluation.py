@@ -1,13 +1,14 @@
-"""Playing a whole split, each clip once, and measuring what came of it.
+"""Evaluation: a whole split played, each clip once, and measured.
 
-Where the clips are windows that slide over videos, an episode is a window, and a video is judged by all of its own.
+If the clips are windows that slide over videos, an episode is a window, and all windows of a video give its scores.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,41 +20,44 @@ from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv
 from glimpse_env.datasets.description import group_of_clip
 
 from ..learning.config import VideoScore
+from ..learning.episodes import Rollout
 from ..learning.losses import class_probabilities
 from ..learning.policy import GlimpsePolicy
+from ..parallel.noise import Noise
 from .envs import videos_of
 from .metrics import hit_at_k, mean_average_precision, mean_log_score, top_k_correct
-from .play import policy_of
-from .rollout import SEES_EVERYTHING, Manner, Rollout
+from .play import play
+from .rollout import PlaySettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What was measured on a split; `focus` and `focus_per_look` are None where the actor is unknown or all is seen.
+    """Measures of a split; `focus` and `focus_per_look` are None if the actor is unknown or all cells are seen.
 
-    What is said to be of videos is measured by their scores (`class_scores`, averaged over a video's windows), all else
-    by episodes: the two differ where windows slide over videos.
+    Measures of videos use their scores (`class_scores`, averaged over a video's windows); all others are means over
+    episodes. The two differ if windows slide over videos.
 
     Attributes:
-        accuracy: top-1 of the videos; any label of a video is right.
-        top3: share of the videos that have a label among their three best classes.
-        mean_average_precision: of the videos, as ActivityNet measures it; None where no video has a label.
+        accuracy: top-1 of the videos; any label of a video counts as right.
+        top3: share of the videos with a label among their three best classes.
+        mean_average_precision: of the videos, as ActivityNet measures it; None if no video has a label.
         plain_mean_average_precision: the same without interpolation.
-        log_score: mean log of the scores, scaled to sum to 1, of the classes of the videos that have some (nats); None
-            where none has.
-        hit_at_1, hit_at_3: top-1 and top-3 of the videos that have a label, as ActivityNet measures it; None likewise.
-        accuracy_by_frames: (T,) top-1 of the videos had all episodes ended after frame 1..T, by the mean softmax.
-        vote_accuracy: share of episodes whose most frequent prediction is right; in a window without a label none is.
+        log_score: mean log of the scores of the videos' classes, after scaling scores to sum to 1 (nats); None if no
+            video has a label.
+        hit_at_1, hit_at_3: top-1 and top-3 of the videos with a label, as ActivityNet measures it; None if there is
+            none.
+        accuracy_by_frames: (T,) top-1 of the videos by the mean softmax of frames 1..n, for n = 1..T.
+        vote_accuracy: share of episodes whose most frequent prediction is right; never in a window without a label.
         focus: share of frames after the first with at least one look on the actor.
         focus_per_look: share of looks on the actor.
-        attention_on_actor: share of the weights l of eq. 3 on the actor after the first frame; None where unknown.
-        entropy: nats, of the choice of what is seen, averaged over the frames after the first.
+        attention_on_actor: share of the weights l of eq. 3 on the actor after the first frame; None if unknown.
+        entropy: nats, of the choice of cells, averaged over the frames after the first.
         reward: mean r_T (eq. 7).
         true_positives, false_positives: mean N+ and N- (eq. 7).
         glimpses_per_frame: slices attended to in a frame after the first.
-        visits: (K, K) share of the looks after the first frame that fell on each cell; None where all is seen.
+        visits: (K, K) share of the looks after the first frame on each cell; None if all cells are seen.
         correct: (videos,) bool in the order of the split: whether `accuracy` counts the video.
-        films: (videos,) the number of the film that each was cut from, as `film_of_video` has it.
+        films: (videos,) number of the film that each video was cut from (`film_of_video`).
     """
 
     accuracy: float
@@ -77,8 +81,24 @@ class Evaluation:
     correct: tuple[bool, ...]
     films: tuple[int, ...]
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Evaluation:
+        """Rebuild an evaluation from evaluation.json, where tuples are lists.
 
-MEASURES = {  # how tables call the numbers of an Evaluation
+        Raises:
+            ValueError: a measure is missing or unknown, as in a file of another version.
+        """
+        names = {field.name for field in fields(cls)}
+        if values.keys() != names:
+            raise ValueError(
+                f"the evaluation differs from this version's in {', '.join(sorted(names ^ values.keys()))}"
+            )
+        return cls(**{name: _tupled(value) for name, value in values.items()})
+
+
+EVALUATION_ENVS = 64
+VALIDATION_SEED = 0  # the same random glimpses in every validation, so that checkpoints can be compared
+MEASURES = {  # names of an Evaluation's numbers in tables
     "accuracy": "accuracy",
     "top3": "top 3",
     "mean_average_precision": "mAP",
@@ -99,16 +119,16 @@ MEASURES = {  # how tables call the numbers of an Evaluation
 
 
 def class_scores(class_logits: Tensor, num_classes: int, video_score: VideoScore = "mean") -> Tensor:
-    """Return (N, C): what the frames of (N, T, outputs) logits say together of the C classes.
+    """Return the (N, C) scores of episodes by the (N, T, outputs) logits of their frames.
 
     Args:
-        class_logits: of every frame; behind the classes "no prediction" may stand.
+        class_logits: of every frame; an output after the C classes is "no prediction".
         num_classes: C.
-        video_score: "mean": the softmax over all outputs, averaged over the frames, so that frames that say "no
-            prediction" weigh little; "last16": over the last 16 of them; "mode": the share of the frames that predict
-            each class, the likeliest output of each.
+        video_score: "mean": the softmax over all outputs, averaged over the frames, so that frames that predict nothing
+            have little weight; "last16": the mean over the last 16 frames; "mode": the share of the frames whose most
+            likely output is the class.
 
-    Source: Sharma et al., "Action recognition using visual attention", 2015, for the latter two.
+    Source: Sharma et al., "Action recognition using visual attention", 2015, for the last two.
     """
     if video_score == "mode":
         predictions = class_logits.argmax(-1)
@@ -118,15 +138,15 @@ def class_scores(class_logits: Tensor, num_classes: int, video_score: VideoScore
 
 
 def video_of_clip(source: ClipSource) -> NDArray[np.int64]:
-    """Return (clips,) int64: the video that each clip is a window of; itself where no windows slide."""
+    """Return (clips,) int64: the video of each window, or the clip itself without windows."""
     return source.videos if isinstance(source, SlidingWindows) else np.arange(source.num_clips)
 
 
 def film_of_video(source: ClipSource) -> NDArray[np.int64]:
-    """Return (videos,) int64: the number of the film that each video was cut from, by its name.
+    """Return (videos,) int64: the number of the film that each video was cut from.
 
-    Videos of one film look alike, so what is measured of them is not independent. HMDB-51's and UCF-101's names tell
-    the film; any other video is one of its own.
+    Videos of one film look alike, so their results are not independent. Names of HMDB-51 and UCF-101 contain the film;
+    any other video counts as a film of its own.
     """
     videos = videos_of(source)
     names = [group_of_clip(videos.clip_id(video)) for video in range(videos.num_clips)]
@@ -134,7 +154,7 @@ def film_of_video(source: ClipSource) -> NDArray[np.int64]:
 
 
 def middle_clips(source: ClipSource) -> NDArray[np.int64]:
-    """Return (videos,) int64: the middle window of each video, to show it by; itself where no windows slide."""
+    """Return (videos,) int64: the middle window of each video, or the video itself without windows."""
     _, firsts, counts = np.unique(video_of_clip(source), return_index=True, return_counts=True)
     return firsts + counts // 2
 
@@ -147,7 +167,7 @@ def video_scores(scores: Tensor, source: ClipSource) -> Tensor:
 
 
 def video_labels(source: ClipSource) -> NDArray[np.bool_]:
-    """Return (videos, C) bool: the classes of all segments of a video, none where they are unknown."""
+    """Return (videos, C) bool: the classes of all segments of a video; none if they are unknown."""
     videos = videos_of(source)
     labels = np.zeros((videos.num_clips, len(videos.class_names)), np.bool_)
     for video in range(videos.num_clips):
@@ -156,38 +176,43 @@ def video_labels(source: ClipSource) -> NDArray[np.bool_]:
 
 
 def play_split(
-    envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, manner: Manner, *, seed: int
+    envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, settings: PlaySettings, *, seed: int
 ) -> Iterator[tuple[Rollout, int]]:
     """Play every clip of the environments' split once, N at a time, in order.
 
     Yields:
-        a rollout and how many of its first episodes count; the last one is filled up with the split's first clip.
+        a rollout and the number of its first episodes that count; the last rollout is padded with the first clip.
     """
-    generator = torch.Generator(policy.place.device).manual_seed(seed)
+    noise = Noise.seeded(seed, policy.device)
     for start in range(0, envs.num_clips, envs.num_envs):
         clips = np.arange(start, start + envs.num_envs)
         valid = int((clips < envs.num_clips).sum())
         clips[valid:] = 0
-        yield policy_of(manner.looking)(envs, policy, clips, manner, generator=generator, seed=seed), valid
+        yield play(envs, policy, clips, settings, noise=noise, seed=seed), valid
 
 
 def evaluate(
-    envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, manner: Manner, *, seed: int, video_score: VideoScore = "mean"
+    envs: VideoGlimpseVectorEnv,
+    policy: GlimpsePolicy,
+    settings: PlaySettings,
+    *,
+    seed: int,
+    video_score: VideoScore = "mean",
 ) -> Evaluation:
-    """Measure the policy on the environments' split; `seed` draws what the manner leaves to chance.
+    """Measure a policy on the environments' split; `seed` decides all random draws.
 
     Raises:
-        ValueError: the manner mirrors episodes, so that cells would not be where the environment has them.
+        ValueError: the settings mirror episodes, so that cells are not where the environment has them.
     """
-    if manner.mirror:
-        raise ValueError("mirrored episodes are for training: measure with a manner that does not mirror")
+    if settings.mirror:
+        raise ValueError("mirrored episodes are for training: set mirror=False to measure")
     columns: dict[str, list[Tensor]] = {}
     played: list[Tensor] = []
     truths, videos = video_labels(envs.source), torch.from_numpy(video_of_clip(envs.source))
     classes = truths.shape[1]
     so_far = torch.zeros(len(truths), policy.shape.frames, classes)  # each video's softmax, summed over first frames
     visits = torch.zeros(envs.source.grid_size**2, dtype=torch.int64)
-    for rollout, valid in play_split(envs, policy, manner, seed=seed):
+    for rollout, valid in play_split(envs, policy, settings, seed=seed):
         class_logits = rollout.class_logits[:valid]
         played.append(class_scores(class_logits, classes, video_score).cpu())
         softmax = class_probabilities(class_logits, classes).cpu()
@@ -198,7 +223,7 @@ def evaluate(
     scores = video_scores(torch.cat(played), envs.source).numpy()
     correct = top_k_correct(scores, truths, 1)
     measured = {name: torch.cat(values).float() for name, values in columns.items()}
-    everything = manner.looking in SEES_EVERYTHING
+    everything = settings.model.sees == "all"
     looked = float(envs.source.grid_size**2) if everything else _mean(measured["glimpses"])
     focused = "focus" in measured and not everything
     return Evaluation(
@@ -228,7 +253,7 @@ def evaluate(
 
 
 def _measure(rollout: Rollout) -> dict[str, Tensor]:
-    """Return (N,) values of each measure of an episode."""
+    """Return the (N,) values of each measure of an episode."""
     measures = {
         "vote_accuracy": rollout.is_correct,
         "reward": rollout.rewards,
@@ -250,6 +275,10 @@ def _mean(values: Tensor) -> float:
 
 
 def _shares(visits: Tensor) -> tuple[tuple[float, ...], ...]:
-    """Return the shares of (K*K,) counts as the K rows of the grid."""
+    """Return (K*K,) counts as shares, one tuple for each row of the grid."""
     shares = visits.double() / visits.sum().clamp_min(1)
     return tuple(tuple(row) for row in shares.reshape(math.isqrt(len(shares)), -1).tolist())
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(inner) for inner in value) if isinstance(value, list) else value

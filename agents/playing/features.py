@@ -1,8 +1,7 @@
-"""What rollouts see: features read from the source, once for all episodes of a clip, or gathered from a bank of all of
-them on the policy's device.
+"""Features that rollouts see: read from the source once per clip, or gathered from a bank on the policy's device.
 
-The rules stay in the environment either way. Beside a bank it is asked to show nothing (observation "blind"): then the
-policy plays a whole episode without waiting for it, and the actions of all frames are fetched from the device at once.
+The environment keeps the rules in both cases. With a bank it shows nothing (observation "blind"): the policy plays a
+whole episode without waiting for it, and the actions of all frames are fetched from the device at once.
 """
 
 from __future__ import annotations
@@ -20,43 +19,43 @@ from glimpse_env.engine import EpisodeEngine
 from glimpse_env.sources.protocol import computes_features
 from glimpse_env.store import StoreSplit
 
-CHUNK = 256  # frames that are uploaded at a time
-SHARE_OF_FREE_MEMORY = 0.5  # that a bank may take of a GPU's
+CHUNK = 256  # frames uploaded at a time
+SHARE_OF_FREE_MEMORY = 0.5  # of a GPU's, that a bank may use
 
 
-class Sight(Protocol):
-    """What N episodes that have just begun show in each of their frames 0..T-1.
+class FeatureReader(Protocol):
+    """Features of N episodes that have just begun, for each of their frames 0..T-1.
 
     Attributes:
-        episodes: (N,) int64, which of the U different windows of clips each episode plays.
+        window_index: (N,) int64, which of the U different windows of clips each episode plays.
     """
 
-    episodes: Tensor
+    window_index: Tensor
 
     def cubes(self, frame: int) -> Tensor:
-        """Return (U, K*K, D) of each of the U windows."""
+        """Return the (U, K*K, D) cubes of the U windows."""
 
     def slices(self, frame: int, cells: Tensor, observations: NDArray[np.float32]) -> Tensor:
-        """Return (N, m, D): what lies at (N, m) `cells` of the source's grid.
+        """Return the (N, m, D) slices at (N, m) `cells` of the source's grid.
 
         Args:
-            observations: (N, m or more, D + 2), what the environments showed of these cells and then of no more.
+            observations: (N, m or more, D + 2), the slices that the environments showed of these cells, then zeros.
         """
 
 
-def sight_of(envs: VideoGlimpseVectorEnv, device: torch.device) -> Sight:
-    """Return what the episodes that have just begun in environments show."""
-    return BankSight(envs, device) if envs.engine.rules.observation == "blind" else SourceSight(envs, device)
+def feature_reader(envs: VideoGlimpseVectorEnv, device: torch.device) -> FeatureReader:
+    """Return the features of the episodes that have just begun in environments."""
+    return BankReader(envs, device) if envs.engine.rules.observation == "blind" else SourceReader(envs, device)
 
 
-class SourceSight:
-    """What is read from the source: whole cubes here, slices by the environments."""
+class SourceReader:
+    """Features read from the source: whole cubes here, slices by the environments."""
 
     def __init__(self, envs: VideoGlimpseVectorEnv, device: torch.device) -> None:
         firsts, episodes = different_windows(envs.engine)
         self._source, self._device = envs.source, device
         self._clips, self._frames = envs.engine.clip[firsts], envs.engine.window[firsts]
-        self.episodes = torch.from_numpy(episodes).to(device)
+        self.window_index = torch.from_numpy(episodes).to(device)
 
     def cubes(self, frame: int) -> Tensor:
         size, depth = self._source.grid_size, self._source.depth
@@ -68,13 +67,13 @@ class SourceSight:
         return torch.from_numpy(observations[:, : cells.shape[1], :-2]).to(self._device)
 
 
-class BankSight:
-    """What is gathered from the bank of all features of the source."""
+class BankReader:
+    """Features gathered from the bank of all features of the source."""
 
     def __init__(self, envs: VideoGlimpseVectorEnv, device: torch.device) -> None:
         self._bank, engine = bank_of(envs.source, device), envs.engine
         firsts, episodes = different_windows(engine)
-        self.episodes = torch.from_numpy(episodes).to(device)
+        self.window_index = torch.from_numpy(episodes).to(device)
         self._rows = self._bank.rows(engine.clip, engine.window)  # (N, T)
         self._firsts = torch.from_numpy(firsts).to(device)
 
@@ -89,11 +88,11 @@ class FeatureBank:
     """All features of a source on one device.
 
     Args:
-        source: clips, or windows that slide over them: what they share is there once.
-        device: where to.
+        source: clips, or windows that slide over them; frames that windows share are kept once.
+        device: of the bank.
 
     Attributes:
-        features: (frames of all clips, K*K, D), in the precision in which they are stored.
+        features: (frames of all clips, K*K, D), in the precision of the source.
     """
 
     def __init__(self, source: ClipSource, device: torch.device) -> None:
@@ -114,7 +113,7 @@ class FeatureBank:
             self.features[rows] = torch.from_numpy(out).flatten(1, 2).to(device)
 
     def rows(self, clips: NDArray[np.int64], frames: NDArray[np.int64]) -> Tensor:
-        """Return (N, T) int64 rows of `features`: where (N, T) frames of (N,) clips are."""
+        """Return the (N, T) int64 rows of `features` that hold (N, T) frames of (N,) clips."""
         if self._windows is not None:
             frames = frames + self._windows.first_frames[clips][:, None]
             clips = self._windows.videos[clips]
@@ -126,7 +125,7 @@ _banks: WeakKeyDictionary[ClipSource, dict[torch.device, FeatureBank]] = WeakKey
 
 
 def bank_of(source: ClipSource, device: torch.device) -> FeatureBank:
-    """Return the bank of a source on a device, made once for as long as the source is in use."""
+    """Return the bank of a source on a device; it is made once and lives as long as the source."""
     banks, device = _banks.setdefault(source, {}), _numbered(device)
     if device not in banks:
         banks[device] = FeatureBank(source, device)
@@ -134,8 +133,9 @@ def bank_of(source: ClipSource, device: torch.device) -> FeatureBank:
 
 
 def fits(source: ClipSource, device: torch.device) -> bool:
-    """Return whether the device is a GPU with a bank of the source, or memory to spare for one; a bank of features that
-    are computed on demand would compute all of them.
+    """Return whether the device is a GPU that has a bank of the source, or enough free memory for one.
+
+    Features that are computed on demand get no bank, since it would compute all of them.
     """
     if device.type != "cuda":
         return False
@@ -151,17 +151,17 @@ def fits(source: ClipSource, device: torch.device) -> bool:
 
 
 def _numbered(device: torch.device) -> torch.device:
-    """Return "cuda" with the number of the GPU that it means, by which its tensors know it."""
+    """Return "cuda" with the number of its GPU, as tensors name it."""
     return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
 
 
 def frames_of_clips(source: ClipSource) -> NDArray[np.int64]:
-    """Return (clips,): how many frames the source holds of each."""
+    """Return the (clips,) number of frames of each clip."""
     return np.array([len(source.frame_times(clip)) for clip in range(source.num_clips)], np.int64)
 
 
 def feature_type(source: ClipSource) -> np.dtype[np.float16] | np.dtype[np.float32]:
-    """Return the type in which a source keeps its features, float32 where it does not say."""
+    """Return the type in which a source keeps its features; float32 if it is unknown."""
     clips = source.source if isinstance(source, SlidingWindows) else source
     stored = "float32"
     if isinstance(clips, StoreSplit):
@@ -172,7 +172,7 @@ def feature_type(source: ClipSource) -> np.dtype[np.float16] | np.dtype[np.float
 
 
 def different_windows(engine: EpisodeEngine) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return (U,) the first episode of each different window of a clip, and (N,) which of them each episode plays."""
-    begins = np.stack([engine.clip, engine.window[:, 0]], 1)  # a window is known by its clip and its first frame
+    """Return (U,) the first episode of each different window, and (N,) the window that each episode plays."""
+    begins = np.stack([engine.clip, engine.window[:, 0]], 1)  # a clip and a first frame identify a window
     _, firsts, episodes = np.unique(begins, axis=0, return_index=True, return_inverse=True)
     return firsts, episodes.ravel()

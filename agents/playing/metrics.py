@@ -1,8 +1,8 @@
-"""What scores are worth: pure functions of (V, C) class scores and of what is true of the V videos, (V, C) bool.
+"""Metrics: pure functions of (V, C) class scores and the true classes of V videos, (V, C) bool.
 
-A video may have several classes, or none. Which segments they come from does not matter: a class is true of a video
-once. Equal scores are never told apart by chance: of equal classes the lowest comes first, and videos of equal score
-are retrieved together.
+A video may have several classes, or none. A class is true of a video once, however many segments it has. Ties are
+never broken by chance: of classes with equal scores the lowest comes first, and videos with equal scores are retrieved
+together.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 
 Scores = NDArray[np.floating]
 Truths = NDArray[np.bool_]
-LOWEST_SCORE = 1e-8  # whose log still counts
+LOWEST_SCORE = 1e-8  # scores below count as this in a log-score
 
 
 def top_k_correct(scores: Scores, truths: Truths, k: int) -> Truths:
-    """Return (V,) bool: whether any class of a video is among its k best scores; without a class it is not."""
+    """Return (V,) bool: whether a class of the video is among its k best scores; never if it has none."""
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return np.asarray(np.take_along_axis(truths, best, axis=1).any(1))
 
 
 def hit_at_k(scores: Scores, truths: Truths, k: int) -> float | None:
-    """Return the share of the videos with a class for which `top_k_correct` holds; None where no video has one.
+    """Return the share of the videos with a class for which `top_k_correct` holds; None if no video has one.
 
     Source: ActivityNet's `eval_classification.py`, Hit@k not averaged over a video's labels.
     """
@@ -31,13 +31,11 @@ def hit_at_k(scores: Scores, truths: Truths, k: int) -> float | None:
 
 
 def mean_log_score(scores: Scores, truths: Truths) -> float | None:
-    """Return the mean, over the videos with a class, of the log of the scores of their classes (nats, at most 0), a
-    video's classes averaged; None where no video has one.
+    """Return the mean log of the true classes' scores (nats, at most 0) over the videos with a class; None without any.
 
-    A video's scores are scaled to sum to 1 first, so that who says "no prediction" of background loses nothing by it.
-    Scores below `LOWEST_SCORE` count as that.
-
-    It changes with every video a little where top-1 changes with some by much, so it tells more apart on few videos.
+    The log is averaged over a video's classes. A video's scores are scaled to sum to 1 first, so that predicting
+    nothing on background costs nothing. Every video changes this score a little, so it separates models on fewer videos
+    than top-1 accuracy does.
     """
     labelled = truths.any(1)
     shares = scores[labelled] / np.maximum(scores[labelled].sum(1, keepdims=True), LOWEST_SCORE)
@@ -78,13 +76,13 @@ def interpolated_average_precision(scores: Scores, truths: Truths) -> float:
 def mean_average_precision(scores: Scores, truths: Truths, *, interpolated: bool) -> float | None:
     """Return the unweighted mean of the classes' average precisions, each over all videos; None without a class.
 
-    A class of which there is no video is left out, as in ActivityNet's `eval_classification.py`, which knows only the
-    classes of the videos that it judges. A video without a class counts as a false positive of every class.
+    A class without a video is left out, as in ActivityNet's `eval_classification.py`. A video without a class counts as
+    a false positive of every class.
 
     Args:
-        scores: (V, C), all of which take part.
+        scores: (V, C).
         truths: (V, C) bool.
-        interpolated: as ActivityNet does, or plain.
+        interpolated: as in ActivityNet, or plain.
     """
     measure = interpolated_average_precision if interpolated else average_precision
     present = np.flatnonzero(truths.any(0)).tolist()

@@ -1,48 +1,37 @@
-"""Episodes that are shown mirrored left to right: the policy sees another video, the environment plays the same."""
+"""Mirrored episodes: the policy sees the video flipped left to right, and the environment plays it as it is."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ..parallel.ranks import WHOLE, Share, uniform
+from ..parallel.noise import Noise
 
 
 class Mirror:
-    """Turns what belongs to N episodes between the environment's grid and the policy's; the same both ways.
+    """Converts between the environment's grid and the policy's for N episodes; the same conversion works both ways.
 
     Args:
         episodes: N.
         grid_size: K.
-        chance: show episodes mirrored with probability one half; otherwise none is, and nothing is drawn.
-        together: how many episodes in a row are mirrored or not together.
-        generator: on the device of what is turned.
-        share: which of a larger batch's episodes these are.
+        chance: mirror episodes with probability one half; otherwise mirror none, and draw nothing.
+        together: number of episodes in a row that are mirrored together or not at all.
+        noise: on the device of the converted tensors.
     """
 
-    def __init__(
-        self,
-        episodes: int,
-        grid_size: int,
-        *,
-        chance: bool,
-        together: int,
-        generator: torch.Generator,
-        share: Share = WHOLE,
-    ) -> None:
-        device = generator.device
-        self._flip = torch.arange(grid_size**2, device=device).reshape(grid_size, grid_size).flip(1).flatten()
+    def __init__(self, episodes: int, grid_size: int, *, chance: bool, together: int, noise: Noise) -> None:
+        cells = torch.arange(grid_size**2, device=noise.device)
+        self._flip = cells.reshape(grid_size, grid_size).flip(1).flatten()
         self.mirrored: Tensor | None = None
         if chance:
-            draws = uniform((episodes // together,), generator, share)
-            self.mirrored = (draws < 0.5).repeat_interleave(together)
+            self.mirrored = (noise.uniform((episodes // together,)) < 0.5).repeat_interleave(together)
 
     def cells(self, cells: Tensor) -> Tensor:
-        """Return where (N, ...) cells of one grid are in the other."""
+        """Return the places of (N, ...) cells of one grid in the other grid."""
         return cells if self.mirrored is None else torch.where(self._rows(cells), self._flip[cells], cells)
 
     def values(self, values: Tensor, *, axis: int = 1) -> Tensor:
-        """Return (N, ...) values of which one axis is the cells."""
+        """Return (N, ...) values with one axis of cells in the order of the other grid."""
         if self.mirrored is None:
             return values
         return torch.where(self._rows(values), values.index_select(axis, self._flip), values)

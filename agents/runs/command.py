@@ -1,37 +1,155 @@
-"""Commands that train for long: how they end when they are stopped, and how they tell what went wrong."""
+"""Command lines: how they are composed, parsed and ended."""
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar, get_args
+
+import tyro
+from gymnasium.error import DependencyNotInstalled
 
 from glimpse_env.video.backbones import DeviceError
 from glimpse_env.video.decode import VideoError
+from glimpse_env.video.decoders import DecoderError
 
-from ..learning.config import Config, parse_as
-from ..parallel.ranks import started_ranks
-from .folder import SaveError
+from ..learning.config import Config, PolicyConfig, Preset, TaskConfig, TrainingConfig, preset_for
+from ..learning.models import ModelName
+from ..parallel.ranks import RankLostError, local_rank, started_ranks
+from .folder import RunFolder
 from .signals import StoppedError
 
-SomeConfig = TypeVar("SomeConfig", bound=Config)
+Output = TypeVar("Output")
+ERRORS = (
+    ValueError, OSError, ArithmeticError, ModuleNotFoundError, DependencyNotInstalled, VideoError, DecoderError,
+    DeviceError, RankLostError,
+)  # fmt: skip
+"""Errors that end a command with one line."""
 
 
-def run_command(main: Callable[[SomeConfig], None], kind: type[SomeConfig]) -> None:
-    """Read the command line and do what it asks in one process; stopped by a signal, say that the same command goes on.
+@dataclass(frozen=True, kw_only=True)
+class CommandLine(Generic[Output]):
+    """Flags of a command that trains: those of a configuration, and those of the command itself."""
+
+    models: tuple[ModelName, ...]
+    """Models to train, such as: reinforce random soft."""
+    preset: Preset
+    """Defaults: "small" for synthetic cubes, "features" for real ones, "paper" for the paper's choices; by default the
+    source decides between the first two."""
+    task: TaskConfig
+    policy: PolicyConfig
+    training: TrainingConfig
+    output: Output
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
+    """config.json of a run, or its folder; its settings become the defaults."""
+    given: Annotated[tuple[str, ...], tyro.conf.Suppress] = field(default=())
+    """Names of the flags that were given."""
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise ValueError("--models names no model: give at least one, such as reinforce")
+        if len(set(self.models)) < len(self.models):
+            raise ValueError(f"--models must name each model once, got {' '.join(self.models)}")
+
+    @property
+    def config(self) -> Config:
+        """Configuration of the first model; the others differ in the model alone."""
+        return Config(
+            preset=self.preset, model=self.models[0], task=self.task, policy=self.policy, training=self.training
+        )
+
+    def refuse_flags(self, command: str, allowed: Collection[str]) -> None:
+        """Check that only some flags were given.
+
+        Raises:
+            ValueError: names the others.
+        """
+        if other := [flag for flag in self.given if flag not in allowed]:
+            raise ValueError(
+                f"{' '.join(other)} cannot be used with {command}, which takes the run's own settings: leave out all "
+                f"flags but {' '.join(sorted(allowed))}"
+            )
+
+
+def parse_command(
+    output: type[Output],
+    arguments: Sequence[str] | None = None,
+    *,
+    models: tuple[ModelName, ...] = ("reinforce", "random"),
+    program: str | None = None,
+) -> CommandLine[Output]:
+    """Read a command line. A run's config.json (--config), the preset or the source set the defaults.
+
+    Args:
+        output: dataclass of the command's own flags, all with defaults; its docstring describes the command.
+        arguments: of the command line; those of this process by default.
+        models: default of --models.
+        program: name that the help shows.
 
     Raises:
-        SystemExit: with 128 plus the signal, or with one line that names what is wrong.
+        ValueError: a value is not allowed.
     """
-    if started_ranks() > 1:
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--preset")
+    early.add_argument("--source", default="synthetic")
+    early.add_argument("--config", type=Path)
+    known, _ = early.parse_known_args(words)
+    if known.preset not in (None, *get_args(Preset)):
+        raise ValueError(f"--preset must be one of {', '.join(get_args(Preset))}, got {known.preset!r}")
+    config = preset_for(known.source, known.preset)
+    if known.config is not None:
+        folder = known.config.parent if known.config.name == "config.json" else known.config
+        config = RunFolder(folder).record().config
+        models = (config.model,)
+    defaults: Any = CommandLine(
+        models=models,
+        preset=config.preset,
+        task=config.task,
+        policy=config.policy,
+        training=config.training,
+        output=output(),
+        given=tuple(word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")),
+    )
+    parsed: CommandLine[Output] = tyro.cli(
+        CommandLine[output],  # type: ignore[valid-type]
+        args=words,
+        default=defaults,
+        prog=program,
+        description=output.__doc__,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    return parsed
+
+
+def run_command(main: Callable[[], int | None], *, ranks: bool = False) -> None:
+    """Run a command, and end with its exit status or with one line that says what is wrong.
+
+    Args:
+        main: reads the command line and does what it asks.
+        ranks: whether several processes of torchrun may run it together.
+
+    Raises:
+        SystemExit: with 128 plus the number of the signal, or with the message.
+    """
+    if started_ranks() > 1 and not ranks:
         sys.exit(
-            "error: torchrun shares the updates of one run, agents/reinforce.py: start this command without it, or "
-            "several for different seeds, each with an --out of its own"
+            "error: torchrun is for agents/reinforce.py, whose processes share the updates of one run: start this "
+            "command without torchrun"
         )
     try:
-        main(parse_as(kind))
+        sys.exit(main())
     except StoppedError as stopped:
-        print(f"{stopped}: give the same command again to go on", file=sys.stderr)
+        print(f"{stopped}: run the same command again to resume", file=sys.stderr, flush=True)
         sys.exit(128 + stopped.signum)
-    except (ValueError, FileNotFoundError, FloatingPointError, SaveError, VideoError, DeviceError) as error:
+    except KeyboardInterrupt:
+        print("stopped: run the same command again to resume", file=sys.stderr, flush=True)
+        sys.exit(130)
+    except RankLostError as error:
+        # The process that failed has printed why; one of the others is enough to say that they end too.
+        sys.exit(f"error: {error}: resume with --resume" if local_rank() == 0 else 1)
+    except ERRORS as error:
         sys.exit(f"error: {error}")

@@ -1,174 +1,333 @@
-"""A run's folder: what was asked, what happened, and weights that survive a kill at any moment.
+"""The folder of a run: one model, trained once.
 
-    config.json     the configuration, with versions, git commit and the shape of the source
-    metrics.jsonl   one line of scalars for each logged update, also as TensorBoard events
-    best.safetensors, last.pt      the checkpoint that validation chose, and the one to resume from
-    evaluation.json                what the learned policy reached on the test split
-    controls/<name>/               the same for each control
-    result.json, glimpses.png      the comparison, and a film strip
+    config.json             configuration, source, versions, machine and git commit
+    metrics.jsonl           one line of scalars for each logged update, also as TensorBoard events
+    best.safetensors        weights that validation chose
+    last.pt                 state to resume from
+    evaluation.json         measures of the validation and the test split
+    glimpses.png            film strip of test clips
+    lock                    held by the process that trains; the system releases it if that process dies
 
-Files are written beside and renamed, so that a reader never sees half of one.
+Files are written to a temporary name and renamed, so readers never see half a file. A command that trains several
+models makes one folder for each in a common folder; `find_runs` finds them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
-import os
-import platform
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib import metadata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 import safetensors.torch
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from glimpse_env import ClipSource
 from glimpse_env.files import write_atomically
 
-PACKAGES = ("videoglimpse", "torch", "gymnasium", "numpy")
+from ..learning.config import PATHS, Config
+from ..learning.models import MODELS
+from ..learning.policy import GlimpsePolicy
+from ..playing.envs import SourceRecord, make_policy
+from ..playing.evaluation import Evaluation
+from .files import raising_save_error, read_json, write_file, write_json
+from .provenance import provenance
+
+FORMAT = 2  # of config.json
 
 
-class SaveError(OSError):
-    """A file of a run could not be written; the message names it, what is kept and the remedy."""
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """Contents of config.json."""
+
+    config: Config
+    source: SourceRecord
+    versions: dict[str, str]
+    machine: str
+    threads: int
+    git_commit: str | None
 
 
-@contextmanager
-def told_failures(path: Path) -> Iterator[None]:
-    """Turn a failure to write a file into a SaveError."""
-    try:
-        yield
-    except OSError as error:
-        raise SaveError(
-            f"{path} could not be written ({error}): what was saved before is kept. If its disk is full, free space; "
-            "then give the same command again, or --resume where a run's folder was made for it"
-        ) from error
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """Contents of evaluation.json.
 
-
-def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON atomically.
-
-    Raises:
-        SaveError: it cannot be written; what was there before stays.
+    Attributes:
+        validation: measures of the validation split, by the checkpoint that it chose.
+        test: measures of the test split; None if it was not played.
+        best_update: update of that checkpoint.
+        train_seconds: of training, validation included.
+        trained_by: git commits that trained the run.
+        tested_by: git commit that measured it.
     """
-    with told_failures(path):
-        write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+    validation: Evaluation
+    test: Evaluation | None
+    best_update: int
+    train_seconds: float
+    trained_by: str | None
+    tested_by: str | None
+
+    @property
+    def measured(self) -> Evaluation:
+        """Measures of the test split.
+
+        Raises:
+            ValueError: it was not played.
+        """
+        if self.test is None:
+            raise ValueError("the test split of this run was not played")
+        return self.test
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON.
-
-    Raises:
-        FileNotFoundError: there is no such file, as where a folder is not that of a run.
-        ValueError: it is not JSON.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"no {path.name} in {path.parent}: it is not the folder of such a run")
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}): restore it or train again") from error
-
-
-def provenance() -> dict[str, Any]:
-    """Return versions of packages, Python and machine, and the git commit of the code, "+" where it has changes."""
-    return {
-        "versions": {name: metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "threads": torch.get_num_threads(),
-        "git_commit": _git_commit(),
-    }
-
-
-def _git_commit() -> str | None:
-    folder = Path(__file__).parent
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
-        changes = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")
-
-
-class Checkpoints:
-    """The two checkpoints of one arm of a run; one that cannot be saved raises SaveError and leaves the one before it.
+class RunFolder:
+    """One run on disk.
 
     Args:
-        folder: of the arm.
+        path: of the folder.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.best, self.last = folder / "best.safetensors", folder / "last.pt"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._best, self._last = path / "best.safetensors", path / "last.pt"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Own the folder inside the block.
+
+        Raises:
+            ValueError: another process owns it.
+        """
+        with raising_save_error(self.path / "lock"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.path / "lock", timeout=0)
+            try:
+                lock.acquire()
+            except filelock.Timeout as error:
+                raise ValueError(
+                    f"another process is training into {self.path}: wait for it, or choose another --out"
+                ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    # ---- configuration
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.path / "config.json").exists()
+
+    def begin(self, config: Config, source: SourceRecord, *, changes: Collection[str] = ()) -> None:
+        """Write config.json, or check that the folder's run has the same configuration and source.
+
+        Args:
+            config: of the run.
+            source: its source.
+            changes: settings that may differ from those of the folder's run, and replace them.
+
+        Raises:
+            ValueError: another setting differs, or the source.
+        """
+        path, fields = self.path / "config.json", {"config": config.to_json(), "source": dataclasses.asdict(source)}
+        if not self.exists:
+            write_json(path, {"format": FORMAT} | fields | provenance())
+            return
+        record = self.record()
+        differing = [name for name in PATHS if record.config.setting(name) != config.setting(name)]
+        if other := [name for name in differing if name not in changes]:
+            raise ValueError(
+                f"{self.path} holds a run with other settings of {', '.join(other)}: choose another --out, or resume "
+                f"it with --resume {self.path}"
+            )
+        record.source.check_same_kind(source, config.task.source)
+        if record.source.identity != source.identity:
+            raise ValueError(
+                f"{config.task.source} is not the store that {self.path} was trained on, or its manifest has changed: "
+                "restore that store, name it with --source, or train a new run"
+            )
+        if differing:
+            if "updates" in differing:  # it has to be measured again
+                (self.path / "evaluation.json").unlink(missing_ok=True)
+            write_json(path, read_json(path) | fields)
+
+    def record(self) -> RunRecord:
+        """Read config.json.
+
+        Raises:
+            FileNotFoundError: there is no run here.
+            ValueError: it is damaged, or of another version.
+        """
+        path = self.path / "config.json"
+        fields = read_json(path)
+        found = fields.pop("format", None) if isinstance(fields, dict) else None
+        if found != FORMAT:
+            raise ValueError(f"{path} has format {found}, and this version reads format {FORMAT}: train the run again")
+        try:
+            config, source = Config.from_json(fields.pop("config")), SourceRecord.from_json(fields.pop("source"))
+            return RunRecord(config=config, source=source, **fields)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{path} does not fit this version ({error}): train the run again") from error
+
+    # ---- checkpoints
 
     def save_best(self, weights: Mapping[str, Tensor]) -> None:
         """Replace the weights that validation chose."""
         copies = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        with told_failures(self.best):
-            write_atomically(self.best, safetensors.torch.save(copies))
+        write_file(self._best, safetensors.torch.save(copies))
+
+    @property
+    def has_best(self) -> bool:
+        """Whether validation has chosen weights."""
+        return self._best.exists()
 
     def load_best(self) -> dict[str, Tensor]:
-        """Return the weights that validation chose."""
-        if not self.best.exists():
-            raise FileNotFoundError(f"no {self.best.name} in {self.best.parent}: the run has not validated yet")
-        return safetensors.torch.load_file(self.best)
+        """Return the weights that validation chose.
+
+        Raises:
+            FileNotFoundError: there are none yet.
+            ValueError: the file is damaged.
+        """
+        if not self.has_best:
+            raise FileNotFoundError(f"no {self._best.name} in {self.path}: the run has not validated yet; --resume it")
+        with _raising_damage(self._best, "train the run again"):
+            return safetensors.torch.load(self._best.read_bytes())
 
     def save_last(self, state: dict[str, Any]) -> None:
         """Replace the state to resume from: tensors, numbers and strings in dicts and lists."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        with told_failures(self.last):
-            write_atomically(self.last, buffer.getvalue())
+        write_file(self._last, buffer.getvalue())
 
     def load_last(self) -> dict[str, Any] | None:
-        """Return the state to resume from, or None where nothing was saved yet."""
-        if not self.last.exists():
+        """Return the state to resume from, or None if nothing was saved yet.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        if not self._last.exists():
             return None
-        state: dict[str, Any] = torch.load(self.last, map_location="cpu", weights_only=True)
-        return state
+        with _raising_damage(self._last, "remove it, and --resume trains the run from the start"):
+            state: dict[str, Any] = torch.load(self._last, map_location="cpu", weights_only=True)
+            return state
+
+    def best_policy(self, config: Config, source: ClipSource) -> GlimpsePolicy:
+        """Return the network with the weights that validation chose, on the configured device.
+
+        Args:
+            config: of the run, perhaps with another device.
+            source: clips of the kind that the run was trained on.
+        """
+        policy = make_policy(config, source)
+        policy.load_state_dict(self.load_best())
+        return policy.eval().to(config.training.device)
+
+    # ---- results
+
+    def save_result(self, result: RunResult) -> None:
+        """Write evaluation.json."""
+        write_json(self.path / "evaluation.json", dataclasses.asdict(result))
+
+    def result(self) -> RunResult | None:
+        """Return the measures of a finished run; None if it is not finished.
+
+        Raises:
+            ValueError: the file is damaged, or of another version.
+        """
+        path = self.path / "evaluation.json"
+        if not path.exists():
+            return None
+        fields = read_json(path)
+        try:
+            splits = {
+                name: None if fields[name] is None else Evaluation.from_json(fields[name])
+                for name in ("validation", "test")
+            }
+            return RunResult(**(fields | splits))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{path} does not fit this version ({error}): remove it, and --resume the run") from error
+
+    def finished(self) -> RunResult:
+        """Return the measures of a finished run.
+
+        Raises:
+            FileNotFoundError: the run is not finished.
+        """
+        result = self.result()
+        if result is None:
+            raise FileNotFoundError(
+                f"the run {self.path} is not finished: finish it with python agents/reinforce.py --resume {self.path}"
+            )
+        return result
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Return the lines of metrics.jsonl, without one that a kill cut short."""
+        path, lines = self.path / "metrics.jsonl", []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            with suppress(json.JSONDecodeError):
+                lines.append(json.loads(line))
+        return lines
+
+
+def find_runs(path: Path) -> list[RunFolder]:
+    """Return the run at a path, or all runs in the folder at a path, in the order of the models.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: a config.json is damaged, or of another version.
+    """
+    if RunFolder(path).exists:
+        return [RunFolder(path)]
+    runs = [RunFolder(child.parent) for child in path.glob("*/config.json")]
+    if not runs:
+        raise FileNotFoundError(f"no run in {path} (no config.json): name a folder that agents/reinforce.py wrote")
+    order = list(MODELS)
+    return sorted(runs, key=lambda run: (order.index(run.record().config.model), run.path))
 
 
 class MetricsLog:
-    """Scalars of one arm, as JSON lines and TensorBoard events.
+    """Scalars of a run, as JSON lines and TensorBoard events.
 
     Args:
-        folder: of the arm.
-        update: the update that the run goes on from; later lines, written before a kill, are dropped.
+        folder: of the run.
+        update: the update that the run resumes from; later lines, written before a kill, are dropped.
     """
 
-    def __init__(self, folder: Path, update: int) -> None:
-        self._path = path = folder / "metrics.jsonl"
-        with told_failures(path):
-            folder.mkdir(parents=True, exist_ok=True)
-            if path.exists():
-                lines = [line for line in path.read_text().splitlines() if _update_of(line) <= update]
-                write_atomically(path, "".join(line + "\n" for line in lines).encode())
+    def __init__(self, folder: RunFolder, update: int) -> None:
+        self._path = path = folder.path / "metrics.jsonl"
+        with raising_save_error(path):
+            kept = [line for line in folder.metrics() if line.get("update", update + 1) <= update]
+            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
             self._lines = path.open("a")
-            self._events = SummaryWriter(str(folder), purge_step=update + 1)
+            self._events = SummaryWriter(str(folder.path), purge_step=update + 1)
 
     def write(self, update: int, scalars: Mapping[str, float]) -> None:
         """Append the scalars of one update."""
-        with told_failures(self._path):
+        with raising_save_error(self._path):
             self._lines.write(json.dumps({"update": update} | dict(scalars)) + "\n")
             self._lines.flush()
             for name, value in scalars.items():
                 self._events.add_scalar(name, value, update)
 
     def close(self) -> None:
-        """Finish the files; what a full disk does not take any more was told by `write`, but for the last events."""
+        """Finish the files; `write` has already reported a full disk."""
         for file in (self._lines, self._events):
             with suppress(OSError):
                 file.close()
 
 
-def _update_of(line: str) -> float:
-    """Return the update that a line belongs to; a line that a kill cut short belongs to none."""
+@contextmanager
+def _raising_damage(path: Path, remedy: str) -> Iterator[None]:
+    """Turn any error of a parser of another library into a ValueError with a remedy."""
     try:
-        return float(json.loads(line)["update"])
-    except (json.JSONDecodeError, KeyError):
-        return float("inf")
+        yield
+    except Exception as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}): {remedy}") from error

@@ -1,7 +1,8 @@
-"""Signals that ask a run to stop, as a cluster's preemption does, obeyed between two updates or two tests."""
+"""Signals that ask a run to stop, such as Ctrl-C or a cluster's preemption."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
@@ -11,11 +12,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StoppedError(Exception):
-    """Training was asked to stop by a signal, and has saved what it had.
+    """A signal asked training to stop, and its state is saved.
 
     Args:
         signum: number of the signal.
-        done: the last that was finished and saved.
+        done: the last step that was saved.
     """
 
     def __init__(self, signum: int, done: str) -> None:
@@ -24,12 +25,12 @@ class StoppedError(Exception):
 
 
 class Interruption:
-    """Notes SIGTERM and SIGINT while it is entered, instead of letting them end the process.
+    """Records the first SIGTERM or SIGINT while it is entered; a second one acts at once, as without this class.
 
-    What came too late to be heeded goes on to whoever handles signals after the block.
+    A signal that nobody heeded inside the block is raised again after it.
 
     Attributes:
-        signum: the last of them, 0 while there was none.
+        signum: number of the signal; 0 if there was none.
     """
 
     def __init__(self) -> None:
@@ -37,15 +38,24 @@ class Interruption:
         self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():  # others may not handle signals
-            self._handlers = {name: signal.signal(name, self._note) for name in SIGNALS}
+        if threading.current_thread() is threading.main_thread():  # only this thread may handle signals
+            self._handlers = {name: signal.signal(name, self._record) for name in SIGNALS}
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        for name, handler in self._handlers.items():
-            signal.signal(name, signal.SIG_DFL if handler is None else handler)
+        self._restore()
         if self.signum and error is None:
             signal.raise_signal(self.signum)
 
-    def _note(self, signum: int, _: FrameType | None) -> None:
+    def _restore(self) -> None:
+        while self._handlers:
+            name, handler = self._handlers.popitem()
+            signal.signal(name, signal.SIG_DFL if handler is None else handler)
+
+    def _record(self, signum: int, _: FrameType | None) -> None:
+        if self.signum:
+            self._restore()
+            signal.raise_signal(signum)
+            return
         self.signum = signum
+        os.write(2, b"\nsaving after the current step; a second signal stops at once\n")

@@ -1,0 +1,103 @@
+"""Records of played episodes: looks, views and the outcome."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, stack
+from typing_extensions import Self
+
+
+class Looks(NamedTuple):
+    """Looks of one frame, or of several frames (a further axis before m).
+
+    `content` is the weighted sum of the slices, (N, ..., D), with the "sum" encoder, and the slices themselves,
+    (N, ..., m, D), with "what_and_where": what needs no parameters is reduced before it is kept.
+    """
+
+    content: Tensor
+    cells: Tensor  # (N, ..., m)
+    weights: Tensor  # (N, ..., m)
+
+    @classmethod
+    def of_frames(cls, looks: list[Looks]) -> Looks:
+        """Stack the looks of T frames along a new second axis; frames with fewer looks get looks of weight 0."""
+        most = max(look.cells.shape[1] for look in looks)
+        padded = [look._padded(most) for look in looks]
+        return cls(*(stack(column, 1) for column in zip(*padded, strict=True)))
+
+    def _padded(self, most: int) -> Looks:
+        missing = most - self.cells.shape[1]
+        # Content with one row per look is (N, m, D); a sum over looks is (N, D).
+        content = F.pad(self.content, (0, 0, 0, missing)) if self.content.dim() == 3 else self.content
+        return Looks(content, F.pad(self.cells, (0, missing)), F.pad(self.weights, (0, missing)))
+
+
+class Views(NamedTuple):
+    """Input of the location logits for one frame, or for several (a further axis after the first)."""
+
+    content: Tensor  # (N, ..., K*K, P)
+    seen: Tensor  # (N, ..., K*K) 0 or 1: seen in this frame
+    visits: Tensor  # (N, ..., K*K): number of times each cell was chosen up to this frame
+
+    def as_one_frame(self) -> Views:
+        """Return the view with a frame axis of length 1."""
+        return Views(*(part[:, None] for part in self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """N whole episodes. Cells are in the policy's coordinates: mirrored if the episode was."""
+
+    clips: NDArray[np.int64]  # (N,)
+    attention: Tensor  # (N, T, K*K) l of eq. 3; soft models learn by its gradient
+    entropy: Tensor  # (N, T - 1) nats, of the choice of what is seen in frames 2..T
+    predictions: Tensor  # (N, T) int64
+    class_logits: Tensor  # (N, T, outputs), as they were when acting
+    frame_labels: Tensor  # (N, T, C) bool
+    rewards: Tensor  # (N,) eq. 7, minus the cost of looks
+    true_positives: Tensor  # (N,) int64
+    false_positives: Tensor  # (N,) int64
+    is_correct: Tensor  # (N,) bool
+    glimpses: Tensor  # (N,) int64
+    actors: Tensor | None  # (N, T, K*K) bool; None if the source does not know the actor
+    values: Tensor | None = None  # (N, T, 1 or 2), of the states when acting, if the policy has values
+
+    def rows(self, rows: slice | Tensor) -> Self:
+        """Return some of the episodes; those of a slice share memory with all of them."""
+        parts: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, (Looks, Views)):
+                parts[field.name] = type(value)(*(tensor[rows] for tensor in value))
+            elif isinstance(value, np.ndarray) and isinstance(rows, Tensor):
+                parts[field.name] = value[rows.cpu().numpy()]  # NumPy reads a tensor of one element as a number
+            else:
+                parts[field.name] = None if value is None else value[rows]
+        return dataclasses.replace(self, **parts)
+
+    @property
+    def looked(self) -> Tensor:
+        """(N, T - 1, K*K) bool: the cells attended to in frames 2..T."""
+        return self.attention[:, 1:] > 0
+
+    def hits(self) -> Tensor | None:
+        """Return (N, T - 1, K*K) bool: the looks on the actor; None if the source does not know the actor."""
+        return None if self.actors is None else self.looked & self.actors[:, 1:]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlimpseRollout(Rollout):
+    """Episodes of a policy that chose cells, with everything needed to play them again after the network changed."""
+
+    first: Looks
+    rest: Looks  # (N, T - 1, ...)
+    views: Views | None  # (N, T - 1, ...), if cells were scored
+    cells: Tensor  # chosen at frames 1..T-1: (N, T - 1, m) int64 in order, or (N, T - 1, K*K) bool
+    explored: Tensor  # (N, T - 1) bool: chosen at random instead of by the policy
+    states: Tensor | None  # (N, T, H) of the LSTM, if values are learned from them

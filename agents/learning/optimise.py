@@ -1,0 +1,102 @@
+"""Optimisation: the clips and random seeds of an update, and one step of Adam."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..parallel.noise import Share
+from ..parallel.ranks import average_gradients, raise_together
+from .config import Config
+from .policy import GlimpsePolicy
+
+
+def clips_of_update(num_clips: int, config: Config, update: int) -> NDArray[np.int64]:
+    """Return the (B,) clips of an update: epoch after epoch, each in its own order drawn from the run's seed."""
+    size, seed = config.training.clips, config.training.seed
+    positions = np.arange(update * size, (update + 1) * size)
+    orders = {
+        epoch: np.random.default_rng([seed, epoch]).permutation(num_clips)
+        for epoch in np.unique(positions // num_clips).tolist()
+    }
+    return np.array(
+        [orders[epoch][place] for epoch, place in zip(positions // num_clips, positions % num_clips, strict=True)]
+    )
+
+
+def seed_of_update(config: Config, update: int) -> int:
+    """Return the seed of all random draws of an update, so that a resumed run draws the same numbers."""
+    return int(np.random.SeedSequence([config.training.seed, update]).generate_state(1)[0])
+
+
+def make_optimizer(policy: GlimpsePolicy, config: Config) -> torch.optim.Adam:
+    """Return Adam with a group for the location head and one for everything else."""
+    training, location = config.training, list(policy.location_head.parameters())
+    own = {id(parameter) for parameter in location}
+    rest = [parameter for parameter in policy.parameters() if id(parameter) not in own]
+    scorer_rate = training.advanced.scorer_learning_rate
+    return torch.optim.Adam(
+        [
+            {"params": rest, "lr": training.learning_rate, "weight_decay": training.weight_decay},
+            {"params": location, "lr": scorer_rate, "weight_decay": training.scorer_weight_decay},
+        ]
+    )
+
+
+def take_step(
+    policy: GlimpsePolicy,
+    optimizer: torch.optim.Adam,
+    config: Config,
+    *,
+    update: int,
+    loss: float,
+    share: Share,
+    clip_names: Callable[[], str],
+) -> float:
+    """Take a step along the clipped gradient, averaged over the ranks, and return its norm.
+
+    Args:
+        policy: has the gradients.
+        optimizer: of `make_optimizer`.
+        config: of the run.
+        update: number of the update; the learning rates depend on it.
+        loss: of the update.
+        share: of this rank.
+        clip_names: names the clips of the update, for an error.
+
+    Raises:
+        FloatingPointError: the loss or the gradient is not finite.
+    """
+    training = config.training
+    decay = min(1.0, 0.1 + 0.9 * 3 * (1 - update / training.updates))
+    rates = (training.learning_rate, training.advanced.scorer_learning_rate)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate * decay
+
+    def require_finite(norm: Tensor) -> None:
+        for name, value in (("loss", loss), ("gradient", float(norm))):
+            if not np.isfinite(value):
+                raise FloatingPointError(
+                    f"the {name} of update {update} is not finite, on the clips {clip_names()}: lower "
+                    "--learning-rate, or look at these clips; the last saved state is kept"
+                )
+
+    parameters = list(policy.parameters())
+    if share.ranks > 1:  # before averaging, so that the rank with the broken clips names them
+        gradients = [weight.grad.flatten() for weight in parameters if weight.grad is not None]
+        with raise_together():
+            require_finite(torch.cat(gradients).norm())
+        average_gradients(parameters)
+    # The error of the values may be large, and must not shrink the policy's step.
+    critic = [] if policy.value_head is None else list(policy.value_head.parameters())
+    own = {id(parameter) for parameter in critic}
+    actor = [parameter for parameter in parameters if id(parameter) not in own]
+    torch.nn.utils.clip_grad_norm_(critic, training.advanced.max_grad_norm)
+    norm = torch.nn.utils.clip_grad_norm_(actor, training.advanced.max_grad_norm)
+    require_finite(norm)
+    optimizer.step()
+    return float(norm)

@@ -1,0 +1,210 @@
+"""Jobs: runs that a command trains one after the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import sys
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from ..learning.config import PATHS, Config, Settings
+from ..learning.models import ModelName
+from ..parallel.ranks import current_share
+from ..playing.envs import SourceRecord, Sources, check_device, greedy_play, make_envs, open_splits, videos_of
+from ..playing.evaluation import EVALUATION_ENVS, Evaluation, evaluate
+from .command import CommandLine
+from .files import read_json, write_json
+from .folder import RunFolder, RunResult, find_runs
+from .progress import Progress, format_seconds
+
+# Settings that a model may have for itself. Its episodes, and how many there are, are the same for all models.
+OF_A_MODEL = {
+    "learning_rate", "scorer_learning_rate", "weight_decay", "scorer_weight_decay", "max_grad_norm", "penalty",
+    "entropy_bonus", "random_share",
+} | {name for name, path in PATHS.items() if path[0] == "policy"}  # fmt: skip
+
+
+class Job(NamedTuple):
+    """One run to train."""
+
+    config: Config
+    path: Path
+
+
+class Train(Protocol):
+    """The function `train` of agents/reinforce.py."""
+
+    def __call__(
+        self,
+        config: Config,
+        out: Path,
+        *,
+        sources: Sources | None = None,
+        progress: Progress | None = None,
+        test: bool = True,
+        changes: Collection[str] = (),
+    ) -> RunResult:
+        """Train one model into a folder, or finish its run."""
+
+
+def jobs_of_models(line: CommandLine[Any], out: Path, tuned: Path | None = None) -> list[Job]:
+    """Return a job for each model of a command line, in OUT/<model>."""
+    settings = read_tuned(tuned, line.models)
+    return [
+        Job(line.config.with_settings({"model": model} | dict(settings.get(model, {}))), out / model)
+        for model in line.models
+    ]
+
+
+def resumed_jobs(line: CommandLine[Any], path: Path) -> list[Job]:
+    """Return the jobs of the run or runs at a path, with the changes that the command line makes."""
+    changes: dict[str, Any] = {}
+    if "--updates" in line.given:
+        changes |= {"updates": line.training.updates, "epochs": None}
+    if "--source" in line.given:
+        changes["source"] = line.task.source
+    if "--device" in line.given:
+        changes["device"] = line.training.device
+    return [Job(run.record().config.with_settings(changes), run.path) for run in find_runs(path)]
+
+
+def read_tuned(path: Path | None, models: Sequence[str]) -> dict[str, Settings]:
+    """Read the settings.json of agents.tune: settings by the name of a model.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not such a file, or lacks one of the models.
+    """
+    if path is None:
+        return {}
+    if not path.exists():
+        raise FileNotFoundError(f"no tuned settings at {path}: agents.tune writes them, as settings.json")
+    settings = read_json(path)
+    if not isinstance(settings, dict) or not all(isinstance(own, dict) for own in settings.values()):
+        raise ValueError(f"{path} must hold settings by the name of a model, got {settings!r}")
+    for model, own in settings.items():
+        if other := [name for name in own if name not in OF_A_MODEL]:
+            raise ValueError(
+                f"{path}: {', '.join(other)} of {model!r} must be the same for all models; a model's own settings may "
+                f"be {', '.join(sorted(OF_A_MODEL))}"
+            )
+    if missing := [model for model in models if model not in settings]:
+        raise ValueError(
+            f"{path} has no settings for {', '.join(missing)}: tune them too, leave them out of --models, or add "
+            "them with {}, which keeps the defaults"
+        )
+    return settings
+
+
+def default_folder(config: Config) -> Path:
+    """Make a new folder under runs/, named by source, seed and time; no two commands get the same one."""
+    name = f"{Path(config.task.source).name}-seed{config.training.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for number in itertools.count(1):
+        path = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError
+
+
+def train_all(
+    jobs: Sequence[Job],
+    train: Train,
+    *,
+    estimate: Callable[[Config, Sources], float] | None = None,
+    test: bool = True,
+    keep_going: bool = False,
+    changes: Collection[str] = (),
+) -> list[RunResult | None]:
+    """Train all jobs, one after the other, with one progress for all; finished ones are only read.
+
+    Args:
+        jobs: on sources that may differ; each is opened once.
+        train: `train` of agents/reinforce.py.
+        estimate: returns the expected seconds of one update, for the first line.
+        test: play the test splits.
+        keep_going: note a job whose numbers overflow in its failure.json, and continue with the next one.
+        changes: settings that may differ from those of runs that are resumed.
+
+    Returns:
+        the result of each job; None for one that failed.
+    """
+    opened: dict[tuple[Any, ...], Sources] = {}
+
+    def sources_of(config: Config) -> Sources:
+        task = config.task
+        key = (task.source, task.fold, task.window_seconds, task.stride_seconds)
+        if key not in opened:
+            opened[key] = open_splits(config)
+        return opened[key]
+
+    configs = [job.config.for_source(sources_of(job.config)["train"]) for job in jobs]
+    total, shows = sum(config.training.updates for config in configs), current_share().is_first
+    if shows:
+        is_new = not any(RunFolder(job.path).exists for job in jobs)
+        seconds = None
+        if estimate is not None and is_new:
+            seconds = total * estimate(configs[0], sources_of(configs[0]))
+        print(describe(configs, sources_of(configs[0]), seconds), flush=True)
+    results: list[RunResult | None] = []
+    with Progress(total, shows=shows) as progress:
+        for job, config in zip(jobs, configs, strict=True):
+            try:
+                sources = sources_of(config)
+                results.append(
+                    train(job.config, job.path, sources=sources, progress=progress, test=test, changes=changes)
+                )
+            except FloatingPointError as error:
+                if not keep_going:
+                    raise
+                print(f"{job.path} failed: {error}", file=sys.stderr, flush=True)
+                write_json(job.path / "failure.json", {"reason": str(error)})
+                results.append(None)
+    return results
+
+
+def describe(configs: Sequence[Config], sources: Sources, seconds: float | None) -> str:
+    """Return the first line of a command that trains: what trains on what, chance level and expected time."""
+    config, source = configs[0], sources["train"]
+    models = list(dict.fromkeys(config.model for config in configs))
+    clips = " / ".join(str(videos_of(sources[split]).num_clips) for split in ("train", "validation", "test"))
+    cells = (
+        f"{config.task.glimpses} of {source.grid_size**2} cells in each of {config.task.frames or source.num_frames}"
+    )
+    runs = "" if len(configs) == len(models) else f" in {len(configs)} runs"
+    time_needed = "" if seconds is None else f"; about {format_seconds(seconds)}"
+    return (
+        f"Training {', '.join(models)}{runs} on {config.task.source}: {len(source.class_names)} classes (chance "
+        f"{1 / len(source.class_names):.3f}), {clips} clips to train / validate / test, {cells}{time_needed}"
+    )
+
+
+def evaluate_again(jobs: Sequence[Job], *, sampled: bool) -> list[tuple[ModelName, Evaluation]]:
+    """Play the test split again with the best checkpoint of every job; nothing is written.
+
+    Args:
+        jobs: of existing runs, perhaps on another source of the same kind.
+        sampled: sample cells as in training, instead of taking the most likely ones.
+
+    Raises:
+        ValueError: a source is not of the kind that the run was trained on.
+    """
+    measured = []
+    for config, path in jobs:
+        run = RunFolder(path)
+        check_device(config.training.device)
+        sources = open_splits(config)
+        run.record().source.check_same_kind(SourceRecord.of(config, sources["test"]), config.task.source)
+        if run.result() is None:
+            print(f"{path} is not finished: playing its best checkpoint so far", file=sys.stderr)
+        settings = dataclasses.replace(greedy_play(config), greedy=not sampled)
+        envs = make_envs(config, sources["test"], EVALUATION_ENVS, train=False)
+        policy, training = run.best_policy(config, sources["train"]), config.training
+        again = evaluate(envs, policy, settings, seed=training.seed, video_score=training.advanced.video_score)
+        measured.append((config.model, again))
+    return measured

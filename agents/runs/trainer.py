@@ -1,0 +1,87 @@
+"""A model in training: its network, optimiser, environments and counters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from glimpse_env import ClipSource, VideoGlimpseVectorEnv
+
+from ..learning.config import Config
+from ..learning.optimise import make_optimizer
+from ..parallel.ranks import current_share, from_first
+from ..playing.envs import Sources, greedy_play, make_envs, make_policy, sample_slices
+from ..playing.evaluation import EVALUATION_ENVS, VALIDATION_SEED, Evaluation, evaluate
+from .folder import RunFolder, RunResult
+from .provenance import git_commit
+
+
+class Trainer:
+    """A model in training: its network, optimiser, environments and counters.
+
+    Args:
+        config: of the run, ready for its source.
+        sources: the three splits.
+    """
+
+    def __init__(self, config: Config, sources: Sources) -> None:
+        self.config, self.share = config, current_share()
+        self.policy = make_policy(config, sources["train"])
+        if config.policy.advanced.projection_size < sources["train"].depth:
+            self.policy.location_head.fit_components(sample_slices(sources["train"]))
+        self.policy.load_state_dict(from_first(self.policy.state_dict))  # machines differ in the last digits
+        self.policy.to(config.training.device)
+        self.optimizer = make_optimizer(self.policy, config)
+        episodes = config.training.clips * config.training.rollouts
+        self.episodes = range(episodes)[self.share.of(episodes)]
+        self.envs = make_envs(config, sources["train"], len(self.episodes), train=True)
+        self.validation_envs = make_envs(config, sources["validation"], EVALUATION_ENVS, train=False)
+        self.num_updates, self.seconds, self.best_score, self.best_update = 0, 0.0, -1.0, 0
+        self.trained_by: str | None = git_commit()
+
+    def measure(self, envs: VideoGlimpseVectorEnv, *, seed: int) -> Evaluation:
+        """Measure the network on the split of some environments."""
+        score = self.config.training.advanced.video_score
+        return evaluate(envs, self.policy.eval(), greedy_play(self.config), seed=seed, video_score=score)
+
+    def measure_validation(self) -> Evaluation:
+        """Measure the network on the validation split."""
+        return self.measure(self.validation_envs, seed=VALIDATION_SEED)
+
+    def conclude(self, run: RunFolder, test: ClipSource | None) -> RunResult:
+        """Measure the checkpoint that validation chose, and write the result; `test` is played if it is given."""
+        self.policy.load_state_dict(run.load_best())
+        tested = None
+        if test is not None:
+            envs = make_envs(self.config, test, EVALUATION_ENVS, train=False)
+            tested = self.measure(envs, seed=self.config.training.seed)
+        result = RunResult(
+            validation=self.measure_validation(),
+            test=tested,
+            best_update=self.best_update,
+            train_seconds=self.seconds,
+            trained_by=self.trained_by,
+            tested_by=git_commit(),
+        )
+        run.save_result(result)
+        return result
+
+    def state(self) -> dict[str, Any]:
+        """Return the state that a run resumes from."""
+        counters = {name: getattr(self, name) for name in (*_COUNTERS, "trained_by")}
+        return counters | {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state(self, state: dict[str, Any] | None) -> None:
+        """Continue from a saved state, if there is one; keep the names of all commits that trained the run."""
+        if state is None:
+            return
+        self.policy.load_state_dict(state["policy"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+        commits = str(state["trained_by"]).split(", ")
+        if self.num_updates < self.config.training.updates:
+            commits.append(str(self.trained_by))
+        self.trained_by = ", ".join(dict.fromkeys(commits))
+
+
+_COUNTERS = ("num_updates", "seconds", "best_score", "best_update")

@@ -1,0 +1,26 @@
+"""The table that a training command prints: accuracy with its interval, chance, and looks on the actor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..learning.models import ModelName
+from ..playing.evaluation import Evaluation
+from .statistics import mean_and_interval
+
+
+def results_table(measured: Sequence[tuple[ModelName, Evaluation]]) -> str:
+    """Return the test results of models as lines of text.
+
+    The 95 % interval of the accuracy covers the films of the test videos, not the seeds of training.
+    """
+    lines = [f"{'':12}{'accuracy':>9}{'95 % interval':>17}{'vote':>8}{'focus':>8}{'per look':>10}"]
+    for model, result in measured:
+        mean, half = mean_and_interval(result.correct, result.films)
+        interval = f"{max(mean - half, 0):.3f} to {min(mean + half, 1):.3f}"
+        cells = [result.vote_accuracy, result.focus, result.focus_per_look]
+        vote, focus, per_look = ("-" if value is None else f"{value:.3f}" for value in cells)
+        lines.append(f"{model:12}{mean:9.3f}{interval:>17}{vote:>8}{focus:>8}{per_look:>10}")
+    videos, films = len(measured[0][1].correct), len(set(measured[0][1].films))
+    lines.append(f"{videos} test videos of {films} films; the interval covers films, not seeds")
+    return "\n".join(lines)
