@@ -1,181 +1,169 @@
-"""Train every model alike and put what they came to side by side, at equal numbers of glimpses.
+"""Train models alike and compare them, at equal numbers of glimpses.
 
-    python -m agents.compare --source STORE --seeds 1 2 3 --budgets 1 5 --models random soft gumbel mean --out OUT
-    python -m agents.compare --source STORE --budgets 1 2 3 5 8 16 49 --models random gumbel soft --out OUT
-    python -m agents.compare --out OUT --only-table --reported FILE    # from the records alone, beside others' figures
+    python -m agents.compare --source STORE --seeds 1 2 3 --budgets 1 5 --models reinforce random soft mean --out OUT
+    python -m agents.compare --out OUT --only-table --reported FILE    # from finished runs, with published figures
+    python -m agents.compare --runs RUN RUN RUN                        # a table of any finished runs
 
-Other flags are those of agents/reinforce.py. "learned", REINFORCE with m glimpses, is always there; what does not
-depend on m (`soft`, `soft_hidden`, `mean`, `max`, `all`, `unlimited`) is trained at the first budget alone. Runs are
-ordinary ones, OUT/m<m>/seed<seed>, which agents.report and --evaluate take: what is finished is not trained again, what
-was stopped goes on, and models, seeds and budgets can be added later.
+Other flags are those of agents/reinforce.py. A model that does not depend on m (soft, soft_hidden, mean, max, all,
+unlimited) is trained at the first budget only. Runs are ordinary ones, in OUT/m<m>/seed<seed>/<model>. Finished ones
+are not trained again, stopped ones resume, and models, seeds and budgets can be added later.
 
-From these records come table.md, its numbers as summary.csv, table.csv with the numbers of every seed, and the figures.
-Intervals are Student's 95 % over seeds; differences to random glimpses are paired by seed at the same m, those to
-REINFORCE by test video, with the interval over films.
-Checkpoints were chosen by validation; figures are of the test split.
-Figures that others published stand below, marked as reported: a CSV file with the columns model, measure (one of
-table.md's, by its name in table.csv), value and source.
+OUT gets table.md, its numbers as summary.csv, the numbers of every run as table.csv, and figures. --reported adds
+published figures, marked as such, from a CSV file with the columns model, measure (as in table.csv), value and source.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
-from glimpse_env.files import write_atomically
-
 from .cost.macs import macs_per_clip
-from .learning.config import Config, Control
-from .playing.envs import greedy_manner, make_envs, make_policy, open_splits
-from .playing.rollout import SOFT
+from .learning.models import MODELS, ModelName
+from .playing.envs import greedy_play, make_envs, make_policy, open_splits
 from .reinforce import train
-from .runs.command import run_command
-from .runs.folder import Checkpoints, read_json, told_failures, write_json
-from .runs.results import arm_folder
-from .tables.comparison import Reported, comma_separated, page, read_reported, summary
+from .runs.command import CommandLine, parse_command, run_command
+from .runs.files import read_json, write_file, write_json
+from .runs.folder import RunFolder, find_runs
+from .runs.jobs import Job, read_tuned, train_all
+from .tables.comparison import Reported, page, read_reported, records_as_csv, summary
+from .tables.intervals import mean_interval
 from .tables.plots import anytime_figure, budget_figure, compute_figure, save_figure
-from .tables.records import BUDGETED, TITLES, Row, name_of, read_records, rows_of
-from .tables.statistics import mean_and_interval
+from .tables.records import Record, Row, read_records, rows_of
+
+COMPARED: tuple[ModelName, ...] = ("reinforce", "random", "soft", "soft_hidden", "gumbel", "mean", "max")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Config):
-    """Train models alike, for several seeds and budgets of glimpses, and compare them; `--seed` has no effect."""
+class Output:
+    """Train models alike, for several seeds and numbers of glimpses, and compare them."""
 
     out: Path = Path("runs/comparison")
-    """Folder of the comparison; what is there already is kept and gone on with."""
+    """Folder of the runs, the table and the figures; finished runs in it are kept."""
     seeds: tuple[int, ...] = (1, 2, 3)
-    """One run of every model for each."""
+    """Seeds; every model is trained once for each, and --seed has no effect."""
     budgets: tuple[int, ...] = ()
-    """Numbers m of glimpses per frame; --glimpses alone without it."""
-    models: tuple[Control, ...] = ("random", "soft", "soft_hidden", "gumbel", "mean", "max")
-    """What is compared with REINFORCE, by its name in --controls."""
+    """Numbers m of glimpses per frame; --glimpses alone by default."""
     only_table: bool = False
-    """Write tables and figures from what is there, and train nothing; the source is needed to count compute alone."""
+    """Train nothing, and write the table and figures of the finished runs in --out."""
+    runs: tuple[Path, ...] = ()
+    """Finished runs, or folders of runs; print their table, and train and write nothing."""
     reported: Path | None = None
-    """CSV of figures that others published: model, measure, value, source."""
+    """CSV of published figures: model, measure, value, source."""
     tuned: Path | None = None
-    """The settings.json in which agents.tune keeps what each model learns best with."""
+    """settings.json of agents.tune, with the settings that each model learns best with."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"--seeds must name different seeds, got {self.seeds}")
-        if self.controls != Config().controls:
-            raise ValueError(f"--controls {' '.join(self.controls)}: what is compared is told by --models")
-        if len(set(self.budgets)) < len(self.budgets) or any(budget < 1 for budget in self.budgets):
-            raise ValueError(f"--budgets must be different numbers of at least 1, got {self.budgets}")
+        for name in ("seeds", "budgets"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"--{name} must be different numbers, got {' '.join(map(str, values))}")
+        if not self.seeds:
+            raise ValueError("--seeds names no seed: give at least one")
 
-    def runs(self) -> list[tuple[Path, Config]]:
-        """Return the folder and the configuration of every run that is asked for."""
-        own = self.part().tuned_by(self.tuned)
-        missing = [arm for arm in ("learned", *self.models) if arm not in own.arm_settings]
-        if self.tuned is not None and missing:
-            raise ValueError(
-                f"{self.tuned} has no settings for {', '.join(missing)}: tune these too, leave them out of --models, "
-                "or give them {} there, which is the base"
-            )
-        budgets = self.budgets or (self.glimpses,)
-        asked = []
-        for budget in budgets:
-            models = self.models if budget == budgets[0] else tuple(set(self.models) & set(BUDGETED))
-            controls = tuple(model for model in self.models if model in models)
-            for seed in self.seeds:
-                settings = {arm: own.arm_settings[arm] for arm in ("learned", *controls) if arm in own.arm_settings}
-                config = dataclasses.replace(own, glimpses=budget, seed=seed, controls=controls, arm_settings=settings)
-                asked.append((self.out / f"m{budget}" / f"seed{seed}", config))
-        return asked
+
+def jobs_of(line: CommandLine[Output]) -> list[Job]:
+    """Return a job for every model, number of glimpses and seed."""
+    output, jobs = line.output, []
+    tuned = read_tuned(output.tuned, line.models)
+    budgets = output.budgets or (line.task.glimpses,)
+    for budget in budgets:
+        for seed in output.seeds:
+            for model in line.models:
+                if MODELS[model].has_budget or budget == budgets[0]:
+                    settings = {"model": model, "glimpses": budget, "seed": seed} | dict(tuned.get(model, {}))
+                    folder = output.out / f"m{budget}" / f"seed{seed}" / model
+                    jobs.append(Job(line.config.with_settings(settings), folder))
+    return jobs
 
 
 def write_comparison(out: Path, reported: Sequence[Reported] = ()) -> str:
-    """Write tables and figures from the records of a comparison, and return the table."""
-    records = read_records(out)
+    """Write the table and the figures of the finished runs in a folder, and return the table.
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: they differ in more than model, glimpses and seed.
+    """
+    records = read_records(RunFolder(path.parent) for path in sorted(out.glob("m*/seed*/*/config.json")))
     rows = rows_of(records)
-    texts = {
-        "table.md": page(records, reported),
-        "summary.csv": summary(records, reported),
-        "table.csv": comma_separated(records),
-    }
-    for name, text in texts.items():
-        with told_failures(out / name):
-            write_atomically(out / name, text.encode())
-    curves = list(_budget_curves(rows))
+    write_file(out / "table.md", page(records, reported))
+    write_file(out / "summary.csv", summary(records, reported))
+    write_file(out / "table.csv", records_as_csv(records))
+    curves = _curves(rows)
     if any(len(points) > 1 for _, points in curves):
-        save_figure(out / "accuracy_by_glimpses.png", budget_figure(curves, _levels(rows)))
-    anytime: list[tuple[str, list[list[float]]]] = []
-    for row in rows:
-        seeds = [record.measured.get("accuracy_by_frames", []) for record in row.records]
-        if all(seeds):
-            anytime.append((name_of(row) + (", knowing the clip's mean" if row.looking in SOFT else ""), seeds))
-    if anytime:
-        save_figure(out / "accuracy_by_frames.png", anytime_figure(anytime))
-    macs = count_macs(out, rows)
-    spent = [
-        (name_of(row), macs[name_of(row)], *mean_and_interval(row.values("accuracy")))
+        levels = [(row.model.title, mean_interval(row.values("accuracy")).mean) for row in rows if row.glimpses is None]
+        save_figure(out / "accuracy_by_glimpses.png", budget_figure(curves, levels))
+    by_frames = [
+        (
+            row.name + (", knowing the clip's mean" if row.model.is_soft else ""),
+            [record.test.accuracy_by_frames for record in row.records],
+        )
         for row in rows
-        if name_of(row) in macs
     ]
+    save_figure(out / "accuracy_by_frames.png", anytime_figure(by_frames))
+    macs = count_macs(out, rows)
+    spent = [(row, mean_interval(row.values("accuracy"))) for row in rows if row.name in macs]
     if spent:
-        save_figure(out / "accuracy_by_compute.png", compute_figure(spent))
+        points = [(row.name, macs[row.name], accuracy.mean, accuracy.half) for row, accuracy in spent]
+        save_figure(out / "accuracy_by_compute.png", compute_figure(points))
     return page(records, reported)
 
 
-def count_macs(out: Path, rows: Sequence[Row]) -> dict[str, float]:
-    """Return MACs per clip of each row's policy, the CNN's left out, by `name_of`; counted once and kept in macs.json.
+def _curves(rows: Sequence[Row]) -> list[tuple[str, list[tuple[int, float, float]]]]:
+    """Return each model that depends on m with its points: m, mean accuracy, half the interval."""
+    curves: dict[str, list[tuple[int, float, float]]] = {}
+    for row in rows:
+        if row.glimpses is not None:
+            accuracy = mean_interval(row.values("accuracy"))
+            curves.setdefault(row.model.title, []).append((row.glimpses, accuracy.mean, accuracy.half))
+    return list(curves.items())
 
-    Rows are left out where their source cannot be opened any more.
+
+def count_macs(out: Path, rows: Sequence[Row]) -> dict[str, float]:
+    """Return MACs per clip of each row's policy without the CNN, by the row's name; kept in macs.json.
+
+    Rows are left out if their source cannot be opened any more.
     """
     path = out / "macs.json"
     known: dict[str, float] = read_json(path) if path.exists() else {}
     for row in rows:
-        if name_of(row) in known:
-            continue
-        config = dataclasses.replace(Config.from_json(row.records[0].run["config"]), device="cpu")
-        try:
-            source = open_splits(config)["test"]
-        except (FileNotFoundError, ValueError):
-            continue
-        envs = make_envs(config, source, min(4, source.num_clips), train=False, looking=row.looking)
-        policy = make_policy(config, source, row.looking)  # costs do not depend on weights
-        if row.looking == "unlimited":  # but for how many cells it looks at
-            policy.load_state_dict(Checkpoints(arm_folder(row.records[0].folder, row.looking)).load_best())
-        known[name_of(row)] = macs_per_clip(envs, policy.eval(), greedy_manner(config, row.looking)).policy
-        write_json(path, known)
+        if row.name not in known and (macs := _macs_of(row.records[0])) is not None:
+            known[row.name] = macs
+            write_json(path, known)
     return known
 
 
-def _budget_curves(rows: Sequence[Row]) -> Iterator[tuple[str, list[tuple[int, float, float]]]]:
-    """Yield each model that depends on m with its points: m, mean accuracy, half the interval."""
-    for looking in BUDGETED:
-        points = [
-            (row.budget, *mean_and_interval(row.values("accuracy")))
-            for row in rows
-            if row.looking == looking and row.budget is not None
-        ]
-        if points:
-            yield TITLES[looking], points
+def _macs_of(record: Record) -> float | None:
+    config = record.record.config.with_settings({"device": "cpu"})
+    try:
+        source = open_splits(config)["test"]
+    except (FileNotFoundError, ValueError):
+        return None
+    envs = make_envs(config, source, min(4, source.num_clips), train=False)
+    policy = make_policy(config, source)  # costs do not depend on weights ...
+    if record.model.sees == "set":  # ... except for the number of cells looked at
+        policy = record.run.best_policy(config, source)
+    return macs_per_clip(envs, policy.eval(), greedy_play(config)).policy
 
 
-def _levels(rows: Sequence[Row]) -> list[tuple[str, float]]:
-    """Return the mean accuracy of each model that does not depend on m."""
-    return [(TITLES[row.looking], mean_and_interval(row.values("accuracy"))[0]) for row in rows if row.budget is None]
+def parse_arguments(arguments: Sequence[str] | None = None) -> CommandLine[Output]:
+    """Read the command line."""
+    return parse_command(Output, arguments, models=COMPARED, program="python -m agents.compare")
 
 
-def main(arguments: Arguments) -> None:
-    """Train what is missing, then write and print the comparison."""
-    reported = [] if arguments.reported is None else read_reported(arguments.reported)
-    if not arguments.only_table:
-        runs = arguments.runs()
-        for number, (folder, config) in enumerate(tqdm(runs, desc="runs", disable=None), 1):
-            print(f"run {number} of {len(runs)}: {folder}, {', '.join(config.arms)}", flush=True)
-            train(config, folder)
-    print(write_comparison(arguments.out, reported))
-    print(f"wrote {arguments.out}/table.md, summary.csv, table.csv and figures")
+def main() -> None:
+    """Train the missing runs, then write and print the comparison."""
+    line = parse_arguments()
+    output = line.output
+    reported = [] if output.reported is None else read_reported(output.reported)
+    if output.runs:
+        print(page(read_records(run for path in output.runs for run in find_runs(path)), reported))
+        return
+    if not output.only_table:
+        train_all(jobs_of(line), train)
+    print(write_comparison(output.out, reported))
+    print(f"Wrote {output.out}/table.md, summary.csv, table.csv and figures")
 
 
 if __name__ == "__main__":
-    run_command(main, Arguments)
+    run_command(main)

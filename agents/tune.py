@@ -1,53 +1,55 @@
-"""Look for the settings that each model learns best with, all with the same effort, on the validation split alone.
+"""Find the settings that each model learns best with, all with the same effort, on the validation split alone.
 
-    python -m agents.tune --source STORE --models random soft mean --trials 8 --out OUT
-    python -m agents.compare --source STORE --models random soft mean --tuned OUT/settings.json --out COMPARISON
+    python -m agents.tune --source STORE --models reinforce random soft mean --trials 8 --out OUT
+    python -m agents.compare --source STORE --models reinforce random soft mean --tuned OUT/settings.json
 
-Other flags are those of agents/reinforce.py: the base that the settings change. Every model gets as many trials, each
-of as many updates, clips and rollouts; the first trial is the base itself. What is drawn for the others comes from a
-tree-structured Parzen estimator (Optuna; Bergstra et al. 2011) that knows those drawn before. A model's space has the
-settings that it depends on: all have the learning rate, dropout and weight decay; those that score cells have the same
-for the weights that score, and the penalty of eq. 8; those that draw them the entropy bonus or the random share.
+Other flags are those of agents/reinforce.py and make up the base. Every model gets as many trials, each with as many
+updates, clips and rollouts. The first trial is the base itself. The settings of the others are drawn by a
+tree-structured Parzen estimator (Optuna; Bergstra et al. 2011) that knows the earlier ones. All models have the
+learning rate, dropout and weight decay; models that score cells also those of the location logits and the penalty of
+eq. 8; models that draw cells also the entropy bonus or the random share.
 
-A trial is judged by the mean log-score of the validation videos, which tells more apart on few of them than accuracy
-does. The test split is opened, as for every run, and not read. Trials are kept under OUT/<model>/trial<k>: the same
-command skips what is finished, goes on with what was stopped, and takes further models and trials. settings.json holds
-the best settings of the models that have had exactly as many trials as were last asked for.
+A trial is judged by the mean log-score of the validation videos, which separates models on fewer videos than accuracy
+does. The test split is not played. Trials are runs, in OUT/<model>/trial<k>: the same command skips finished ones,
+resumes stopped ones, and takes further models and trials. settings.json holds the best settings of the models that
+have had exactly as many trials as were last asked for.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from .learning.config import Config, Control, spelled
-from .playing.envs import Sources, check_device, check_playable, open_splits
+from .learning.config import Config, format_settings
+from .learning.models import MODELS, Model, ModelName
+from .playing.envs import Sources, open_splits
 from .playing.evaluation import video_labels
 from .playing.metrics import LOWEST_SCORE
-from .playing.rollout import HARD, SOFT, Looking
-from .reinforce import Arm
-from .runs.command import run_command
-from .runs.folder import provenance, read_json, write_json
+from .reinforce import train
+from .runs.command import CommandLine, parse_command, run_command
+from .runs.files import read_json, write_json
+from .runs.folder import RunFolder
+from .runs.jobs import Job, train_all
 
 Space = dict[str, BaseDistribution]
 
+TUNED: tuple[ModelName, ...] = ("reinforce", "random", "soft", "gumbel", "mean")
 ALL: Space = {
     "learning_rate": FloatDistribution(3e-4, 1e-2, log=True),
     "weight_decay": FloatDistribution(1e-6, 1e-3, log=True),
-    "policy.dropout": FloatDistribution(0.0, 0.8),
-    "policy.input_dropout": FloatDistribution(0.0, 0.8),
+    "dropout": FloatDistribution(0.0, 0.8),
+    "input_dropout": FloatDistribution(0.0, 0.8),
 }
 SCORING: Space = {
     "scorer_learning_rate": FloatDistribution(3e-4, 3e-2, log=True),
     "scorer_weight_decay": FloatDistribution(1e-6, 1e-2, log=True),
-    "policy.scorer_dropout": FloatDistribution(0.0, 0.6),
+    "scorer_dropout": FloatDistribution(0.0, 0.6),
     "penalty": CategoricalDistribution((0.0, 0.1, 1.0)),
 }
 ENTROPY: Space = {"entropy_bonus": FloatDistribution(3e-4, 3e-2, log=True)}
@@ -55,64 +57,42 @@ EXPLORING: Space = {"random_share": FloatDistribution(0.0, 0.8)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Config):
-    """Look for the settings that each model learns best with; `--controls` has no effect."""
+class Output:
+    """Find the settings that each model learns best with, on the validation split."""
 
     out: Path = Path("runs/tuning")
-    """Folder of the trials and of settings.json; what is finished there is not trained again."""
-    models: tuple[Control, ...] = ("random", "soft", "gumbel", "mean")
-    """What is tuned beside REINFORCE, by its name in --controls."""
+    """Folder of the trials and of settings.json; finished trials in it are kept."""
     trials: int = 8
-    """Of each model."""
+    """Trials of each model."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.trials < 1:
             raise ValueError(f"--trials must be at least 1, got {self.trials}")
-        if self.controls != Config().controls:
-            raise ValueError(f"--controls {' '.join(self.controls)}: what is tuned is told by --models")
-        if self.video_score != "mean":
-            raise ValueError(f"--video-score {self.video_score}: trials are judged by mean scores, leave it out")
-
-    @property
-    def base(self) -> Config:
-        """What the settings change."""
-        return self.part(controls=(), arm_settings={})
 
 
-def space_of(looking: Looking) -> Space:
-    """Return what is tuned of a model."""
+def space_of(model: Model) -> Space:
+    """Return the settings of a model that are tuned."""
     space = dict(ALL)
-    if looking in (*HARD, *SOFT):
+    if model.learns is not None:
         space |= SCORING
-    if looking in ("learned", "unlimited"):
+    if model.learns == "reinforce":
         space |= ENTROPY
-    return space | EXPLORING if looking in HARD else space
-
-
-def values_of(config: Config, names: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a configuration has for some settings."""
-    return {
-        name: getattr(config.policy, name.removeprefix("policy."))
-        if name.startswith("policy.")
-        else getattr(config, name)
-        for name in names
-    }
+    return space | EXPLORING if model.looks_ahead else space
 
 
 def tune(
     judge: Callable[[dict[str, Any], int], float], space: Space, base: dict[str, Any], *, trials: int, seed: int
 ) -> tuple[dict[str, Any], float]:
-    """Return the best of a number of trials and what it was judged.
+    """Return the best settings of a number of trials, and their score.
 
-    The draws of a trial depend on the seed, its number and how earlier draws were judged: who remembers the judgements
-    can ask again from the start and gets the same trials.
+    The draws of a trial depend on the seed, its number and the scores of earlier trials, so a caller that has kept the
+    scores gets the same trials again.
 
     Args:
-        judge: takes settings and the number of the trial, and returns how good they are.
-        space: what settings are drawn from.
-        base: the settings of the first trial, which need not lie in the space, so that no draw depends on it.
-        trials: how many.
+        judge: takes settings and the number of the trial, and returns their score.
+        space: distributions of the settings.
+        base: settings of the first trial; they need not lie in the space, since no draw depends on them.
+        trials: number of trials.
         seed: of all draws.
     """
     study = optuna.create_study(direction="maximize")
@@ -126,83 +106,81 @@ def tune(
     return max(judged, key=lambda pair: pair[1])
 
 
-class Bench:
-    """Where the trials of one model are run and kept.
+def judge_trial(config: Config, folder: Path, settings: dict[str, Any]) -> float:
+    """Train with settings, or read the finished trial, and return the mean log-score of the validation videos.
 
-    Args:
-        base: what settings change; ready for its source.
-        looking: the model.
-        folder: of its trials.
-        sources: the three splits, of which the test split is not read.
+    A trial whose numbers overflow gets the worst possible score.
+
+    Raises:
+        ValueError: the folder holds a trial of other settings.
+        StoppedError: SIGTERM or SIGINT came.
     """
-
-    def __init__(self, base: Config, looking: Looking, folder: Path, sources: Sources) -> None:
-        self.base, self.looking, self.folder, self.sources = base, looking, folder, sources
-
-    def judge(self, settings: dict[str, Any], number: int) -> float:
-        """Train with settings, or remember what came of it, and return the mean log-score on the validation split.
-
-        Numbers that overflow are judged as the worst that there is.
-
-        Raises:
-            ValueError: the trial's folder is one of other settings.
-            StoppedError: SIGTERM or SIGINT came.
-        """
-        config = self.base.with_settings(settings)
-        folder = self.folder / f"trial{number}"
-        path = folder / "config.json"
-        if not path.exists():
-            write_json(path, {"config": config.to_json(), "looking": self.looking} | provenance())
-        elif (earlier := Config.from_json(read_json(path)["config"])) != config:
-            names = [name for name, value in config.to_json().items() if value != earlier.to_json()[name]]
-            raise ValueError(f"{folder} holds a trial that differs in {', '.join(names)}: choose another --out")
-        path = folder / "validation.json"
-        if not path.exists():
-            print(f"{self.looking}, trial {number}: {spelled(settings)}", flush=True)
-            write_json(path, self._train(config, folder))
-        measured = read_json(path)
-        print(f"{self.looking}, trial {number}: log-score {measured['log_score']:.4f}", flush=True)
-        return float(measured["log_score"])
-
-    def _train(self, config: Config, folder: Path) -> dict[str, Any]:
-        arm = Arm(config, self.looking, folder, self.sources)
-        try:
-            arm.train()
-        except FloatingPointError as error:
-            return {"log_score": float(np.log(LOWEST_SCORE)), "failure": str(error)}
-        measured = arm.validate()
-        return {"log_score": measured.log_score, "accuracy": measured.accuracy, "train_seconds": arm.seconds}
+    if not (folder / "failure.json").exists():
+        print(f"{config.model}, {folder.name}: {format_settings(settings)}", flush=True)
+        job = Job(config.with_settings(settings), folder)
+        result = train_all([job], train, test=False, keep_going=True, announce=False)[0]
+        if result is not None and result.validation.log_score is not None:
+            print(f"{config.model}, {folder.name}: log-score {result.validation.log_score:.4f}", flush=True)
+            return result.validation.log_score
+    return float(np.log(LOWEST_SCORE))
 
 
 def judged_trials(folder: Path) -> int:
-    """Return how many trials of a model have been judged."""
-    return len(list(folder.glob("trial*/validation.json")))
+    """Return the number of trials of a model that have a score."""
+    return sum((RunFolder(path).path / "evaluation.json").exists() for path in folder.glob("trial*")) + len(
+        list(folder.glob("trial*/failure.json"))
+    )
 
 
-def main(arguments: Arguments) -> None:
-    """Tune what is missing, and write settings.json after every model."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    check_device(arguments.device)
-    sources = open_splits(arguments.base)
-    base = arguments.base.for_source(sources["train"])
-    check_playable(dataclasses.replace(base, controls=arguments.models), sources["train"])
+def check_base(line: CommandLine[Output], sources: Sources) -> None:
+    """Check that trials can be judged, and that no model has had more of them.
+
+    Raises:
+        ValueError: no validation video has a label, or a model has had more trials.
+    """
     if not video_labels(sources["validation"]).any():
-        raise ValueError(f"no validation video of {base.source} has a label: nothing can be judged")
-    for looking in ("learned", *arguments.models):
-        if (judged := judged_trials(arguments.out / looking)) > arguments.trials:
+        raise ValueError(f"no validation video of {line.task.source} has a label: trials cannot be judged")
+    for model in line.models:
+        if (judged := judged_trials(line.output.out / model)) > line.output.trials:
             raise ValueError(
-                f"{arguments.out / looking} has {judged} trials already: ask for --trials {judged} or more"
+                f"{line.output.out / model} already has {judged} trials, got --trials {line.output.trials}: ask for "
+                f"at least {judged}"
             )
-    chosen, models = arguments.out / "settings.json", cast(tuple[Looking, ...], ("learned", *arguments.models))
-    for looking in models:
-        bench, space = Bench(base, looking, arguments.out / looking, sources), space_of(looking)
-        best, score = tune(bench.judge, space, values_of(base, space), trials=arguments.trials, seed=base.seed)
-        print(f"{looking}: log-score {score:.4f} with {spelled(best)}", flush=True)
-        settings = (read_json(chosen) if chosen.exists() else {}) | {looking: best}
-        alike = {arm: own for arm, own in settings.items() if judged_trials(arguments.out / arm) == arguments.trials}
-        write_json(chosen, alike)
-    print(f"wrote {chosen}: give it to agents.compare or agents/reinforce.py as --tuned")
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> CommandLine[Output]:
+    """Read the command line."""
+    line = parse_command(Output, arguments, models=TUNED, program="python -m agents.tune")
+    if (score := line.config.setting("video_score")) != "mean":
+        raise ValueError(f"--video-score {score}: trials are judged by mean scores; leave it out")
+    return line
+
+
+def main() -> None:
+    """Tune the models, and write settings.json after each."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    line = parse_arguments()
+    out, trials = line.output.out, line.output.trials
+    check_base(line, open_splits(line.config))
+    chosen = out / "settings.json"
+    for name in line.models:
+        config, space = line.config.with_settings({"model": name}), space_of(MODELS[name])
+        base = {setting: _value_of(config, setting) for setting in space}
+
+        def judge(settings: dict[str, Any], number: int, config: Config = config) -> float:
+            return judge_trial(config, out / config.model / f"trial{number}", settings)
+
+        best, score = tune(judge, space, base, trials=trials, seed=config.training.seed)
+        print(f"{name}: log-score {score:.4f} with {format_settings(best)}", flush=True)
+        settings = (read_json(chosen) if chosen.exists() else {}) | {name: best}
+        write_json(chosen, {model: own for model, own in settings.items() if judged_trials(out / model) == trials})
+    print(f"Wrote {chosen}: pass it to agents.compare or agents/reinforce.py with --tuned")
+
+
+def _value_of(config: Config, setting: str) -> Any:
+    """Return a setting's value; the location logits' weight decay is that of all weights if it is not set."""
+    return config.training.scorer_weight_decay if setting == "scorer_weight_decay" else config.setting(setting)
 
 
 if __name__ == "__main__":
-    run_command(main, Arguments)
+    run_command(main)

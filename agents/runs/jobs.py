@@ -119,6 +119,7 @@ def train_all(
     estimate: Callable[[Config, Sources], float] | None = None,
     test: bool = True,
     keep_going: bool = False,
+    announce: bool = True,
     changes: Collection[str] = (),
 ) -> list[RunResult | None]:
     """Train all jobs, one after the other, with one progress for all; finished ones are only read.
@@ -129,6 +130,7 @@ def train_all(
         estimate: returns the expected seconds of one update, for the first line.
         test: play the test splits.
         keep_going: note a job whose numbers overflow in its failure.json, and continue with the next one.
+        announce: print a first line.
         changes: settings that may differ from those of runs that are resumed.
 
     Returns:
@@ -145,7 +147,7 @@ def train_all(
 
     configs = [job.config.for_source(sources_of(job.config)["train"]) for job in jobs]
     total, shows = sum(config.training.updates for config in configs), current_share().is_first
-    if shows:
+    if shows and announce:
         is_new = not any(RunFolder(job.path).exists for job in jobs)
         seconds = None
         if estimate is not None and is_new:

@@ -1,18 +1,18 @@
-"""A comparison as a table: Markdown and CSV from the records alone, with what others published below."""
+"""The table of a comparison: Markdown and CSV from the records alone, with published figures below."""
 
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
-from ..learning.config import Config, spelled
+from ..learning.config import format_settings
 from ..playing.evaluation import MEASURES
-from .records import TITLES, Record, beside, gains, lead, rows_of
-from .statistics import mean_and_interval, shown
+from .intervals import Interval, comparisons_sentence
+from .layout import comma_separated, format_gain, format_interval, markdown
+from .records import Record, Row, find_row, rows_of
 
 SHOWN = (
     "accuracy", "top3", "mean_average_precision", "hit_at_1", "hit_at_3", "vote_accuracy", "reward", "true_positives",
@@ -22,7 +22,7 @@ SHOWN = (
 
 @dataclass(frozen=True)
 class Reported:
-    """A figure that others published."""
+    """A published figure."""
 
     model: str
     measure: str
@@ -38,7 +38,7 @@ def read_reported(path: Path) -> list[Reported]:
         ValueError: a column is missing, a measure is unknown or a value is no number.
     """
     if not path.exists():
-        raise FileNotFoundError(f"no figures to report at {path}: it is a CSV file of model, measure, value and source")
+        raise FileNotFoundError(f"no published figures at {path}: it must be a CSV of model, measure, value and source")
     figures = []
     with path.open(newline="") as file:
         for number, line in enumerate(csv.DictReader(file), 2):
@@ -47,115 +47,136 @@ def read_reported(path: Path) -> list[Reported]:
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path}, line {number}: needs model, measure, value and source ({error})") from error
             if figure.measure not in SHOWN:
-                raise ValueError(f"{path}, line {number}: measure must be one of {SHOWN}, got {figure.measure!r}")
+                raise ValueError(
+                    f"{path}, line {number}: measure must be one of {', '.join(SHOWN)}, got {figure.measure!r}"
+                )
             figures.append(figure)
     return figures
 
 
-def markdown(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str:
-    """Return the comparison as a Markdown table, a model at a budget each row, published figures last."""
+@dataclass(frozen=True)
+class Differences:
+    """Differences of a row's accuracy to two reference models at the same number of glimpses."""
+
+    minus_random: Interval | None
+    reinforce_minus_it: Interval | None
+    reference_glimpses: int | None
+    """Glimpses of the REINFORCE row."""
+
+    @classmethod
+    def of(cls, row: Row, rows: Sequence[Row]) -> Differences:
+        """Compare a row; one without a number of glimpses is compared with REINFORCE at its smallest number."""
+        random = find_row(rows, "random", row.glimpses) if row.glimpses is not None else None
+        reinforce = find_row(rows, "reinforce", row.glimpses)
+        return cls(
+            row.accuracy_gain(random),
+            reinforce.accuracy_gain(row) if reinforce and row.model.name != "reinforce" else None,
+            None if reinforce is None else reinforce.glimpses,
+        )
+
+    def both(self) -> list[Interval]:
+        """Return the differences that there are."""
+        return [gain for gain in (self.minus_random, self.reinforce_minus_it) if gain is not None]
+
+
+def comparison_table(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str:
+    """Return the comparison as a Markdown table, one row for each model and number of glimpses."""
     rows = rows_of(records)
     published = {figure.measure for figure in reported}
     names = [name for name in SHOWN if name in published or any(row.values(name) for row in rows)]
-    head = [
-        "model",
-        "m",
-        "seeds",
-        "accuracy",
-        "minus random",
-        "REINFORCE minus it",
-        *(MEASURES[name] for name in names if name != "accuracy"),
-    ]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    others = [name for name in names if name != "accuracy"]
+    header = ["model", "m", "seeds", "accuracy", "minus random", "REINFORCE minus it", *(MEASURES[n] for n in others)]
+    lines = []
     for row in rows:
-        cells = [TITLES[row.looking], "-" if row.budget is None else str(row.budget), str(len(row.records))]
-        cells += [shown(row.values("accuracy")), shown(gains(row, rows), signed=True)]
-        led = lead(row, rows)
-        cells.append("-" if led is None else f"{led[0]:+.3f} ± {led[1]:.3f} (m = {beside(row)})")
-        cells += [shown(row.values(name)) for name in names if name != "accuracy"]
-        lines.append("| " + " | ".join(cells) + " |")
+        differences = Differences.of(row, rows)
+        against = format_gain(differences.reinforce_minus_it)
+        if differences.reinforce_minus_it and row.glimpses is None:
+            against += f" (m = {differences.reference_glimpses})"
+        cells = [row.model.title, "-" if row.glimpses is None else str(row.glimpses), str(len(row.records))]
+        cells += [format_interval(row.mean("accuracy")), format_gain(differences.minus_random), against]
+        lines.append(cells + [format_interval(row.mean(name)) for name in others])
     for model, source in dict.fromkeys((figure.model, figure.source) for figure in reported):
-        known = {
-            figure.measure: f"{figure.value:g}"
-            for figure in reported
-            if (figure.model, figure.source) == (model, source)
-        }
+        known = {f.measure: f"{f.value:g}" for f in reported if (f.model, f.source) == (model, source)}
         cells = [f"{model} (reported by {source})", "-", "-", known.get("accuracy", "-"), "-", "-"]
-        cells += [known.get(name, "-") for name in names if name != "accuracy"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells + [known.get(name, "-") for name in others])
+    return markdown(header, lines)
 
 
 def summary(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str:
-    """Return as CSV what the Markdown table says, a measure of a model at a budget a line.
+    """Return the table's numbers as CSV, one line for each measure of a model at a number of glimpses.
 
-    `interval` is half of the 95 % interval, empty for a single seed; `m` that of REINFORCE where it is set against a
-    model, and empty for what does not depend on it; `reported_by` names who published a figure.
+    `interval` is half of the 95 % interval, empty if it is unknown; `m` is that of REINFORCE for differences to it;
+    `reported_by` names the source of a published figure.
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["model", "m", "seeds", "measure", "mean", "interval", "reported_by"])
+    lines: list[list[object]] = []
     rows = rows_of(records)
     for row in rows:
-        named = {name: row.values(name) for name in MEASURES} | {"accuracy_minus_random": gains(row, rows)}
-        lines = [
-            (row.budget, len(values), name, *mean_and_interval(values)) for name, values in named.items() if values
+        differences, seeds = Differences.of(row, rows), len(row.records)
+        measured = [(row.glimpses, name, row.mean(name)) for name in MEASURES]
+        measured.append((row.glimpses, "accuracy_minus_random", differences.minus_random))
+        measured.append((differences.reference_glimpses, "reinforce_minus_it", differences.reinforce_minus_it))
+        for glimpses, name, value in measured:
+            if value is not None:
+                half = value.half if isfinite(value.half) else None
+                lines.append([row.model.name, glimpses, seeds, name, value.mean, half, value.note, None])
+    for figure in reported:
+        lines.append([figure.model, None, None, figure.measure, figure.value, None, None, figure.source])
+    return comma_separated(["model", "m", "seeds", "measure", "mean", "interval", "note", "reported_by"], lines)
+
+
+def records_as_csv(records: Sequence[Record]) -> str:
+    """Return one line for each run."""
+    names = ["model", "m", "seed", *MEASURES, "validation_accuracy", "train_seconds", "trained_by"]
+    lines = [
+        [
+            record.model.name, record.glimpses, record.seed, *(getattr(record.test, name) for name in MEASURES),
+            record.result.validation.accuracy, record.result.train_seconds, record.result.trained_by,
         ]
-        if (led := lead(row, rows)) is not None:
-            lines.append((beside(row), len(row.records), "reinforce_minus_it", *led))
-        for budget, count, name, mean, half in lines:
-            writer.writerow([row.looking, budget, count, name, mean, half if isfinite(half) else "", ""])
-    writer.writerows([figure.model, "", "", figure.measure, figure.value, "", figure.source] for figure in reported)
-    return buffer.getvalue()
-
-
-def comma_separated(records: Sequence[Record]) -> str:
-    """Return the records as CSV, one arm of one run a line."""
-    buffer = io.StringIO()
-    names = ["model", "m", "seed", *MEASURES, "validation_accuracy", "train_seconds", "git_commit"]
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(names)
-    for row in rows_of(records):
-        for record in row.records:
-            known = record.measured | {"model": row.looking, "m": record.budget, "seed": record.seed}
-            writer.writerow([known.get(name) for name in names])
-    return buffer.getvalue()
+        for row in rows_of(records)
+        for record in row.records
+    ]  # fmt: skip
+    return comma_separated(names, lines)
 
 
 def page(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str:
-    """Return what table.md holds: the table, and what it takes to make it again."""
-    commits = sorted({str(record.measured["git_commit"]) for record in records})
-    machines = sorted({f"{record.run['machine']}, {record.run['threads']} threads" for record in records})
-    config = Config.from_json(records[0].run["config"])
-    said = [
-        f"Source `{config.source}`, fold {config.fold}, preset {config.preset}, reward {config.reward}, "
-        f"{config.updates} updates of {config.clips} clips x {config.rollouts} rollouts; "
-        f"{_counted(records[0].measured['films'])}.",
+    """Return the contents of table.md: the table, and the facts needed to read and repeat it."""
+    rows, first = rows_of(records), records[0].record
+    config, videos = first.config, records[0].test.films
+    commits = sorted({str(record.result.trained_by) for record in records})
+    machines = sorted({f"{one.record.machine}, {one.record.threads} threads" for one in records})
+    differences = [gain for row in rows for gain in Differences.of(row, rows).both()]
+    notes = sorted({gain.note for gain in differences if gain.note})
+    lines = [
+        f"Source `{config.task.source}`, fold {config.task.fold}, preset {config.preset}, reward "
+        f"{config.training.reward}, {config.training.updates} updates of {config.training.clips} clips x "
+        f"{config.training.rollouts} rollouts; {len(videos)} test videos of {len(set(videos))} films; chance "
+        f"{1 / len(first.source.class_names):.3f}.",
         f"Code {', '.join(commits)}; {'; '.join(machines)}.",
-        *_tuned(records),
-        "Means over seeds with 95 % intervals; checkpoints chosen by validation. REINFORCE minus a model: of each test "
-        "video the mean over seeds, with the interval over films. Soft attention reads every slice to score it, its m "
-        "likeliest cells too, and begins from the mean of all frames, so it has seen the whole clip at frame 1. Costs "
-        "of looks are taken off the reward of those alone who choose what to see.",
+        *_own_settings(records),
+        "Means have 95 % intervals over seeds. Differences have 95 % intervals over films and seeds, and a * if the "
+        "interval excludes zero. " + comparisons_sentence(len(differences)),
+        *(f"Of some differences: {note}." for note in notes),
+        "Validation chose the checkpoints. Soft attention reads every slice in order to score it, and begins from the "
+        "mean of all frames, so it has seen the whole clip at frame 1.",
     ]
-    return markdown(records, reported) + "\n\n" + "\n".join(said) + "\n"
+    if len(set(videos)) == len(videos):
+        lines.append(
+            "The names of the videos contain no film: if videos share footage, intervals are too narrow."
+        )
+    return comparison_table(records, reported) + "\n" + "\n\n".join(lines) + "\n"
 
 
-def _counted(films: Sequence[int]) -> str:
-    """Say how many test videos there are, of how many films."""
-    if len(set(films)) < len(films):
-        return f"{len(films)} test videos of {len(set(films))} films"
-    return (
-        f"{len(films)} test videos, each taken for a film of its own, as their names tell nothing else: where they "
-        "share footage, intervals over films are too narrow"
-    )
+def _own_settings(records: Sequence[Record]) -> list[str]:
+    """Return the settings of each model that differ from those of most models."""
+    settings = {record.model.name: record.own_settings() for record in records}
+    usual = {name: _most_common([own[name] for own in settings.values()]) for name in next(iter(settings.values()))}
+    lines = []
+    for record in {record.model.name: record for record in records}.values():
+        own = {name: value for name, value in record.own_settings().items() if value != usual[name]}
+        if own:
+            lines.append(f"Own settings of {record.model.title}: {format_settings(dict(sorted(own.items())))}.")
+    return lines
 
 
-def _tuned(records: Sequence[Record]) -> list[str]:
-    """Say which models were trained with settings of their own, and which with the base's where some were."""
-    own = {
-        record.looking: Config.from_json(record.run["config"]).arm_settings.get(record.looking) for record in records
-    }
-    lines = [f"Tuned for itself: {TITLES[arm]}: {spelled(settings)}." for arm, settings in own.items() if settings]
-    rest = [TITLES[arm] for arm, settings in own.items() if not settings]
-    return [*lines, f"Not tuned for itself: {'; '.join(rest)}."] if lines and rest else lines
+def _most_common(values: Sequence[object]) -> object:
+    return max(values, key=values.count)

@@ -11,9 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from glimpse_env.files import write_atomically
-
-from ..runs.folder import told_failures
+from ..runs.files import write_file
 
 MARKERS = "os^Dv<>PX*ph"
 
@@ -24,7 +22,7 @@ def budget_figure(
     """Draw accuracy against glimpses per frame.
 
     Args:
-        curves: of each model its points: m, mean accuracy, and half its interval (infinite: none is drawn).
+        curves: name of each model, and its points: m, mean accuracy, and half its interval (none is drawn if infinite).
         levels: mean accuracies of models that do not depend on m, drawn as horizontal lines.
     """
     figure, axis = _axes("glimpses per frame")
@@ -43,9 +41,7 @@ def budget_figure(
 
 
 def anytime_figure(curves: Sequence[tuple[str, Sequence[Sequence[float]]]]) -> Figure:
-    """Draw the accuracy of the mean of the first n frames' scores against n: for each model a curve of each seed, whose
-    mean is drawn.
-    """
+    """Draw the accuracy of the mean score of the first n frames against n, for each model the mean over its seeds."""
     figure, axis = _axes("frames seen")
     for name, seeds in curves:
         mean = np.asarray(seeds, float).mean(0)
@@ -55,11 +51,11 @@ def anytime_figure(curves: Sequence[tuple[str, Sequence[Sequence[float]]]]) -> F
 
 
 def compute_figure(points: Sequence[tuple[str, float, float, float]]) -> Figure:
-    """Draw accuracy against arithmetic: of each model its name, MACs per clip, mean accuracy, and half its interval."""
-    figure, axis = _axes("MACs per clip, the CNN's left out")
+    """Draw accuracy against compute: name, MACs per clip, mean accuracy and half its interval of each model."""
+    figure, axis = _axes("MACs per clip, without the CNN")
     for number, (name, macs, mean, half) in enumerate(points):
         error = half if np.isfinite(half) else 0.0
-        marker = MARKERS[number % len(MARKERS)]  # hollow, and all different: models at the same place stay visible
+        marker = MARKERS[number % len(MARKERS)]  # hollow and different, so that models at one place stay visible
         axis.errorbar(macs, mean, error, label=name, marker=marker, markersize=7, fillstyle="none", linestyle="none")
     axis.set_xscale("log")
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -70,8 +66,7 @@ def save_figure(path: Path, figure: Figure) -> None:
     """Write a figure as PNG, atomically."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
-    with told_failures(path):
-        write_atomically(path, buffer.getvalue())
+    write_file(path, buffer.getvalue())
 
 
 def _axes(label: str) -> tuple[Figure, Axes]:
