@@ -81,7 +81,6 @@ class SliceEncoder(nn.Module):
         if not self.is_sum:
             self.what = nn.Linear(depth, self.width)
             self.where = nn.Embedding(cells, self.width)
-            nn.init.normal_(self.where.weight, std=0.1)
 
     def attend(self, slices: Tensor, cells: Tensor, weights: Tensor) -> Looks:
         """Look at (N, m, D) `slices` at (N, m) `cells` with the weights l of eq. 3, (N, m)."""
@@ -108,8 +107,6 @@ class Memory(nn.Module):
         super().__init__()
         self.hidden_size = hidden = config.hidden_size
         self.when = nn.Embedding(shape.frames, width) if config.advanced.frame_embedding else None
-        if self.when is not None:
-            nn.init.normal_(self.when.weight, std=0.1)
         sizes = [width] + [hidden] * (config.layers - 1)
         self.lstm = nn.ModuleList([nn.LSTM(size, hidden, batch_first=True) for size in sizes])
         self.begin = nn.Linear(projected, 2 * config.layers * hidden) if shape.starts_from_mean else None
@@ -340,6 +337,8 @@ class GlimpsePolicy(nn.Module):
         self.memory = Memory(config, self.encoder.width, shape, projected)
         self.class_head = ClassHead(config, self.encoder.width, shape.outputs)
         self.location_head = LocationHead(config, shape)
+        for embedding in (module for module in self.modules() if isinstance(module, nn.Embedding)):
+            nn.init.normal_(embedding.weight, std=0.1)
         self.value_head = ValueHead(config.hidden_size, shape.values) if shape.values else None
 
     @property
