@@ -52,7 +52,7 @@ def main(out: Path, frames: int, clip: int) -> None:
         sys.exit('pillow is missing: pip install -e ".[render]"')
     try:
         Image.fromarray(draw(frames, clip)).quantize(64).save(out, optimize=True)
-    except (ValueError, OSError) as error:
+    except (ValueError, IndexError, OSError) as error:
         sys.exit(f"error: {error}")
 
 
