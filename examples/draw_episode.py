@@ -1,29 +1,60 @@
 """Draw the first frames of an episode as the environment renders them: the picture in the README.
 
+    pip install -e ".[render]"
     python examples/draw_episode.py examples/episode.png
 
-Two of the five looks follow the actor, as the source knows where it is; the others wander.
+Two of the five looks follow the actor, because the source knows its place. The others are random.
 """
 
+from __future__ import annotations
+
+import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
 
 import glimpse_env  # noqa: F401 - registers VideoGlimpse-v0
 
-FRAMES, CLIP = 5, 2
 
-if __name__ == "__main__":
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Draw the first frames of an episode side by side.")
+    parser.add_argument("out", type=Path, help="Picture file to write, such as episode.png.")
+    parser.add_argument("--frames", type=int, default=5, help="Number of frames to draw.")
+    parser.add_argument("--clip", type=int, default=2, help="Number of the clip in the validation split.")
+    return parser.parse_args(arguments)
+
+
+def draw(frames: int, clip: int) -> NDArray[np.uint8]:
+    """Play an episode and return its rendered frames side by side, (height, width, 3)."""
     env = gym.make("VideoGlimpse-v0", render_mode="rgb_array", split="validation")
     source = env.unwrapped.source
-    actor = source.actor(CLIP).reshape(source.num_frames, -1).argmax(1)
+    if not 1 <= frames <= source.num_frames:
+        raise ValueError(f"--frames must lie in 1..{source.num_frames}, got {frames}")
     rng = np.random.default_rng(1)
-    env.reset(options={"clip": CLIP})
+    env.reset(options={"clip": clip})
+    actor = source.actor(clip).reshape(source.num_frames, -1).argmax(1)
     pictures = [env.render()]
-    for frame in range(1, FRAMES):
+    for frame in range(1, frames):
         cells = [actor[frame], actor[frame - 1], *rng.integers(0, source.grid_size**2, 3)]
-        env.step(np.array([*cells, CLIP % len(source.class_names) if frame > 1 else 0]))
+        env.step(np.array([*cells, clip % len(source.class_names) if frame > 1 else 0]))
         pictures.append(env.render())
-    Image.fromarray(np.concatenate(pictures, axis=1)).quantize(64).save(sys.argv[1], optimize=True)
+    return np.concatenate(pictures, axis=1)
+
+
+def main(out: Path, frames: int, clip: int) -> None:
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        sys.exit('pillow is missing: pip install -e ".[render]"')
+    try:
+        Image.fromarray(draw(frames, clip)).quantize(64).save(out, optimize=True)
+    except (ValueError, IndexError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main(**vars(parse_arguments()))

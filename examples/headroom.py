@@ -1,30 +1,31 @@
-"""Ask how much choosing cells could gain on a source, before any policy is trained there.
+"""Estimate how much choosing cells could gain on a source, before any policy is trained on it.
 
+    pip install -e ".[agents]"
     python examples/headroom.py --source stores/jhmdb --glimpses 1
 
-A logistic classifier learns to tell a clip's class from the mean of m random cells of one of its frames. Then every
-test clip is classified, by the mean of its frames' softmaxes, from cells that are chosen by rules; as in an episode,
-frame 1 is seen whole (by the same classifier), and the cells of a frame are chosen by what the frame before it showed,
-all of it, as with the observation "cube":
+A logistic classifier learns a clip's class from the mean of m random cells of one of its frames. It then classifies
+every test clip, by the mean of its frames' softmaxes, from cells that fixed rules choose. As in an episode, frame 1 is
+seen whole (by the same classifier), and the whole frame before decides the cells of a frame, as with the observation
+"cube":
 
-- random: the control that each rule is compared with, over several draws;
-- fixed: the cells that were best on average on the training clips, whatever is in them;
-- content: those with the largest value, where a linear regression from a slice predicts the log-score that its cell
-  gets the label in the next frame. What it learns from was scored by a classifier that had not been fitted to the clip.
-  This is what REINFORCE has to find out from returns, told to it directly;
-- content, new: the same among the cells that were seen least often before in the clip;
-- confident: those that the classifier is surest of, whatever it says;
-- actor: random ones of the actor, where the source knows;
+- random: random cells, over several draws; all other rules are compared with it;
+- fixed: the cells that were best on average on the training clips, whatever their content;
+- content: the cells with the largest predicted value. A linear regression from a slice predicts the log-score of the
+  label by the same cell in the next frame. Its targets come from a classifier that was not fitted to the clip.
+  REINFORCE has to learn the same from returns;
+- content, new: the same among the cells that were chosen least often before in the clip;
+- confident: the cells with the most confident classification, right or wrong;
+- actor: random cells of the actor, if the source knows its place;
 - all: the mean of all cells, by a classifier of its own;
-- hindsight: those that score the label best in the very frame, which no policy can know: nearly a bound on all.
+- hindsight: the cells that score the label best in the frame itself, which no policy can know: close to an upper bound.
 
-Penalties are chosen on the validation split. Intervals take clips that were cut from one film together.
+The validation split chooses the penalties. Intervals are clustered by source film.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import gymnasium as gym
@@ -47,21 +48,21 @@ DRAWS = 5  # of random cells
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Compare rules that choose cells, by a linear classifier."""
+    """Compare rules that choose cells, with a linear classifier."""
 
     source: str
     """Path of a feature store."""
     fold: int = 1
-    """Which official split of the dataset."""
+    """Number of the official split of the data set."""
     glimpses: int = 1
-    """m, the cells that are chosen in a frame."""
+    """m, the number of cells chosen in a frame."""
     seed: int = 1
-    """Of every random choice."""
+    """Seed of every random choice."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What is learned from: for each of n draws, slices of one frame and of the frame before it."""
+    """Training samples: for each of n draws, slices of one frame and of the frame before it."""
 
     clips: NDArray[np.int64]  # (n,)
     labels: Tensor  # (n,)
@@ -69,11 +70,11 @@ class Samples:
     wholes: Tensor  # (n, D) mean of all cells
     cells: Tensor  # (n,) the first of the random cells
     slices: Tensor  # (n, D) at that cell
-    before: Tensor  # (n, D) at that cell in the frame before
+    before: Tensor  # (n, D) at the same cell in the frame before
 
 
 def watch(source: ClipSource) -> Iterator[tuple[int, int, Tensor, NDArray[np.bool_] | None]]:
-    """Yield every clip of a split, its label, its cubes (T, K*K, D) and where the actor is, (T, K*K)."""
+    """Yield every clip of a split, its label, its cubes (T, K*K, D) and the actor's cells, (T, K*K)."""
     envs = gym.make("VideoGlimpse-v0", source=source, observation="cube", glimpses=1)
     for clip in tqdm(range(source.num_clips), desc="clips", disable=None):
         cube, info = envs.reset(options={"clip": clip})
@@ -129,7 +130,7 @@ def fit_classifier(inputs: Tensor, labels: Tensor, classes: int, penalty: float)
 
 
 def best_penalty(train: Samples, validation: Samples, name: str, classes: int) -> float:
-    """Return the penalty with which a classifier of `name` does best on the validation clips."""
+    """Return the penalty whose classifier of `name` has the lowest loss on the validation clips."""
 
     def loss(penalty: float) -> float:
         layer = fit_classifier(getattr(train, name), train.labels, classes, penalty)
@@ -141,13 +142,13 @@ def best_penalty(train: Samples, validation: Samples, name: str, classes: int) -
 def cross_fitted_scores(
     samples: Samples, groups: NDArray[np.int64], classes: int, penalty: float, rng: np.random.Generator
 ) -> Tensor:
-    """Return (n,): the log-score of each sample's label by its slice, of a classifier fitted to other films.
+    """Return (n,): the log-score of each sample's label, by a classifier that was fitted to the slices of other films.
 
     Args:
         samples: of the clips of a split.
         groups: (clips,) the film of each training clip.
         classes: C.
-        penalty: of the classifiers.
+        penalty: L2 penalty of the classifiers.
         rng: draws the two halves of the films.
     """
     half = torch.from_numpy(rng.permutation(groups.max() + 1)[groups][samples.clips] % 2)
@@ -160,7 +161,7 @@ def cross_fitted_scores(
 
 
 def within_clips(samples: Samples, values: Tensor) -> Tensor:
-    """Return (n, ...) values less the mean of their clip."""
+    """Return (n, ...) values minus the mean of their clip."""
     clips = torch.from_numpy(samples.clips)
     sums = values.new_zeros(int(clips.max()) + 1, *values.shape[1:]).index_add(0, clips, values)
     counts = clips.bincount().reshape(-1, *[1] * (values.dim() - 1))
@@ -168,16 +169,16 @@ def within_clips(samples: Samples, values: Tensor) -> Tensor:
 
 
 def values_of_places(samples: Samples, scores: Tensor, size: int) -> Tensor:
-    """Return (size,): by how much each cell's scores are better than others of their clip; -inf where it has none.
+    """Return (size,): how much better each cell scores than other cells of its clip; -inf for a cell without scores.
 
-    Some clips are told right whatever is seen of them: who happens to be drawn in these is not worth more.
+    Comparing within clips gives no credit to cells that were drawn in easy clips.
     """
     sums = torch.zeros(size).index_add(0, samples.cells, within_clips(samples, scores))
     return (sums / samples.cells.bincount(minlength=size)).nan_to_num(nan=-torch.inf)
 
 
 def fit_values(samples: Samples, scores: Tensor, penalty: float) -> Callable[[Tensor], Tensor]:
-    """Fit a ridge regression within clips, from the slice before to the score: what a cell is worth beside others."""
+    """Fit a ridge regression within clips, from the slice in the frame before to the score of the cell."""
     inputs = within_clips(samples, samples.before).double()
     gram = inputs.T @ inputs / len(inputs) + penalty * torch.eye(inputs.shape[1], dtype=torch.float64)
     targets = within_clips(samples, scores).double()
@@ -192,7 +193,7 @@ def predictability(value: Callable[[Tensor], Tensor], samples: Samples, scores: 
 
 
 def seen_least(merit: Tensor, glimpses: int) -> Tensor:
-    """Take from (T, K*K) merits, in each frame the m best of the cells that were taken least often: (T, m)."""
+    """Choose by (T, K*K) merits, in each frame the m best of the cells that were chosen least often before: (T, m)."""
     taken, visits = [], torch.zeros(merit.shape[1])
     for row in merit:
         order = np.lexsort((-row.numpy(), visits.numpy()))
@@ -203,13 +204,13 @@ def seen_least(merit: Tensor, glimpses: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Headroom:
-    """What rules that choose cells come to.
+    """Results of rules that choose cells.
 
     Attributes:
-        right: by rule (clips,), the share of draws in which each test clip is told right.
+        right: by rule (clips,), the share of draws in which each test clip is classified correctly.
         predictability: correlation of predicted values with scores within the validation clips, the best of four
             penalties.
-        groups: (clips,) the film that each test clip was cut from.
+        groups: (clips,) the source film of each test clip.
     """
 
     right: dict[str, NDArray[np.float64]]
@@ -217,21 +218,21 @@ class Headroom:
     groups: NDArray[np.int64]
 
     def gain(self, rule: str) -> tuple[float, float]:
-        """Return the accuracy of a rule less that of random cells, and half its 95 % interval over films."""
+        """Return the accuracy of a rule minus that of random cells, and half its 95 % interval over films."""
         gains = self.right[rule] - self.right["random"]
         return mean_and_interval(gains, self.groups)
 
 
 def measure(splits: Mapping[str, ClipSource], *, glimpses: int, seed: int) -> Headroom:
-    """Learn from the training clips what cells tell, and try all rules on the test clips.
+    """Fit classifiers and values to the training clips, and try all rules on the test clips.
 
     Args:
         splits: "train", "validation" and "test".
         glimpses: m.
-        seed: of every random choice.
+        seed: seed of every random choice.
 
     Raises:
-        ValueError: there are not so many cells, or clips are untrimmed.
+        ValueError: `glimpses` exceeds the number of cells, or clips are untrimmed.
     """
     classes, size = len(splits["train"].class_names), splits["train"].grid_size ** 2
     if not 1 <= glimpses <= size:
@@ -296,8 +297,12 @@ def main(arguments: Arguments) -> None:
             print(f"{rule:14}{found.right[rule].mean():>10.3f}{gained:>24}")
 
 
+def parse_arguments(arguments: Sequence[str] | None = None) -> Arguments:
+    return tyro.cli(Arguments, args=arguments, prog="python examples/headroom.py")
+
+
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Arguments, description=__doc__))
+        main(parse_arguments())
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")

@@ -1,14 +1,15 @@
-"""Make untrimmed videos of trimmed ones: join clips of HMDB-51 or J-HMDB, with stretches without any class between.
+"""Join trimmed clips of HMDB-51 or J-HMDB into untrimmed videos, with background between them.
 
+    pip install -e ".[video]"
     python examples/join_clips.py --videos jhmdb/videos --splits jhmdb/splits --out joined
     python -m glimpse_env.extract activitynet --videos joined/videos --annotations joined/annotations.json \
         --weights FILE --fps 5 --frames 40 --out stores/joined
 
-Every clip of the classes that are kept is used once, in a video of two to four clips of its own part (train, validation
-or test; no source video of the first two is in both). Before, between and after them runs footage of the classes that
-are left out, of the same part; it may come again in another video. A video is named by what it is made of: who goes on
-after an interruption, or joins otherwise into the same folder, never takes one video for another. The seed decides the
-annotations and what every frame shows; the encoder may still round a frame differently from one time to the next.
+Every clip of the kept classes is used once, in a video of two to four clips of one part (train, validation or test; no
+source video is in both train and validation). Footage of the background classes of the same part runs before, between
+and after them; it may appear in several videos. The name of a video is a hash of its pieces, so a second run with the
+same folder never confuses two videos: the same command resumes, and other settings add videos. The seed decides the
+annotations and the content of every frame. The encoder may still round a frame differently from run to run.
 """
 
 from __future__ import annotations
@@ -17,20 +18,24 @@ import functools
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any
 
-import av
 import numpy as np
-import tyro
-from tqdm import tqdm
 
 from glimpse_env.datasets import VideoClip, VideoDataset, hmdb51
 from glimpse_env.files import write_atomically
 from glimpse_env.sources.splits import SPLITS, Split
+
+try:
+    import av
+    import tyro
+    from tqdm import tqdm
+except ModuleNotFoundError as error:
+    sys.exit(f'{error.name} is missing: pip install -e ".[video]"')
 
 FRAMES_PER_SECOND = 30
 WIDTH, HEIGHT = 320, 240
@@ -39,36 +44,36 @@ FEWEST, MOST = 2, 4  # clips of a video
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Join trimmed clips into untrimmed videos, annotated as ActivityNet's are."""
+    """Join trimmed clips into untrimmed videos, with annotations in ActivityNet's format."""
 
     videos: Path
-    """A folder per class with the clips, 30 frames a second."""
+    """Folder of clips at 30 frames per second, with a folder per class."""
     splits: Path
-    """The official <class>_test_split<fold>.txt."""
+    """Folder of the official <class>_test_split<fold>.txt files."""
     out: Path
-    """Folder for videos/v_<id>.mp4 and annotations.json; what is there already is kept."""
+    """Folder for videos/v_<id>.mp4 and annotations.json. Videos that exist are kept."""
     background: tuple[str, ...] = ("stand", "sit", "walk")
-    """Classes that are no classes here: their footage fills what lies between the others'."""
+    """Classes whose footage is the background between the clips of other classes."""
     gap_seconds: tuple[float, float] = (0.5, 2.0)
-    """Shortest and longest stretch before, between and after the clips."""
+    """Shortest and longest background before, between and after the clips."""
     fold: int = 1
-    """Which official split."""
+    """Number of the official split."""
     limit: int | None = None
-    """Join only so many videos of each part."""
+    """Largest number of videos in each part. By default all clips are joined."""
     seed: int = 1
-    """Of what is joined with what, and of the lengths between."""
+    """Seed of the choice of clips and of the lengths of background."""
 
     def __post_init__(self) -> None:
         shortest, longest = self.gap_seconds
         if not 1 / FRAMES_PER_SECOND <= shortest <= longest:
-            raise ValueError(f"gap_seconds must be rising, and a frame (1/30) at least, got {self.gap_seconds}")
+            raise ValueError(f"gap_seconds must be rising, and at least one frame (1/30), got {self.gap_seconds}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1, got {self.limit}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """Frames 0..`frames`-1 of a clip; `label` is None where they are background."""
+    """Frames 0..`frames`-1 of a clip; `label` is None for background."""
 
     clip: VideoClip
     frames: int
@@ -77,19 +82,19 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class JoinedVideo:
-    """One video to write: its pieces in order, and the part that all of them come from."""
+    """One video to write: its pieces in order, and their common part."""
 
     part: Split
     pieces: tuple[Piece, ...]
 
     @property
     def made_of(self) -> list[list[str | int]]:
-        """Each piece's clip and how many frames of it."""
+        """The clip of each piece and the number of its frames."""
         return [[piece.clip.clip_id, piece.frames] for piece in self.pieces]
 
     @property
     def video_id(self) -> str:
-        """Eleven characters, as ActivityNet's ids have, that stand for what the video is made of."""
+        """A hash of the pieces in eleven characters, the length of ActivityNet's ids."""
         return hashlib.sha256(json.dumps(self.made_of).encode()).hexdigest()[:11]
 
     def annotation(self) -> dict[str, Any]:
@@ -139,7 +144,7 @@ def plan_videos(dataset: VideoDataset, part: Split, arguments: Arguments) -> Ite
 
 
 def _count_of_clips(left: int, rng: np.random.Generator) -> int:
-    """Draw how many of the clips that are left the next video takes, so that the last one is not left alone."""
+    """Draw how many of the remaining clips the next video takes, and never leave a single one."""
     count = min(int(rng.integers(FEWEST, MOST + 1)), left)
     if left - count == 1:
         return count - 1 if count > FEWEST else count + 1
@@ -147,7 +152,7 @@ def _count_of_clips(left: int, rng: np.random.Generator) -> int:
 
 
 def _background(footage: list[VideoClip], arguments: Arguments, rng: np.random.Generator) -> list[Piece]:
-    """Draw a stretch without a class: clips of the background one after the other, the last one cut."""
+    """Draw background: clips of the background classes one after the other, the last one cut."""
     shortest, longest = (round(seconds * FRAMES_PER_SECOND) for seconds in arguments.gap_seconds)
     left, pieces = int(rng.integers(shortest, longest + 1)), []
     while left:
@@ -159,19 +164,19 @@ def _background(footage: list[VideoClip], arguments: Arguments, rng: np.random.G
 
 @functools.cache
 def count_frames(path: Path) -> int:
-    """Return how many frames a clip has, by decoding it.
+    """Return the number of frames of a clip, by decoding it.
 
     Raises:
-        ValueError: there are none, or not 30 a second.
+        ValueError: it has no frames, or not 30 per second.
     """
     try:
         with av.open(str(path)) as container:
             rate = container.streams.video[0].average_rate
             count = sum(1 for _ in container.decode(video=0))
     except (av.FFmpegError, IndexError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): mend or remove it, with its line in the splits") from error
+        raise ValueError(f"{path} cannot be read ({error}): repair it, or remove it from videos and splits") from error
     if rate != FRAMES_PER_SECOND or not count:
-        raise ValueError(f"{path} has {count} frames at {rate} a second: clips must have {FRAMES_PER_SECOND} a second")
+        raise ValueError(f"{path} has {count} frames at {rate} per second: clips need {FRAMES_PER_SECOND} per second")
     return count
 
 
@@ -187,7 +192,7 @@ def encode(video: JoinedVideo, file: IO[bytes]) -> None:
 
 
 def frames_of(piece: Piece) -> Iterator[av.VideoFrame]:
-    """Yield the frames of a piece, resized where they have another size."""
+    """Yield the frames of a piece, resized if they have another size."""
     with av.open(str(piece.clip.path)) as container:
         for number, frame in enumerate(container.decode(video=0)):
             if number == piece.frames:
@@ -198,7 +203,7 @@ def frames_of(piece: Piece) -> Iterator[av.VideoFrame]:
 
 
 def describe(videos: list[JoinedVideo]) -> dict[str, Any]:
-    """Return the annotations of the videos, laid out as ActivityNet's."""
+    """Return the annotations of the videos, in ActivityNet's format."""
     names = sorted({piece.label for video in videos for piece in video.pieces if piece.label is not None})
     root = {"nodeId": 0, "nodeName": "Root", "parentId": None, "parentName": None}
     nodes = [
@@ -210,7 +215,7 @@ def describe(videos: list[JoinedVideo]) -> dict[str, Any]:
 
 
 def main(arguments: Arguments) -> None:
-    """Write the videos that are not there yet, and then what is true of them."""
+    """Write the videos that are missing, then the annotations."""
     dataset = hmdb51(arguments.videos, arguments.splits)
     if not 1 <= arguments.fold <= dataset.num_folds:
         raise ValueError(f"fold must lie in 1..{dataset.num_folds}, got {arguments.fold}")
@@ -231,8 +236,12 @@ def main(arguments: Arguments) -> None:
     print(f"wrote {len(videos)} videos and {arguments.out}/annotations.json")
 
 
+def parse_arguments(arguments: Sequence[str] | None = None) -> Arguments:
+    return tyro.cli(Arguments, args=arguments, prog="python examples/join_clips.py")
+
+
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Arguments))
+        main(parse_arguments())
     except ValueError as error:
         sys.exit(f"error: {error}")

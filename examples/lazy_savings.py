@@ -1,19 +1,20 @@
-"""Measure what looking saves when the network runs only where a policy looks: accuracy against work and time.
+"""Measure accuracy against work and time if the network runs only on the cells that a policy looks at.
 
+    pip install -e ".[agents,video]"
     python agents/reinforce.py --source stores/crops --observation glimpsed --glimpses 1 --out runs/crops1
     python agents/reinforce.py --source stores/cubes --glimpses 5 --out runs/cubes5
-    python examples/lazy_savings.py runs/crops1 runs/cubes5 --arms learned random
+    python examples/lazy_savings.py runs/crops1 runs/cubes5 --models reinforce random
 
-Each run's test split is played on the videos themselves, through the `lazy.json` beside its store. For a store of crops
-the network sees a clip's first frame and then the crops that are looked at; for one of whole frames it sees every frame
-once, whatever the policy looks at: that is the full-cube pipeline. Nothing is taken from the stores' features.
+The test split of each run is played on the videos themselves, through the `lazy.json` next to its store. For a store of
+crops, the network sees a clip's first frame and then the crops that the policy looks at. For a store of whole frames it
+sees every frame once, whatever the policy looks at: the full-cube pipeline. The features of the stores are not read.
 
-What was measured is kept as savings.json beside an arm's evaluation.json: the same command goes on after an
-interruption, and puts arms that were measured earlier into the table as they are, unless their weights, the videos'
-description, the machine or the number of threads have changed since.
+The measurements are kept as savings.json next to a model's evaluation.json. The same command resumes after an
+interruption. It measures a model again only if its weights, the description of the videos, the machine or the number of
+threads have changed.
 
-MACs (multiplications with their addition) are counted as in agents/cost/macs.py: of one frame and one crop through
-the network, times those that were run, and of a policy's own work on one clip. Seconds include decoding.
+agents/cost/macs.py counts MACs (multiplications with their addition): of one frame and one crop through the network,
+times the number of each, and of the policy's own work on one clip. Seconds include decoding.
 """
 
 from __future__ import annotations
@@ -63,12 +64,12 @@ class Arguments:
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of runs on stores of crops or of whole frames."""
-    arms: tuple[Looking, ...] = ("learned",)
-    """Which arms of them to measure, as far as a run has finished them."""
+    models: tuple[Looking, ...] = ("learned",)
+    """Models to measure, if a run has finished them."""
     clips_alone: int = 20
-    """Test clips to play one by one, for the time that a single environment takes."""
+    """Number of test clips to play one by one, to time a single environment."""
     out: Path = Path("lazy_savings")
-    """Writes <out>.csv and <out>.png."""
+    """Path of the files to write, without suffix: OUT.csv and OUT.png."""
 
     def __post_init__(self) -> None:
         if self.clips_alone < 1:
@@ -79,15 +80,15 @@ class Arguments:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One arm of one run; counts, work and seconds are means over clips.
+    """One model of one run; counts, work and seconds are means over clips.
 
     Attributes:
-        first_frame_accuracy: had every episode ended after its first frame, which is seen whole.
-        made_from: what the numbers depend on, as `ingredients` has it.
+        first_frame_accuracy: accuracy if every episode had ended after its first frame, which is seen whole.
+        made_from: the inputs that the numbers depend on, from `ingredients`.
     """
 
     run: str
-    arm: str
+    model: str
     sees: str
     glimpses: float
     accuracy: float
@@ -130,7 +131,7 @@ def play_alone(
     play_clip(chosen[0])
     computed = source.frames_computed, source.crops_computed
     with counting() as total:
-        play_clip(chosen[0])  # the same looks again: all is in memory
+        play_clip(chosen[0])  # the same looks again, all in memory
         macs = total()
     assert computed == (source.frames_computed, source.crops_computed)
     source.forget()
@@ -149,10 +150,10 @@ def open_test(config: Config) -> LazySource:
 
 
 def ingredients(run: Path, arm: Looking, clips_alone: int) -> dict[str, Any]:
-    """Return what the numbers of an arm depend on, beside the code."""
+    """Return the inputs that the numbers of a model depend on, apart from the code."""
     config = Config.from_json(read_json(run / "config.json")["config"])
     described = Path(config.source.removeprefix(LAZY))
-    read_description(described)  # tells what is wrong with it
+    read_description(described)  # raises with a reason if it is damaged
     made = provenance()
     return {
         "weights_sha256": file_sha256(Checkpoints(arm_folder(run, arm)).best),
@@ -164,7 +165,7 @@ def ingredients(run: Path, arm: Looking, clips_alone: int) -> dict[str, Any]:
 
 
 def row_of(run: Path, arm: Looking, clips_alone: int) -> Row:
-    """Return what was measured of an arm earlier, or measure it and keep it."""
+    """Return earlier measurements of a model, or measure it and keep the result."""
     path, made_from = arm_folder(run, arm) / "savings.json", ingredients(run, arm, clips_alone)
     kept = read_json(path) if path.exists() else {}
     if kept.get("made_from") == made_from:
@@ -186,7 +187,7 @@ def measure(run: Path, arm: Looking, made_from: dict[str, Any]) -> Row:
     begun = time.perf_counter()
     for _, valid in play_split(envs, policy, manner, seed=config.seed):
         if valid < envs.num_envs:
-            break  # filled up with copies of a clip, whose looks may differ
+            break  # the rest are copies of a clip, whose looks may differ
         clips += valid
         frames, crops = source.frames_computed / clips, source.crops_computed / clips
         seconds = (time.perf_counter() - begun) / clips
@@ -195,7 +196,7 @@ def measure(run: Path, arm: Looking, made_from: dict[str, Any]) -> Row:
     a_frame, a_crop = network_macs(source)
     return Row(
         run=str(run),
-        arm=arm,
+        model=arm,
         sees="whole frames" if source.crop is None else f"crops of {source.crop}",
         glimpses=evaluation.glimpses_per_frame,
         accuracy=evaluation.accuracy,
@@ -213,15 +214,15 @@ def measure(run: Path, arm: Looking, made_from: dict[str, Any]) -> Row:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Lay the rows out in Markdown."""
+    """Format the rows as a Markdown table."""
     lines = [
-        "| run | arm | network sees | m | accuracy | after frame 1 | frames | crops | GMACs a clip | of the policy | "
-        f"s a clip, alone | {EVALUATION_ENVS} together | of it decoding |",
+        "| run | model | network sees | m | accuracy | after frame 1 | frames | crops | GMACs a clip | of the policy | "
+        f"s a clip, alone | {EVALUATION_ENVS} together | decoding alone |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
-            f"| {row.run} | {row.arm} | {row.sees} | {row.glimpses:g} | {row.accuracy:.3f} | "
+            f"| {row.run} | {row.model} | {row.sees} | {row.glimpses:g} | {row.accuracy:.3f} | "
             f"{row.first_frame_accuracy:.3f} | {row.frames:.1f} | {row.crops:.1f} | {row.gmacs:.2f} | "
             f"{row.policy_gmacs:.3f} | {row.seconds_alone:.3f} | {row.seconds_together:.3f} | "
             f"{row.decoding_seconds:.3f} |"
@@ -238,11 +239,11 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         ("seconds a clip, alone", lambda row: row.seconds_alone),
         (f"seconds a clip, {EVALUATION_ENVS} together", lambda row: row.seconds_together),
     )
-    groups = dict.fromkeys((row.sees, row.arm) for row in rows)
+    groups = dict.fromkeys((row.sees, row.model) for row in rows)
     for axes, (label, value) in zip(panels, shown, strict=True):
-        for sees, arm in groups:
-            own = sorted((row for row in rows if (row.sees, row.arm) == (sees, arm)), key=lambda row: row.glimpses)
-            axes.plot([value(row) for row in own], [row.accuracy for row in own], "o-", label=f"{sees}, {arm}")
+        for sees, model in groups:
+            own = sorted((row for row in rows if (row.sees, row.model) == (sees, model)), key=lambda row: row.glimpses)
+            axes.plot([value(row) for row in own], [row.accuracy for row in own], "o-", label=f"{sees}, {model}")
             for row in own:
                 place = (value(row), row.accuracy)
                 axes.annotate(f"{row.glimpses:g}", place, (3, 3), textcoords="offset points", fontsize=8)
@@ -268,12 +269,12 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
 
 def main(arguments: Arguments) -> None:
     """Measure, print and write."""
-    asked = [(run, arm) for run in arguments.runs for arm in finished_arms(run) if arm in arguments.arms]
+    asked = [(run, arm) for run in arguments.runs for arm in finished_arms(run) if arm in arguments.models]
     if not asked:
-        raise ValueError(f"none of the runs has finished an arm of {', '.join(arguments.arms)}")
+        raise ValueError(f"no run has finished any of the models {', '.join(arguments.models)}")
     keep_freed_memory()
     rows = []
-    for run, arm in tqdm(asked, desc="arms", disable=None):
+    for run, arm in tqdm(asked, desc="models", disable=None):
         rows.append(row_of(run, arm, arguments.clips_alone))
         tqdm.write(table(rows[-1:]).splitlines()[-1], file=sys.stderr)
     write_csv(rows, Path(f"{arguments.out}.csv"))
@@ -284,8 +285,12 @@ def main(arguments: Arguments) -> None:
     print(f"wrote {arguments.out}.csv and {arguments.out}.png")
 
 
+def parse_arguments(arguments: Sequence[str] | None = None) -> Arguments:
+    return tyro.cli(Arguments, args=arguments, prog="python examples/lazy_savings.py")
+
+
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Arguments, prog="python examples/lazy_savings.py"))
+        main(parse_arguments())
     except (ValueError, FileNotFoundError, SaveError, VideoError, DeviceError) as error:
         sys.exit(f"error: {error}")

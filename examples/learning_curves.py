@@ -1,27 +1,55 @@
-"""Draw how REINFORCE, its random-glimpse control and one of Stable-Baselines3's algorithms learn on the same budget.
+"""Draw the learning curves of REINFORCE, random glimpses and Stable-Baselines3 on the same number of steps.
 
+    pip install -e ".[agents]"
     python agents/reinforce.py --seed 1 --out runs/s1
     python examples/train_sb3.py --steps 2048000 --seed 1 --out runs/ppo1.json
     python examples/learning_curves.py --runs runs/s1 --sb3 runs/ppo1.json --out examples/learning_curves.png
 
-The reward (eq. 7) is what all of them have. A line is the mean over the seeds given, the band their range.
+The vertical axis is the reward (eq. 7), which all algorithms share. A line is the mean over the seeds; the band is
+their range.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 
+FRAMES = 16  # of an episode of the synthetic source
 
-def reinforce_curve(folder: Path, frames: int) -> np.ndarray:
-    """Return (points, 2): environment steps and validation reward of one arm of a run."""
-    root = folder if (folder / "config.json").exists() else folder.parent.parent
-    config = json.loads((root / "config.json").read_text())["config"]
-    a_step = config["clips"] * config["rollouts"] * frames
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return np.array([(line["update"] * a_step, line["eval/reward"]) for line in lines if "eval/reward" in line])
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Draw learning curves on the synthetic source.")
+    parser.add_argument(
+        "--runs", type=Path, nargs="+", required=True, help="Run folders written by agents/reinforce.py."
+    )
+    parser.add_argument(
+        "--sb3", type=Path, nargs="+", required=True, help="JSON files written by examples/train_sb3.py."
+    )
+    parser.add_argument("--out", type=Path, default=Path("learning_curves.png"), help="Picture file to write.")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    ARGUMENTS = parse_arguments()  # before the next import, so that --help works without it
+
+try:
+    import matplotlib.pyplot as plt
+except ModuleNotFoundError as error:
+    sys.exit(f'{error.name} is missing: pip install -e ".[agents]"')
+
+
+def reinforce_curve(model: Path) -> np.ndarray:
+    """Return (points, 2): environment steps and validation reward of one model of a run."""
+    config = json.loads((model / "config.json").read_text())["config"]
+    steps_per_update = config["clips"] * config["rollouts"] * FRAMES
+    lines = [json.loads(line) for line in (model / "metrics.jsonl").read_text().splitlines()]
+    validated = [line for line in lines if "eval/reward" in line]
+    return np.array([(line["update"] * steps_per_update, line["eval/reward"]) for line in validated])
 
 
 def draw(axes: plt.Axes, label: str, curves: list[np.ndarray]) -> None:
@@ -34,9 +62,8 @@ def draw(axes: plt.Axes, label: str, curves: list[np.ndarray]) -> None:
 
 def main(runs: list[Path], sb3: list[Path], out: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    frames = 16  # of the synthetic source
-    draw(axes, "REINFORCE", [reinforce_curve(run, frames) for run in runs])
-    draw(axes, "REINFORCE, random glimpses", [reinforce_curve(run / "controls" / "random", frames) for run in runs])
+    draw(axes, "REINFORCE", [reinforce_curve(run / "reinforce") for run in runs])
+    draw(axes, "REINFORCE, random glimpses", [reinforce_curve(run / "random") for run in runs])
     by_name: dict[str, list[np.ndarray]] = {}
     for path in sb3:
         result = json.loads(path.read_text())
@@ -51,8 +78,7 @@ def main(runs: list[Path], sb3: list[Path], out: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Draw learning curves on the synthetic source.")
-    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of agents/reinforce.py")
-    parser.add_argument("--sb3", type=Path, nargs="+", required=True, help="files of examples/train_sb3.py --out")
-    parser.add_argument("--out", type=Path, default=Path("learning_curves.png"))
-    main(**vars(parser.parse_args()))
+    try:
+        main(**vars(ARGUMENTS))
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error}")

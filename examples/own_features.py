@@ -1,10 +1,15 @@
-"""Play episodes on features of your own: wrap the arrays in an ArraySource and hand it to the environment.
+"""Play episodes on your own features: wrap the arrays in an ArraySource and pass it to the environment.
 
     python examples/own_features.py
 
-Here the features are noise with one bright cell per clip that tells the class. An agent that looks at the brightest
-cell of what it can see is compared with one that looks anywhere.
+The features here are noise. One bright cell per clip shows the class. An agent that looks at the brightest cell in view
+is compared with one that looks at random cells.
 """
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
 
 import gymnasium as gym
 import numpy as np
@@ -15,7 +20,7 @@ FRAMES, DEPTH, CLASSES = 8, 4, 4
 
 
 def make_source(rng: np.random.Generator, *, clips: int = 64, grid: int = 7) -> ArraySource:
-    """Make clips in which a cell that stays where it is shines in the channel of the clip's class."""
+    """Make clips with one bright cell that stays in its place; its brightest channel is the clip's class."""
     features = rng.random((clips, FRAMES, grid, grid, DEPTH), np.float32)
     labels = rng.integers(0, CLASSES, clips)
     rows, columns = rng.integers(0, grid, (2, clips))
@@ -39,8 +44,14 @@ def play(source: ArraySource, *, follow: bool, rng: np.random.Generator) -> floa
     return float(infos["is_correct"].mean())
 
 
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Play episodes on features that are held in arrays.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the features and of the random looks.")
+    return parser.parse_args(arguments)
+
+
 if __name__ == "__main__":
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(parse_arguments().seed)
     source = make_source(rng)
-    print(f"following the brightest cell: {play(source, follow=True, rng=rng):.2f}")
-    print(f"looking anywhere:             {play(source, follow=False, rng=rng):.2f}")
+    print(f"accuracy when following the brightest cell: {play(source, follow=True, rng=rng):.2f}")
+    print(f"accuracy when looking at random cells:      {play(source, follow=False, rng=rng):.2f}")

@@ -1,35 +1,54 @@
-"""Play VideoGlimpse yourself: choose where to look next with the mouse, and guess the action with a number key.
+"""Play VideoGlimpse yourself: choose cells with the mouse, and guess the action with a number key.
 
     pip install -e ".[play]"
     python examples/play.py
 
-The first frame is seen whole. Click the cells of the next frame that you want to see (the oldest choice gives way once
-you have as many as you may; who clicks none looks at the first cell, unless looks are unlimited: `--glimpses 0`). Press
-the number of the class you believe in, or go through the classes with the arrow keys, then space for the next frame. At
-the end your score is shown; space begins another clip, escape leaves.
+You see the first frame whole. Click the cells of the next frame that you want to see. One click too many replaces the
+oldest choice. Without a click you look at the first cell, unless looks are unlimited (`--glimpses 0`). Press the number
+of your class, or move through the classes with the arrow keys. Press space for the next frame. At the end you see your
+score; space starts another clip, escape quits.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-
-os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+import sys
+from collections.abc import Sequence
 
 import gymnasium as gym
 import numpy as np
-import pygame
+from gymnasium.error import DependencyNotInstalled
 from numpy.typing import NDArray
 
 from glimpse_env import VideoGlimpseEnv
 from glimpse_env.rendering import ABSTAINED, SIDE, draw
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Look around in a video and guess the action.")
+    parser.add_argument("--source", default="synthetic", help="An embedded source, or the path of a feature store.")
+    parser.add_argument("--split", default="train", help="Split to play: train, validation or test.")
+    parser.add_argument("--glimpses", type=int, default=5, help="Number of looks per frame; 0 for any number.")
+    parser.add_argument("--seed", type=int, help="Seed of the order of clips. By default every game differs.")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    ARGUMENTS = parse_arguments()  # before the next import, so that --help works without it
+
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+try:
+    import pygame
+except ModuleNotFoundError as error:
+    sys.exit(f'{error.name} is missing: pip install -e ".[play]"')
 
 LINE = 18
 CHOSEN = (255, 120, 40)
 
 
 class Game:
-    """One person's episodes; what the keys and the mouse do, without a window."""
+    """Episodes of one player, and the effects of keys and mouse, without a window."""
 
     def __init__(self, env: VideoGlimpseEnv, seed: int | None) -> None:
         self.env = env
@@ -47,7 +66,7 @@ class Game:
         self.seen = self.picture_of_frame()
 
     def click(self, x: int, y: int) -> None:
-        """Choose the cell under a pixel for the next frame, or give it up again."""
+        """Choose the cell under a pixel for the next frame, or take the choice back."""
         if self.reward is not None or not (0 <= x < SIDE and 0 <= y < SIDE):
             return
         cell = y * self.size // SIDE * self.size + x * self.size // SIDE
@@ -56,13 +75,13 @@ class Game:
         else:
             self.cells = [*self.cells, cell][-self.most :]
 
-    def say(self, label: int) -> None:
-        """Guess a class, or "no prediction" where that may be said."""
+    def choose(self, label: int) -> None:
+        """Guess a class, or "no prediction" if the episode allows it."""
         if label < len(self.choices):
             self.guess = label
 
-    def go_on(self) -> None:
-        """Play the chosen cells and the guess, or begin another clip after the last frame."""
+    def advance(self) -> None:
+        """Play the chosen cells and the guess, or start another clip after the last frame."""
         if self.reward is not None:
             self.begin()
             return
@@ -78,16 +97,16 @@ class Game:
             self.reward = reward
 
     def picture_of_frame(self) -> NDArray[np.uint8]:
-        """Return what may be seen of the current frame."""
+        """Return the visible part of the current frame."""
         engine = self.env.engine
         image = self.env.source.image(int(engine.clip[0]), engine.source_frame(0))
         if image is None:
-            raise SystemExit("this source keeps no pictures of its frames: there is nothing for a person to see")
+            sys.exit("error: this source keeps no pictures of its frames: choose another --source")
         title = f"frame {engine.frame[0]} of {engine.rules.frames}"
         return draw(image, engine.seen(0), title=title, prediction="", truth="", unseen_brightness=0.0)[:SIDE]
 
     def lines(self) -> list[str]:
-        """Return what stands below the picture."""
+        """Return the lines below the picture."""
         classes = [
             f"{index + 1} {name}{' <' if index == self.guess else ''}" for index, name in enumerate(self.choices)
         ]
@@ -95,12 +114,15 @@ class Game:
         if self.reward is None:
             engine = self.env.engine
             left = self.most - len(self.cells)
-            return [f"frame {engine.frame[0]} of {engine.rules.frames}: {left} looks left; space goes on", *rows]
+            return [
+                f"frame {engine.frame[0]} of {engine.rules.frames}: {left} looks left, space: next frame",
+                *rows,
+            ]
         labels = np.atleast_1d(self.info["label"])
         labels = np.flatnonzero(labels) if labels.dtype == np.bool_ else labels[labels >= 0]
         truth = " and ".join(self.env.class_names[label] for label in labels) or "unknown"
         score = f"{self.info['true_positives']} of {self.env.engine.rules.frames} right, reward {self.reward:.1f}"
-        return [f"it was {truth}: {score}; space begins another", *rows]
+        return [f"it was {truth}: {score}, space: another clip", *rows]
 
 
 def show(game: Game, screen: pygame.Surface, font: pygame.font.Font) -> None:
@@ -131,23 +153,22 @@ def play(game: Game) -> None:
             if event.type == pygame.MOUSEBUTTONDOWN:
                 game.click(*event.pos)
             elif event.type == pygame.KEYDOWN and event.key == pygame.K_SPACE:
-                game.go_on()
+                game.advance()
             elif event.type == pygame.KEYDOWN and pygame.K_1 <= event.key <= pygame.K_9:
-                game.say(event.key - pygame.K_1)
+                game.choose(event.key - pygame.K_1)
             elif event.type == pygame.KEYDOWN and event.key in (pygame.K_UP, pygame.K_DOWN):
-                game.say((game.guess + (1 if event.key == pygame.K_DOWN else -1)) % len(game.choices))
+                game.choose((game.guess + (1 if event.key == pygame.K_DOWN else -1)) % len(game.choices))
     finally:
         pygame.quit()
 
 
+def main(source: str, split: str, glimpses: int, seed: int | None) -> None:
+    try:
+        env = gym.make("VideoGlimpse-v0", source=source, split=split, glimpses=glimpses or None)
+    except (ValueError, OSError, DependencyNotInstalled) as error:
+        sys.exit(f"error: {error}")
+    play(Game(env.unwrapped, seed))
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Look around in a video and guess the action.")
-    parser.add_argument("--source", default="synthetic", help="an embedded source, or the path of a feature store")
-    parser.add_argument("--split", default="train")
-    parser.add_argument("--glimpses", type=int, default=5, help="looks in a frame; 0 for as many as you like")
-    parser.add_argument("--seed", type=int)
-    arguments = parser.parse_args()
-    env = gym.make(
-        "VideoGlimpse-v0", source=arguments.source, split=arguments.split, glimpses=arguments.glimpses or None
-    )
-    play(Game(env.unwrapped, arguments.seed))
+    main(**vars(ARGUMENTS))

@@ -2,74 +2,82 @@
 
     pip install -e ".[agents]"
     python examples/train_ppo.py                    # two million steps
-    python examples/train_ppo.py --steps 20000      # a smoke run
+    python examples/train_ppo.py --steps 20000      # a smoke test
     tensorboard --logdir runs
 
-Ran with Python 3.11, Gymnasium 1.4 and torch 2.15. The native vector environment, its NEXT_STEP autoreset and its
+Tested with Python 3.11, Gymnasium 1.4 and torch 2.15. The native vector environment, its NextStep autoreset and its
 MultiDiscrete action are used as they are. The agent sees slices with their places and the frame's number, and an LSTM
-remembers them. PPO learns where to look and what to say from the reward; a cross-entropy on `info["frame_labels"]`
-beside it makes that feasible in minutes, and `--label-weight 0` takes it away.
+remembers them. PPO learns the looks and the predictions from the reward. An added cross-entropy on
+`info["frame_labels"]` makes that feasible in minutes; `--label-weight 0` removes it.
 """
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
-import tyro
-from torch import Tensor, nn
-from torch.distributions import Categorical
-from torch.utils.tensorboard import SummaryWriter
 
 import glimpse_env  # noqa: F401 - registers VideoGlimpse-v0
 
-MARKS = 8  # channels of a seen slice that draw looks to the cells around it
+try:
+    import torch
+    import tyro
+    from torch import Tensor, nn
+    from torch.distributions import Categorical
+    from torch.utils.tensorboard import SummaryWriter
+except ModuleNotFoundError as error:
+    sys.exit(f'{error.name} is missing: pip install -e ".[agents]"')
+
+MARKS = 8  # channels of a seen slice that attract looks to the cells around it
 
 
 @dataclass(frozen=True)
 class Config:
+    """Train recurrent PPO on VideoGlimpse."""
+
     steps: int = 2_000_000
-    """environment steps to train for"""
+    """Environment steps to train for."""
     seed: int = 1
-    """seed of the environments and of torch"""
+    """Seed of the environments and of torch."""
     source: str = "synthetic"
-    """the embedded source, or the path of a feature store"""
+    """An embedded source, or the path of a feature store."""
     glimpses: int = 5
-    """m, the cells looked at in each frame"""
+    """m, the number of cells looked at in each frame."""
     num_envs: int = 256
-    """environments stepped together"""
+    """Number of environments stepped together."""
     rollout_steps: int = 17
-    """steps of each environment between updates; an episode takes T + 1, of which the last only resets"""
+    """Steps of each environment between updates. An episode takes T + 1 steps; the last one only resets."""
     learning_rate: float = 3e-3
-    """of Adam; falls linearly to 0"""
+    """Adam's learning rate. It falls linearly to 0."""
     gamma: float = 1.0
-    """discount; the reward comes once, at the end, so 1"""
+    """Discount. It is 1 because the only reward comes at the end."""
     gae_lambda: float = 0.95
-    """lambda of the advantage estimate"""
+    """Lambda of the advantage estimate."""
     epochs: int = 4
-    """passes over a rollout"""
+    """Passes over a rollout."""
     minibatches: int = 4
-    """parts of a rollout, each of whole environments, since the LSTM needs their steps in order"""
+    """Parts of a rollout. Each holds whole environments, because the LSTM needs their steps in order."""
     clip: float = 0.2
-    """how far the probability ratio may move"""
+    """Largest change of the probability ratio."""
     entropy_bonus: float = 0.003
-    """weight of the entropy of all parts of the action; falls linearly to 0"""
+    """Weight of the entropy of all parts of the action. It falls linearly to 0."""
     label_weight: float = 1.0
-    """weight of the cross-entropy of the class against the frame's labels (eq. 8); 0 learns from the reward alone"""
+    """Weight of the cross-entropy of the class against the frame's labels (eq. 8). 0 learns from the reward alone."""
     value_weight: float = 0.5
-    """weight of the value loss"""
+    """Weight of the value loss."""
     max_grad_norm: float = 1.0
-    """the gradient's norm is clipped here"""
+    """Largest norm of the gradient; larger ones are clipped."""
     hidden_size: int = 64
-    """units of the LSTM"""
+    """Units of the LSTM."""
     evaluate_every: int = 20
-    """updates between two evaluations on the validation split"""
+    """Updates between two evaluations on the validation split."""
     log_dir: str = "runs/ppo"
-    """folder of the TensorBoard events"""
+    """Folder of the TensorBoard events."""
 
 
 def make_envs(config: Config, **kwargs: Any) -> gym.vector.VectorEnv:
@@ -80,7 +88,7 @@ def make_envs(config: Config, **kwargs: Any) -> gym.vector.VectorEnv:
 
 
 class Agent(nn.Module):
-    """Embeds every slice with its place, sums them into an LSTM, and looks next where that and the LSTM point to."""
+    """Embeds every slice with its place, sums them into an LSTM, and chooses cells from that state and the slices."""
 
     def __init__(self, envs: gym.vector.VectorEnv, hidden_size: int) -> None:
         super().__init__()
@@ -107,11 +115,11 @@ class Agent(nn.Module):
     def forward(
         self, slices: Tensor, frames: Tensor, state: tuple[Tensor, Tensor]
     ) -> tuple[list[Categorical], Tensor, tuple[Tensor, Tensor]]:
-        """Play (T, N, m, D + 2) slices; where `frames`, (T, N), is 1 the LSTM forgets what was before."""
+        """Play (T, N, m, D + 2) slices; a 1 in `frames`, (T, N), clears the state of the LSTM."""
         content, places = slices[..., :-2], slices[..., -2:]
         rows, columns = (places * self.grid_size).long().unbind(-1)
         cells = rows * self.grid_size + columns  # (T, N, m)
-        seen = (places[..., :1] > 0).float()  # a cell that was named twice is a row of zeros
+        seen = (places[..., :1] > 0).float()  # a cell chosen twice is a row of zeros
         embedded = (seen * torch.relu(self.what(content) + self.where(cells))).sum(2)  # (T, N, H)
         embedded = embedded + self.when(frames - 1)
         hidden = []
@@ -125,13 +133,13 @@ class Agent(nn.Module):
         return parts, self.value(features)[..., 0], state
 
     def _near_what_was_seen(self, marks: Tensor, cells: Tensor) -> Tensor:
-        """Put (T, N, m, MARKS) marks on the grid where they were seen; a look scores cells by the marks around them."""
+        """Put (T, N, m, MARKS) marks on the grid at their cells; a look scores cells by the marks around them."""
         steps, envs = cells.shape[:2]
         grid = marks.new_zeros(steps * envs, self.cells, MARKS)
         grid = grid.scatter_add(1, cells.flatten(0, 1)[..., None].expand(-1, -1, MARKS), marks.flatten(0, 1))
         grid = grid.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size))  # (T*N, MARKS, K, K)
         scores = self.around(grid).reshape(steps, envs, -1)  # (T, N, m*K*K)
-        return nn.functional.pad(scores, (0, self.parts[-1]))  # the class is not in sight
+        return nn.functional.pad(scores, (0, self.parts[-1]))  # no score for the class
 
 
 def log_prob(parts: list[Categorical], actions: Tensor) -> Tensor:
@@ -139,7 +147,7 @@ def log_prob(parts: list[Categorical], actions: Tensor) -> Tensor:
 
 
 def advantages_of(rewards: Tensor, values: Tensor, dones: Tensor, gamma: float, gae_lambda: float) -> Tensor:
-    """Return the GAE of (T, N) rewards; values are (T + 1, N), and dones says which steps ended an episode."""
+    """Return the GAE of (T, N) rewards; values are (T + 1, N), and dones marks the steps that ended an episode."""
     advantages = torch.zeros_like(rewards)
     following = torch.zeros_like(rewards[0])
     for step in reversed(range(len(rewards))):
@@ -152,7 +160,7 @@ def advantages_of(rewards: Tensor, values: Tensor, dones: Tensor, gamma: float, 
 
 @torch.no_grad()
 def evaluate(agent: Agent, envs: gym.vector.VectorEnv, seed: int) -> tuple[float, float]:
-    """Play every clip of a split once, looks drawn and classes greedy; return mean reward and `is_correct`."""
+    """Play every clip of a split once, with sampled looks; return the means of reward and `is_correct`."""
     generator = torch.Generator().manual_seed(seed)
     rewards, correct = [], []
     for first in range(0, envs.unwrapped.num_clips, envs.num_envs):
@@ -188,7 +196,7 @@ def train(config: Config) -> Agent:
     frames = torch.zeros(length, config.num_envs, dtype=torch.int64)
     rewards, log_probs, dones, acting = torch.zeros(4, length, config.num_envs)
     values = torch.zeros(length + 1, config.num_envs)
-    classes = len(envs.unwrapped.class_names)  # one fewer than the action has where it may abstain
+    classes = len(envs.unwrapped.class_names)  # one fewer than the action has if it may abstain
     truths = torch.zeros(length, config.num_envs, classes, dtype=torch.bool)
 
     observation, infos = envs.reset(seed=config.seed)
@@ -209,7 +217,7 @@ def train(config: Config) -> Agent:
             observation, reward, done, _, infos = envs.step(actions[step].numpy())
             rewards[step], dones[step] = torch.as_tensor(reward / agent.when.num_embeddings), torch.as_tensor(done)
             truths[step] = torch.as_tensor(infos["frame_labels"])
-            # NEXT_STEP: what follows a final observation is a reset, which ignores the action and pays nothing.
+            # NextStep: the step after a final observation is a reset, which ignores the action and pays nothing.
             over = dones[step].clone()
             if done.any():
                 correct.extend(infos["is_correct"][done])
@@ -226,7 +234,7 @@ def train(config: Config) -> Agent:
         optimizer.param_groups[0]["lr"] = left * config.learning_rate
         for _ in range(config.epochs):
             for chosen in torch.randperm(config.num_envs).chunk(config.minibatches):
-                mask = acting[:, chosen]  # (T, n): 0 where the environment was only reset
+                mask = acting[:, chosen]  # (T, n): 0 at resets
                 parts, value, _ = agent(
                     slices[:, chosen], frames[:, chosen], (first_state[0][chosen], first_state[1][chosen])
                 )
@@ -273,5 +281,9 @@ def train(config: Config) -> Agent:
     return agent
 
 
+def parse_arguments(arguments: Sequence[str] | None = None) -> Config:
+    return tyro.cli(Config, args=arguments)
+
+
 if __name__ == "__main__":
-    train(tyro.cli(Config))
+    train(parse_arguments())

@@ -1,39 +1,57 @@
 """Train a recurrent policy with PufferLib's PuffeRL on `VideoGlimpse-v0`, on the CPU.
 
     python -m venv puffer && . puffer/bin/activate
-    pip install pufferlib-core==3.0.23 "numpy<2" && pip install -e .     # brings torch 2.9.0 and gymnasium
-    python examples/train_pufferlib.py              # --steps 10000 for a smoke run
+    pip install pufferlib-core==3.0.23 "numpy<2" && pip install -e .     # installs torch 2.9.0 and gymnasium
+    python examples/train_pufferlib.py
+    python examples/train_pufferlib.py --steps 10000                     # a smoke test
 
-Run with Python 3.11, pufferlib-core 3.0.23, gymnasium 1.4.0, torch 2.9.0 and numpy 1.26.4. pufferlib-core is Metta's
-copy of PufferLib 3.0 without its games, with wheels; pufferlib 3.0.0 itself comes as source, and did not build here.
-PufferLib's emulation takes the MultiDiscrete action as it is; its own vector environments step single ones, not ours.
-PuffeRL clips rewards to [-1, 1], and clears an LSTM's state between batches, not between episodes.
+Tested with Python 3.11, pufferlib-core 3.0.23, gymnasium 1.4.0, torch 2.9.0 and numpy 1.26.4. pufferlib-core is Metta's
+copy of PufferLib 3.0 without its games, with wheels. pufferlib 3.0.0 itself is source only and did not build here.
+PufferLib's emulation takes the MultiDiscrete action as it is. Its vector environments step single environments, not
+ours. PuffeRL clips rewards to [-1, 1], and clears an LSTM's state between batches, not between episodes.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import own_features
-import pufferlib.emulation
-import pufferlib.models
-import pufferlib.vector
-import torch
-from pufferlib.pufferl import PuffeRL
-from torch import nn
 
 import glimpse_env  # noqa: F401 - registers VideoGlimpse-v0
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train PufferLib's PuffeRL on a small task.")
+    parser.add_argument("--steps", type=int, default=60_000, help="Environment steps to train for.")
+    parser.add_argument("--seed", type=int, default=1, help="Seed of every random choice.")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    ARGUMENTS = parse_arguments()  # before the next imports, so that --help works without them
+
+try:
+    import pufferlib.emulation
+    import pufferlib.models
+    import pufferlib.vector
+    import torch
+    from pufferlib.pufferl import PuffeRL
+    from torch import nn
+except ModuleNotFoundError as error:
+    sys.exit(f'{error.name} is missing: pip install pufferlib-core==3.0.23 "numpy<2" && pip install -e .')
 
 FRAMES, ENVS = own_features.FRAMES, 256
 SIZES = {"clips": 2048, "grid": 3}  # a small grid, so that it learns in minutes
 
 
 class FinalInfo(gym.Wrapper):
-    """PuffeRL averages every info it meets: leave what is told at the end of an episode."""
+    """Keep only the info of an episode's end, because PuffeRL averages every info it gets."""
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         return self.env.reset(**kwargs)[0], {}
@@ -50,7 +68,7 @@ class Trainer(PuffeRL):
 
 
 def make_env(source: Any, buf: Any = None, seed: int = 0) -> pufferlib.emulation.GymnasiumPufferEnv:
-    """Make an environment whose rewards lie in [-1, 1], where PuffeRL would clip them."""
+    """Make an environment with rewards in [-1, 1], because PuffeRL clips them there."""
     env = gym.make(
         "VideoGlimpse-v0", glimpses=1, source=source, positive_reward=2 / FRAMES, negative_reward=-2 / FRAMES
     )
@@ -90,7 +108,7 @@ def main(steps: int, seed: int) -> None:
         "use_rnn": True,
         "total_timesteps": max(steps, batch),
         "batch_size": batch,
-        "bptt_horizon": FRAMES + 1,  # an episode and its reset, so that the LSTM starts each one afresh
+        "bptt_horizon": FRAMES + 1,  # an episode and its reset, so that the LSTM starts each one with a clear state
         "minibatch_size": batch // 4,
         "max_minibatch_size": batch // 4,
         "update_epochs": 4,
@@ -126,7 +144,4 @@ def main(steps: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=60_000, help="environment steps to train for")
-    parser.add_argument("--seed", type=int, default=1)
-    main(**vars(parser.parse_args()))
+    main(**vars(ARGUMENTS))

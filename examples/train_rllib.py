@@ -1,38 +1,60 @@
-"""Train Ray RLlib's PPO with an LSTM on `VideoGlimpse-v0`, with two environment workers here or many on a cluster.
+"""Train RLlib's PPO with an LSTM on `VideoGlimpse-v0`, with two environment workers or many on a cluster.
 
-    python -m venv rllib && . rllib/bin/activate    # RLlib pins gymnasium 1.2.2, so it needs an environment of its own
+    python -m venv rllib && . rllib/bin/activate    # RLlib pins gymnasium 1.2.2: give it an environment of its own
     pip install "ray[rllib]==2.60.0" torch==2.13.0 && pip install -e .
-    python examples/train_rllib.py                  # --steps 4000 for a smoke run
+    python examples/train_rllib.py
+    python examples/train_rllib.py --steps 4000     # a smoke test
 
-Run with Python 3.11, ray 2.60.0, gymnasium 1.2.2, torch 2.13.0 and numpy 2.4.6, on the new API stack. On a cluster,
+Tested with Python 3.11, ray 2.60.0, gymnasium 1.2.2, torch 2.13.0 and numpy 2.4.6, on the new API stack. For a cluster,
 install the same on every node, start Ray there (`ray start --head`, then `ray start --address HEAD:6379` on the others)
-and run this on the head with `--address auto --workers 32`.
+and run this file on the head with `--address auto --workers 32`.
 
 The MultiDiscrete action and the LSTM are plain settings. Workers step the native vector environment
-(`gym_env_vectorize_mode="vector_entry_point"`); its creator gets a plain dict, without the worker's index.
+(`gym_env_vectorize_mode="vector_entry_point"`). Its creator gets a plain dict, without the worker's index.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import own_features
-import ray
 from gymnasium.wrappers.vector import FlattenObservation
-from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.algorithms.ppo import PPOConfig
-from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
-from ray.rllib.env.single_agent_episode import SingleAgentEpisode
-from ray.tune import register_env
 
 import glimpse_env  # noqa: F401 - registers VideoGlimpse-v0
 
 
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train RLlib's PPO on a small task.")
+    parser.add_argument("--steps", type=int, default=50_000, help="Environment steps to train for.")
+    parser.add_argument("--seed", type=int, default=1, help="Seed of every random choice.")
+    parser.add_argument("--workers", type=int, default=2, help="Processes that play episodes, one core each.")
+    parser.add_argument(
+        "--address", help="Address of a Ray cluster, such as auto or ray://host:10001. By default Ray starts here."
+    )
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    ARGUMENTS = parse_arguments()  # before the next imports, so that --help works without them
+
+try:
+    import ray
+    from ray.rllib.algorithms.algorithm import Algorithm
+    from ray.rllib.algorithms.ppo import PPOConfig
+    from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+    from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+    from ray.tune import register_env
+except ModuleNotFoundError as error:
+    sys.exit(f'{error.name} is missing: pip install "ray[rllib]==2.60.0" torch==2.13.0 && pip install -e .')
+
+
 def make_envs(config: Any) -> gym.vector.VectorEnv:
-    """Make the native vector environment of one worker, on clips that the seed chooses."""
+    """Make the native vector environment of one worker; the seed decides the clips."""
     source = own_features.make_source(np.random.default_rng(config["seed"]), clips=2048, grid=3)
     return FlattenObservation(gym.make_vec("VideoGlimpse-v0", num_envs=config["num_envs"], source=source, glimpses=1))
 
@@ -42,7 +64,7 @@ def log_accuracy(episode: SingleAgentEpisode, metrics_logger: Any, **_: Any) -> 
 
 
 def evaluate(algorithm: Algorithm) -> tuple[float, float]:
-    """Play greedily on clips of their own; return the mean return and the share of episodes judged right."""
+    """Play greedily on held-out clips; return the mean return and the share of episodes judged right."""
     results = algorithm.evaluate()["env_runners"]
     return results["episode_return_mean"], results["is_correct"]
 
@@ -76,9 +98,4 @@ def main(steps: int, seed: int, workers: int, address: str | None) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=50_000, help="environment steps to train for")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=2, help="processes that play, one core each")
-    parser.add_argument("--address", help="of a Ray cluster, such as auto or ray://host:10001; starts Ray here without")
-    main(**vars(parser.parse_args()))
+    main(**vars(ARGUMENTS))

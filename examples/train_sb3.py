@@ -1,39 +1,72 @@
-"""Train one of Stable-Baselines3's algorithms on VideoGlimpse, then play test episodes.
+"""Train an algorithm of Stable-Baselines3 on VideoGlimpse, then play test episodes.
 
     pip install -e ".[sb3,contrib]"
     python examples/train_sb3.py --algorithm recurrent_ppo --steps 1000000
 
-PPO, A2C and RecurrentPPO step 128 episodes at once through `GlimpseVecEnv`. DQN wants one number for an action: it gets
-one look a frame, and cell and class together (`DiscreteAction`). Only RecurrentPPO remembers earlier frames; the others
-see the frame at hand, and the order of poses, which is the class, is hidden from them. `--rewards frames` pays every
-prediction its share of the reward at once (`FrameRewards`): returns stay as they are, and are learned from sooner.
-Written with Stable-Baselines3 2.9.2 and sb3-contrib 2.9.2.
+PPO, A2C and RecurrentPPO step 128 episodes at once through `GlimpseVecEnv`. DQN needs one number as its action, so it
+gets one look per frame, and cell and class together (`DiscreteAction`). Only RecurrentPPO remembers earlier frames. The
+others see the current frame alone, which hides the order of poses that is the class. `--rewards frames` pays every
+prediction its share of the reward at once (`FrameRewards`): returns stay the same and are easier to learn from.
+Tested with Stable-Baselines3 2.9.2 and sb3-contrib 2.9.2.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import FlattenObservation
-from sb3_contrib import RecurrentPPO
-from stable_baselines3 import A2C, DQN, PPO
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
-from glimpse_env.sb3 import FrameRewards, GlimpseVecEnv, SliceFeatures
 from glimpse_env.wrappers import DiscreteAction, TimeLeft
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train an algorithm of Stable-Baselines3 on VideoGlimpse.")
+    parser.add_argument("--steps", type=int, default=500_000, help="Environment steps to train for.")
+    parser.add_argument("--seed", type=int, default=1, help="Seed of every random choice.")
+    parser.add_argument(
+        "--algorithm",
+        choices=("ppo", "a2c", "recurrent_ppo", "dqn"),
+        default="recurrent_ppo",
+        help="Algorithm to train.",
+    )
+    parser.add_argument(
+        "--rewards",
+        choices=("end", "frames"),
+        default="end",
+        help="Pay all predictions at the end of an episode, or each one at its frame.",
+    )
+    parser.add_argument("--points", type=int, default=20, help="Number of validations during training.")
+    parser.add_argument("--test-episodes", type=int, default=1000, help="Number of test episodes.")
+    parser.add_argument("--out", type=Path, help="JSON file to write the result and the learning curve to.")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    ARGUMENTS = parse_arguments()  # before the next imports, so that --help works without them
+
+try:
+    from sb3_contrib import RecurrentPPO
+    from stable_baselines3 import A2C, DQN, PPO
+    from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
+
+    from glimpse_env.sb3 import FrameRewards, GlimpseVecEnv, SliceFeatures
+except ModuleNotFoundError as error:
+    sys.exit(f'{error.name} is missing: pip install -e ".[sb3,contrib]"')
 
 ENVS = 128
 
 
 def make_envs(algorithm: str, split: str, *, rewards: str = "end", envs: int = ENVS) -> VecEnv:
-    """Return `envs` episodes of "slices" of a split, in the shape that the algorithm takes."""
+    """Return `envs` environments with "slices" of a split, in the shape that the algorithm takes."""
     if algorithm == "dqn":
 
         def make() -> gym.Env:
@@ -77,7 +110,7 @@ def play(model: BaseAlgorithm, envs: VecEnv, episodes: int) -> tuple[float, floa
 
 
 class Curve(BaseCallback):
-    """Play validation episodes every so many steps."""
+    """Play validation episodes every `every` steps."""
 
     def __init__(self, envs: VecEnv, *, every: int, episodes: int) -> None:
         super().__init__()
@@ -111,12 +144,4 @@ def main(
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Train one of Stable-Baselines3's algorithms on VideoGlimpse.")
-    parser.add_argument("--algorithm", choices=("ppo", "a2c", "recurrent_ppo", "dqn"), default="recurrent_ppo")
-    parser.add_argument("--rewards", choices=("end", "frames"), default="end", help="when predictions are paid")
-    parser.add_argument("--steps", type=int, default=500_000, help="environment steps")
-    parser.add_argument("--points", type=int, default=20, help="looks at the validation split")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--test-episodes", type=int, default=1000)
-    parser.add_argument("--out", type=Path, help="a JSON file for the result and the curve")
-    main(**vars(parser.parse_args()))
+    main(**vars(ARGUMENTS))

@@ -1,32 +1,51 @@
-"""PPO of skrl on `VideoGlimpse-v0`, with an LSTM and the MultiDiscrete action as it is.
+"""Train skrl's PPO on `VideoGlimpse-v0`, with an LSTM and the MultiDiscrete action as it is.
 
     pip install torch skrl==2.1.1 "gymnasium==1.4.0" && pip install -e .
     python examples/train_skrl.py                    # a minute or two on one core
-    python examples/train_skrl.py --steps 20000      # a smoke run
+    python examples/train_skrl.py --steps 20000      # a smoke test
 
-Ran with Python 3.11, skrl 2.1.1, torch 2.13 and Gymnasium 1.4. skrl steps the native vector environment itself; with
-SAME_STEP autoreset no step is spent on a reset (NEXT_STEP, the default, runs too, and its resets are learned from like
-steps; with DISABLED the second episode raises ResetNeeded). `PPO_RNN` has an LSTM, `PPO` no memory. Observations are
-flattened, which the model undoes. All that is learned is learned from the reward.
+Tested with Python 3.11, skrl 2.1.1, torch 2.13 and Gymnasium 1.4. skrl steps the native vector environment itself. With
+`autoreset_mode="SameStep"` no step is spent on a reset. "NextStep" (the default) works too, but its resets are learned
+from like steps. With "Disabled" the second episode raises ResetNeeded. `PPO_RNN` has an LSTM, `PPO` has no memory.
+skrl flattens observations; the model undoes that. The agent learns from the reward alone.
 """
 
+from __future__ import annotations
+
 import argparse
+import sys
+from collections.abc import Sequence
 
 import gymnasium as gym
 import numpy as np
-import torch
 from own_features import FRAMES, make_source
-from skrl.agents.torch.ppo import PPO_CFG, PPO_RNN
-from skrl.envs.wrappers.torch import wrap_env
-from skrl.memories.torch import RandomMemory
-from skrl.models.torch import DeterministicMixin, Model, MultiCategoricalMixin
-from skrl.trainers.torch import SequentialTrainer
-from skrl.utils import set_seed
-from torch import nn
 
 from glimpse_env import ArraySource
 
-NUM_ENVS, HIDDEN, GRID = 128, 64, 5  # a smaller grid: the embedded source takes millions of steps from the reward
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train skrl's PPO on a small task.")
+    parser.add_argument("--steps", type=int, default=200_000, help="Environment steps to train for.")
+    parser.add_argument("--seed", type=int, default=1, help="Seed of every random choice.")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    ARGUMENTS = parse_arguments()  # before the next imports, so that --help works without them
+
+try:
+    import torch
+    from skrl.agents.torch.ppo import PPO_CFG, PPO_RNN
+    from skrl.envs.wrappers.torch import wrap_env
+    from skrl.memories.torch import RandomMemory
+    from skrl.models.torch import DeterministicMixin, Model, MultiCategoricalMixin
+    from skrl.trainers.torch import SequentialTrainer
+    from skrl.utils import set_seed
+    from torch import nn
+except ModuleNotFoundError as error:
+    sys.exit(f'{error.name} is missing: pip install torch skrl==2.1.1 "gymnasium==1.4.0" && pip install -e .')
+
+NUM_ENVS, HIDDEN, GRID = 128, 64, 5  # a small grid: from the reward alone, the embedded source takes millions of steps
 
 
 def make_envs(source: ArraySource) -> gym.vector.VectorEnv:
@@ -36,7 +55,7 @@ def make_envs(source: ArraySource) -> gym.vector.VectorEnv:
 
 
 class ActorCritic(MultiCategoricalMixin, DeterministicMixin, Model):
-    """Slices, embedded and summed, go into an LSTM that both the policy and the value read."""
+    """Embed and sum the slices into an LSTM that both the policy and the value read."""
 
     def __init__(self, observation_space: gym.Space, action_space: gym.Space) -> None:
         Model.__init__(self, observation_space=observation_space, action_space=action_space, device="cpu")
@@ -60,7 +79,7 @@ class ActorCritic(MultiCategoricalMixin, DeterministicMixin, Model):
         embedded = self.embed(inputs["observations"].unflatten(1, self.observation_space.shape)).sum(1)
         length = FRAMES if self.training else 1
         state = [part[:, ::length].contiguous() for part in inputs["rnn"]]
-        if self.training:  # whole episodes, from their beginning; the states that skrl 2.1.1 kept are a step too late
+        if self.training:  # whole episodes from their start; the states that skrl 2.1.1 keeps are one step late
             state = [torch.zeros_like(part) for part in state]
         *memory, age = state
         frames = age[0].long() + torch.arange(length)  # (n, length)
@@ -71,7 +90,7 @@ class ActorCritic(MultiCategoricalMixin, DeterministicMixin, Model):
 
 @torch.no_grad()
 def play(model: ActorCritic, source: ArraySource) -> tuple[float, float]:
-    """Play a batch of episodes and return their mean return and how often the most frequent class was right."""
+    """Play a batch of episodes and return the mean return and the share whose most frequent prediction is right."""
     envs = wrap_env(make_envs(source), verbose=False)
     observations, _ = envs.reset()
     state = [torch.zeros(size) for size in model.get_specification()["rnn"]["sizes"]]
@@ -114,8 +133,4 @@ def train(steps: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=200_000, help="environment steps, over all environments")
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    train(arguments.steps, arguments.seed)
+    train(**vars(ARGUMENTS))

@@ -1,37 +1,55 @@
 """Train Tianshou's PPO on `VideoGlimpse-v0`.
 
     pip install tianshou==2.0.1 torch==2.13.0 && pip install -e .
-    python examples/train_tianshou.py               # --steps 4096 for a smoke run
+    python examples/train_tianshou.py
+    python examples/train_tianshou.py --steps 4096      # a smoke test
 
-Run with Python 3.11, tianshou 2.0.1, gymnasium 1.4.0, torch 2.13.0 and numpy 2.4.6. Tianshou accepts a MultiDiscrete
-action space and leaves its distribution to us: independent categoricals. Its collectors want its own vector
-environments, so the single environment is stepped, not the native vector one. Its PPO keeps no memory between frames,
-so the policy lives by what it sees: it has to keep looking at the cell that shines.
+Tested with Python 3.11, tianshou 2.0.1, gymnasium 1.4.0, torch 2.13.0 and numpy 2.4.6. Tianshou accepts a MultiDiscrete
+action space without a distribution for it: here each number is an independent categorical. Its collectors require its
+own vector environments, so it steps single environments, not the native vector environment. Its PPO has no memory
+between frames, so the policy has to keep looking at the bright cell.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import own_features
-import torch
 from gymnasium.wrappers import FlattenObservation
-from tianshou.algorithm import PPO
-from tianshou.algorithm.modelfree.reinforce import ProbabilisticActorPolicy
-from tianshou.algorithm.optim import AdamOptimizerFactory
-from tianshou.data import Collector, CollectStats, VectorReplayBuffer
-from tianshou.env import DummyVectorEnv
-from tianshou.trainer import OnPolicyTrainerParams
-from tianshou.utils.net.common import Net
-from tianshou.utils.net.discrete import DiscreteActor, DiscreteCritic
-from torch import Tensor
-from torch.distributions import Categorical, Independent
-from torch.nn.functional import pad
 
 import glimpse_env  # noqa: F401 - registers VideoGlimpse-v0
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train Tianshou's PPO on a small task.")
+    parser.add_argument("--steps", type=int, default=150_000, help="Environment steps to train for.")
+    parser.add_argument("--seed", type=int, default=1, help="Seed of every random choice.")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    ARGUMENTS = parse_arguments()  # before the next imports, so that --help works without them
+
+try:
+    import torch
+    from tianshou.algorithm import PPO
+    from tianshou.algorithm.modelfree.reinforce import ProbabilisticActorPolicy
+    from tianshou.algorithm.optim import AdamOptimizerFactory
+    from tianshou.data import Collector, CollectStats, VectorReplayBuffer
+    from tianshou.env import DummyVectorEnv
+    from tianshou.trainer import OnPolicyTrainerParams
+    from tianshou.utils.net.common import Net
+    from tianshou.utils.net.discrete import DiscreteActor, DiscreteCritic
+    from torch import Tensor
+    from torch.distributions import Categorical, Independent
+    from torch.nn.functional import pad
+except ModuleNotFoundError as error:
+    sys.exit(f"{error.name} is missing: pip install tianshou==2.0.1 torch==2.13.0 && pip install -e .")
 
 
 def make_envs(number: int, seed: int) -> DummyVectorEnv:
@@ -40,13 +58,13 @@ def make_envs(number: int, seed: int) -> DummyVectorEnv:
 
 
 def independent(logits: Tensor, counts: list[int]) -> Independent:
-    """Make of (N, sum of counts) logits one categorical for each number of the action, padded to the widest."""
+    """Turn (N, sum of counts) logits into one categorical per number of the action, padded to the widest."""
     parts = [pad(part, (0, max(counts) - part.shape[-1]), value=-1e9) for part in logits.split(counts, -1)]
     return Independent(Categorical(logits=torch.stack(parts, 1)), 1)
 
 
 def evaluate(policy: ProbabilisticActorPolicy, seed: int) -> tuple[float, float]:
-    """Play 400 episodes on clips of their own, actions drawn; return the mean return and the share judged right."""
+    """Play 400 episodes on held-out clips with sampled actions; return the mean return and the share judged right."""
     correct: list[bool] = []
 
     def note(episode: Any) -> None:
@@ -96,7 +114,4 @@ def main(steps: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=150_000, help="environment steps to train for")
-    parser.add_argument("--seed", type=int, default=1)
-    main(**vars(parser.parse_args()))
+    main(**vars(ARGUMENTS))

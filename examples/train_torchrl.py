@@ -1,39 +1,58 @@
-"""PPO of TorchRL on `VideoGlimpse-v0`, with an LSTM and the MultiDiscrete action as it is.
+"""Train TorchRL's PPO on `VideoGlimpse-v0`, with an LSTM and the MultiDiscrete action as it is.
 
     pip install torchrl==0.14.1 "gymnasium==1.4.0" && pip install -e .
     python examples/train_torchrl.py                    # a minute or two on one core
-    python examples/train_torchrl.py --steps 20000      # a smoke run
+    python examples/train_torchrl.py --steps 20000      # a smoke test
 
-Ran with Python 3.11, TorchRL 0.14.1, tensordict 0.14.3, torch 2.13 and Gymnasium 1.4. TorchRL resets environments by
-itself: the native vector environment needs `autoreset_mode="Disabled"`. NEXT_STEP, the default, is refused, and
-SAME_STEP fails on `clip_id`, a string in `info`. `GymEnv("VideoGlimpse-v0", categorical_action_encoding=True)` makes
-a single one; without that flag its action is one-hot. The distribution below is ours: TorchRL brings none for several
-categorical parts of different sizes. All that is learned is learned from the reward.
+Tested with Python 3.11, TorchRL 0.14.1, tensordict 0.14.3, torch 2.13 and Gymnasium 1.4. TorchRL resets environments
+itself, so the native vector environment needs `autoreset_mode="Disabled"`. It refuses "NextStep" (the default), and
+"SameStep" fails on `clip_id`, a string in `info`. `GymEnv("VideoGlimpse-v0", categorical_action_encoding=True)` makes a
+single environment; without that flag its action is one-hot. TorchRL has no distribution for several categorical parts
+of different sizes, so this file defines one. The agent learns from the reward alone.
 """
 
+from __future__ import annotations
+
 import argparse
+import sys
+from collections.abc import Sequence
 
 import gymnasium as gym
 import numpy as np
-import torch
 from own_features import FRAMES, make_source
-from tensordict import TensorDict
-from tensordict.nn import ProbabilisticTensorDictModule as Draw
-from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule, TensorDictSequential
-from torch import Tensor, nn
-from torchrl.collectors import Collector
-from torchrl.envs import Compose, GymEnv, GymWrapper, InitTracker, StepCounter, TransformedEnv, check_env_specs
-from torchrl.modules import LSTMModule, set_recurrent_mode
-from torchrl.objectives import ClipPPOLoss
-from torchrl.objectives.value import GAE
 
 from glimpse_env import ArraySource
 
-NUM_ENVS, HIDDEN, GRID = 128, 64, 5  # a smaller grid: the embedded source takes millions of steps from the reward
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train TorchRL's PPO on a small task.")
+    parser.add_argument("--steps", type=int, default=200_000, help="Environment steps to train for.")
+    parser.add_argument("--seed", type=int, default=1, help="Seed of every random choice.")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    ARGUMENTS = parse_arguments()  # before the next imports, so that --help works without them
+
+try:
+    import torch
+    from tensordict import TensorDict
+    from tensordict.nn import ProbabilisticTensorDictModule as Draw
+    from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule, TensorDictSequential
+    from torch import Tensor, nn
+    from torchrl.collectors import Collector
+    from torchrl.envs import Compose, GymEnv, GymWrapper, InitTracker, StepCounter, TransformedEnv, check_env_specs
+    from torchrl.modules import LSTMModule, set_recurrent_mode
+    from torchrl.objectives import ClipPPOLoss
+    from torchrl.objectives.value import GAE
+except ModuleNotFoundError as error:
+    sys.exit(f'{error.name} is missing: pip install torchrl==0.14.1 "gymnasium==1.4.0" && pip install -e .')
+
+NUM_ENVS, HIDDEN, GRID = 128, 64, 5  # a small grid: from the reward alone, the embedded source takes millions of steps
 
 
 class MultiCategorical(torch.distributions.Distribution):
-    """Independent categorical parts whose logits stand side by side."""
+    """Independent categorical parts with concatenated logits."""
 
     def __init__(self, logits: Tensor, sizes: tuple[int, ...]) -> None:
         self.parts = [torch.distributions.Categorical(logits=part) for part in logits.split(sizes, -1)]
@@ -54,7 +73,7 @@ class MultiCategorical(torch.distributions.Distribution):
 
 
 class SliceEncoder(nn.Module):
-    """Embed every slice with its place, sum over the slices of a frame, and add what frame it is."""
+    """Embed every slice with its place, sum over the slices of a frame, and add the number of the frame."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -73,9 +92,9 @@ def make_envs(source: ArraySource) -> gym.vector.VectorEnv:
 
 @torch.no_grad()
 def play(policy: nn.Module, source: ArraySource, seed: int) -> tuple[float, float]:
-    """Play test clips; return their mean return and how often the most frequent class was right.
+    """Play test clips; return their mean return and the share whose most frequent prediction is right.
 
-    The environment is stepped directly: TorchRL's readers of `info` want keys that are there in every step.
+    This steps the environment directly: TorchRL's readers of `info` require keys that exist in every step.
     """
     envs = make_envs(source)
     observations, _ = envs.reset(seed=seed)
@@ -142,8 +161,4 @@ def train(steps: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=200_000, help="environment steps, over all environments")
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    train(arguments.steps, arguments.seed)
+    train(**vars(ARGUMENTS))

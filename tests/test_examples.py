@@ -1,4 +1,4 @@
-"""Every example runs and says what it promises."""
+"""Every example runs, explains itself without its library, and ends in one line after a mistake."""
 
 import json
 import re
@@ -47,3 +47,55 @@ def test_an_episode_is_drawn(tmp_path):
         with image.open(folder / "episode.png") as picture:
             assert picture.size == (5 * 336, 384)
             assert len(picture.getcolors()) > 32
+
+
+LIBRARIES = {
+    "train_torchrl": "torchrl",
+    "train_skrl": "skrl",
+    "train_tianshou": "tianshou",
+    "train_rllib": "ray.rllib",
+    "train_pufferlib": "pufferlib",
+    "train_sb3": "sb3_contrib",
+    "learning_curves": "matplotlib",
+    "play": "pygame",
+}
+
+
+def run_without(library, example, *words):
+    """Run an example on a machine that lacks a library."""
+    code = (
+        f"import runpy, sys; sys.modules[{library!r}] = None; "
+        f"sys.argv = {[example, *words]!r}; sys.path.insert(0, {str(EXAMPLES)!r}); "
+        f"runpy.run_path({str(EXAMPLES / example) + '.py'!r}, run_name='__main__')"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("example", "library"), LIBRARIES.items())
+def test_help_needs_no_library(example, library):
+    helped = run_without(library, example, "--help")
+    assert helped.returncode == 0, helped.stderr
+    assert "--" in helped.stdout
+    words = ["--runs", "none", "--sb3", "none"] if example == "learning_curves" else []
+    failed = run_without(library, example, *words)
+    assert failed.returncode == 1
+    assert re.fullmatch(r"\S+ is missing: pip install .*\n", failed.stderr)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["draw_episode.py", "episode.gif/x.png"], "error: .*No such file or directory"),
+        (["draw_episode.py", "x.png", "--frames", "17"], r"error: --frames must lie in 1\.\.16, got 17"),
+        (["draw_episode.py", "x.png", "--clip", "400"], "error: clip 400 does not exist"),
+        (["play.py", "--source", "nothere"], "error: no source 'nothere'"),
+        (["play.py", "--split", "nothere"], "error: the synthetic source has no split 'nothere'"),
+    ],
+)
+def test_mistakes_end_in_one_line(words, message, tmp_path):
+    if words[0] == "play.py":
+        pytest.importorskip("pygame")
+    command = [sys.executable, EXAMPLES / words[0], *words[1:]]
+    failed = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert failed.returncode == 1
+    assert re.fullmatch(f"{message}.*\n", failed.stderr)

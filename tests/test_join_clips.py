@@ -213,7 +213,7 @@ def test_no_clip_is_left_alone(left):
         ({"fold": 2}, r"fold must lie in 1\.\.1, got 2"),
         ({"limit": 0}, "limit must be at least 1, got 0"),
         ({"gap_seconds": (0.4, 0.1)}, r"gap_seconds must be rising, .* got \(0\.4, 0\.1\)"),
-        ({"gap_seconds": (0.0, 0.1)}, "a frame .* at least"),
+        ({"gap_seconds": (0.0, 0.1)}, "at least one frame"),
     ],
 )
 def test_what_cannot_be_joined_is_refused(clips, tmp_path, changes, message):
@@ -224,8 +224,8 @@ def test_what_cannot_be_joined_is_refused(clips, tmp_path, changes, message):
 
 def test_clips_of_another_rate_and_broken_ones_are_refused(tmp_path):
     write_clip(tmp_path / "slow.avi", colour=(50, 50, 50), frames=4, rate=25)
-    with pytest.raises(ValueError, match=r"slow\.avi has 4 frames at 25 a second: clips must have 30"):
+    with pytest.raises(ValueError, match=r"slow\.avi has 4 frames at 25 per second: clips need 30"):
         join_clips.count_frames(tmp_path / "slow.avi")
     (tmp_path / "broken.avi").write_bytes(b"no video")
-    with pytest.raises(ValueError, match=r"broken\.avi cannot be read .* mend or remove it"):
+    with pytest.raises(ValueError, match=r"broken\.avi cannot be read .* repair it, or remove it"):
         join_clips.count_frames(tmp_path / "broken.avi")

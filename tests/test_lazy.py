@@ -390,17 +390,17 @@ def test_a_gpu_keeps_no_bank_of_features_that_nobody_looked_at(lazy):
 def test_the_savings_are_measured(run, tmp_path):
     out, result = run
     command = [
-        sys.executable, ROOT / "examples" / "lazy_savings.py", out, "--arms", "learned", "random", "mean",
+        sys.executable, ROOT / "examples" / "lazy_savings.py", out, "--models", "learned", "random", "mean",
         "--clips-alone", "2", "--out", tmp_path / "savings",
     ]  # fmt: skip
     printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert f"| {out} | learned | crops of 64 | 2 | " in printed
     with (tmp_path / "savings.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["arm"] for row in rows] == ["learned", "random"]
+    assert [row["model"] for row in rows] == ["learned", "random"]
     for row in rows:
-        assert float(row["accuracy"]) == result["accuracy"][row["arm"]]
-        evaluation = read_json(arm_folder(out, row["arm"]) / "evaluation.json")["test"]
+        assert float(row["accuracy"]) == result["accuracy"][row["model"]]
+        evaluation = read_json(arm_folder(out, row["model"]) / "evaluation.json")["test"]
         assert float(row["first_frame_accuracy"]) == evaluation["accuracy_by_frames"][0]
         assert float(row["frames"]) == 1
         assert 0 < float(row["crops"]) <= 3 * 2
@@ -435,7 +435,7 @@ def test_the_savings_are_measured(run, tmp_path):
     [
         (["--clips-alone", "0"], 2, "--clips-alone must be at least 1, got 0"),
         (["--out", "nowhere/savings"], 1, "error: --out nowhere/savings: there is no folder nowhere"),
-        (["--arms", "oracle"], 1, "error: none of the runs has finished an arm of oracle"),
+        (["--models", "oracle"], 1, "error: no run has finished any of the models oracle"),
     ],
 )
 def test_what_cannot_be_measured_is_named(run, words, code, message):

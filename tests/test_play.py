@@ -40,7 +40,7 @@ def test_clicks_choose_cells_and_the_oldest_gives_way(game):
 def test_only_what_was_chosen_is_seen(game):
     assert game.seen.reshape(7, SIDE // 7, 7, SIDE // 7, 3).max((1, 3, 4)).all()  # the first frame is whole
     game.click(*middle(8))
-    game.go_on()
+    game.advance()
     seen = game.seen.reshape(7, SIDE // 7, 7, SIDE // 7, 3).max((1, 3, 4))
     assert np.argwhere(seen > 0).tolist() == [[1, 1]]
     assert game.env.engine.cells[0].tolist() == [8, -1]
@@ -48,16 +48,16 @@ def test_only_what_was_chosen_is_seen(game):
 
 def test_a_person_who_knows_wins_and_plays_again(game):
     truth = game.env.source.segments(int(game.env.engine.clip[0]))[0].label
-    game.say(truth)
-    game.say(99)
+    game.choose(truth)
+    game.choose(99)
     for _ in range(16):
         assert "looks left" in game.lines()[0]
-        game.go_on()
+        game.advance()
     assert game.reward == 8.0
     assert f"it was {game.env.class_names[truth]}: 16 of 16 right, reward 8.0" in game.lines()[0]
     game.click(*middle(3))
     assert game.cells == []
-    game.go_on()
+    game.advance()
     assert game.reward is None
     assert game.env.engine.frame[0] == 1
 
@@ -67,9 +67,9 @@ def test_any_number_of_looks_and_no_prediction():
     assert game.choices[-1] == "no prediction"
     for cell in range(9):
         game.click(*middle(cell))
-    game.say(8)
+    game.choose(8)
     for _ in range(48):
-        game.go_on()
+        game.advance()
     assert game.env.engine.predictions[0].tolist() == [8] * 48
     assert "0 of 48 right, reward 0.0" in game.lines()[0]
     names = [game.env.class_names[label] for label in np.flatnonzero(game.info["label"])]
@@ -82,7 +82,7 @@ def test_a_clip_without_a_label(toy):
     game = play.Game(VideoGlimpseEnv(source=dataclasses.replace(toy, images=images), glimpses=1), seed=1)
     game.env.reset(options={"clip": 4})
     for _ in range(4):
-        game.go_on()
+        game.advance()
     assert game.lines()[0].startswith("it was unknown")
 
 

@@ -1,82 +1,174 @@
-"""The README's code runs as written; of the commands that take long only the arguments are parsed."""
+"""READMEs: Python blocks run, commands parse, links lead to files, and the front page stays short."""
 
-import importlib.util
+import argparse
+import ast
+import importlib
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import tyro
 from glimpse_agents import ablate, compare, compute, predict, report, tune
 from glimpse_agents.learning import config
-from glimpse_agents.tables import statistics as seeds
 from profiler import profile_training
 from torch.distributed.run import get_args_parser
 
 from glimpse_env.extract.__main__ import parse_arguments as parse_extraction
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"^```(\w+)( long)?\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
-PYTHON = [code for language, _, code in BLOCKS if language == "python"]
-COMMANDS = [
-    line.split("#")[0].strip()
-    for language, _, code in BLOCKS
-    if language == "bash"
-    for line in code.replace("\\\n", " ").splitlines()
-    if re.search("python|torchrun", line.split("#")[0])
-]
+FRONT_PAGE = ROOT / "README.md"
+PAGES = sorted(
+    page for page in ROOT.rglob("*.md") if not any(part.startswith(".") for part in page.relative_to(ROOT).parts)
+)
+BLOCK = re.compile(r"^```(\w*)( long)?\n(.*?)^```$", re.M | re.S)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
-def load_example(name):
-    """Import a script of the examples."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def name_of(page):
+    return str(page.relative_to(ROOT))
 
 
+def blocks(language):
+    """Return (page, is long, code) of every block in a language, on all pages."""
+    return [
+        (name_of(page), bool(long), code)
+        for page in PAGES
+        for written, long, code in BLOCK.findall(page.read_text())
+        if written == language
+    ]
+
+
+PYTHON = blocks("python")
+COMMANDS = sorted(
+    {
+        line.split(" # ")[0].strip()
+        for _, _, code in blocks("bash")
+        for line in code.replace("\\\n", " ").splitlines()
+        if line.strip()
+    }
+)
+
+
+def parse_file_arguments(path: Path, arguments: Sequence[str]) -> argparse.Namespace:
+    """Call `parse_arguments` of a script without importing the library that the script needs."""
+    tree = ast.parse(path.read_text())
+    kept = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "parse_arguments"]
+    future = ast.parse("from __future__ import annotations").body
+    names = {"argparse": argparse, "Path": Path}
+    exec(compile(ast.Module([*future, *kept], []), path, "exec"), names)
+    return names["parse_arguments"](arguments)
+
+
+def parse_tyro_example(name):
+    """Return `parse_arguments` of an example whose libraries are installed with the tests."""
+
+    def parse(arguments):
+        sys.path.insert(0, str(ROOT / "examples"))
+        try:
+            return importlib.import_module(name).parse_arguments(arguments)
+        finally:
+            sys.path.remove(str(ROOT / "examples"))
+
+    return parse
+
+
+def parse_store(arguments):
+    assert arguments[0] in ("verify", "info", "merge")
+    return arguments
+
+
+def parse_pytest(arguments):
+    """Check that the tests named exist."""
+    for word in arguments:
+        assert word == "--benchmark-only" or (ROOT / word).exists(), word
+    return arguments
+
+
+TYRO_EXAMPLES = ("headroom", "join_clips", "lazy_savings", "train_ppo")
 PARSERS = {
     "agents/reinforce.py": config.parse_arguments,
     "agents.ablate": lambda arguments: config.parse_as(ablate.Arguments, arguments),
-    "profiler.profile_training": lambda arguments: config.parse_as(profile_training.Arguments, arguments),
     "agents.compare": lambda arguments: config.parse_as(compare.Arguments, arguments),
     "agents.compute": compute.parse_arguments,
     "agents.predict": lambda arguments: tyro.cli(predict.Arguments, args=arguments),
     "agents.report": lambda arguments: tyro.cli(report.Arguments, args=arguments),
-    "agents.tables.statistics": lambda arguments: tyro.cli(seeds.Arguments, args=arguments),
     "agents.tune": lambda arguments: config.parse_as(tune.Arguments, arguments),
+    "tests/benchmarks/profile_training.py": lambda arguments: config.parse_as(profile_training.Arguments, arguments),
     "glimpse_env.extract": parse_extraction,
-    "examples/headroom.py": lambda arguments: tyro.cli(load_example("headroom").Arguments, args=arguments),
-    "examples/join_clips.py": lambda arguments: tyro.cli(load_example("join_clips").Arguments, args=arguments),
-    "examples/lazy_savings.py": lambda arguments: tyro.cli(load_example("lazy_savings").Arguments, args=arguments),
+    "glimpse_env.store": parse_store,
+    "pytest": parse_pytest,
+} | {
+    f"examples/{name}.py": parse_tyro_example(name) for name in ("headroom", "join_clips", "lazy_savings", "train_ppo")
 }
 
 
-@pytest.mark.parametrize("code", PYTHON)
-def test_python_blocks_run(code):
+def parse(words):
+    """Parse a command with the parser of its program."""
+    if words[0] == "torchrun":
+        launched = get_args_parser().parse_args(words[1:])
+        words = ["python", launched.training_script, *launched.training_script_args]
+    if words[0] == "pip":
+        assert words[1:3] == ["install", "-e"]
+        return words
+    if words[0] == "pytest":
+        return parse_pytest(words[1:])
+    assert words[0] == "python", words
+    if words[1] == "-c":
+        return compile(words[2], "command", "exec")
+    program, arguments = (words[2], words[3:]) if words[1] == "-m" else (words[1], words[2:])
+    if program not in PARSERS and program.startswith("examples/"):
+        return parse_file_arguments(ROOT / program, arguments)
+    return PARSERS[program](arguments)
+
+
+@pytest.mark.parametrize(("page", "is_long", "code"), PYTHON)
+def test_python_blocks_run(page, is_long, code):
+    if is_long:
+        compile(code, page, "exec")
+        return
     finished = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_parse(command):
-    words = shlex.split(command.split("&&")[-1])
-    if words[0] == "torchrun":
-        launched = get_args_parser().parse_args(words[1:])
-        words = ["python", launched.training_script, *launched.training_script_args]
-    words = words[words.index("python") + 1 :]
-    program, arguments = (words[1], words[2:]) if words[0] == "-m" else (words[0], words[1:])
-    if program == "glimpse_env.store":
-        assert arguments[0] in ("verify", "info", "merge")
-    else:
-        assert PARSERS[program](arguments) is not None
+    for part in command.split(" && "):
+        words = [word for word in shlex.split(part) if not re.match(r"[A-Z_]+=", word)]
+        assert parse(words) is not None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_to_files(page):
+    for link in LINK.findall(BLOCK.sub("", page.read_text())):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path.replace("\\", "")).resolve() if path else page
+        assert target.exists(), link
+        if anchor:
+            lines = re.findall(r"^#+ (.*)$", BLOCK.sub("", target.read_text()), re.M)
+            headings = {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+            assert anchor in headings, link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_block_names_its_language(page):
+    assert all(language in ("bash", "python", "text") for language, _, _ in BLOCK.findall(page.read_text()))
+
+
+def test_the_front_page_is_short():
+    text = FRONT_PAGE.read_text()
+    assert len(text.splitlines()) <= 150
+    assert len(text.split()) <= 1200
 
 
 def test_the_first_screen_has_both_commands():
-    first_screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:25])
+    first_screen = "\n".join(FRONT_PAGE.read_text().splitlines()[:25])
     assert 'pip install -e ".[all]" && python agents/reinforce.py' in first_screen
     assert 'pip install -e ".[all,test]" && pytest' in first_screen
-    assert len(PYTHON) >= 1
-    assert len(COMMANDS) >= 5
+    assert len(PYTHON) >= 4
+    assert len(COMMANDS) >= 50
