@@ -10,11 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import profile_training
 import pytest
-import tyro
-from glimpse_agents import ablate, compare, compute, predict, report, tune
-from glimpse_agents.learning import config
-from profiler import profile_training
+from glimpse_agents import ablate, compare, compute, predict, reinforce, report, tune
 from torch.distributed.run import get_args_parser
 
 from glimpse_env.extract.__main__ import parse_arguments as parse_extraction
@@ -90,20 +88,18 @@ def parse_pytest(arguments):
 
 TYRO_EXAMPLES = ("headroom", "join_clips", "lazy_savings", "train_ppo")
 PARSERS = {
-    "agents/reinforce.py": config.parse_arguments,
-    "agents.ablate": lambda arguments: config.parse_as(ablate.Arguments, arguments),
-    "agents.compare": lambda arguments: config.parse_as(compare.Arguments, arguments),
+    "agents/reinforce.py": reinforce.parse_arguments,
+    "agents.ablate": ablate.parse_arguments,
+    "agents.compare": compare.parse_arguments,
     "agents.compute": compute.parse_arguments,
-    "agents.predict": lambda arguments: tyro.cli(predict.Arguments, args=arguments),
-    "agents.report": lambda arguments: tyro.cli(report.Arguments, args=arguments),
-    "agents.tune": lambda arguments: config.parse_as(tune.Arguments, arguments),
-    "tests/benchmarks/profile_training.py": lambda arguments: config.parse_as(profile_training.Arguments, arguments),
+    "agents.predict": predict.parse_arguments,
+    "agents.report": report.parse_arguments,
+    "agents.tune": tune.parse_arguments,
+    "tests/benchmarks/profile_training.py": lambda arguments: profile_training.parse_arguments(arguments),
     "glimpse_env.extract": parse_extraction,
     "glimpse_env.store": parse_store,
     "pytest": parse_pytest,
-} | {
-    f"examples/{name}.py": parse_tyro_example(name) for name in ("headroom", "join_clips", "lazy_savings", "train_ppo")
-}
+} | {f"examples/{name}.py": parse_tyro_example(name) for name in TYRO_EXAMPLES}
 
 
 def parse(words):
