@@ -11,6 +11,7 @@ from glimpse_env.env import EpisodeArguments, VideoGlimpseEnv
 from glimpse_env.rules import EpisodeRules
 from glimpse_env.sources.protocol import ArraySource, ClipSource, Segment
 from glimpse_env.sources.synthetic import SyntheticSource, UntrimmedSyntheticSource
+from glimpse_env.sources.wall import WallSource
 from glimpse_env.sources.windows import SlidingWindows
 from glimpse_env.store import FeatureStore
 from glimpse_env.vector_env import VideoGlimpseVectorEnv
@@ -28,6 +29,7 @@ __all__ = [
     "UntrimmedSyntheticSource",
     "VideoGlimpseEnv",
     "VideoGlimpseVectorEnv",
+    "WallSource",
     "open_source",
 ]
 

@@ -1,19 +1,25 @@
-"""The names under which clip sources can be asked for."""
+"""Clip sources by name: embedded sources, feature stores, videos and walls of cameras."""
 
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
 
 from gymnasium.error import DependencyNotInstalled
 
 from glimpse_env.sources.protocol import ClipSource
 from glimpse_env.sources.synthetic import SyntheticSource, UntrimmedSyntheticSource
+from glimpse_env.sources.wall import WallSource
 from glimpse_env.sources.windows import SlidingWindows
 from glimpse_env.store import FeatureStore
 
 EMBEDDED = {"synthetic": SyntheticSource, "synthetic-untrimmed": UntrimmedSyntheticSource}
-LAZY = "lazy:"
+LAZY, WALL = "lazy:", "wall:"
+WALL_SETTINGS = ("source", "fold", "grid", "background", "trimmed", "events", "frames", "walls", "seed")
+_WALLED: WeakValueDictionary[tuple[str, str, int], ClipSource] = WeakValueDictionary()  # sources that walls share
 
 
 def open_source(
@@ -24,15 +30,20 @@ def open_source(
     window_seconds: float | None = None,
     stride_seconds: float | None = None,
 ) -> ClipSource:
-    """Return one split of an embedded source, of the feature store at a path, or with "lazy:" before the path of the
-    videos described there, whose features are computed on demand; a ClipSource is returned as it is.
-    With `window_seconds`, the windows that slide over its clips (`SlidingWindows`).
+    """Open one split of a source; a ClipSource is returned as it is.
+
+    Args:
+        source: "synthetic", "synthetic-untrimmed", the path of a feature store, "lazy:" and the path of a description
+            of videos, whose features are computed on demand, or "wall:" and the path of a description of a wall.
+        split: "train", "validation" or "test".
+        fold: which official split of the data set.
+        window_seconds, stride_seconds: return windows that slide over the clips (`SlidingWindows`).
 
     Raises:
         DependencyNotInstalled: a lazy source lacks torch or a decoder.
         FileNotFoundError: there is no store or description at the path.
         TypeError: `source` is neither a string nor a ClipSource.
-        ValueError: the source has no such split or fold, or there are no such windows.
+        ValueError: the source has no such split or fold, or a description is wrong, or there are no such windows.
     """
     if window_seconds is None and stride_seconds is not None:
         raise ValueError(f"stride_seconds ({stride_seconds}) is of windows: set window_seconds too")
@@ -42,24 +53,81 @@ def open_source(
     return SlidingWindows(source=clips, window_seconds=window_seconds, stride_seconds=stride_seconds)
 
 
+def resolve_source(source: str, folder: Path) -> str:
+    """Return the name of a source with its path made absolute; a relative one starts at `folder`."""
+    if source in EMBEDDED:
+        return source
+    prefix = next((prefix for prefix in (LAZY, WALL) if source.startswith(prefix)), "")
+    return prefix + str((folder / source.removeprefix(prefix)).absolute())
+
+
+def read_wall(path: Path) -> dict[str, Any]:
+    """Read the description of a wall, a JSON object of `WALL_SETTINGS`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is no JSON object, or a setting is unknown or missing.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no description of a wall at {path}: write one with python -m glimpse_env.wall")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): write it again with python -m glimpse_env.wall") from error
+    if not isinstance(content, dict) or not isinstance(content.get("source"), str) or "background" not in content:
+        raise ValueError(f"{path} describes no wall: it must be a JSON object with a source and a background")
+    if unknown := sorted(content.keys() - set(WALL_SETTINGS)):
+        raise ValueError(f"{path} has unknown settings {unknown}: a wall takes {', '.join(WALL_SETTINGS)}")
+    walls = content.get("walls")
+    if walls is not None and not (isinstance(walls, dict) and walls.keys() <= {"train", "validation", "test"}):
+        raise ValueError(f"{path}: walls must be an object with numbers for train, validation and test, got {walls!r}")
+    return content | {"source": resolve_source(content["source"], path.parent)}
+
+
+def open_wall(settings: dict[str, Any], *, split: str = "train", fold: int = 1) -> WallSource:
+    """Open one split of a wall with settings as `read_wall` returns them.
+
+    Raises:
+        ValueError: a setting is wrong, `fold` contradicts the fold of the settings, or the source cannot be opened.
+    """
+    settings = dict(settings)
+    name, walls, own_fold = settings.pop("source"), settings.pop("walls", None) or {}, settings.pop("fold", None)
+    if fold not in (1, own_fold) and own_fold is not None:
+        raise ValueError(f"this wall is of fold {own_fold}: leave fold out, got {fold}")
+    key = (name, split, fold if own_fold is None else own_fold)
+    source = _WALLED.get(key)
+    if source is None:
+        if name.startswith(WALL):
+            raise ValueError(f"a wall is made of {', '.join(EMBEDDED)}, a feature store or a lazy source, got {name!r}")
+        try:
+            source = _WALLED[key] = open_source(name, split=split, fold=key[2])
+        except FileNotFoundError as error:
+            raise ValueError(f"the source of a wall cannot be opened: {error}") from error
+    return WallSource(source, split=split, walls=walls.get(split), **settings)
+
+
 def _open_named(source: str, split: str, fold: int) -> ClipSource:
     if not isinstance(source, (str, Path)):
         raise TypeError(
-            f"source must be {' or '.join(map(repr, EMBEDDED))}, a feature store's path, "
-            f"{LAZY!r} and the path of a description, or a ClipSource, got {source!r}"
+            f"source must be {', '.join(map(repr, EMBEDDED))}, the path of a feature store, {LAZY!r} or {WALL!r} and "
+            f"the path of a description, or a ClipSource, got {source!r}"
         )
     if source in EMBEDDED:
         if fold != 1:
             raise ValueError(f"the {source} source has one fold only: fold must be 1, got {fold}")
         return EMBEDDED[str(source)](split=split)
-    if str(source).startswith(LAZY):
-        return _open_lazy(Path(str(source).removeprefix(LAZY)), split, fold)
-    if not Path(source).exists():
+    # Absolute: a source opens files when they are read, and the process may have changed its folder by then.
+    name = resolve_source(str(source), Path())
+    if name.startswith(LAZY):
+        return _open_lazy(Path(name.removeprefix(LAZY)), split, fold)
+    if name.startswith(WALL):
+        return open_wall(read_wall(Path(name.removeprefix(WALL))), split=split, fold=fold)
+    if not Path(name).exists():
         raise FileNotFoundError(
             f"no source {str(source)!r}: it is neither {' nor '.join(map(repr, EMBEDDED))} nor an existing feature "
             "store; write a store with python -m glimpse_env.extract"
         )
-    return FeatureStore.open(Path(source)).split(split, fold=fold)
+    return FeatureStore.open(Path(name)).split(split, fold=fold)
 
 
 def _open_lazy(path: Path, split: str, fold: int) -> ClipSource:

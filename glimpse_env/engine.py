@@ -40,7 +40,7 @@ class EpisodeEngine:
         frame: (N,) int64, the frame of the current observation, 1..T.
         done: (N,) bool, True after the last prediction.
         cells: (N, m) int64, the cells seen in the current frame, -1 where a slot saw nothing (a repeated cell, or fewer
-            looks than K*K where glimpses are unlimited); meaningless in frame 1, which is seen whole.
+            looks than K*K where glimpses are unlimited); meaningless in frame 1, which no look has chosen from.
         predictions: (N, T) int64, the classes predicted so far; -1 where none is yet.
         window: (N, T) int64, the index within the source's frames of the clip of each frame of the episode.
         label: (N,) int64 for a trimmed source (-1: unknown), otherwise (N, C) bool.
@@ -181,10 +181,10 @@ class EpisodeEngine:
         return labels
 
     def seen(self, env: int) -> NDArray[np.bool_]:
-        """Return (K, K) bool: the cells of the current frame that have been seen, all of them in frame 1."""
+        """Return (K, K) bool: the cells of the current frame that have been seen; in frame 1 all, or none."""
         size = self.source.grid_size
         if self.frame[env] == 1:
-            return np.ones((size, size), np.bool_)
+            return np.full((size, size), self.rules.first_glance == "whole")
         return np.isin(np.arange(size**2), self.cells[env]).reshape(size, size)
 
     def source_frame(self, env: int) -> int:
@@ -261,6 +261,8 @@ class EpisodeEngine:
         """Split the episodes into those that see a whole frame, chosen cells of it, or nothing."""
         sighted = (self.frame > 0) & ~self.done
         first = self.frame == 1
+        if self.rules.first_glance == "none":
+            sighted &= ~first
         return (sighted & first).nonzero()[0], (sighted & ~first).nonzero()[0], (~sighted).nonzero()[0]
 
     def _rows(self, out: NDArray[Any]) -> NDArray[Any]:

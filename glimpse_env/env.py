@@ -10,7 +10,8 @@ same cell twice is one look; with `glimpses=None` a 0 or 1 for each of the K*K c
 
 **An observation** is the cube with every slice that was not chosen zeroed ("glimpsed"), the whole cube ("cube"), the
 chosen slices with their places ("slices"), or nothing ("blind": for agents that hold the features themselves, and to
-measure what can be said without looking); Box spaces, bounded by the source's largest activation.
+measure what can be said without looking); Box spaces, bounded by the source's largest activation. X_1 is shown whole,
+since no look has chosen from it yet; with `first_glance="none"` it is zeros, and the agent has to search.
 
 **The reward** is 0 until the end, and then
 
@@ -53,7 +54,7 @@ from typing_extensions import Unpack
 from glimpse_env.catalogue import open_source
 from glimpse_env.engine import EpisodeEngine
 from glimpse_env.rendering import check_render_mode, render_engine
-from glimpse_env.rules import EpisodeRules, FeatureType, Matching, Observation
+from glimpse_env.rules import EpisodeRules, FeatureType, FirstGlance, Matching, Observation
 from glimpse_env.sources.protocol import ClipSource
 
 RENDER_MODES = ["rgb_array"]
@@ -71,6 +72,7 @@ class EpisodeArguments(TypedDict, total=False):
     stride_seconds: float | None
     glimpses: int | None
     observation: Observation
+    first_glance: FirstGlance
     dtype: FeatureType
     eta: float
     positive_reward: float
@@ -121,8 +123,10 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
     """One episode at a time; see the module's docstring for what an episode is.
 
     Args:
-        source: "synthetic", "synthetic-untrimmed", the path of a feature store, or a ClipSource (which is one split
-            already: `split` and `fold` do not apply to it, and such an environment's spec does not serialise).
+        source: "synthetic", "synthetic-untrimmed", the path of a feature store, "lazy:PATH", videos whose features are
+            computed when they are looked at, "wall:FILE", a wall of cameras (`python -m glimpse_env.wall`), or a
+            ClipSource (which is one split already: `split` and `fold` do not apply to it, and such an environment's
+            spec does not serialise).
         split: "train", "validation" or "test".
         fold: which official split of the dataset.
         frames: T; the source's own without it.
@@ -132,6 +136,8 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
         observation: "glimpsed" (default; (K, K, D) with unseen slices zeroed), "cube" ((K, K, D) whole), "slices"
             ((m, D + 2), the chosen slices with their row and column in (0, 1); K*K rows where glimpses are unlimited)
             or "blind" ((1,), a zero).
+        first_glance: "whole" (default) shows all of the first frame, which no look has chosen yet; "none" shows zeros
+            instead ("slices": rows of zeros), so that the agent has to search. Neither counts as looks.
         dtype: "float32" (default) or "float16".
         eta, positive_reward, negative_reward: of eq. 7; 0.5, 1 and -1 by default.
         matching: "frame" (default) compares each prediction with the classes true at its frame's time, "segment" runs

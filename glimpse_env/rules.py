@@ -16,6 +16,7 @@ from glimpse_env.sources.protocol import ClipSource, crop_of
 Observation = Literal["glimpsed", "cube", "slices", "blind"]
 Matching = Literal["frame", "segment"]
 FeatureType = Literal["float32", "float16"]
+FirstGlance = Literal["whole", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class EpisodeRules:
         glimpses: m, the cells looked at in every frame after the first; None lets the agent choose any set of them.
         observation: "glimpsed" shows the cube with unseen slices zeroed, "cube" the whole cube, "slices" the chosen
             slices with their places, "blind" nothing: a single zero.
+        first_glance: "whole" shows the first frame whole, "none" zeros, so that the agent has to search.
         dtype: of the observations.
         eta: weight of the true positives against the false positives in the reward, in [0, 1].
         positive_reward: R+, above 0.
@@ -45,6 +47,7 @@ class EpisodeRules:
     frames: int
     glimpses: int | None = 5
     observation: Observation = "glimpsed"
+    first_glance: FirstGlance = "whole"
     dtype: FeatureType = "float32"
     eta: float = 0.5
     positive_reward: float = 1.0
@@ -56,7 +59,12 @@ class EpisodeRules:
     jitter: bool = False
 
     def __post_init__(self) -> None:
-        for name, choices in (("observation", Observation), ("dtype", FeatureType), ("matching", Matching)):
+        for name, choices in (
+            ("observation", Observation),
+            ("first_glance", FirstGlance),
+            ("dtype", FeatureType),
+            ("matching", Matching),
+        ):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {get_args(choices)}, got {getattr(self, name)!r}")
         for name in ("abstain", "jitter"):

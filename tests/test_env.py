@@ -63,8 +63,8 @@ def test_an_external_algorithm_learns_from_it():
 def test_a_spec_goes_through_json_and_back():
     chosen = {
         "source": "synthetic", "split": "test", "fold": 1, "frames": 5, "glimpses": 3, "observation": "slices",
-        "dtype": "float16", "eta": 0.25, "positive_reward": 2.0, "negative_reward": -3.0, "matching": "frame",
-        "abstain": True, "jitter": False, "render_mode": "rgb_array",
+        "first_glance": "none", "dtype": "float16", "eta": 0.25, "positive_reward": 2.0, "negative_reward": -3.0,
+        "matching": "frame", "abstain": True, "jitter": False, "render_mode": "rgb_array",
     }  # fmt: skip
     first = gym.make("VideoGlimpse-v0", **chosen)
     second = gym.make(EnvSpec.from_json(first.spec.to_json()))
@@ -151,6 +151,44 @@ def test_a_step_shows_the_next_frame_through_the_chosen_cells(toy, observation, 
     env.reset(options={"clip": 1})
     np.testing.assert_array_equal(env.step(np.array([4, 0, 0]))[0], np.float32(second))
     np.testing.assert_array_equal(env.step(np.array([8, 8, 0]))[0], np.float32(third))
+
+
+@pytest.mark.parametrize("glimpses", [2, None])
+@pytest.mark.parametrize("observation", MODES)
+def test_without_a_first_glance_the_first_frame_is_zeros_and_the_others_as_ever(toy, observation, glimpses):
+    arguments = {"source": toy, "observation": observation, "glimpses": glimpses, "render_mode": "rgb_array"}
+    whole, none = VideoGlimpseEnv(**arguments), VideoGlimpseEnv(**arguments, first_glance="none")
+    assert none.observation_space == whole.observation_space
+    before, info = whole.reset(seed=3)
+    first, same_info = none.reset(seed=3)
+    assert before.any() == (observation != "blind")
+    np.testing.assert_array_equal(first, np.zeros_like(before))
+    assert first.dtype == before.dtype
+    assert (info["clip"], info["frame"]) == (same_info["clip"], same_info["frame"])
+    assert none.render()[:336].max() < whole.render()[:336].max()  # nothing is bright
+    whole.action_space.seed(1)
+    for _ in range(4):
+        action = whole.action_space.sample()
+        expected, step = whole.step(action), none.step(action)
+        np.testing.assert_array_equal(step[0], expected[0])
+        assert (step[1], step[4]["frame"]) == (expected[1], expected[4]["frame"])
+    assert step[4]["glimpses"] == expected[4]["glimpses"]
+
+
+def test_without_a_first_glance_nothing_is_read_for_it(toy):
+    class Counting(ArraySource):
+        reads = 0
+
+        def read_cubes(self, clips, frames, out):
+            type(self).reads += len(clips)
+            super().read_cubes(clips, frames, out)
+
+    source = Counting(features=toy.features, labels=toy.labels, class_names=toy.class_names)
+    for observation in MODES:
+        VideoGlimpseEnv(source=source, observation=observation, first_glance="none").reset(seed=1)
+    assert Counting.reads == 0
+    VideoGlimpseEnv(source=source).reset(seed=1)
+    assert Counting.reads == 1
 
 
 def test_rows_come_before_columns(toy):
@@ -458,7 +496,7 @@ def test_the_labels_of_an_untrimmed_clip_are_fresh_too(untrimmed):
         (
             {"source": 3},
             TypeError,
-            r"source must be 'synthetic' or 'synthetic-untrimmed', a feature .* got 3",
+            r"source must be 'synthetic', 'synthetic-untrimmed', the path of a feature store, 'lazy:' or .* got 3",
         ),
         ({"split": "valid"}, ValueError, r"no split 'valid': choose one of train, validation, test"),
         ({"fold": 2}, ValueError, r"fold must be 1, got 2"),
@@ -467,6 +505,7 @@ def test_the_labels_of_an_untrimmed_clip_are_fresh_too(untrimmed):
             ValueError,
             r"observation must be one of \('glimpsed', 'cube', 'slices', 'blind'\), got 'all'",
         ),
+        ({"first_glance": "half"}, ValueError, r"first_glance must be one of \('whole', 'none'\), got 'half'"),
         ({"dtype": "float64"}, ValueError, r"dtype must be one of \('float32', 'float16'\), got 'float64'"),
         ({"matching": "iou"}, ValueError, r"matching must be one of \('frame', 'segment'\), got 'iou'"),
         ({"overlap_threshold": 1.0}, ValueError, r"overlap_threshold must lie in \[0, 1\), got 1.0"),

@@ -75,6 +75,13 @@ def test_plays_windows_as_a_sync_vector_env_of_singles_does(request, kind, match
     assert_plays_the_same(arguments, autoreset)
 
 
+@pytest.mark.parametrize("autoreset", AUTORESETS)
+@pytest.mark.parametrize("observation", MODES)
+def test_plays_without_a_first_glance_as_a_sync_vector_env_of_singles_does(uneven, observation, autoreset):
+    arguments = {"source": uneven, "observation": observation, "glimpses": 2, "frames": 3, "first_glance": "none"}
+    assert_plays_the_same(arguments, autoreset)
+
+
 def assert_plays_the_same(arguments, autoreset):
     """Hold eight environments to singles in a SyncVectorEnv for two hundred episodes, with partial resets."""
     ours = VideoGlimpseVectorEnv(8, autoreset_mode=autoreset, **arguments)
@@ -308,11 +315,17 @@ def test_a_partial_reset_leaves_the_others_where_they_are(toy):
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     autoreset=st.sampled_from(AUTORESETS),
+    first_glance=st.sampled_from(["whole", "none"]),
     masks=st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=15, max_size=15),
     seed=st.integers(0, 100),
 )
-def test_the_shared_array_holds_what_a_fresh_one_would(uneven, observation, dtype, autoreset, masks, seed):
-    arguments = {"source": uneven, "observation": observation, "dtype": dtype, "glimpses": 2, "frames": 3}
+def test_the_shared_array_holds_what_a_fresh_one_would(
+    uneven, observation, dtype, autoreset, first_glance, masks, seed
+):
+    arguments = {
+        "source": uneven, "observation": observation, "dtype": dtype, "first_glance": first_glance, "glimpses": 2,
+        "frames": 3,
+    }  # fmt: skip
     shared, fresh = (VideoGlimpseVectorEnv(3, autoreset_mode=autoreset, copy=c, **arguments) for c in (False, True))
     shared.action_space.seed(seed)
     array, _ = shared.reset(seed=seed)

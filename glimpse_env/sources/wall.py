@@ -1,0 +1,288 @@
+"""Walls of cameras: K x K cameras, each showing a clip of another source; one look is one camera's frame.
+
+A wall is composed when it is read, from numbers drawn when it is opened; nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glimpse_env.sources.bank import ClipBank
+from glimpse_env.sources.protocol import ClipSource, Segment, computes_features, crop_of, gather_rows
+from glimpse_env.sources.splits import SPLITS
+
+LARGEST_GRID = 32
+DEFAULT_WALLS = {"train": 4000, "validation": 400}  # of the test split: as many as it has events
+_EVENT_LENGTHS = 5  # an untrimmed wall is so many times as long as an event, by default
+_CUBES_AT_ONCE = 16
+_PICTURE_SIDE = 800  # pixels, at most, unless the cameras' own pictures are larger
+_ORDER, _COUNTS, _CAMERAS, _BACKGROUND, _OFFSETS, _STARTS = range(6)  # what is drawn, each from a stream of its own
+
+
+class WallSource:
+    """Walls of K x K cameras over the clips of one split.
+
+    Slice (i, j) of frame n is the mean over the cells of what camera (i, j) shows: one run of the network on one frame.
+    Means are computed when they are first read and kept, 4 * D bytes for each frame of `source` that was looked at.
+
+    The classes are those of `source` that are not `background`. On a trimmed wall one camera shows an event, a clip of
+    such a class from its first frame on; the wall's label is its class. The other cameras show background clips, each
+    from a random frame on. All cameras loop, so an event cannot be found by its camera standing still. An untrimmed
+    wall has 1 to `events` events, each on a camera of its own, at a random time and as long as its clip, though at
+    most `source.num_frames` frames; before and after, that camera shows background too.
+
+    A wall depends on the seed, the split and its number alone. Events are taken in turn from a shuffled order.
+
+    Args:
+        source: clips of one split, each of one class.
+        background: names of the classes that are no events.
+        grid: K, cameras along each side, 2 to 32.
+        trimmed: whether an event lasts the whole clip.
+        events: the most events of a wall: 1 if trimmed, otherwise 2 by default.
+        frames: T; by default that of `source` if trimmed, five times that otherwise.
+        walls: how many there are; by default 4000 for training, 400 for validation, and one for each test event.
+        seed: of all that is drawn.
+        split: the part that `source` is: "train", "validation" or "test".
+
+    Raises:
+        ValueError: an argument is out of range, or the split has no event or no background.
+    """
+
+    def __init__(
+        self,
+        source: ClipSource,
+        *,
+        background: Sequence[str],
+        grid: int = 5,
+        trimmed: bool = True,
+        events: int | None = None,
+        frames: int | None = None,
+        walls: int | None = None,
+        seed: int = 0,
+        split: str = "train",
+    ) -> None:
+        self._settings: dict[str, Any] = {
+            "background": background, "grid": grid, "trimmed": trimmed, "events": events, "frames": frames,
+            "walls": walls, "seed": seed, "split": split,
+        }  # fmt: skip
+        _check_source(source)
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}: a wall has {', '.join(SPLITS)}")
+        if not isinstance(trimmed, bool):
+            raise ValueError(f"trimmed must be True or False, got {trimmed!r}")
+        self.grid_size = _integer("grid", grid, 2, LARGEST_GRID, f"the cameras along each side, 2 to {LARGEST_GRID}")
+        cameras = self.grid_size**2
+        self.events = _integer(
+            "events", (1 if trimmed else 2) if events is None else events, 1, 1 if trimmed else cameras,
+            "1 on a trimmed wall" if trimmed else f"1 to {cameras}, one camera for each",
+        )  # fmt: skip
+        longest = source.num_frames
+        default = longest if trimmed else _EVENT_LENGTHS * longest
+        self.num_frames = _integer(
+            "frames", default if frames is None else frames, 1 if trimmed else longest + 1, None,
+            "at least 1" if trimmed else f"at least {longest + 1}, more than the {longest} of the longest event",
+        )  # fmt: skip
+        _integer("seed", seed, 0, None, "at least 0")
+
+        is_background = _is_background(source, background)
+        self.class_names = tuple(name for name, out in zip(source.class_names, is_background, strict=True) if not out)
+        labels = np.array([next(iter(source.segments(clip)), (0, 0, -1))[2] for clip in range(source.num_clips)])
+        is_known, is_idle = labels >= 0, is_background[labels]
+        event_clips, idle_clips = np.flatnonzero(is_known & ~is_idle), np.flatnonzero(is_known & is_idle)
+        for kind, clips, names in (
+            ("event", event_clips, self.class_names),
+            ("background clip", idle_clips, tuple(background)),
+        ):
+            if not len(clips):
+                raise ValueError(f"no {kind} in split {split!r}: it has no clip of {', '.join(names)}")
+        walls = DEFAULT_WALLS.get(split, len(event_clips)) if walls is None else walls
+        self.num_clips = _integer("walls", walls, 1, None, f"at least 1 for split {split!r}")
+
+        self.split, self.trimmed, self.seed = split, trimmed, int(seed)
+        self.frames_per_second, self.depth, self.max_feature = (
+            source.frames_per_second, source.depth, source.max_feature,
+        )  # fmt: skip
+        self.computes_features = computes_features(source)
+        self._cameras = _cameras_of(source)
+        self._labels = (np.cumsum(~is_background) - 1)[labels]  # of event clips, among the classes of the wall
+        shape = (self.num_clips, cameras)
+        counts = self._rng(_COUNTS).integers(1, self.events + 1, self.num_clips)
+        turns = (counts.cumsum() - counts)[:, None] + np.arange(self.events)
+        self._event_clips = self._rng(_ORDER).permutation(event_clips)[turns % len(event_clips)]  # (walls, events)
+        self._event_cameras = self._rng(_CAMERAS).random(shape, np.float32).argsort(1, kind="stable")[:, : self.events]
+        self._event_cameras[np.arange(self.events) >= counts[:, None]] = -1  # events that this wall does not have
+        self._event_starts = self._rng(_STARTS).random(turns.shape)  # as a share of where an event may start
+        self._idle = idle_clips[self._rng(_BACKGROUND).integers(len(idle_clips), size=shape)].astype(np.int32)
+        self._offsets = self._rng(_OFFSETS).random(shape, np.float32)  # as a share of the background clip
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(WallSource, **self._settings), (self._cameras.source,)
+
+    def clip_id(self, clip: int) -> str:
+        """Return the wall's number and the id of its first event, which names the film that it was cut from."""
+        return f"wall{clip:05d}/{self._cameras.source.clip_id(int(self._event_clips[clip, 0]))}"
+
+    def segments(self, clip: int) -> tuple[Segment, ...]:
+        """Return one segment for each event; of an untrimmed wall over videos, this decodes the events' clips."""
+        rate = self.frames_per_second
+        return tuple(
+            sorted(
+                Segment((first - 0.5) / rate, (end - 0.5) / rate, label) for first, end, label, _ in self._acts(clip)
+            )
+        )
+
+    def frame_times(self, clip: int) -> NDArray[np.float64]:
+        return np.arange(self.num_frames) / self.frames_per_second
+
+    def read_cubes(self, clips: NDArray[np.int64], frames: NDArray[np.int64], out: NDArray[Any]) -> None:
+        cells = self.grid_size**2
+        places = self._shown(clips.repeat(cells), frames.repeat(cells), np.tile(np.arange(cells), len(clips)))
+        self._cameras.read(*places, out)
+
+    def read_slices(
+        self, clips: NDArray[np.int64], frames: NDArray[np.int64], cells: NDArray[np.int64], out: NDArray[Any]
+    ) -> None:
+        self._cameras.read(*self._shown(clips, frames, cells), out)
+
+    def image(self, clip: int, frame: int) -> NDArray[np.uint8] | None:
+        """Return the pictures of all cameras in a grid, or None if `source` has none; over videos, this decodes all."""
+        size = self.grid_size
+        looks = np.full((2, size**2), [[clip], [frame]])
+        pictures = []
+        for shown, at in np.stack(self._shown(looks[0], looks[1], np.arange(size**2)), 1).tolist():
+            picture = self._cameras.source.image(shown, at)
+            if picture is None:
+                return None
+            every = max(1, picture.shape[0] * size // _PICTURE_SIDE)
+            height, width = (side // every for side in picture.shape[:2])
+            blocks = picture[: height * every, : width * every].reshape(height, every, width, every, 3)
+            pictures.append(blocks.mean((1, 3)).astype(np.uint8))
+        rows = [np.concatenate(pictures[first : first + size], axis=1) for first in range(0, size**2, size)]
+        return np.concatenate(rows)
+
+    def actor(self, clip: int) -> NDArray[np.bool_]:
+        """Return (T, K, K): the event's camera while the event lasts."""
+        actor = np.zeros((self.num_frames, self.grid_size**2), np.bool_)
+        for first, end, _, camera in self._acts(clip):
+            actor[first:end, camera] = True
+        return actor.reshape(-1, self.grid_size, self.grid_size)
+
+    def _rng(self, stream: int) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64([self.seed, SPLITS.index(self.split), stream]))
+
+    def _acts(self, clip: int) -> list[tuple[int, int, int, int]]:
+        """Return the events of a wall: first frame, frame after the last, class and camera."""
+        acts = []
+        for event in np.flatnonzero(self._event_cameras[clip] >= 0).tolist():
+            (first,), (length,) = self._spans(np.array([clip]), event)
+            label = int(self._labels[self._event_clips[clip, event]])
+            acts.append((int(first), int(first + length), label, int(self._event_cameras[clip, event])))
+        return acts
+
+    def _spans(self, walls: NDArray[np.int64], event: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the first frame of an event on each of the (n,) walls, and how many frames it lasts."""
+        if self.trimmed:
+            return np.zeros_like(walls), np.full_like(walls, self.num_frames)
+        lengths = self._cameras.lengths(self._event_clips[walls, event])
+        lengths = np.minimum(lengths, self._cameras.source.num_frames)
+        starts = self._event_starts[walls, event] * (self.num_frames - lengths + 1)
+        return starts.astype(np.int64), lengths
+
+    def _shown(
+        self, walls: NDArray[np.int64], frames: NDArray[np.int64], cells: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return which clip each camera shows and which frame of it, for (n,) looks."""
+        clips = self._idle[walls, cells].astype(np.int64)
+        since = np.full(len(clips), -1)  # frames since the event began; -1 where background is shown
+        for event in range(self.events):
+            (looks,) = (self._event_cameras[walls, event] == cells).nonzero()
+            starts, lengths = self._spans(walls[looks], event)
+            passed = frames[looks] - starts
+            lasting = (passed >= 0) & (passed < lengths)
+            clips[looks[lasting]] = self._event_clips[walls[looks[lasting]], event]
+            since[looks[lasting]] = passed[lasting]
+        lengths = self._cameras.lengths(clips)
+        idle = (self._offsets[walls, cells] * lengths).astype(np.int64) + frames
+        return clips, np.where(since >= 0, since, idle) % lengths
+
+
+class _Cameras:
+    """Another source's frames, each as the mean over its cells, kept once they were read."""
+
+    def __init__(self, source: ClipSource) -> None:
+        self.source = source
+        self._bank = ClipBank(source.num_clips, source.depth, np.float32)
+        self._lengths = np.zeros(source.num_clips, np.int64)
+        size = source.grid_size
+        self._cubes = np.empty((_CUBES_AT_ONCE, size, size, source.depth), np.float32)
+
+    def lengths(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many frames there are of each of the (n,) clips; videos that were not read yet are decoded."""
+        for clip in set(clips[self._lengths[clips] == 0].tolist()):
+            self._lengths[clip] = length = len(self.source.frame_times(clip))
+            self._bank.add(clip, length).fill(-1)  # no feature is negative: not computed yet
+        return self._lengths[clips]
+
+    def read(self, clips: NDArray[np.int64], frames: NDArray[np.int64], out: NDArray[Any]) -> None:
+        """Copy the mean slices of (n,) frames, of clips whose lengths were asked for, into `out`, n rows of D."""
+        bank = self._bank
+        rows = bank.firsts[clips] + frames
+        (missing,) = (bank.rows[rows, 0] < 0).nonzero()
+        _, kept = np.unique(rows[missing], return_index=True)
+        missing = missing[kept]
+        for begin in range(0, len(missing), _CUBES_AT_ONCE):
+            part = missing[begin : begin + _CUBES_AT_ONCE]
+            cubes = self._cubes[: len(part)]
+            self.source.read_cubes(clips[part], frames[part], cubes)
+            # A mean can be rounded above every number in it, and so above the bound of observations.
+            bank.rows[rows[part]] = np.minimum(cubes.mean((1, 2)), np.float32(self.source.max_feature))
+        gather_rows(bank.rows, rows, out)
+
+
+_SHARED: WeakValueDictionary[int, _Cameras] = WeakValueDictionary()
+
+
+def _cameras_of(source: ClipSource) -> _Cameras:
+    """Return the frames of a source, which all walls over it share."""
+    cameras = _SHARED.get(id(source))  # it holds the source, whose id is therefore not used again while it lives
+    if cameras is None:
+        cameras = _SHARED[id(source)] = _Cameras(source)
+    return cameras
+
+
+def _check_source(source: ClipSource) -> None:
+    if not source.trimmed:
+        raise ValueError("a wall is made of trimmed clips, of one class each, and the clips of this source are not")
+    if crop_of(source) is not None:
+        raise ValueError(
+            f"a camera's frames are seen whole, and this source is of crops of {crop_of(source)} pixels: extract "
+            "without --crop"
+        )
+
+
+def _is_background(source: ClipSource, names: Sequence[str]) -> NDArray[np.bool_]:
+    """Return (C,) bool after refusing names that are no classes, none at all, and all of them."""
+    known = source.class_names
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"background must be a list of class names, got {names!r}")
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"background names {unknown} are no classes of this source: it has {', '.join(known)}")
+    if not 0 < len(set(names)) < len(known):
+        raise ValueError(
+            f"background must name 1 to {len(known) - 1} of the {len(known)} classes, got {len(set(names))}"
+        )
+    return np.array([name in names for name in known])
+
+
+def _integer(name: str, value: Any, low: int, high: int | None, allowed: str) -> int:
+    """Return an integer from `low` to `high`, or raise a ValueError that says what is `allowed`."""
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_integer or value < low or (high is not None and value > high):
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")
+    return int(value)

@@ -1,0 +1,68 @@
+"""Write the description of a wall of cameras, which `source="wall:FILE"` plays.
+
+    python -m glimpse_env.wall STORE --grid 5 --background sit stand walk --out wall.json
+
+STORE is a feature store, or "lazy:" and the path of a store or description of videos. One camera shows an event, a clip
+of a class that is not background; the others show background. Nothing of the videos is copied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from gymnasium.error import DependencyNotInstalled
+
+from glimpse_env.catalogue import open_wall, resolve_source
+from glimpse_env.files import write_atomically
+from glimpse_env.sources.splits import SPLITS
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m glimpse_env.wall", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", metavar="STORE", help="clips that the cameras show")
+    parser.add_argument("--background", nargs="+", required=True, metavar="CLASS", help="classes that are no events")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
+    parser.add_argument("--grid", type=int, default=5, metavar="K", help="cameras along each side (default 5)")
+    parser.add_argument("--untrimmed", action="store_true", help="events start and end at any time on any camera")
+    parser.add_argument("--events", type=int, help="most events of an untrimmed wall (default 2)")
+    parser.add_argument(
+        "--frames", type=int, help="frames of a wall (default: the store's; untrimmed, five times that)"
+    )
+    parser.add_argument(
+        "--walls", type=int, nargs=3, metavar=("TRAIN", "VALIDATION", "TEST"),
+        help="how many walls (default 4000, 400, and one for each test event)",
+    )  # fmt: skip
+    parser.add_argument("--fold", type=int, help="official split of the store (default: that of the environment)")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default 0)")
+    given = parser.parse_args(arguments)
+    settings = {
+        "source": resolve_source(given.source, Path()),
+        "fold": given.fold,
+        "grid": given.grid,
+        "background": given.background,
+        "trimmed": not given.untrimmed,
+        "events": given.events,
+        "frames": given.frames,
+        "walls": dict(zip(SPLITS, given.walls, strict=True)) if given.walls else None,
+        "seed": given.seed,
+    }
+    try:
+        walls = {split: open_wall(settings, split=split) for split in SPLITS}
+        kept = {name: value for name, value in settings.items() if value is not None}
+        write_atomically(given.out, (json.dumps(kept, indent=1) + "\n").encode())
+    except (ValueError, OSError, DependencyNotInstalled) as error:
+        raise SystemExit(f"error: {error}") from None
+    wall = walls["train"]
+    counts = ", ".join(f"{split} {opened.num_clips}" for split, opened in walls.items())
+    print(f"{given.out}: {wall.grid_size} x {wall.grid_size} cameras, {wall.num_frames} frames, {counts}")
+    print(f"{len(wall.class_names)} classes: {', '.join(wall.class_names)}")
+
+
+if __name__ == "__main__":
+    main()
