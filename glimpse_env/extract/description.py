@@ -28,7 +28,7 @@ _COMMANDS: dict[str, type[Settings]] = {
     "folder": Folder,
 }
 _PATHS = ("videos", "splits", "annotations", "weights", "actor_coverage")
-_SETTINGS = (*_PATHS, "backbone", "precision", "device", "crop", "fps", "frames", "max_frames")
+_SETTINGS = (*_PATHS, "backbone", "precision", "device", "crop", "fps", "frames", "max_frames", "decoder")
 _LARGEST_HALF = 65504.0
 
 

@@ -20,9 +20,10 @@ from glimpse_env.extract.shards import ShardExtractor, Work, load_network, make_
 from glimpse_env.store.manifest import Manifest, StoreError
 from glimpse_env.store.writer import StoreWriter, write_report
 from glimpse_env.video.backbones import Backbone, DeviceError
-from glimpse_env.video.decode import RESIZE_RULE, VideoError, decoder_versions
+from glimpse_env.video.decode import RESIZE_RULE, VideoError
 from glimpse_env.video.decoders import Decoders
 from glimpse_env.video.process import parse_device, software
+from glimpse_env.video.readers import decoder_versions
 
 
 def extract(settings: Settings) -> Path:
@@ -92,7 +93,7 @@ def describe(settings: Settings, dataset: VideoDataset, backbone: Backbone) -> M
         precision=backbone.precision,
         crop=settings.crop,
         resize_rule=RESIZE_RULE,
-        decoder=decoder_versions(),
+        decoder=decoder_versions(settings.decoder),
         software=software(compiled=settings.compile),
         device=parse_device(settings.device).type,
         threads=settings.threads if backbone.device.type == settings.device == "cpu" else 0,

@@ -13,6 +13,7 @@ from glimpse_env.video.backbones import BackboneName, Precision
 from glimpse_env.video.crops import check_crop
 from glimpse_env.video.decoders import SECONDS_PER_VIDEO
 from glimpse_env.video.process import num_threads, parse_device
+from glimpse_env.video.readers import DecoderChoice
 
 _CORES_A_DECODER = 8  # of the processor, while the network runs on it too
 _MOST_DECODERS = 16
@@ -59,6 +60,9 @@ class Settings:
     """compile the network first, half a minute: for long runs"""
     threads: int = field(default_factory=num_threads)
     """of the network on the CPU"""
+    decoder: DecoderChoice = "auto"
+    """library that decodes: auto takes decord for files in which it is proven to give the frames that PyAV gives, and
+    PyAV for all others; torchcodec needs pip install "videoglimpse[torchcodec]" """
     decoders: int | None = None
     """processes that decode (default: one for every 8 cores, with a GPU one for each but one, up to 16, fewer where
     clips are long)"""

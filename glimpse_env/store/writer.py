@@ -43,6 +43,7 @@ class ClipArrays:
         features: (n, K, K, D) float16.
         thumbnails: (n, 112, 112, 3) uint8 RGB.
         coverage: (n, K, K) uint8, or None in a store without it.
+        decoder: library that decoded it, "" if no video was decoded.
     """
 
     clip_id: str
@@ -50,6 +51,7 @@ class ClipArrays:
     features: NDArray[np.float16]
     thumbnails: NDArray[np.uint8]
     coverage: NDArray[np.uint8] | None = None
+    decoder: str = ""
 
     @property
     def num_bytes(self) -> int:
@@ -129,7 +131,10 @@ class StoreWriter:
             for bank in self.manifest.banks:
                 write_synced(partial / f"{bank}.npy", self._saves(clips, bank))
             record = {
-                "clips": [{"clip_id": c.clip_id, "start": c.start, "num_frames": len(c.features)} for c in clips],
+                "clips": [
+                    {"clip_id": c.clip_id, "start": c.start, "num_frames": len(c.features), "decoder": c.decoder}
+                    for c in clips
+                ],
                 "failures": dict(failures),
                 "max_feature": largest,
                 "files": {f"{bank}.npy": file_facts(partial / f"{bank}.npy") for bank in self.manifest.banks},
