@@ -50,7 +50,9 @@ def read_number(picture):
     """Return the number on a picture of any size, -1 if it cannot be read."""
     height, width = picture.shape[:2]
     blocks = [
-        picture[height * (2 * row + 1) // 6, width * (2 * column + 1) // 8].mean() for row in range(3) for column in range(4)
+        picture[height * (2 * row + 1) // 6, width * (2 * column + 1) // 8].mean()
+        for row in range(3)
+        for column in range(4)
     ]
     bits = [int(block > 128) for block in blocks]
     number = sum(bit << place for place, bit in enumerate(bits[:_BITS]))
@@ -109,7 +111,7 @@ def remux(source, path, *, after=0.0, muxer=None, keeps=lambda number: True):
 
 
 def shown_frames(path):
-    """Return the numbers of all frames that a plain decoder shows from beginning to end, and their seconds by the file."""
+    """Return the numbers of all frames that a plain decoder shows, from beginning to end, and their seconds."""
     with av.open(str(path), metadata_errors="ignore") as container:
         stream = max(container.streams.video, key=lambda each: each.width)
         stream.codec_context.thread_count = 1  # slices decoded at the same time conceal damage in another way
@@ -132,7 +134,10 @@ BF = {"bf": "2"}
 
 
 FILMS = [
-    *[Film(f"h264.{s}", "libx264", X264) for s in ("mp4", "mov", "mkv", "avi", "ts", "flv", "m4v", "m2ts", "3gp", "mpg")],
+    *[
+        Film(f"h264.{s}", "libx264", X264)
+        for s in ("mp4", "mov", "mkv", "avi", "ts", "flv", "m4v", "m2ts", "3gp", "mpg")
+    ],
     Film("h264_no_b.mp4", "libx264", X264 | {"bf": "0"}),
     Film("h264_open.mkv", "libx264", X264 | {"x264-params": "open-gop=1:bframes=3"}),
     Film("h264_open.mp4", "libx264", X264 | {"x264-params": "open-gop=1:bframes=3"}),
@@ -150,7 +155,10 @@ FILMS = [
     *[Film(f"vp8.{s}", "libvpx", VPX) for s in ("webm", "mkv", "avi")],
     *[Film(f"vp9.{s}", "libvpx-vp9", VPX) for s in ("webm", "mkv", "mp4")],
     Film("vp9_uneven.webm", "libvpx-vp9", VPX, seconds=UNEVEN),
-    *[Film(f"av1.{s}", "libsvtav1", {"preset": "8", "crf": "5", "svtav1-params": "enable-tf=0"}) for s in ("mp4", "mkv")],
+    *[
+        Film(f"av1.{s}", "libsvtav1", {"preset": "8", "crf": "5", "svtav1-params": "enable-tf=0"})
+        for s in ("mp4", "mkv")
+    ],
     *[Film(f"mpeg4.{s}", "mpeg4") for s in ("mp4", "avi", "mkv", "3gp")],
     *[Film(f"mpeg4_b.{s}", "mpeg4", BF) for s in ("mp4", "mov", "mkv", "avi", "ts")],
     Film("mpeg4_uneven.avi", "mpeg4", seconds=UNEVEN),

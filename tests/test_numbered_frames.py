@@ -1,7 +1,7 @@
 """The frame shown is the one nearest in time: read from the picture, for every container, codec and sampling pattern.
 
-Each film's frames carry their number, so that a plain decode from beginning to end shows which frames a file has, and the
-film itself tells when each of them shows.
+Each frame carries its number, so that a plain decode from beginning to end shows which frames a file has. The film's
+own list says when each of them shows.
 """
 
 import numpy as np

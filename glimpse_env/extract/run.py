@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from glimpse_env.datasets import VideoClip, VideoDataset
 from glimpse_env.extract.description import write_description
-from glimpse_env.extract.dry_run import estimate
+from glimpse_env.extract.dry_run import estimate, report_left_out
 from glimpse_env.extract.settings import Settings
 from glimpse_env.extract.shards import ShardExtractor, Work, load_network, make_decoders, open_coverage
 from glimpse_env.store.manifest import Manifest, StoreError
@@ -71,8 +71,10 @@ def _locked(out: Path) -> Iterator[None]:
         raise StoreError(
             f"{out} is being written by another extraction: wait for it, or choose another --out"
         ) from None
-    except NotImplementedError as error:
-        raise StoreError(f"{out} lies on a file system that locks no files: choose another --out") from error
+    except (NotImplementedError, OSError) as error:
+        raise StoreError(
+            f"{out} cannot be locked ({error}): choose an --out on another file system, such as a local disk"
+        ) from error
     try:
         yield
     finally:
@@ -113,8 +115,7 @@ def describe(settings: Settings, dataset: VideoDataset, backbone: Backbone) -> M
 def _extract(
     settings: Settings, dataset: VideoDataset, manifest: Manifest, backbone: Backbone, decoders: Decoders
 ) -> None:
-    if dataset.missing:
-        print(f"{len(dataset.missing)} annotated videos are not in {settings.videos}; the report lists them")
+    report_left_out(settings, dataset)
     writer = StoreWriter(settings.out, manifest, dataset.clips)
     if settings.retry_failed:
         writer.drop_failed_shards()
@@ -125,7 +126,9 @@ def _extract(
             work.add(_fill(settings, writer, missing, backbone, decoders))
         failures = writer.finish()
     write_description(settings, writer.manifest, failures)
-    write_report(settings.out, failures=failures, missing=dataset.missing, run=work.as_report())
+    write_report(
+        settings.out, failures=failures, missing=dataset.missing, skipped=dataset.skipped, run=work.as_report()
+    )
     _tell(settings.out, len(dataset.clips), work, failures)
 
 

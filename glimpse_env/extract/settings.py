@@ -74,6 +74,9 @@ class Settings:
     """where the work is done: in this process, or by Ray's workers, on this machine or the cluster of $RAY_ADDRESS"""
     workers: int | None = None
     """of Ray, each with --threads cores, on CUDA with a GPU each (default: as many as fit)"""
+    strict: bool = False
+    """stop at the first bad line of an annotation file, missing video or folder that cannot be opened, instead of naming
+    and skipping it"""
     retry_failed: bool = False
     """try videos again that could not be read before, such as on a disk that was gone: their shards are written anew"""
     dry_run: bool = False
@@ -127,7 +130,7 @@ class Settings:
 
     def dataset(self) -> VideoDataset:
         """Describe the videos."""
-        return folder(self.videos)
+        return folder(self.videos, strict=self.strict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +142,7 @@ class HMDB51(Settings):
 
     def dataset(self) -> VideoDataset:
         """Describe the videos."""
-        return hmdb51(self.videos, self.splits)
+        return hmdb51(self.videos, self.splits, strict=self.strict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +154,7 @@ class UCF101(Settings):
 
     def dataset(self) -> VideoDataset:
         """Describe the videos."""
-        return ucf101(self.videos, self.splits)
+        return ucf101(self.videos, self.splits, strict=self.strict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +174,7 @@ class ActivityNet(Settings):
 
     def dataset(self) -> VideoDataset:
         """Describe the videos."""
-        return activitynet(self.videos, self.annotations)
+        return activitynet(self.videos, self.annotations, strict=self.strict)
 
 
 class Folder(Settings):

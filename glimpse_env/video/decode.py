@@ -1,7 +1,7 @@
 """Video files to frames at a fixed rate.
 
-The samples of a clip lie at t_n = start + (n - 1) / frames_per_second, and each is the shown frame whose time is nearest,
-ties to the earlier one; `glimpse_env.video.timeline` defines the times, `glimpse_env.video.readers` chooses the decoder.
+The samples of a clip lie at t_n = start + (n - 1) / frames_per_second, and each is the shown frame whose time is
+nearest, ties to the earlier one; `timeline` defines the times, and `readers` chooses the decoder.
 Pictures are upright: turned and mirrored as their file says. Sides that are not square pixels are not corrected.
 
 Resize rule `direct-bilinear-224`: the decoded frame as 8-bit RGB at its own size, then each side scaled to 224 on its

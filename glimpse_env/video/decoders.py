@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse_env.video.decode import DecodedClip, VideoError, decode_clip
-from glimpse_env.video.readers import DecoderChoice, DecoderError, decoder_versions
+from glimpse_env.video.readers import DecoderChoice, DecoderError, require_decoder
 
 SECONDS_PER_VIDEO = 300.0  # after which a file is given up, unless another limit is given
 _CLIPS_AHEAD = 12  # decoded clips that may wait for their use, at most
@@ -62,7 +62,7 @@ class Decoders:
         processes: int = 1,
         seconds_per_video: float = SECONDS_PER_VIDEO,
     ) -> None:
-        decoder_versions(decoder)
+        require_decoder(decoder)
         sampling = {"frames_per_second": frames_per_second, "max_frames": max_frames, "decoder": decoder}
         self._processes = [DecoderProcess(sampling, seconds_per_video=seconds_per_video) for _ in range(processes)]
         self._idle: SimpleQueue[DecoderProcess] = SimpleQueue()

@@ -1,12 +1,13 @@
-"""Open video files, by one of three libraries; which one is decided by the file alone.
+"""Open video files with one of three libraries; the file alone decides which one.
 
-PyAV reads every file in order, from the first frame to the last, and its answer is the right one. decord and torchcodec
-seek, which is faster if few frames are wanted, but go astray in open groups of pictures, edit lists, AVI and more, without
-noticing. So they get plain files only, in which they were proven to give the same pictures (`tests/test_numbered_frames.py`).
+PyAV reads every file in order, from the first frame to the last, and defines the right answer. decord and torchcodec
+seek, which is faster if few frames are wanted. In open groups of pictures, edit lists, AVI and more they seek to wrong
+frames without an error. So they read plain files only, in which `tests/test_numbered_frames.py` proves them right.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -59,10 +60,10 @@ def decoder_versions(choice: DecoderChoice) -> str:
     Raises:
         DecoderError: a library asked for is not there.
     """
+    require_decoder(choice)
     if choice == "auto":
         names = ["decord", "av"] if _is_installed("decord") else ["av"]
     else:
-        _require(choice)
         names = list(dict.fromkeys([_PACKAGES[choice], "av"]))
     return f"{choice}: " + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
 
@@ -71,10 +72,13 @@ def _is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def _require(choice: DecoderName) -> None:
+def require_decoder(choice: DecoderChoice) -> None:
+    """Raise DecoderError if the library chosen is missing or cannot be loaded."""
+    if choice == "auto":
+        return
     if not _is_installed(_PACKAGES[choice]):
         remedy = 'pip install "videoglimpse[torchcodec]"' if choice == "torchcodec" else "choose --decoder auto"
-        raise DecoderError(f"--decoder {choice} needs the package {_PACKAGES[choice]}, which is not installed: {remedy}")
+        raise DecoderError(f"--decoder {choice} needs {_PACKAGES[choice]}, which is not installed here: {remedy}")
     if choice == "torchcodec":
         try:
             importlib.import_module("torchcodec.decoders")
@@ -101,6 +105,8 @@ def open_video(path: Path, choice: DecoderChoice = "auto") -> Reader:
         return _TorchCodecReader(video)
     try:
         return _DecordReader(video)
+    except MemoryError:
+        raise
     except Exception:  # it reads no more than the headers here, so that a file is refused always or never
         if choice == "decord":
             raise
@@ -141,7 +147,9 @@ class _VideoFile:
         Raises:
             ValueError: there is no film in it, or no frame of it can be decoded.
         """
-        first, pts, dts, are_whole, starts_whole = None, [], [], True, False
+        first, are_whole, starts_whole = None, True, False
+        pts: list[int | None] = []
+        dts: list[int | None] = []
         with _opened(path) as (container, stream):
             codec = stream.codec_context.codec.canonical_name
             for packet in container.demux(stream):
@@ -262,13 +270,15 @@ class _PyAVReader:
         from av.video.reformatter import VideoReformatter
 
         reformatter, wanted = VideoReformatter(), iter([*numbers, -1])
-        pts, dts, number = [], [], next(wanted)
+        number = next(wanted)
+        pts: list[int | None] = []
+        dts: list[int | None] = []
         with _opened(self._video.path) as (container, stream):
             for packet in container.demux(stream):
                 for frame in _decode(packet):
                     if len(pts) == number:
                         number = next(wanted)
-                        rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                        rgb: NDArray[Any] = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
                         yield _upright(rgb, _display_matrix(frame))
                     pts.append(frame.pts)
                     dts.append(frame.dts)

@@ -1,13 +1,13 @@
 """When the frames of a video file show: the one definition of their times.
 
-A frame shows at its own presentation time, counted from the first frame that is shown. Frames that the file holds and a
-player does not show (before a cut made without re-encoding, before the first key frame, lost on the way) do not count.
+A frame shows at its own presentation time, counted from the first frame shown. Frames that the file holds and players
+do not show (before a cut made without re-encoding, before the first key frame, lost on the way) do not count.
 
 - The presentation time is the one that the decoder hands out with the frame (`frame.pts`).
-- AVI keeps no presentation times, but an index of slots of equal length. A frame's time there is the slot in which the
-  decoder hands it out (`frame.dts`); the times that FFmpeg deduces for its packets ignore reordering. An empty slot is a
-  frame that was dropped: time passes, and the frame before stays.
-  So it is with J-HMDB re-encoded to 40 frames in 48 slots of 1/30 s: it lasts 1.6 s, as in every player, and not 40/30 s.
+- AVI keeps no presentation times, but an index of slots of equal length. A frame's time there is the slot in which
+  the decoder hands it out (`frame.dts`); the times that FFmpeg deduces for its packets ignore reordering. An empty slot
+  is a frame that was dropped: time passes, and the frame before stays. So a copy of J-HMDB with 40 frames in 48 slots
+  of 1/30 s lasts 1.6 s, as in every player, and not 40/30 s.
 - Times that jump back, in streams joined end to end, continue after the last one.
 - A file without any times shows its frames evenly, at its average rate.
 """
@@ -69,9 +69,10 @@ def _filled(stamps: Stamps) -> Stamps:
     if len(known) < 2 or known[0] > 0:
         return stamps
     places = np.arange(len(stamps))
-    filled = np.interp(places, known, stamps[known])
+    filled: Stamps = np.interp(places, known, stamps[known])
     step = np.median(np.diff(filled[max(0, known[-1] - 3) : known[-1] + 1]))
-    return filled + step * np.maximum(places - known[-1], 0)
+    filled += step * np.maximum(places - known[-1], 0)
+    return filled
 
 
 def _joined(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -79,4 +80,5 @@ def _joined(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
     steps = np.diff(seconds)
     jumps = steps < -_JUMP
     usual = np.median(steps[steps > 0]) if (steps > 0).any() else 0.0
-    return seconds + np.append(0.0, np.cumsum(np.where(jumps, usual - steps, 0.0)))
+    seconds[1:] += np.cumsum(np.where(jumps, usual - steps, 0.0))
+    return seconds
