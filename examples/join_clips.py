@@ -216,7 +216,7 @@ def describe(videos: list[JoinedVideo]) -> dict[str, Any]:
 
 def main(arguments: Arguments) -> None:
     """Write the videos that are missing, then the annotations."""
-    dataset = hmdb51(arguments.videos, arguments.splits)
+    dataset = hmdb51(arguments.videos, arguments.splits, strict=True)
     if not 1 <= arguments.fold <= dataset.num_folds:
         raise ValueError(f"fold must lie in 1..{dataset.num_folds}, got {arguments.fold}")
     if unknown := sorted(set(arguments.background) - set(dataset.class_names)):

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glimpse_env.datasets.description import VIDEO_SUFFIXES, DatasetError, VideoClip, VideoDataset, plain_name, spell
+from glimpse_env.datasets.description import (
+    VIDEO_SUFFIXES,
+    DatasetError,
+    Problems,
+    VideoClip,
+    VideoDataset,
+    files_under,
+    plain_name,
+    spell,
+)
 from glimpse_env.sources.protocol import Segment
 from glimpse_env.sources.splits import Split, carve_validation
+
+
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +40,13 @@ class Annotation:
     held_out: bool = False
 
 
-def activitynet(videos: Path, annotations: Path) -> VideoDataset:
+def activitynet(videos: Path, annotations: Path, *, strict: bool = False) -> VideoDataset:
     """Describe ActivityNet, as far as its videos are there.
 
     Args:
         videos: holds `v_<id>` or `<id>` with any video suffix, at any depth, also behind links to folders.
         annotations: the official JSON file.
+        strict: raise at the first bad entry, instead of skipping its video.
 
     Returns:
         One fold. The official validation part tests, since the testing part has no labels; of the training part
@@ -49,9 +60,10 @@ def activitynet(videos: Path, annotations: Path) -> VideoDataset:
 
     Source: Heilbron et al., "ActivityNet: a large-scale video benchmark for human activity understanding", CVPR 2015.
     """
-    class_names, database = read_activitynet(annotations)
+    problems = Problems(strict=strict)
+    class_names, database = read_activitynet(annotations, problems)
     labelled = {video: note for video, note in database.items() if note.subset != "testing" and note.segments}
-    found = _find_videos(videos, set(labelled))
+    found = _find_videos(videos, set(labelled), problems)
     if not found:
         raise DatasetError(
             f"none of the {len(labelled)} videos of {annotations} is in {videos}: v_<id>.mp4 and the like"
@@ -78,12 +90,24 @@ def activitynet(videos: Path, annotations: Path) -> VideoDataset:
     )
     missing = tuple(sorted(labelled.keys() - found.keys()))
     return VideoDataset(
-        name="activitynet", class_names=class_names, num_folds=1, clips=clips, trimmed=False, missing=missing
+        name="activitynet",
+        class_names=class_names,
+        num_folds=1,
+        clips=clips,
+        trimmed=False,
+        missing=missing,
+        skipped=tuple(problems.notes),
     )
 
 
-def read_activitynet(annotations: Path) -> tuple[tuple[str, ...], dict[str, Annotation]]:
+def read_activitynet(
+    annotations: Path, problems: Problems | None = None
+) -> tuple[tuple[str, ...], dict[str, Annotation]]:
     """Read the official file.
+
+    Args:
+        annotations: its path.
+        problems: takes a note of each bad entry; without it the first one raises.
 
     Returns:
         The class names in alphabetical order, and the annotation of every video by its id.
@@ -94,11 +118,18 @@ def read_activitynet(annotations: Path) -> tuple[tuple[str, ...], dict[str, Anno
     if not annotations.is_file():
         raise DatasetError(f"no annotations at {annotations}: they are ActivityNet's activity_net.v1-3.min.json")
     try:
-        database = json.loads(annotations.read_text(encoding="utf-8"))["database"]
-        notes = {plain_name(video, str(annotations)): _note(video, entry) for video, entry in database.items()}
+        database = json.loads(annotations.read_text(encoding="utf-8-sig"))["database"]
+        notes = {}
+        for video, entry in database.items():
+            try:
+                notes[plain_name(video, str(annotations))] = _note(video, entry)
+            except (DatasetError, *_MALFORMED) as error:
+                if problems is None:
+                    raise
+                problems.note(f"{annotations}: the entry of {video!r} is skipped ({type(error).__name__}: {error})")
     except DatasetError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except _MALFORMED as error:
         raise DatasetError(
             f"{annotations} is not as ActivityNet's annotations are ({type(error).__name__}: {error})"
         ) from error
@@ -117,7 +148,10 @@ def _note(video: str, entry: dict[str, Any]) -> Annotation:
         start, end = map(float, annotation["segment"])
         if not 0 <= start <= end < math.inf:
             raise ValueError(f"video {video!r} has a segment from {start} to {end} seconds")
-        segments.append((start, end, str(annotation["label"])))
+        label = annotation["label"]
+        if not isinstance(label, str) or not label.strip():
+            raise ValueError(f"video {video!r} has the label {label!r}, which names no class")
+        segments.append((start, end, label.strip()))
     held_out = entry.get("held_out", False)
     if held_out not in (False, True) or (held_out and subset != "training"):
         raise ValueError(
@@ -132,26 +166,13 @@ def _part(video: str, note: Annotation, validation: frozenset[str]) -> Split:
     return "validation" if video in validation else "train"
 
 
-def _find_videos(videos: Path, wanted: set[str]) -> dict[str, Path]:
+def _find_videos(videos: Path, wanted: set[str], problems: Problems) -> dict[str, Path]:
     """Return the file of each wanted id that is there."""
     found: dict[str, list[Path]] = {}
-    for path in sorted(_files_under(videos)):
+    for path in sorted(files_under(videos, problems)):
         name = path.stem if path.stem in wanted else path.stem.removeprefix("v_")
         if name in wanted and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
             found.setdefault(name, []).append(path)
     if twice := sorted(name for name, paths in found.items() if len(paths) > 1):
         raise DatasetError(f"{len(twice)} videos have several files under {videos}: {spell(twice)}")
     return {name: path for name, (path,) in found.items()}
-
-
-def _files_under(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder and those below it, every folder once, even where links lead around in a circle."""
-    seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        yield from (Path(place, name) for name in names)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -11,7 +12,8 @@ from glimpse_env.sources.protocol import Segment
 from glimpse_env.sources.splits import Split, source_group
 
 VIDEO_SUFFIXES = frozenset(
-    [".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"]
+    ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m2ts .m2v .m4v .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf .ogm .ogv .qt"
+    " .rm .rmvb .ts .vob .webm .wmv".split()
 )  # compared in lower case
 UCF_GROUP = re.compile(r"(.+_g\d+)_c\d+")  # clips of one group were cut from one video
 _LISTED = 10  # names that an error spells out before it only counts
@@ -58,6 +60,7 @@ class VideoDataset:
         clips: those that at least one fold uses, and that are there.
         trimmed: every clip is one segment of one class.
         missing: clips that are annotated and not there, by id.
+        skipped: a sentence for each bad line, folder and file that was left out.
     """
 
     name: str
@@ -66,10 +69,33 @@ class VideoDataset:
     clips: tuple[VideoClip, ...]
     trimmed: bool = True
     missing: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 class DatasetError(ValueError):
     """The files that describe a data set are missing, empty or contradict each other."""
+
+
+class Problems:
+    """Notes about single videos that are left out, or, if strict, the error that the first of them raises.
+
+    Attributes:
+        notes: a sentence for each.
+    """
+
+    def __init__(self, *, strict: bool) -> None:
+        self.notes: list[str] = []
+        self._strict = strict
+
+    def note(self, problem: str | Exception) -> None:
+        """Note a problem.
+
+        Raises:
+            DatasetError: problems are not allowed.
+        """
+        if self._strict:
+            raise problem if isinstance(problem, DatasetError) else DatasetError(str(problem))
+        self.notes.append(str(problem))
 
 
 def plain_name(name: str, place: str) -> str:
@@ -86,18 +112,48 @@ def read_lines(path: Path) -> list[tuple[str, str]]:
         DatasetError: it is no text.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # with a byte order mark or without
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path} is not a text in UTF-8 ({error})") from error
     return [(f"{path}, line {number}", line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
-def require_files(paths: Iterable[Path], *, named_by: str, under: Path) -> None:
-    """Raise DatasetError where files are missing, with their count and the first of them."""
-    missing = sorted(str(path.relative_to(under)) for path in paths if not path.is_file())
+def find_missing(paths: Mapping[str, Path], problems: Problems, *, named_by: str, under: Path) -> set[str]:
+    """Return the ids whose files are missing, after a note with their count and the first of them.
+
+    Raises:
+        DatasetError: all are missing, or one is and problems are not allowed.
+    """
+    missing = {clip for clip, path in paths.items() if not path.is_file()}
     if missing:
-        count = f"{len(missing)} video{'s' * (len(missing) > 1)}"
-        raise DatasetError(f"{count} named by {named_by} not found under {under}: {spell(missing)}")
+        names = sorted(str(paths[clip].relative_to(under)) for clip in missing)
+        count = f"{len(names)} video{'s' * (len(names) > 1)}"
+        error = DatasetError(f"{count} named by {named_by} not found under {under}: {spell(names)}")
+        if len(missing) == len(paths):
+            raise error
+        problems.note(error)
+    return missing
+
+
+def files_under(folder: Path, problems: Problems) -> Iterator[Path]:
+    """Yield all files below a folder; every folder once, even if links lead in a circle.
+
+    Raises:
+        DatasetError: a folder cannot be opened, and problems are not allowed.
+    """
+    seen = set()
+
+    def left_out(error: OSError) -> None:
+        problems.note(f"the videos in {error.filename} are left out: it cannot be opened ({error.strerror})")
+
+    for place, folders, names in os.walk(folder, onerror=left_out, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(place, name) for name in names)
 
 
 def spell(names: list[str]) -> str:

@@ -12,8 +12,6 @@ also those on which a decoder crashes or hangs.
 
 from __future__ import annotations
 
-import io
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -23,8 +21,9 @@ from glimpse_env.datasets import DatasetError
 from glimpse_env.extract.run import extract
 from glimpse_env.extract.settings import HMDB51, UCF101, ActivityNet, Folder, Settings
 from glimpse_env.store import StoreError
+from glimpse_env.terminal import escape_unprintable
 from glimpse_env.video.backbones import DeviceError, WeightsError
-from glimpse_env.video.decoders import DecoderError
+from glimpse_env.video.readers import DecoderError
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Settings:
@@ -41,9 +40,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Settings:
 
 def main() -> None:
     """Run the command line."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names need not fit the terminal's encoding
+    escape_unprintable()
     try:
         extract(parse_arguments())
     except (DatasetError, DecoderError, WeightsError, DeviceError, StoreError, OSError) as error:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from glimpse_env.extract.settings import HMDB51, UCF101, ActivityNet, Folder, Settings
-from glimpse_env.files import write_atomically
 from glimpse_env.store.manifest import Manifest
+from glimpse_env.store.writer import write_changed
 
 FILE_NAME = "lazy.json"
 _COMMANDS: dict[str, type[Settings]] = {
@@ -28,7 +28,7 @@ _COMMANDS: dict[str, type[Settings]] = {
     "folder": Folder,
 }
 _PATHS = ("videos", "splits", "annotations", "weights", "actor_coverage")
-_SETTINGS = (*_PATHS, "backbone", "precision", "device", "crop", "fps", "frames", "max_frames")
+_SETTINGS = (*_PATHS, "backbone", "precision", "device", "crop", "fps", "frames", "max_frames", "decoder")
 _LARGEST_HALF = 65504.0
 
 
@@ -61,7 +61,7 @@ def write_description(settings: Settings, manifest: Manifest, unreadable: Iterab
         "max_feature": manifest.max_feature,
         "unreadable": sorted(unreadable),
     }
-    write_atomically(settings.out / FILE_NAME, (json.dumps(content, indent=1) + "\n").encode())
+    write_changed(settings.out / FILE_NAME, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def read_description(path: Path) -> Description:

@@ -19,6 +19,7 @@ from glimpse_env.video.features import embed
 from glimpse_env.video.stopwatch import Stopwatch
 
 _SAMPLED = 8  # videos that are tried
+_SHOWN = 10  # notes that are printed
 
 
 def estimate(
@@ -36,8 +37,7 @@ def estimate(
     for fold in range(dataset.num_folds):
         counts = Counter(clip.splits[fold] for clip in clips)
         print(f"fold {fold + 1}: " + ", ".join(f"{counts[part]} {part}" for part in SPLITS))
-    if dataset.missing:
-        print(f"{len(dataset.missing)} annotated videos are not in {settings.videos}")
+    report_left_out(settings, dataset)
     if left < manifest.num_shards:
         print(f"{manifest.num_shards - left} of {manifest.num_shards} shards are there already")
     places = np.unique(np.linspace(0, len(clips) - 1, _SAMPLED).astype(int)).tolist()
@@ -50,6 +50,16 @@ def estimate(
         # What Ray's workers take is not to be learned here.
         time = f"{minutes:,.0f} minutes to go" if settings.engine == "local" else "time depends on Ray's workers"
         print(f"about {frames:,.0f} frames, {frames * a_frame / 1e9:.2f} GB, {time}")
+
+
+def report_left_out(settings: Settings, dataset: VideoDataset) -> None:
+    """Print which videos of a data set are left out, and why; the store's report lists all of them."""
+    for note in dataset.skipped[:_SHOWN]:
+        print(f"left out: {note}")
+    if len(dataset.skipped) > _SHOWN:
+        print(f"left out: {len(dataset.skipped) - _SHOWN} more, which report.json lists")
+    if dataset.missing:
+        print(f"{len(dataset.missing)} annotated videos are not in {settings.videos}; report.json lists them")
 
 
 def _try(paths: list[Path], settings: Settings, backbone: Backbone, decoders: Decoders) -> tuple[list[int], float]:

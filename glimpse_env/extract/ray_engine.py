@@ -21,8 +21,9 @@ from glimpse_env.extract.shards import ShardExtractor, Told, Work, load_network,
 from glimpse_env.store.manifest import StoreError
 from glimpse_env.store.writer import StoreWriter
 from glimpse_env.video.backbones import DeviceError
-from glimpse_env.video.decode import VideoError, decoder_versions
+from glimpse_env.video.decode import VideoError
 from glimpse_env.video.process import software
+from glimpse_env.video.readers import decoder_versions
 
 _RETRIES = 20  # of a shard, for workers that die of something else
 
@@ -125,7 +126,7 @@ class _Worker:
 
 def _prepare(settings: Settings, writer: StoreWriter) -> ShardExtractor:
     here, begun = (
-        (software(compiled=settings.compile), decoder_versions()),
+        (software(compiled=settings.compile), decoder_versions(settings.decoder)),
         (writer.manifest.software, writer.manifest.decoder),
     )
     if here != begun:

@@ -14,15 +14,16 @@ from tqdm import tqdm
 
 from glimpse_env.datasets import VideoClip, VideoDataset
 from glimpse_env.extract.description import write_description
-from glimpse_env.extract.dry_run import estimate
+from glimpse_env.extract.dry_run import estimate, report_left_out
 from glimpse_env.extract.settings import Settings
 from glimpse_env.extract.shards import ShardExtractor, Work, load_network, make_decoders, open_coverage
 from glimpse_env.store.manifest import Manifest, StoreError
 from glimpse_env.store.writer import StoreWriter, write_report
 from glimpse_env.video.backbones import Backbone, DeviceError
-from glimpse_env.video.decode import RESIZE_RULE, VideoError, decoder_versions
+from glimpse_env.video.decode import RESIZE_RULE, VideoError
 from glimpse_env.video.decoders import Decoders
 from glimpse_env.video.process import parse_device, software
+from glimpse_env.video.readers import decoder_versions
 
 
 def extract(settings: Settings) -> Path:
@@ -70,8 +71,10 @@ def _locked(out: Path) -> Iterator[None]:
         raise StoreError(
             f"{out} is being written by another extraction: wait for it, or choose another --out"
         ) from None
-    except NotImplementedError as error:
-        raise StoreError(f"{out} lies on a file system that locks no files: choose another --out") from error
+    except (NotImplementedError, OSError) as error:
+        raise StoreError(
+            f"{out} cannot be locked ({error}): choose an --out on another file system, such as a local disk"
+        ) from error
     try:
         yield
     finally:
@@ -92,7 +95,7 @@ def describe(settings: Settings, dataset: VideoDataset, backbone: Backbone) -> M
         precision=backbone.precision,
         crop=settings.crop,
         resize_rule=RESIZE_RULE,
-        decoder=decoder_versions(),
+        decoder=decoder_versions(settings.decoder),
         software=software(compiled=settings.compile),
         device=parse_device(settings.device).type,
         threads=settings.threads if backbone.device.type == settings.device == "cpu" else 0,
@@ -112,8 +115,7 @@ def describe(settings: Settings, dataset: VideoDataset, backbone: Backbone) -> M
 def _extract(
     settings: Settings, dataset: VideoDataset, manifest: Manifest, backbone: Backbone, decoders: Decoders
 ) -> None:
-    if dataset.missing:
-        print(f"{len(dataset.missing)} annotated videos are not in {settings.videos}; the report lists them")
+    report_left_out(settings, dataset)
     writer = StoreWriter(settings.out, manifest, dataset.clips)
     if settings.retry_failed:
         writer.drop_failed_shards()
@@ -124,7 +126,9 @@ def _extract(
             work.add(_fill(settings, writer, missing, backbone, decoders))
         failures = writer.finish()
     write_description(settings, writer.manifest, failures)
-    write_report(settings.out, failures=failures, missing=dataset.missing, run=work.as_report())
+    write_report(
+        settings.out, failures=failures, missing=dataset.missing, skipped=dataset.skipped, run=work.as_report()
+    )
     _tell(settings.out, len(dataset.clips), work, failures)
 
 

@@ -13,6 +13,7 @@ from glimpse_env.video.backbones import BackboneName, Precision
 from glimpse_env.video.crops import check_crop
 from glimpse_env.video.decoders import SECONDS_PER_VIDEO
 from glimpse_env.video.process import num_threads, parse_device
+from glimpse_env.video.readers import DecoderChoice
 
 _CORES_A_DECODER = 8  # of the processor, while the network runs on it too
 _MOST_DECODERS = 16
@@ -59,6 +60,9 @@ class Settings:
     """compile the network first, half a minute: for long runs"""
     threads: int = field(default_factory=num_threads)
     """of the network on the CPU"""
+    decoder: DecoderChoice = "auto"
+    """library that decodes: auto takes decord for files in which it is proven to give the frames that PyAV gives, and
+    PyAV for all others; torchcodec needs pip install "videoglimpse[torchcodec]" """
     decoders: int | None = None
     """processes that decode (default: one for every 8 cores, with a GPU one for each but one, up to 16, fewer where
     clips are long)"""
@@ -70,6 +74,9 @@ class Settings:
     """where the work is done: in this process, or by Ray's workers, on this machine or the cluster of $RAY_ADDRESS"""
     workers: int | None = None
     """of Ray, each with --threads cores, on CUDA with a GPU each (default: as many as fit)"""
+    strict: bool = False
+    """stop at the first bad line of an annotation file, missing video or folder that cannot be opened, instead of naming
+    and skipping it"""
     retry_failed: bool = False
     """try videos again that could not be read before, such as on a disk that was gone: their shards are written anew"""
     dry_run: bool = False
@@ -123,7 +130,7 @@ class Settings:
 
     def dataset(self) -> VideoDataset:
         """Describe the videos."""
-        return folder(self.videos)
+        return folder(self.videos, strict=self.strict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +142,7 @@ class HMDB51(Settings):
 
     def dataset(self) -> VideoDataset:
         """Describe the videos."""
-        return hmdb51(self.videos, self.splits)
+        return hmdb51(self.videos, self.splits, strict=self.strict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +154,7 @@ class UCF101(Settings):
 
     def dataset(self) -> VideoDataset:
         """Describe the videos."""
-        return ucf101(self.videos, self.splits)
+        return ucf101(self.videos, self.splits, strict=self.strict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +174,7 @@ class ActivityNet(Settings):
 
     def dataset(self) -> VideoDataset:
         """Describe the videos."""
-        return activitynet(self.videos, self.annotations)
+        return activitynet(self.videos, self.annotations, strict=self.strict)
 
 
 class Folder(Settings):

@@ -142,6 +142,7 @@ def make_decoders(settings: Settings) -> Decoders:
     return Decoders(
         frames_per_second=settings.fps,
         max_frames=settings.frames_kept,
+        decoder=settings.decoder,
         processes=settings.num_decoders,
         seconds_per_video=settings.seconds_per_video,
     )
@@ -199,6 +200,7 @@ def _sorted_out(
                     features=result.features,
                     thumbnails=result.thumbnails,
                     coverage=None if coverage is None else _coverage_of(clip, result, coverage),
+                    decoder=result.decoder,
                 )
             )
         except VideoError as error:

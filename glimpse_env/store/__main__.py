@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ import tyro
 from glimpse_env.store.manifest import SPLIT_CODES, StoreError
 from glimpse_env.store.merge import merge_stores
 from glimpse_env.store.reader import FeatureStore
+from glimpse_env.terminal import escape_unprintable
 
 
 def verify(path: Path) -> None:
@@ -26,6 +28,8 @@ def info(path: Path) -> None:
     store = FeatureStore.open(path)
     for name, value in asdict(store.manifest).items():
         print(f"{name:18} {', '.join(value) if isinstance(value, tuple) else value}")
+    decoders = Counter(store.decoders())
+    print(f"{'decoded by':18} {', '.join(f'{name} {count}' for name, count in sorted(decoders.items()))}")
     print(f"{'clips':18} {len(store.index['clip_ids'])}, {store.index['num_frames'].sum()} frames")
     for fold, codes in enumerate(store.index["splits"], start=1):
         counts = ", ".join(f"{name} {(codes == code).sum()}" for name, code in SPLIT_CODES.items() if name)
@@ -49,6 +53,7 @@ def merge(
 
 def main() -> None:
     """Run the command line: `verify DIR`, `info DIR` or `merge OUT DIR DIR [...]`."""
+    escape_unprintable()
     try:
         tyro.extras.subcommand_cli_from_dict(
             {"verify": verify, "info": info, "merge": merge},

@@ -37,7 +37,7 @@ class Manifest:
         crop: pixels along the side of the crop that the network saw of a cell in every frame but a clip's first, which
             it saw whole; None where it saw all frames whole.
         resize_rule: how frames became its input.
-        decoder: libraries that decoded, with their versions.
+        decoder: the choice of decoder and the libraries it may use, with their versions; record.json has each clip's.
         software: versions of what else decides the last bits.
         device: kind of processor that the network ran on.
         threads: of the network on the CPU; 0 on a GPU, and where the parts of a merged store differ.

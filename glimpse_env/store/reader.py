@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -101,6 +102,12 @@ class FeatureStore:
         if rows.shape[1:] != shape or rows.dtype != dtype:
             raise StoreError(f"{file} holds {rows.dtype} {rows.shape}, expected {dtype} rows of {shape}")
         return bank
+
+    def decoders(self) -> list[str]:
+        """Return which library decoded each clip, in the order of the shards; "unknown" in stores of earlier versions."""
+        folders = [self.path / shard_folder(shard) for shard in range(self.manifest.num_shards)]
+        records = [json.loads((folder / "record.json").read_bytes()) for folder in folders]
+        return [clip.get("decoder") or "unknown" for record in records for clip in record["clips"]]
 
     def verify(self) -> Iterator[str]:
         """Read every file and compare its checksum, yielding the names of those that are right.

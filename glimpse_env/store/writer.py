@@ -30,6 +30,7 @@ from glimpse_env.store.manifest import (
     shard_folder,
 )
 
+_NO_CONTENT = {"manifest.json.partial", ".DS_Store", "Thumbs.db", "desktop.ini"}  # the latter of file managers
 _INFINITY = np.float16(np.inf).view(np.uint16)
 
 
@@ -43,6 +44,7 @@ class ClipArrays:
         features: (n, K, K, D) float16.
         thumbnails: (n, 112, 112, 3) uint8 RGB.
         coverage: (n, K, K) uint8, or None in a store without it.
+        decoder: library that decoded it, "" if no video was decoded.
     """
 
     clip_id: str
@@ -50,6 +52,7 @@ class ClipArrays:
     features: NDArray[np.float16]
     thumbnails: NDArray[np.uint8]
     coverage: NDArray[np.uint8] | None = None
+    decoder: str = ""
 
     @property
     def num_bytes(self) -> int:
@@ -129,7 +132,10 @@ class StoreWriter:
             for bank in self.manifest.banks:
                 write_synced(partial / f"{bank}.npy", self._saves(clips, bank))
             record = {
-                "clips": [{"clip_id": c.clip_id, "start": c.start, "num_frames": len(c.features)} for c in clips],
+                "clips": [
+                    {"clip_id": c.clip_id, "start": c.start, "num_frames": len(c.features), "decoder": c.decoder}
+                    for c in clips
+                ],
                 "failures": dict(failures),
                 "max_feature": largest,
                 "files": {f"{bank}.npy": file_facts(partial / f"{bank}.npy") for bank in self.manifest.banks},
@@ -223,7 +229,12 @@ class StoreWriter:
 
 
 def write_report(
-    path: Path, *, failures: Mapping[str, str], missing: Sequence[str] = (), run: Mapping[str, Any] | None = None
+    path: Path,
+    *,
+    failures: Mapping[str, str],
+    missing: Sequence[str] = (),
+    skipped: Sequence[str] = (),
+    run: Mapping[str, Any] | None = None,
 ) -> None:
     """Note in the store's `report.json` what could not be read and what this run did, after those before it.
 
@@ -231,13 +242,21 @@ def write_report(
         path: the store's folder.
         failures: clips that could not be read, with the reasons.
         missing: clips that are annotated and were not there.
+        skipped: a sentence for each bad line, folder and file that was left out.
         run: what it has read, and where the time went; left out where it read nothing.
     """
     file = path / "report.json"
     runs = _runs_so_far(file)
     if run and run["frames"]:
         runs.append(dict(run))
-    write_atomically(file, _json({"failures": dict(failures), "missing": list(missing), "runs": runs}))
+    content = {"failures": dict(failures), "missing": list(missing), "skipped": list(skipped), "runs": runs}
+    write_changed(file, _json(content))
+
+
+def write_changed(file: Path, content: bytes) -> None:
+    """Write a file unless it has this content already, so that a finished store may be read-only."""
+    if not file.is_file() or file.read_bytes() != content:
+        write_atomically(file, content)
 
 
 def _runs_so_far(file: Path) -> list[Any]:
@@ -260,7 +279,7 @@ def require_same(path: Path, manifest: Manifest) -> Manifest | None:
         StoreError: it was begun with other settings, or there is something else.
     """
     if not (path / "manifest.json").exists():
-        if path.exists() and {entry.name for entry in path.iterdir()} - {"manifest.json.partial"}:
+        if path.exists() and {entry.name for entry in path.iterdir()} - _NO_CONTENT:
             raise StoreError(f"{path} is neither empty nor a feature store: choose another folder")
         return None
     begun, _ = read_manifest(path)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse_env.video.decode import DecodedClip, VideoError, decode_clip
+from glimpse_env.video.readers import DecoderChoice, DecoderError, require_decoder
 
 SECONDS_PER_VIDEO = 300.0  # after which a file is given up, unless another limit is given
 _CLIPS_AHEAD = 12  # decoded clips that may wait for their use, at most
@@ -32,10 +33,6 @@ _FRAMES_AHEAD = 1200  # and frames, 230 MB, unless there are more decoders than 
 _ARRAYS = ("times", "numbers", "frames", "thumbnails")
 _START_SECONDS = 300.0  # of a decoder, which imports what it needs from a disk that may be slow
 _SPARE_SECONDS = 5.0  # after which a decoder that nobody stopped ends itself
-
-
-class DecoderError(RuntimeError):
-    """A decoder process ended without an answer, or could not be started."""
 
 
 class _CrashError(DecoderError):
@@ -47,9 +44,13 @@ class Decoders:
 
     Args:
         frames_per_second: the rate of the samples.
-        max_frames: a longer clip keeps its centred window of so many samples.
+        max_frames: a longer clip keeps its centred window of this many samples.
+        decoder: library to decode with; "auto" chooses by the file.
         processes: how many work at the same time.
         seconds_per_video: after which a file is given up.
+
+    Raises:
+        DecoderError: the library chosen is not installed.
     """
 
     def __init__(
@@ -57,15 +58,13 @@ class Decoders:
         *,
         frames_per_second: float,
         max_frames: int,
+        decoder: DecoderChoice = "auto",
         processes: int = 1,
         seconds_per_video: float = SECONDS_PER_VIDEO,
     ) -> None:
-        self._processes = [
-            DecoderProcess(
-                frames_per_second=frames_per_second, max_frames=max_frames, seconds_per_video=seconds_per_video
-            )
-            for _ in range(processes)
-        ]
+        require_decoder(decoder)
+        sampling = {"frames_per_second": frames_per_second, "max_frames": max_frames, "decoder": decoder}
+        self._processes = [DecoderProcess(sampling, seconds_per_video=seconds_per_video) for _ in range(processes)]
         self._idle: SimpleQueue[DecoderProcess] = SimpleQueue()
         for process in self._processes:
             self._idle.put(process)
@@ -108,10 +107,15 @@ class Decoders:
 
 
 class DecoderProcess:
-    """Decodes files one after the other in another process, which starts with the first file; see `Decoders`."""
+    """Decodes files one after the other in another process, which starts with the first file.
 
-    def __init__(self, *, frames_per_second: float, max_frames: int, seconds_per_video: float) -> None:
-        self._sampling = {"frames_per_second": frames_per_second, "max_frames": max_frames}
+    Args:
+        sampling: arguments of `decode_clip`.
+        seconds_per_video: after which a file is given up.
+    """
+
+    def __init__(self, sampling: Mapping[str, Any], *, seconds_per_video: float) -> None:
+        self._sampling = sampling
         self._seconds = seconds_per_video
         self._process: subprocess.Popen[bytes] | None = None
         self._is_ready = False
@@ -232,7 +236,7 @@ def _ask(process: subprocess.Popen[bytes], path: Path, request: dict[str, Any]) 
     if "reason" in answer:
         raise VideoError(path, answer["reason"])
     arrays = {name: _receive(process.stdout, *answer[name]) for name in _ARRAYS}
-    return DecodedClip(**arrays, seconds=answer["seconds"])
+    return DecodedClip(**arrays, decoder=answer["decoder"], seconds=answer["seconds"])
 
 
 def _receive(stream: IO[bytes], shape: list[int], dtype: str) -> NDArray[Any]:
@@ -280,7 +284,7 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[NDArray[Any]]
         _end_after(0)
     arrays = {name: np.ascontiguousarray(getattr(clip, name)) for name in _ARRAYS}
     announced = {name: (array.shape, array.dtype.str) for name, array in arrays.items()}
-    return {"seconds": clip.seconds, **announced}, list(arrays.values())
+    return {"decoder": clip.decoder, "seconds": clip.seconds, **announced}, list(arrays.values())
 
 
 def _end_after(seconds: float) -> None:

@@ -22,6 +22,7 @@ from glimpse_env.video.backbones import Backbone
 from glimpse_env.video.crops import cut_crops
 from glimpse_env.video.decode import FRAME_SIZE, DecodedClip, VideoError
 from glimpse_env.video.decoders import Decoders
+from glimpse_env.video.readers import DecoderChoice, DecoderName
 from glimpse_env.video.stopwatch import Stopwatch
 
 CROPS_A_FRAME = 4  # crops in a network call, for each frame that a call of whole frames has
@@ -38,6 +39,7 @@ class VideoFeatures:
         numbers: (n,) int64, which frames of the file they are.
         thumbnails: (n, 112, 112, 3) uint8 RGB.
         features: (n, K, K, D) float16.
+        decoder: library that decoded it.
     """
 
     path: Path
@@ -45,6 +47,7 @@ class VideoFeatures:
     numbers: NDArray[np.int64]
     thumbnails: NDArray[np.uint8]
     features: NDArray[np.float16]
+    decoder: DecoderName = "pyav"
 
 
 def extract_videos(
@@ -55,6 +58,7 @@ def extract_videos(
     max_frames: int,
     batch_size: int = 16,
     crop: int | None = None,
+    decoder: DecoderChoice = "auto",
 ) -> list[VideoFeatures | VideoError]:
     """Extract features of any video files, in memory.
 
@@ -65,11 +69,12 @@ def extract_videos(
         max_frames: a longer video keeps its centred window of so many samples.
         batch_size: frames per network call.
         crop: pixels along the side of the crop seen of a cell in all frames but a video's first; None sees them whole.
+        decoder: library to decode with; "auto" chooses by the file.
 
     Returns:
         For each file, in order, its features, or the error that says why it cannot be read.
     """
-    with Decoders(frames_per_second=frames_per_second, max_frames=max_frames) as decoders:
+    with Decoders(frames_per_second=frames_per_second, max_frames=max_frames, decoder=decoder) as decoders:
         clips = zip(paths, decoders.decode(paths), strict=True)
         return embed(clips, backbone, batch_size=batch_size, crop=crop, stopwatch=Stopwatch())
 
@@ -99,7 +104,14 @@ def embed(
             for frame, cube in zip(clip.frames[1:], cubes[1:], strict=True):
                 cropped.add(cut_crops(frame, np.arange(size**2), grid_size=size, crop=crop), cube.reshape(-1, depth))
         results.append(
-            VideoFeatures(path=path, times=clip.times, numbers=clip.numbers, thumbnails=clip.thumbnails, features=cubes)
+            VideoFeatures(
+                path=path,
+                times=clip.times,
+                numbers=clip.numbers,
+                thumbnails=clip.thumbnails,
+                features=cubes,
+                decoder=clip.decoder,
+            )
         )
     whole.flush()
     if cropped:

@@ -167,7 +167,10 @@ class LazySource:
         if held is None:
             settings = self._settings
             decoded = decode_clip(
-                self._clips[clip].path, frames_per_second=settings.fps, max_frames=settings.frames_kept
+                self._clips[clip].path,
+                frames_per_second=settings.fps,
+                max_frames=settings.frames_kept,
+                decoder=settings.decoder,
             )
             self.stopwatch.add(decoded.seconds)
             held = _Held(decoded, np.zeros((len(decoded.frames), self.grid_size**2, self.depth), np.float16))
