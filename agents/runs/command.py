@@ -14,7 +14,7 @@ from gymnasium.error import DependencyNotInstalled
 
 from glimpse_env.video.backbones import DeviceError
 from glimpse_env.video.decode import VideoError
-from glimpse_env.video.decoders import DecoderError
+from glimpse_env.video.readers import DecoderError
 
 from ..learning.config import Config, PolicyConfig, Preset, TaskConfig, TrainingConfig, preset_for
 from ..learning.models import ModelName
