@@ -1,12 +1,13 @@
-"""Measuring a split: every clip once, and each measure worked out anew from what was played."""
+"""Evaluation: every clip of a split is played once, and each measure equals one worked out from the rollout."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
-from agent_toys import TINY_NETWORK, marked_source, tiny_config
+from agent_toys import marked_source, tiny_config
 from clip_toys import UnevenSource
+from glimpse_agents.learning.models import MODELS
 from glimpse_agents.playing.envs import make_envs, make_policy, sample_slices
 from glimpse_agents.playing.evaluation import (
     class_scores,
@@ -17,46 +18,50 @@ from glimpse_agents.playing.evaluation import (
     video_labels,
     video_scores,
 )
-from glimpse_agents.playing.rollout import Manner
+from glimpse_agents.playing.rollout import PlaySettings
 from sklearn.metrics import average_precision_score
 
 from glimpse_env import ArraySource, Segment, SlidingWindows, open_source
 
-GREEDY = Manner(greedy=True)
+GREEDY = PlaySettings(greedy=True)
 
 
-def wild_policy(config, source, looking="learned"):
-    """Return a policy drawn so wildly that its predictions depend on its looks."""
-    policy, rng = make_policy(config, source, looking), torch.Generator().manual_seed(5)
+def by(model, **changes):
+    """Return how episodes of a model are played."""
+    return PlaySettings(model=MODELS[model], **changes)
+
+
+def wild_policy(config, source):
+    """Return a policy with weights so large that its predictions depend on its looks."""
+    policy, rng = make_policy(config, source), torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.copy_(2 * torch.randn(parameter.shape, generator=rng))
     return policy
 
 
-def measure(source, manner, *, num_envs=4, seed=0, **changes):
-    config = tiny_config(**changes)
+def measure(source, settings, *, num_envs=4, seed=0, **changes):
+    config = tiny_config(model=settings.model.name, **changes)
     envs = make_envs(config, source, num_envs, train=False)
-    return evaluate(envs, wild_policy(config, source, manner.looking), manner, seed=seed)
+    return evaluate(envs, wild_policy(config, source), settings, seed=seed)
 
 
-def said(clips, *, labels):
-    """Return clips of which every cell of a frame says "a" or "b"."""
+def spelled(clips, *, labels):
+    """Return clips whose cells all show "a" or "b" in each frame."""
     features = np.eye(2, dtype=np.float32)[[["ab".index(letter) for letter in clip] for clip in clips]]
     features = np.broadcast_to(features[:, :, None, None], (*features.shape[:2], 3, 3, 2))
     return ArraySource(features=features, labels=np.array(labels), class_names=("a", "b"), frames_per_second=10.0)
 
 
 def reading(source):
-    """Return environments, and a policy that believes a at sigmoid(2) where a is said, b at sigmoid(0.4) elsewhere."""
-    network = dataclasses.replace(TINY_NETWORK, encoder="sum", skip=True, frame_embedding=False)
-    config = tiny_config(policy=network)
-    policy = make_policy(config, source, "learned")
+    """Return environments, and a policy that gives a sigmoid(2) if "a" is shown, and b sigmoid(0.4) otherwise."""
+    config = tiny_config(encoder="sum", skip=True, frame_embedding=False)
+    policy = make_policy(config, source)
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.zero_()
-        policy.head.weight[:2, -2:] = 20 * torch.eye(2)  # past the LSTM, and so large that tanh is 1
-        policy.classes.weight[0, 0], policy.classes.weight[1, 1] = 2.0, 0.4
+        policy.class_head.hidden.weight[:2, -2:] = 20 * torch.eye(2)  # past the LSTM, and so large that tanh is 1
+        policy.class_head.classes.weight[0, 0], policy.class_head.classes.weight[1, 1] = 2.0, 0.4
     return make_envs(config, source, 2, train=False), policy
 
 
@@ -66,7 +71,7 @@ def test_class_scores_are_the_mean_of_the_frames_softmaxes():
     assert class_scores(logits[:, :1], 2)[0].tolist() == pytest.approx([0.25, 0.75])
 
 
-def test_frames_that_abstain_weigh_little_in_class_scores():
+def test_frames_that_abstain_have_little_weight_in_class_scores():
     logits = torch.tensor([[[1.0, 3.0, 96.0], [3.0, 1.0, 4.0]]]).log()
     assert class_scores(logits, 2)[0].tolist() == pytest.approx([(0.01 + 3 / 8) / 2, (0.03 + 1 / 8) / 2])
 
@@ -79,7 +84,7 @@ def test_class_scores_of_the_last_sixteen_frames():
     )
 
 
-def test_class_scores_by_how_many_frames_predict_each():
+def test_class_scores_are_shares_of_frames_with_video_score_mode():
     logits = torch.tensor([[[0.0, 9.0, 0.0], [2.0, 1.0, 0.0], [2.0, 1.0, 0.0], [1.0, 0.0, 2.0], [1.0, 1.0, 0.0]]])
     # the first predicts 1, two and the tie predict 0, the fourth the last: class 2, or none
     assert class_scores(logits, 3, "mode")[0].tolist() == pytest.approx([0.6, 0.2, 0.2])
@@ -96,7 +101,7 @@ def test_every_clip_is_played_once_in_order(num_envs):
 
 
 @pytest.mark.parametrize("num_envs", [1, 3, 10, 16])
-def test_measures_do_not_depend_on_how_many_play_at_once(num_envs):
+def test_measures_do_not_depend_on_the_number_of_environments(num_envs):
     source = marked_source(10)
     some, all_at_once = (measure(source, GREEDY, num_envs=count) for count in (num_envs, 10))
     sums = {name: getattr(all_at_once, name) for name in ("entropy", "log_score")}  # of rounded terms
@@ -104,7 +109,7 @@ def test_measures_do_not_depend_on_how_many_play_at_once(num_envs):
     assert dataclasses.replace(some, **sums) == all_at_once
 
 
-def test_each_measure_is_what_it_is_called():
+def test_each_measure_equals_its_definition():
     source, config = marked_source(30), tiny_config()
     envs, policy = make_envs(config, source, 30, train=False), wild_policy(config, source)
     measured = evaluate(envs, policy, GREEDY, seed=0)
@@ -138,17 +143,17 @@ def test_each_measure_is_what_it_is_called():
 @pytest.mark.parametrize(
     ("video_score", "correct"), [("mean", (False, False)), ("last16", (True, False)), ("mode", (True, True))]
 )
-def test_videos_are_judged_by_the_score_that_is_asked_for(video_score, correct):
+def test_the_video_score_decides_which_videos_are_correct(video_score, correct):
     # Both are b. a is 0.881 where a is said and 0.401 where b is; the frames' mean says a of both, (5 * 0.881 +
     # 16 * 0.401) / 21 = 0.515 and 0.561, that of the last sixteen 0.401 and (7 * 0.881 + 9 * 0.401) / 16 = 0.611.
-    source = said(["a" * 5 + "b" * 16, "b" * 5 + "a" * 7 + "b" * 9], labels=[1, 1])
+    source = spelled(["a" * 5 + "b" * 16, "b" * 5 + "a" * 7 + "b" * 9], labels=[1, 1])
     measured = evaluate(*reading(source), GREEDY, seed=0, video_score=video_score)
     assert measured.correct == correct
 
 
-def test_what_is_known_after_each_frame():
+def test_accuracy_by_frames_counts_the_first_frames_alone():
     # After one frame a is 0.401 of both; after two (0.401 + 0.881) / 2 = 0.641 and 0.401; after three 0.721 and 0.561.
-    source = said(["baa", "bba"], labels=[0, 1])
+    source = spelled(["baa", "bba"], labels=[0, 1])
     for video_score in ("mean", "mode"):
         measured = evaluate(*reading(source), GREEDY, seed=0, video_score=video_score)
         assert measured.accuracy_by_frames == (0.5, 1.0, 0.5)
@@ -156,44 +161,43 @@ def test_what_is_known_after_each_frame():
 
 
 def test_visits_are_shares_in_the_environments_grid():
-    measured = measure(marked_source(6), Manner(looking="centre"), glimpses=2)
-    # the two cells nearest the centre: itself, and of its four neighbours the first, above it
+    measured = measure(marked_source(6), by("centre"), glimpses=2)
+    # the two cells nearest to the centre: the centre, and the first of its four neighbours, above it
     assert measured.visits == ((0, 0.5, 0), (0, 0.5, 0), (0, 0, 0))
 
 
 def test_mirrored_episodes_are_not_measured():
-    with pytest.raises(ValueError, match="does not mirror"):
-        measure(marked_source(6), Manner(mirror=True))
+    with pytest.raises(ValueError, match="mirrored episodes are for training: set mirror=False to measure"):
+        measure(marked_source(6), PlaySettings(mirror=True))
 
 
-def test_focus_of_ways_of_looking_that_are_known():
+def test_focus_of_models_that_can_be_worked_out():
     source = marked_source(300)
-    oracle = measure(source, Manner(looking="oracle"), num_envs=64, glimpses=3)
+    oracle = measure(source, by("oracle"), num_envs=64, glimpses=3)
     assert (oracle.focus, oracle.focus_per_look) == (1.0, pytest.approx(1 / 3))
-    centre = measure(source, Manner(looking="centre"), num_envs=64, glimpses=1)
+    centre = measure(source, by("centre"), num_envs=64, glimpses=1)
     assert centre.focus == pytest.approx(source.actors[:, 0, 1, 1].mean())
-    random = measure(source, Manner(looking="random"), num_envs=64, glimpses=3)
+    random = measure(source, by("random"), num_envs=64, glimpses=3)
     assert random.focus == pytest.approx(1 / 3, abs=0.05)
     assert random.focus_per_look == pytest.approx(1 / 9, abs=0.02)
 
 
-@pytest.mark.parametrize("looking", ["mean", "all"])
-def test_who_sees_everything_has_no_focus(looking):
-    measured = measure(marked_source(6), Manner(looking=looking))
+@pytest.mark.parametrize("model", ["mean", "all"])
+def test_a_model_that_sees_all_cells_has_no_focus(model):
+    measured = measure(marked_source(6), by(model))
     assert (measured.focus, measured.focus_per_look, measured.glimpses_per_frame) == (None, None, 9.0)
     assert measured.visits is None
 
 
-def test_focus_is_unknown_where_the_actor_is():
+def test_focus_is_unknown_if_the_actor_is():
     measured = measure(dataclasses.replace(marked_source(6), actors=None), GREEDY)
     assert (measured.focus, measured.focus_per_look) == (None, None)
     assert 0 <= measured.accuracy <= 1
 
 
-def test_the_seed_draws_what_is_left_to_chance():
+def test_the_seed_decides_all_random_draws():
     source = marked_source(20)
-    manner = Manner(looking="random")
-    same, again, other = (measure(source, manner, seed=seed) for seed in (1, 1, 2))
+    same, again, other = (measure(source, by("random"), seed=seed) for seed in (1, 1, 2))
     assert same == again != other
 
 
@@ -206,7 +210,7 @@ def test_clips_of_unknown_class_are_never_right():
     assert (measured.true_positives, measured.false_positives) == (0.0, 4.0)
 
 
-def test_a_clip_is_judged_by_its_own_labels_whichever_frames_are_played():
+def test_labels_of_a_clip_are_those_of_all_its_segments():
     source = open_source("synthetic-untrimmed", split="validation")
     truth = [{segment.label for segment in source.segments(clip)} for clip in range(source.num_clips)]
     assert [set(np.flatnonzero(row)) for row in video_labels(source)] == truth
@@ -220,8 +224,8 @@ def test_a_clip_is_judged_by_its_own_labels_whichever_frames_are_played():
 def slid():
     """Videos of nine, two and four frames in windows of three, every two: four, one and two of them, ten a second.
 
-    The first is class a at the start, background in the middle and class b at the end; the second is background alone;
-    of the third nothing is known.
+    The first is class a at the start, background in the middle and class b at the end; the second is background; the
+    third has no labels.
     """
     rng = np.random.default_rng(3)
     source = UnevenSource(
@@ -235,7 +239,7 @@ def slid():
     return SlidingWindows(source=source, window_seconds=0.3, stride_seconds=0.2)
 
 
-def test_scores_of_a_video_are_the_mean_of_its_windows(slid):
+def test_scores_of_a_video_are_the_mean_over_its_windows(slid):
     scores = torch.tensor([[0.9, 0.1], [0.3, 0.7], [0.4, 0.6], [0.4, 0.6], [0.2, 0.8], [0.1, 0.9], [0.8, 0.2]])
     # (0.9 + 0.3 + 0.4 + 0.4) / 4 = 0.5; the second has one window; (0.1 + 0.8) / 2 = 0.45
     expected = torch.tensor([[0.5, 0.5], [0.2, 0.8], [0.45, 0.55]])
@@ -244,18 +248,18 @@ def test_scores_of_a_video_are_the_mean_of_its_windows(slid):
 
 
 def test_labels_of_a_video_are_those_of_all_its_segments(slid):
-    # Class c is true of the second video, though after the frames that there are of it.
+    # Class c is true of the second video, though only after its last frame.
     assert video_labels(slid).tolist() == [[True, True, False], [False, False, True], [False, False, False]]
     windows = [{segment.label for segment in slid.segments(window)} for window in range(7)]
     assert windows == [{0}, {0}, set(), {1}, set(), set(), set()]
 
 
-def test_a_video_is_shown_by_its_middle_window(slid):
+def test_the_middle_window_stands_for_a_video(slid):
     assert middle_clips(slid).tolist() == [2, 4, 6]
     assert middle_clips(marked_source(4)).tolist() == [0, 1, 2, 3]
 
 
-def test_films_are_told_by_the_names_of_their_videos():
+def test_names_of_videos_contain_their_films():
     names = ["run/April_09_run_h_nm_np1_ba_goo_0", "run/v_Run_g02_c01", "run/April_09_run_h_nm_np1_ba_goo_1.avi"]
     names += ["run/v_Run_g01_c02.avi", "run/v_Run_g01_c03", "run/mine.mp4", "run/yours.mp4"]
     source = dataclasses.replace(marked_source(7), clip_ids=names)
@@ -270,7 +274,7 @@ def test_films_are_those_of_videos_not_of_windows(slid):
 
 
 @pytest.mark.parametrize("num_envs", [1, 3, 7, 16])
-def test_videos_are_right_or_wrong_and_all_else_is_of_windows(slid, num_envs):
+def test_videos_are_scored_by_their_windows_and_other_measures_are_of_windows(slid, num_envs):
     config = tiny_config()
     envs, policy = make_envs(config, slid, 7, train=False), wild_policy(config, slid)
     ((rollout, _),) = play_split(envs, policy, GREEDY, seed=0)
@@ -288,16 +292,16 @@ def test_videos_are_right_or_wrong_and_all_else_is_of_windows(slid, num_envs):
     assert measured.reward == pytest.approx(rollout.rewards.double().mean().item())
 
 
-def test_windows_that_say_different_things_are_joined():
-    """Two windows are sure of b by a little, one of a by a lot: together they say a, and the votes do not change."""
-    windows = SlidingWindows(source=said(["aabbbb"], labels=[0]), window_seconds=0.2, stride_seconds=0.2)
+def test_windows_that_disagree_are_averaged():
+    """Two windows favour b by a little, and one favours a by a lot: together they predict a; votes do not change."""
+    windows = SlidingWindows(source=spelled(["aabbbb"], labels=[0]), window_seconds=0.2, stride_seconds=0.2)
     measured = evaluate(*reading(windows), GREEDY, seed=0)
     # sigmoid(2) = 0.881 and 1 - sigmoid(0.4) = 0.401 twice: (0.881 + 0.401 + 0.401) / 3 = 0.561 for a
     assert (measured.accuracy, measured.correct) == (1.0, (True,))
     assert measured.vote_accuracy == pytest.approx(1 / 3)
 
 
-# ---- what a run is put together from
+# ---- parts of a run
 
 
 def test_sampled_slices_are_those_of_middle_frames():
@@ -311,9 +315,9 @@ def test_a_network_is_drawn_from_the_seed_alone():
     source = marked_source(3)
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    one = make_policy(tiny_config(), source, "learned").state_dict()
+    one = make_policy(tiny_config(), source).state_dict()
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    same, other = (make_policy(tiny_config(seed=seed), source, "learned").state_dict() for seed in (1, 2))
+    same, other = (make_policy(tiny_config(seed=seed), source).state_dict() for seed in (1, 2))
     assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not torch.equal(one["classes.weight"], other["classes.weight"])
+    assert not torch.equal(one["class_head.classes.weight"], other["class_head.classes.weight"])
