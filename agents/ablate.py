@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -27,8 +27,9 @@ from .runs.files import read_json, write_file, write_json
 from .runs.folder import RunFolder, RunResult
 from .runs.jobs import Job, train_all
 from .runs.provenance import provenance
-from .tables.intervals import Interval, comparisons_sentence, crossed_interval, mean_interval
-from .tables.layout import comma_separated, format_gain, format_interval, markdown
+from .tables.intervals import Interval
+from .tables.layout import cells_of, comma_separated, format_gain, format_interval, markdown, notes_on
+from .tables.records import accuracy_gain, mean_if_known
 
 Factor = Literal[
     "credit", "baseline", "encoder", "slice_weights", "penalty", "eta", "class_gradient", "glimpse_order", "reward",
@@ -59,7 +60,7 @@ COMPANIONS: dict[tuple[Factor, str], Settings] = {
     ("reward", "clip_log_score"): {"credit": "terminal"},
 }
 """Settings that are changed with a value if the base does not allow the value alone."""
-MEASURES = ("accuracy", "focus", "focus_per_look")
+COLUMNS = ("validation_accuracy", "accuracy", "minus_base", "focus", "focus_per_look", "train_seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,7 @@ class Variant:
 
     @property
     def is_alone(self) -> bool:
-        """Whether it changes only its factor, so that it can be chosen."""
+        """Whether it needs no companions, so that it can be chosen."""
         return self.settings == FACTORS[self.factor][self.value]
 
     @property
@@ -111,34 +112,26 @@ class Variant:
 
 
 def variant_of(base: Config, factor: Factor, value: str) -> Variant:
-    """Return the variant of the base with a value of a factor."""
-    settings = settings_of(base, factor, value)
-    try:
-        config = base.with_settings(settings)
-    except ValueError as error:
-        return Variant(factor=factor, value=value, settings=settings, config=None, reason=str(error))
-    # None and the value that it stands for are the same setting.
-    is_base = _explicit(config) == _explicit(base)
-    return Variant(factor=factor, value=value, settings=settings, config=base if is_base else config, is_base=is_base)
+    """Return the variant of the base with a value of a factor, and with its companions if it needs them."""
+    alone, reason = FACTORS[factor][value], ""
+    for settings in (alone, {**alone, **COMPANIONS.get((factor, value), {})}):
+        try:
+            config = base.with_settings(settings)
+        except ValueError as error:
+            reason = str(error)
+            continue
+        # None and the value that it stands for are the same setting.
+        ours, bases = (one.with_settings({"class_gradient": one.samples_classes}) for one in (config, base))
+        is_base = ours == bases
+        return Variant(
+            factor=factor, value=value, settings=settings, config=base if is_base else config, is_base=is_base
+        )
+    return Variant(factor=factor, value=value, settings=alone, config=None, reason=reason)
 
 
-def _explicit(config: Config) -> Config:
-    return config.with_settings({"class_gradient": config.samples_classes})
-
-
-def settings_of(base: Config, factor: Factor, value: str) -> Settings:
-    """Return the changes that a value of a factor makes to the base, with its companions if it needs them."""
-    settings = FACTORS[factor][value]
-    try:
-        base.with_settings(settings)
-    except ValueError:
-        return {**settings, **COMPANIONS.get((factor, value), {})}
-    return settings
-
-
-def variants(base: Config) -> list[Variant]:
-    """Return every value of every factor."""
-    return [variant_of(base, factor, value) for factor, values in FACTORS.items() for value in values]
+def variants(base: Config, factors: Sequence[Factor] = get_args(Factor)) -> list[Variant]:
+    """Return every value of some factors."""
+    return [variant_of(base, factor, value) for factor in factors for value in FACTORS[factor]]
 
 
 # ---- training
@@ -155,7 +148,7 @@ def ablate(config: Config, out: Path, *, seeds: Sequence[int], factors: Sequence
     base = config.with_settings({"source": absolute_source(config.task.source), "seed": 1}).for_source(source)
     check_playable(base, source)
     _claim_folder(base, factors, out)
-    jobs = list(jobs_of(base, out, seeds, factors))
+    jobs = jobs_of(base, out, seeds, factors)
     for number, job in enumerate(jobs, 1):
         if RunFolder(job.path).result() is None:
             print(f"[{number}/{len(jobs)}] {job.path.relative_to(out)}", flush=True)
@@ -163,13 +156,15 @@ def ablate(config: Config, out: Path, *, seeds: Sequence[int], factors: Sequence
         write_tables(out)
 
 
-def jobs_of(base: Config, out: Path, seeds: Sequence[int], factors: Sequence[Factor]) -> Iterator[Job]:
-    """Yield each run once: all of a seed before the next seed, the base first."""
-    asked = [variant for variant in variants(base) if variant.factor in factors and variant.config is not None]
-    configs = {"base": base} | {variant.folder: variant.config for variant in asked if variant.config is not None}
-    for seed in seeds:
-        for name, config in configs.items():
-            yield Job(config.with_settings({"seed": seed}), out / name / f"seed{seed}")
+def jobs_of(base: Config, out: Path, seeds: Sequence[int], factors: Sequence[Factor]) -> list[Job]:
+    """Return each run once: all of a seed before the next seed, the base first."""
+    asked = {one.folder: one.config for one in variants(base, factors) if one.config is not None}
+    configs = {"base": base} | asked
+    return [
+        Job(config.with_settings({"seed": seed}), out / name / f"seed{seed}")
+        for seed in seeds
+        for name, config in configs.items()
+    ]
 
 
 def _claim_folder(base: Config, factors: Sequence[Factor], out: Path) -> None:
@@ -204,15 +199,17 @@ class Row:
     has_failed: bool = False
     is_chosen: bool = False
 
-    def mean(self, measure: str) -> Interval | None:
-        """Return the mean of a measure with its interval over seeds; None if it is unknown for some seed."""
-        if measure == "validation_accuracy":
-            values = [result.validation.accuracy for result in self.results.values()]
-        elif measure == "train_seconds":
-            values = [result.train_seconds for result in self.results.values()]
-        else:
-            values = [getattr(result.measured, measure) for result in self.results.values()]
-        return mean_interval(values) if values and None not in values else None
+    def column(self, name: str) -> Interval | None:
+        """Return a column of the table: the gain, or a mean over seeds; None if it is unknown for some seed."""
+        if name == "minus_base":
+            return self.gain
+        return mean_if_known([_value_of(result, name) for result in self.results.values()])
+
+
+def _value_of(result: RunResult, column: str) -> float | None:
+    if column == "validation_accuracy":
+        return result.validation.accuracy
+    return result.train_seconds if column == "train_seconds" else getattr(result.measured, column)
 
 
 def results_in(folder: Path, config: Config) -> dict[int, RunResult]:
@@ -244,92 +241,61 @@ def rows_of(out: Path) -> list[Row]:
     record = read_json(out / "ablation.json")
     base = Config.from_json(record["config"])
     of_base = results_in(out / "base", base)
-    rows = []
-    for factor in record["factors"]:
-        group = [_row(out, variant_of(base, factor, value), base, of_base) for value in FACTORS[factor]]
-        rows += _with_choice(group)
-    return rows
+    groups = ([_row(out, one, base, of_base) for one in variants(base, [factor])] for factor in record["factors"])
+    return [row for group in groups for row in _with_choice(group)]
 
 
 def _row(out: Path, variant: Variant, base: Config, of_base: dict[int, RunResult]) -> Row:
     if variant.config is None:
         return Row(variant=variant, results={}, gain=None, note=f"skipped: {variant.reason}")
     folder = out / variant.folder
-    results = results_in(folder, variant.config)
-    gain = None
+    results, gain = results_in(folder, variant.config), None
     if results and of_base and not variant.is_base:
-        correct = ([result.measured.correct for result in group.values()] for group in (results, of_base))
-        gain = crossed_interval(next(correct), next(iter(of_base.values())).measured.films, next(correct))
-    failures = [path for path in sorted(folder.glob("seed*/failure.json")) if _seed_of(path.parent) not in results]
-    notes = [f"seed {_seed_of(path.parent)} failed: {read_json(path)['reason']}" for path in failures]
-    if variant.is_base:
-        notes.insert(0, "base")
-    elif extra := _companions(base, variant):
-        notes.insert(0, f"with {extra}")
-    return Row(variant=variant, results=results, gain=gain, note="; ".join(notes), has_failed=bool(failures))
-
-
-def _companions(base: Config, variant: Variant) -> str:
-    """Name the settings other than the factor that a value changes in the base."""
-    changed = {name: value for name, value in variant.settings.items() if name != variant.factor}
-    return ", ".join(f"{name} {value}" for name, value in changed.items() if base.setting(name) != value)
+        gain = accuracy_gain(*([one.measured for one in runs.values()] for runs in (results, of_base)))
+    failures = {_seed_of(path.parent): read_json(path)["reason"] for path in sorted(folder.glob("seed*/failure.json"))}
+    notes = [f"seed {seed} failed: {reason}" for seed, reason in failures.items() if seed not in results]
+    others = {name: value for name, value in variant.settings.items() if name != variant.factor}
+    companions = ", ".join(f"{name} {value}" for name, value in others.items() if base.setting(name) != value)
+    first = "base" if variant.is_base else companions and f"with {companions}"
+    note = "; ".join(filter(None, [first, *notes]))
+    return Row(variant=variant, results=results, gain=gain, note=note, has_failed=bool(notes))
 
 
 def _with_choice(rows: Sequence[Row]) -> list[Row]:
     """Mark the value that is best on validation over the seeds that all trained values share; the base wins a tie."""
     trained = [row for row in rows if row.variant.config is not None and row.variant.is_alone and not row.has_failed]
-    seeds = set.intersection(*(set(row.results) for row in trained)) if trained else set[int]()
-    if not seeds:
-        return list(rows)
+    seeds = sorted(set.intersection(*(set(row.results) for row in trained))) if trained else []
 
     def merit(row: Row) -> tuple[float, bool]:
-        return sum(row.results[seed].validation.accuracy for seed in sorted(seeds)), row.variant.is_base
+        return sum(row.results[seed].validation.accuracy for seed in seeds), row.variant.is_base
 
-    best = max(trained, key=merit)
+    best = max(trained, key=merit) if seeds else None
     return [dataclasses.replace(row, is_chosen=row is best) for row in rows]
-
-
-HEADER = (
-    "factor", "value", "seeds", "validation", "accuracy", "minus base", "focus", "focus per look", "train s", "chosen",
-    "note",
-)  # fmt: skip
 
 
 def table(rows: Sequence[Row]) -> str:
     """Return the rows as a Markdown table, and the number of its comparisons."""
-    lines = [
-        [
-            row.variant.factor, row.variant.value, str(len(row.results)),
-            format_interval(row.mean("validation_accuracy")), format_interval(row.mean("accuracy")),
-            format_gain(row.gain), format_interval(row.mean("focus")), format_interval(row.mean("focus_per_look")),
-            format_interval(row.mean("train_seconds"), digits=0), "yes" if row.is_chosen else "", row.note,
-        ]
-        for row in rows
-    ]  # fmt: skip
-    gains = [row.gain for row in rows if row.gain is not None]
-    notes = sorted({f"Of some differences: {gain.note}." for gain in gains if gain.note})
-    said = [f"Differences have intervals over films and seeds. {comparisons_sentence(len(gains))}", *notes]
-    return markdown(HEADER, lines) + "\n" + "\n\n".join(said) + "\n"
+    header = ["factor", "value", "seeds", *(name.replace("_", " ") for name in COLUMNS), "chosen", "note"]
+    lines = []
+    for row in rows:
+        cells = {name: format_interval(row.column(name)) for name in COLUMNS} | {
+            "minus_base": format_gain(row.gain), "train_seconds": format_interval(row.column("train_seconds"), digits=0)
+        }  # fmt: skip
+        start = [row.variant.factor, row.variant.value, str(len(row.results))]
+        lines.append([*start, *cells.values(), "yes" if row.is_chosen else "", row.note])
+    notes = notes_on([row.gain for row in rows if row.gain is not None])
+    return markdown(header, lines) + "\n" + "\n\n".join(notes) + "\n"
 
 
 def table_as_csv(rows: Sequence[Row]) -> str:
-    """Return the rows as CSV: for each measure the mean and half the 95 % interval, empty if unknown."""
-    columns = ["validation_accuracy", *MEASURES, "train_seconds"]
-    names = [name for column in (*columns, "minus_base") for name in (column, f"{column}_half_interval")]
+    """Return the rows as CSV: for each column the mean and half the 95 % interval, empty if unknown."""
+    names = [name for column in COLUMNS for name in (column, f"{column}_half_interval")]
     lines = []
     for row in rows:
-        variant, intervals = row.variant, [*(row.mean(column) for column in columns), row.gain]
-        numbers = [number for interval in intervals for number in _numbers(interval)]
-        seeds = " ".join(map(str, row.results))
-        start = [variant.factor, variant.value, json.dumps(dict(variant.settings)), seeds]
+        variant, numbers = row.variant, [cell for name in COLUMNS for cell in cells_of(row.column(name))]
+        start = [variant.factor, variant.value, json.dumps(dict(variant.settings)), " ".join(map(str, row.results))]
         lines.append([*start, *numbers, variant.is_base, row.is_chosen, row.note])
     return comma_separated(["factor", "value", "settings", "seeds", *names, "is_base", "is_chosen", "note"], lines)
-
-
-def _numbers(interval: Interval | None) -> list[float | None]:
-    if interval is None:
-        return [None, None]
-    return [interval.mean, None if interval.half == float("inf") else interval.half]
 
 
 def write_tables(out: Path) -> str:

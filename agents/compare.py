@@ -84,7 +84,10 @@ def write_comparison(out: Path, reported: Sequence[Reported] = ()) -> str:
         FileNotFoundError: there are none.
         ValueError: they differ in more than model, glimpses and seed.
     """
-    records = read_records(RunFolder(path.parent) for path in sorted(out.glob("m*/seed*/*/config.json")))
+    runs = [RunFolder(path.parent) for path in sorted(out.glob("m*/seed*/*/config.json"))]
+    if not runs:
+        raise FileNotFoundError(f"no runs in {out}: train them first, without --only-table")
+    records = read_records(runs)
     rows = rows_of(records)
     write_file(out / "table.md", page(records, reported))
     write_file(out / "summary.csv", summary(records, reported))

@@ -1,24 +1,22 @@
-"""What the arms of a run cost to play: MACs per clip by part, latency and memory, and what glimpsing saves.
+"""Cost of the models of a folder: MACs per clip by part, latency and memory, and the savings of glimpses.
 
     python -m agents.compute RUN [--weights FILE]
 
-MACs of the policy's parts are counted while it plays test clips (agents/cost/macs.py says how); those of the CNN on one
-whole frame, times T, with the weights that the run's features were made with. A precomputed cube has paid for the CNN
-already, and looking at fewer of its slices cannot take that back.
+RUN is a finished run, or a folder of runs, as agents/reinforce.py writes them. MACs of a policy are counted while it
+plays test clips (agents/cost/macs.py); those of the CNN on one whole frame, times T, with the weights that made the
+run's features. A stored cube has already paid for the CNN, and looking at fewer slices cannot take that back.
 
-Where windows slide over videos, a clip is a window. Memory is that of a fresh process:
-weights, clips as read, and the work.
+If windows slide over videos, a clip is a window. Memory is that of a fresh process: weights, clips and intermediate
+values.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import tyro
@@ -35,44 +33,42 @@ from .cost.latency import (
 )
 from .cost.macs import Macs, macs_per_clip, macs_per_frame
 from .learning.config import Config
-from .playing.envs import check_device, greedy_manner, make_envs, open_splits
-from .playing.rollout import Looking
-from .predict import BATCH_SIZE, Recipe, load_recorded_backbone
-from .runs.folder import provenance, read_json
-from .runs.results import arms_on_disk, best_policy
-
-RIVALS: tuple[Looking, ...] = ("soft", "all")  # what glimpses are held against
+from .learning.models import MODELS, ModelName
+from .playing.envs import check_device, greedy_play, make_envs, open_splits
+from .playing.videos import Extraction
+from .runs.command import run_command
+from .runs.files import write_json
+from .runs.folder import RunFolder, find_runs
+from .runs.provenance import provenance
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Print what the arms of a finished run cost to play, and what glimpsing saves."""
+    """Print the cost of playing finished runs, and the savings of glimpses."""
 
     run: tyro.conf.Positional[Path]
-    """Folder of the run; its arms that are finished are counted."""
+    """Finished run, or folder of runs that differ in their model; unfinished runs are left out."""
     weights: Path | None = None
-    """Weights of the network that extracted the run's store; without them the CNN is left out."""
+    """Weights of the network that extracted the store; without them the CNN is left out."""
     batches: tuple[int, ...] = (1, 64)
-    """How many clips are played at once."""
+    """Numbers of clips that are played at once."""
     repetitions: int = 5
-    """Of each time, of which the median is taken."""
+    """Repetitions of each measured time; the median is reported."""
     device: str = "cpu"
-    """"cpu", "cuda" or "cuda:1"."""
+    """Device of the networks: "cpu", "cuda" or "cuda:1"."""
     json: Path | None = None
-    """A file for the numbers."""
+    """File for the numbers, as JSON."""
 
     def __post_init__(self) -> None:
         if not self.batches or min(self.batches) < 1:
-            raise ValueError(f"batches must be of at least 1 clip, got {self.batches}")
+            raise ValueError(f"--batches must be numbers of at least 1 clip, got {self.batches}")
         if self.repetitions < 1:
-            raise ValueError(f"repetitions must be at least 1, got {self.repetitions}")
-        if self.json is not None and not self.json.parent.is_dir():
-            raise FileNotFoundError(f"--json {self.json}: there is no folder {self.json.parent}")
+            raise ValueError(f"--repetitions must be at least 1, got {self.repetitions}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What playing so many clips at once takes; `memory_bytes` is None where the system does not tell."""
+    """Cost of playing some clips at once; `memory_bytes` is None if the system does not report it."""
 
     clips: int
     latency: Latency
@@ -80,16 +76,16 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArmCompute:
-    """What one arm of a run takes."""
+class ModelCost:
+    """Cost of one model."""
 
     macs: Macs
     batches: tuple[Batch, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CnnCompute:
-    """What the network takes that makes the features, on whole frames; decoding is not in it."""
+class CnnCost:
+    """Cost of the network that makes the features, on whole frames and without decoding."""
 
     name: str
     batch_size: int
@@ -100,146 +96,150 @@ class CnnCompute:
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """What the arms of a run take; `cnn` is None where it was not asked for."""
+    """Costs of some models; `cnn` is None if it was not measured."""
 
     frames: int
-    arms: dict[Looking, ArmCompute]
-    cnn: CnnCompute | None
+    models: dict[ModelName, ModelCost]
+    cnn: CnnCost | None
 
     @property
     def cnn_macs(self) -> float | None:
-        """Of one clip."""
+        """MACs of the CNN for one clip."""
         return None if self.cnn is None else self.frames * self.cnn.macs_per_frame
 
 
-def finished_arms(run: Path) -> tuple[Looking, ...]:
-    """Return the arms whose files are complete, whatever the configuration lists.
+def finished_runs(path: Path) -> list[RunFolder]:
+    """Return the finished runs at a path.
 
     Raises:
         FileNotFoundError: there are none.
+        ValueError: they differ in more than their model.
     """
-    arms: tuple[Looking, ...] = get_args(Looking)
-    finished = tuple(sorted(arms_on_disk(run), key=arms.index))
-    if not finished:
-        raise FileNotFoundError(f"no arm of {run} is finished: train it, or go on with --resume")
-    return finished
+    runs = [run for run in find_runs(path) if run.result() is not None]
+    if not runs:
+        raise FileNotFoundError(f"no run in {path} is finished: finish one with agents/reinforce.py --resume {path}")
+    records = [run.record() for run in runs]
+    first, models = records[0], [record.config.model for record in records]
+    if len(set(models)) < len(models) or any(
+        (record.source, record.config.task) != (first.source, first.config.task) for record in records
+    ):
+        raise ValueError(f"the runs in {path} must be of different models on the same task: name one run instead")
+    return runs
 
 
-def measure_arm(config: Config, run: Path, test: ClipSource, looking: Looking, arguments: Arguments) -> ArmCompute:
-    """Count, time and weigh one arm."""
-    policy, manner = best_policy(config, run, test, looking), greedy_manner(config, looking)
+def measure_model(config: Config, run: RunFolder, test: ClipSource, arguments: Arguments) -> ModelCost:
+    """Measure the MACs, times and memory of one model."""
+    policy, settings = run.best_policy(config, test), greedy_play(config)
 
-    def measured(clips: int) -> Batch:
-        envs = make_envs(config, test, clips, train=False, looking=looking)
+    def measure_batch(clips: int) -> Batch:
+        envs = make_envs(config, test, clips, train=False)
         return Batch(
             clips=clips,
-            latency=time_playing(envs, policy, manner, repetitions=arguments.repetitions),
-            memory_bytes=in_fresh_process(memory_of_playing, config, run, looking, clips),
+            latency=time_playing(envs, policy, settings, repetitions=arguments.repetitions),
+            memory_bytes=in_fresh_process(memory_of_playing, config, run.path, clips),
         )
 
-    envs = make_envs(config, test, max(arguments.batches), train=False, looking=looking)
-    return ArmCompute(
-        macs=macs_per_clip(envs, policy, manner, seed=config.seed),
-        batches=tuple(measured(clips) for clips in arguments.batches),
+    envs = make_envs(config, test, max(arguments.batches), train=False)
+    return ModelCost(
+        macs=macs_per_clip(envs, policy, settings, seed=config.training.seed),
+        batches=tuple(measure_batch(clips) for clips in arguments.batches),
     )
 
 
-def measure_cnn(recipe: Recipe, arguments: Arguments) -> CnnCompute:
-    """Count, time and weigh the network that made the run's features."""
-    backbone = load_recorded_backbone(recipe, arguments.weights, arguments.device)
-    frames = recipe.batch_size or BATCH_SIZE
-    return CnnCompute(
+def measure_cnn(extraction: Extraction, arguments: Arguments) -> CnnCost:
+    """Measure the MACs, times and memory of the network that made the features."""
+    backbone, frames = extraction.load_backbone(arguments.weights, arguments.device), extraction.frames_at_once
+    return CnnCost(
         name=backbone.name,
         batch_size=frames,
         macs_per_frame=macs_per_frame(backbone),
         seconds_per_frame=time_frames(backbone, frames=frames, repetitions=arguments.repetitions),
         memory_bytes=in_fresh_process(
-            memory_of_frames, recipe.backbone, arguments.weights, arguments.device, recipe.precision, frames
+            memory_of_frames, extraction.backbone, arguments.weights, arguments.device, extraction.precision, frames
         ),
     )
 
 
 def measure(arguments: Arguments) -> Compute:
-    """Measure what the command line asks for.
+    """Measure the runs and, if its weights are given, the CNN.
 
     Raises:
-        FileNotFoundError: the folder is not that of a run, or none of its arms is finished.
-        ValueError: the device is not there, the test split is smaller than a batch, or the weights are not those that
-            the run's features were made with.
+        FileNotFoundError: there is no finished run.
+        ValueError: the device does not exist, the test split is smaller than a batch, or the weights did not make the
+            run's features.
     """
-    config = Config.from_json(read_json(arguments.run / "config.json")["config"])
     check_device(arguments.device)
-    config = dataclasses.replace(config, device=arguments.device)
-    arms = finished_arms(arguments.run)
-    # First, since it refuses weights that do not fit.
-    cnn = None if arguments.weights is None else measure_cnn(Recipe.of_run(arguments.run), arguments)
-    test = open_splits(config)["test"]
+    runs = finished_runs(arguments.run)
+    configs = [run.record().config.with_settings({"device": arguments.device}) for run in runs]
+    cnn = None
+    if arguments.weights is not None:  # first, since it refuses weights that do not fit
+        cnn = measure_cnn(Extraction.of_run(configs[0], runs[0].record().source), arguments)
+    test = open_splits(configs[0])["test"]
     if max(arguments.batches) > test.num_clips:
         raise ValueError(
-            f"a batch of {max(arguments.batches)} clips, but the test split has {test.num_clips}: set --batches"
+            f"--batches asks for {max(arguments.batches)} clips at once, but the test split has {test.num_clips}: "
+            "lower it"
         )
-    return Compute(
-        frames=config.frames or test.num_frames,
-        arms={arm: measure_arm(config, arguments.run, test, arm, arguments) for arm in arms},
-        cnn=cnn,
-    )
+    costs = {
+        config.model: measure_model(config, run, test, arguments) for config, run in zip(configs, runs, strict=True)
+    }
+    return Compute(frames=configs[0].task.frames or test.num_frames, models=costs, cnn=cnn)
 
 
 def table(compute: Compute) -> str:
-    """Return the arms as a Markdown table: millions of MACs and milliseconds per clip, MB per batch."""
-    batches = [batch.clips for batch in next(iter(compute.arms.values())).batches]
-    heads = ["glimpses", "slices attended", "read", "CNN", "choosing", "attending", "recurrent", "head", "policy"]
+    """Return a Markdown table with a model in each row: millions of MACs and ms of a clip, MB of a batch."""
+    batches = [batch.clips for batch in next(iter(compute.models.values())).batches]
+    heads = ["model", "slices attended", "read", "CNN", "choosing", "attending", "recurrent", "head", "policy"]
     heads += ["its share"]
     for clips in batches:
         heads += [f"ms at {clips}", "network", "MB"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    return "\n".join(lines + [_row(name, arm, compute.cnn_macs) for name, arm in compute.arms.items()])
+    return "\n".join(lines + [_row(name, cost, compute.cnn_macs) for name, cost in compute.models.items()])
 
 
-def _row(name: str, arm: ArmCompute, cnn_macs: float | None) -> str:
-    macs = arm.macs
+def _row(name: str, cost: ModelCost, cnn_macs: float | None) -> str:
+    macs = cost.macs
     parts = (macs.choosing, macs.attending, macs.recurrent, macs.head, macs.policy)
     cells = [name, f"{macs.slices_attended:.0f}", f"{macs.slices_read:.0f}", _millions(cnn_macs)]
     cells += [_millions(part) for part in parts]
     cells.append("-" if cnn_macs is None else f"{macs.policy / (macs.policy + cnn_macs):.2%}")
-    for batch in arm.batches:
+    for batch in cost.batches:
         cells += [f"{1e3 * batch.latency.seconds:.2f}", f"{1e3 * batch.latency.network_seconds:.2f}"]
         cells.append("-" if batch.memory_bytes is None else f"{batch.memory_bytes / 1e6:.0f}")
     return "| " + " | ".join(cells) + " |"
 
 
 def answer(compute: Compute) -> str:
-    """Say what glimpsing saves on precomputed cubes and end to end, as far as the arms and the CNN were measured."""
-    if "learned" not in compute.arms:
-        return "The learned policy is not finished: there is nothing to hold against the others."
-    learned = compute.arms["learned"].macs
-    rivals = {arm: compute.arms[arm].macs for arm in RIVALS if arm in compute.arms}
-    reads_more = learned.slices_read > learned.slices_attended
+    """Return the savings of glimpses over models that read all slices, on stored cubes and with the CNN."""
+    if "reinforce" not in compute.models:
+        return "There is no finished run of the model reinforce to compare the others with."
+    ours = compute.models["reinforce"].macs
+    others = {name: cost.macs for name, cost in compute.models.items() if MODELS[name].reads_all}
+    reads_more = ours.slices_read > ours.slices_attended
     lines = [
-        f"On precomputed cubes the learned glimpses take {_millions(learned.policy)} million MACs a clip, "
-        f"{learned.choosing / learned.policy:.1%} of them to choose; "
-        f"they attend to {learned.slices_attended:.0f} slices"
-        + (f", but score and so read {learned.slices_read:.0f}." if reads_more else " and read no other.")
+        f"On stored cubes, reinforce needs {_millions(ours.policy)} million MACs per clip, "
+        f"{ours.choosing / ours.policy:.1%} of them to choose cells; it attends to {ours.slices_attended:.0f} slices "
+        + (f"but reads {ours.slices_read:.0f} to score them." if reads_more else "and reads no others.")
     ]
-    for name, rival in rivals.items():
+    for name, other in others.items():
         lines.append(
-            f"Against {name!r}, which reads {rival.slices_read:.0f}: {_change(learned.policy, rival.policy)}; "
-            f"attention alone takes {_millions(learned.attention)} million, there {_millions(rival.attention)} million."
+            f"Compared with {name}, which reads {other.slices_read:.0f}: {_change(ours.policy, other.policy)}; "
+            f"attention alone needs {_millions(ours.attention)} million, not {_millions(other.attention)} million."
         )
-    return "\n".join([*lines, _end_to_end(compute, learned, rivals)])
+    return "\n".join([*lines, _with_cnn(compute, ours, others)])
 
 
-def _end_to_end(compute: Compute, learned: Macs, rivals: dict[Looking, Macs]) -> str:
+def _with_cnn(compute: Compute, ours: Macs, others: dict[ModelName, Macs]) -> str:
     cnn, macs = compute.cnn, compute.cnn_macs
     if cnn is None or macs is None:
-        return "End to end is not counted without the CNN: give --weights where the features come from one."
+        return "The CNN was not measured: if one made the features, pass its --weights."
     changes = "".join(
-        f"; {_change(macs + learned.policy, macs + rival.policy)} than {name!r}" for name, rival in rivals.items()
+        f"; {_change(macs + ours.policy, macs + other.policy)} than {name}" for name, other in others.items()
     )
     return (
-        f"End to end {cnn.name} sees whole frames in every arm, {_millions(macs)} million MACs and "
-        f"{1e3 * compute.frames * cnn.seconds_per_frame:.0f} ms a clip, "
-        f"{macs / (macs + learned.policy):.2%} of all MACs{changes}."
+        f"With the CNN, {cnn.name} sees whole frames for every model: {_millions(macs)} million MACs and "
+        f"{1e3 * compute.frames * cnn.seconds_per_frame:.0f} ms per clip, "
+        f"{macs / (macs + ours.policy):.2%} of all MACs{changes}."
     )
 
 
@@ -257,19 +257,21 @@ def to_json(compute: Compute) -> dict[str, Any]:
 
 
 def main(arguments: Arguments) -> None:
-    """Print the table and the answer, and write the numbers if asked to."""
+    """Print the table and the savings, and write the numbers to --json."""
+    if arguments.json is not None and not arguments.json.parent.is_dir():
+        raise FileNotFoundError(f"--json {arguments.json}: there is no folder {arguments.json.parent}; make it")
     compute = measure(arguments)
-    print(f"{arguments.device}, {torch.get_num_threads()} threads; MACs in millions a clip, ms a clip, MB of a batch")
+    print(f"{arguments.device}, {torch.get_num_threads()} threads; millions of MACs and ms per clip, MB per batch")
     print(f"\n{table(compute)}\n")
     if compute.cnn is not None:
         memory = "" if compute.cnn.memory_bytes is None else f", {compute.cnn.memory_bytes / 1e6:.0f} MB"
         print(
             f"{compute.cnn.name}: {_millions(compute.cnn.macs_per_frame)} million MACs and "
-            f"{1e3 * compute.cnn.seconds_per_frame:.1f} ms a frame, in batches of {compute.cnn.batch_size}{memory}\n"
+            f"{1e3 * compute.cnn.seconds_per_frame:.1f} ms per frame, in batches of {compute.cnn.batch_size}{memory}\n"
         )
     print(answer(compute))
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(to_json(compute), indent=1) + "\n", encoding="utf-8")
+        write_json(arguments.json, to_json(compute))
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Arguments:
@@ -278,7 +280,4 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Arguments:
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_arguments())
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+    run_command(lambda: main(parse_arguments()))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +50,7 @@ from .playing.rollout import PlaySettings, collect_rollout
 from .playing.soft import play_softly
 from .runs.command import CommandLine, parse_command, run_command
 from .runs.folder import MetricsLog, RunFolder, RunResult
-from .runs.jobs import default_folder, evaluate_again, jobs_of_models, resumed_jobs, train_all
+from .runs.jobs import Job, default_folder, evaluate_again, jobs_of_models, resumed_jobs, train_all
 from .runs.progress import Progress
 from .runs.signals import Interruption, StoppedError
 from .runs.trainer import Trainer
@@ -221,8 +221,6 @@ def train(
     run = RunFolder(out)
     with join_ranks() as share, Interruption() as interruption, ExitStack() as stack:
         with raise_together():
-            if share.is_first:
-                stack.enter_context(run.lock())
             check_device(config.training.device, share)
             share.of(config.training.clips)
             config = config.with_settings({"source": absolute_source(config.task.source)})
@@ -230,6 +228,7 @@ def train(
             config = config.for_source(sources["train"])
             check_playable(config, sources["train"])
             if share.is_first:
+                stack.enter_context(run.lock())
                 run.begin(config, SourceRecord.of(config, sources["train"]), changes=changes)
         progress = progress or stack.enter_context(Progress(config.training.updates, shows=share.is_first))
         finished = from_first(run.result)
@@ -257,6 +256,8 @@ def seconds_per_update(config: Config, sources: Sources) -> float:
 
 # ---- the command
 
+RESUMED_FLAGS = ("updates", "device", "source")  # settings that --resume can change
+
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
@@ -271,7 +272,7 @@ class Output:
     sampled: bool = False
     """With --evaluate: sample cells as in training, instead of taking the most likely ones."""
     tuned: Path | None = None
-    """settings.json of agents.tune, with the settings that each model learns best with."""
+    """File that agents.tune wrote (settings.json), with the settings that each model learns best with."""
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> CommandLine[Output]:
@@ -281,7 +282,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> CommandLine[Outpu
     if output.resume is not None and output.evaluate is not None:
         raise ValueError("--resume and --evaluate are two commands: give one of them")
     if output.resume is not None:
-        line.refuse_flags("--resume", {"--resume", "--updates", "--device", "--source"})
+        line.refuse_flags("--resume", {"--resume", *(f"--{name}" for name in RESUMED_FLAGS)})
     if output.evaluate is not None:
         line.refuse_flags("--evaluate", {"--evaluate", "--sampled", "--device", "--source"})
     elif output.sampled:
@@ -292,23 +293,35 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> CommandLine[Outpu
 def main() -> None:
     """Do what the command line asks; of several processes the first one prints."""
     line = parse_arguments()
+    output = line.output
     with join_ranks() as share:
-        if line.output.evaluate is not None:
+        if output.evaluate is not None:
             if share.is_first:
-                jobs = resumed_jobs(line, line.output.evaluate)
-                print(results_table(evaluate_again(jobs, sampled=line.output.sampled)))
+                jobs = resumed_jobs(line, output.evaluate)
+                print(results_table(evaluate_again(jobs, sampled=output.sampled), chance_of(jobs)))
             return
-        if line.output.resume is not None:
-            jobs = resumed_jobs(line, line.output.resume)
-        else:
-            out = line.output.out or from_first(lambda: default_folder(line.config))
-            jobs = jobs_of_models(line, out, line.output.tuned)
-        results = train_all(jobs, train, estimate=seconds_per_update, changes=("updates", "device", "source"))
+        out = output.resume or output.out or from_first(lambda: default_folder(line.config))
+        try:
+            jobs = resumed_jobs(line, out) if output.resume else jobs_of_models(line, out, output.tuned)
+            changes = RESUMED_FLAGS if output.resume else ()
+            results = train_all(jobs, train, estimate=seconds_per_update, changes=changes)
+        except StoppedError as stopped:
+            stopped.remedy = f"resume it with --resume {out}"
+            raise
+        finally:
+            with suppress(OSError):
+                out.rmdir()  # nothing was begun in it
         if share.is_first:
-            pairs = [(job, result) for job, result in zip(jobs, results, strict=True) if result is not None]
-            print(results_table([(job.config.model, result.measured) for job, result in pairs]))
-            out = jobs[0].path.parent
+            measured = [
+                (job.config.model, result.measured) for job, result in zip(jobs, results, strict=True) if result
+            ]
+            print(results_table(measured, chance_of(jobs)))
             print(f"\nWrote {out}. Next: python -m agents.report {out} --out {out}/report.html")
+
+
+def chance_of(jobs: Sequence[Job]) -> float:
+    """Return the accuracy of a guess."""
+    return 1 / len(RunFolder(jobs[0].path).record().source.class_names)
 
 
 if __name__ == "__main__":

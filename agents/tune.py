@@ -28,13 +28,12 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from .learning.config import Config, format_settings
 from .learning.models import MODELS, Model, ModelName
-from .playing.envs import Sources, open_splits
+from .playing.envs import Sources, check_playable, open_splits
 from .playing.evaluation import video_labels
 from .playing.metrics import LOWEST_SCORE
 from .reinforce import train
 from .runs.command import CommandLine, parse_command, run_command
 from .runs.files import read_json, write_json
-from .runs.folder import RunFolder
 from .runs.jobs import Job, train_all
 
 Space = dict[str, BaseDistribution]
@@ -115,32 +114,30 @@ def judge_trial(config: Config, folder: Path, settings: dict[str, Any]) -> float
         ValueError: the folder holds a trial of other settings.
         StoppedError: SIGTERM or SIGINT came.
     """
-    if not (folder / "failure.json").exists():
-        print(f"{config.model}, {folder.name}: {format_settings(settings)}", flush=True)
-        job = Job(config.with_settings(settings), folder)
-        result = train_all([job], train, test=False, keep_going=True, announce=False)[0]
-        if result is not None and result.validation.log_score is not None:
-            print(f"{config.model}, {folder.name}: log-score {result.validation.log_score:.4f}", flush=True)
-            return result.validation.log_score
-    return float(np.log(LOWEST_SCORE))
+    print(f"{config.model}, {folder.name}: {format_settings(settings)}", flush=True)
+    job = Job(config.with_settings(settings), folder)
+    result = train_all([job], train, test=False, keep_going=True, announce=False)[0]
+    score = None if result is None else result.validation.log_score
+    score = float(np.log(LOWEST_SCORE)) if score is None else score
+    print(f"{config.model}, {folder.name}: log-score {score:.4f}", flush=True)
+    return score
 
 
 def judged_trials(folder: Path) -> int:
     """Return the number of trials of a model that have a score."""
-    return sum((RunFolder(path).path / "evaluation.json").exists() for path in folder.glob("trial*")) + len(
-        list(folder.glob("trial*/failure.json"))
-    )
+    return len({path.parent for name in ("evaluation", "failure") for path in folder.glob(f"trial*/{name}.json")})
 
 
 def check_base(line: CommandLine[Output], sources: Sources) -> None:
-    """Check that trials can be judged, and that no model has had more of them.
+    """Check that models can be played, that trials can be judged, and that no model has had more of them.
 
     Raises:
-        ValueError: no validation video has a label, or a model has had more trials.
+        ValueError: a model cannot be played, no validation video has a label, or a model has had more trials.
     """
     if not video_labels(sources["validation"]).any():
         raise ValueError(f"no validation video of {line.task.source} has a label: trials cannot be judged")
     for model in line.models:
+        check_playable(line.config.with_settings({"model": model}), sources["train"])
         if (judged := judged_trials(line.output.out / model)) > line.output.trials:
             raise ValueError(
                 f"{line.output.out / model} already has {judged} trials, got --trials {line.output.trials}: ask for "
@@ -164,8 +161,11 @@ def main() -> None:
     check_base(line, open_splits(line.config))
     chosen = out / "settings.json"
     for name in line.models:
-        config, space = line.config.with_settings({"model": name}), space_of(MODELS[name])
-        base = {setting: _value_of(config, setting) for setting in space}
+        # The base's value of None stands for the weight decay of all weights, which trials change.
+        decay = line.config.training.scorer_weight_decay
+        config = line.config.with_settings({"model": name, "scorer_weight_decay": decay})
+        space = space_of(MODELS[name])
+        base = {setting: config.setting(setting) for setting in space}
 
         def judge(settings: dict[str, Any], number: int, config: Config = config) -> float:
             return judge_trial(config, out / config.model / f"trial{number}", settings)
@@ -175,11 +175,6 @@ def main() -> None:
         settings = (read_json(chosen) if chosen.exists() else {}) | {name: best}
         write_json(chosen, {model: own for model, own in settings.items() if judged_trials(out / model) == trials})
     print(f"Wrote {chosen}: pass it to agents.compare or agents/reinforce.py with --tuned")
-
-
-def _value_of(config: Config, setting: str) -> Any:
-    """Return a setting's value; the location logits' weight decay is that of all weights if it is not set."""
-    return config.training.scorer_weight_decay if setting == "scorer_weight_decay" else config.setting(setting)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 import tyro
 from glimpse_agents.playing.evaluation import film_of_video
-from glimpse_agents.tables.statistics import mean_and_interval
+from glimpse_agents.tables.intervals import Interval, mean_interval
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
@@ -217,10 +217,9 @@ class Headroom:
     predictability: float
     groups: NDArray[np.int64]
 
-    def gain(self, rule: str) -> tuple[float, float]:
-        """Return the accuracy of a rule minus that of random cells, and half its 95 % interval over films."""
-        gains = self.right[rule] - self.right["random"]
-        return mean_and_interval(gains, self.groups)
+    def gain(self, rule: str) -> Interval:
+        """Return the accuracy of a rule minus that of random cells, with its interval over films."""
+        return mean_interval(self.right[rule] - self.right["random"], self.groups)
 
 
 def measure(splits: Mapping[str, ClipSource], *, glimpses: int, seed: int) -> Headroom:
@@ -292,8 +291,7 @@ def main(arguments: Arguments) -> None:
     print(f"{'':14}{'accuracy':>10}{'minus random':>24}")
     for rule in ("random", "fixed", "content", "content, new", "confident", "actor", "all", "hindsight"):
         if rule in found.right:
-            gain, half = found.gain(rule)
-            gained = "-" if rule == "random" else f"{gain:+.3f} ± {half:.3f}"
+            gained = "-" if rule == "random" else found.gain(rule).text(signed=True)
             print(f"{rule:14}{found.right[rule].mean():>10.3f}{gained:>24}")
 
 

@@ -9,8 +9,8 @@ The test split of each run is played on the videos themselves, through the `lazy
 crops, the network sees a clip's first frame and then the crops that the policy looks at. For a store of whole frames it
 sees every frame once, whatever the policy looks at: the full-cube pipeline. The features of the stores are not read.
 
-The measurements are kept as savings.json next to a model's evaluation.json. The same command resumes after an
-interruption. It measures a model again only if its weights, the description of the videos, the machine or the number of
+The measurements are kept as savings.json in the folder of a run. The same command resumes after an interruption. It
+measures a run again only if its weights, the description of the videos, the machine or the number of
 threads have changed.
 
 agents/cost/macs.py counts MACs (multiplications with their addition): of one frame and one crop through the network,
@@ -31,18 +31,18 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 import tyro
-from glimpse_agents.compute import finished_arms
 from glimpse_agents.cost.macs import counting, macs_per_frame
 from glimpse_agents.learning.config import Config
+from glimpse_agents.learning.models import ModelName
 from glimpse_agents.learning.policy import GlimpsePolicy
-from glimpse_agents.playing.envs import greedy_manner, make_envs
-from glimpse_agents.playing.evaluation import evaluate, play_split
-from glimpse_agents.playing.play import policy_of
-from glimpse_agents.playing.rollout import Looking
-from glimpse_agents.runs.folder import Checkpoints, SaveError, provenance, read_json, write_json
-from glimpse_agents.runs.results import EVALUATION_ENVS, arm_folder, best_policy
+from glimpse_agents.parallel.noise import Noise
+from glimpse_agents.playing.envs import greedy_play, make_envs
+from glimpse_agents.playing.evaluation import EVALUATION_ENVS, evaluate, play_split
+from glimpse_agents.playing.play import play
+from glimpse_agents.runs.files import SaveError, read_json, write_json
+from glimpse_agents.runs.folder import RunFolder, find_runs
+from glimpse_agents.runs.provenance import provenance
 from matplotlib.ticker import NullFormatter
 from tqdm import tqdm
 
@@ -63,8 +63,8 @@ class Arguments:
     """Measure accuracy, work and time of finished runs on the videos themselves."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of runs on stores of crops or of whole frames."""
-    models: tuple[Looking, ...] = ("learned",)
+    """Runs, or folders of runs, on stores of crops or of whole frames."""
+    models: tuple[ModelName, ...] = ("reinforce",)
     """Models to measure, if a run has finished them."""
     clips_alone: int = 20
     """Number of test clips to play one by one, to time a single environment."""
@@ -80,7 +80,7 @@ class Arguments:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One model of one run; counts, work and seconds are means over clips.
+    """One run; counts, work and seconds are means over clips.
 
     Attributes:
         first_frame_accuracy: accuracy if every episode had ended after its first frame, which is seen whole.
@@ -113,19 +113,17 @@ def network_macs(source: LazySource) -> tuple[float, float]:
     return macs_per_frame(source.backbone), 0.0 if source.crop is None else macs_per_frame(source.backbone, source.crop)
 
 
-def play_alone(
-    config: Config, source: LazySource, policy: GlimpsePolicy, arm: Looking, clips: int
-) -> tuple[float, float]:
+def play_alone(config: Config, source: LazySource, policy: GlimpsePolicy, clips: int) -> tuple[float, float]:
     """Play clips one by one, each for the first time.
 
     Returns:
         mean seconds of a clip, and the multiply-adds of the policy alone on one.
     """
-    envs, manner = make_envs(config, source, 1, train=False, looking=arm), greedy_manner(config, arm)
+    envs, settings = make_envs(config, source, 1, train=False), greedy_play(config)
 
     def play_clip(clip: int) -> None:
-        generator = torch.Generator(config.device).manual_seed(config.seed)
-        policy_of(arm)(envs, policy, np.array([clip]), manner, generator=generator, seed=config.seed)
+        noise = Noise.seeded(config.training.seed, policy.device)
+        play(envs, policy, np.array([clip]), settings, noise=noise, seed=config.training.seed)
 
     chosen = np.unique(np.linspace(0, source.num_clips - 1, clips).astype(int)).tolist()
     play_clip(chosen[0])
@@ -143,20 +141,19 @@ def play_alone(
 
 def open_test(config: Config) -> LazySource:
     """Open a run's test clips as videos."""
-    path = config.source if config.source.startswith(LAZY) else LAZY + config.source
-    source = open_source(path, split="test", fold=config.fold)
+    path = LAZY + config.task.source.removeprefix(LAZY)
+    source = open_source(path, split="test", fold=config.task.fold)
     assert isinstance(source, LazySource)
     return source
 
 
-def ingredients(run: Path, arm: Looking, clips_alone: int) -> dict[str, Any]:
-    """Return the inputs that the numbers of a model depend on, apart from the code."""
-    config = Config.from_json(read_json(run / "config.json")["config"])
-    described = Path(config.source.removeprefix(LAZY))
+def ingredients(run: RunFolder, clips_alone: int) -> dict[str, Any]:
+    """Return the inputs that the numbers of a run depend on, apart from the code."""
+    described = Path(run.record().config.task.source.removeprefix(LAZY))
     read_description(described)  # raises with a reason if it is damaged
     made = provenance()
     return {
-        "weights_sha256": file_sha256(Checkpoints(arm_folder(run, arm)).best),
+        "weights_sha256": file_sha256(run.path / "best.safetensors"),
         "description_sha256": file_sha256(described / FILE_NAME if described.is_dir() else described),
         "clips_alone": clips_alone,
         "machine": made["machine"],
@@ -164,39 +161,39 @@ def ingredients(run: Path, arm: Looking, clips_alone: int) -> dict[str, Any]:
     }
 
 
-def row_of(run: Path, arm: Looking, clips_alone: int) -> Row:
-    """Return earlier measurements of a model, or measure it and keep the result."""
-    path, made_from = arm_folder(run, arm) / "savings.json", ingredients(run, arm, clips_alone)
+def row_of(run: RunFolder, clips_alone: int) -> Row:
+    """Return earlier measurements of a run, or measure it and keep the result."""
+    path, made_from = run.path / "savings.json", ingredients(run, clips_alone)
     kept = read_json(path) if path.exists() else {}
     if kept.get("made_from") == made_from:
-        return Row(**(kept | {"run": str(run)}))
-    row = measure(run, arm, made_from)
+        return Row(**(kept | {"run": str(run.path)}))
+    row = measure(run, made_from)
     write_json(path, dataclasses.asdict(row))
     return row
 
 
-def measure(run: Path, arm: Looking, made_from: dict[str, Any]) -> Row:
+def measure(run: RunFolder, made_from: dict[str, Any]) -> Row:
     """Play the test split of a run on the videos, all clips together and some of them alone."""
-    config = Config.from_json(read_json(run / "config.json")["config"])
-    source = open_test(config)
-    policy = best_policy(config, run, source, arm)
-    seconds_alone, policy_macs = play_alone(config, source, policy, arm, made_from["clips_alone"])
+    config = run.record().config
+    source, seed = open_test(config), config.training.seed
+    policy = run.best_policy(config, source)
+    seconds_alone, policy_macs = play_alone(config, source, policy, made_from["clips_alone"])
     source = open_test(config)  # counts and remembers nothing yet
-    envs = make_envs(config, source, min(EVALUATION_ENVS, source.num_clips), train=False, looking=arm)
-    manner, clips, frames, crops, seconds, decoding = greedy_manner(config, arm), 0, 0.0, 0.0, 0.0, 0.0
+    envs = make_envs(config, source, min(EVALUATION_ENVS, source.num_clips), train=False)
+    settings, clips, frames, crops, seconds, decoding = greedy_play(config), 0, 0.0, 0.0, 0.0, 0.0
     begun = time.perf_counter()
-    for _, valid in play_split(envs, policy, manner, seed=config.seed):
+    for _, valid in play_split(envs, policy, settings, seed=seed):
         if valid < envs.num_envs:
             break  # the rest are copies of a clip, whose looks may differ
         clips += valid
         frames, crops = source.frames_computed / clips, source.crops_computed / clips
         seconds = (time.perf_counter() - begun) / clips
         decoding = sum(source.stopwatch.seconds[name] for name in ("decode", "resize")) / clips
-    evaluation = evaluate(envs, policy, manner, seed=config.seed, video_score=config.video_score)
+    evaluation = evaluate(envs, policy, settings, seed=seed, video_score=config.training.advanced.video_score)
     a_frame, a_crop = network_macs(source)
     return Row(
-        run=str(run),
-        model=arm,
+        run=str(run.path),
+        model=config.model,
         sees="whole frames" if source.crop is None else f"crops of {source.crop}",
         glimpses=evaluation.glimpses_per_frame,
         accuracy=evaluation.accuracy,
@@ -269,13 +266,14 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
 
 def main(arguments: Arguments) -> None:
     """Measure, print and write."""
-    asked = [(run, arm) for run in arguments.runs for arm in finished_arms(run) if arm in arguments.models]
+    found = [run for path in arguments.runs for run in find_runs(path)]
+    asked = [run for run in found if run.record().config.model in arguments.models and run.result() is not None]
     if not asked:
         raise ValueError(f"no run has finished any of the models {', '.join(arguments.models)}")
     keep_freed_memory()
     rows = []
-    for run, arm in tqdm(asked, desc="models", disable=None):
-        rows.append(row_of(run, arm, arguments.clips_alone))
+    for run in tqdm(asked, desc="runs", disable=None):
+        rows.append(row_of(run, arguments.clips_alone))
         tqdm.write(table(rows[-1:]).splitlines()[-1], file=sys.stderr)
     write_csv(rows, Path(f"{arguments.out}.csv"))
     draw(rows, Path(f"{arguments.out}.png"))

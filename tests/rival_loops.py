@@ -1,4 +1,4 @@
-"""Training loops as others write them, for comparisons with ours: autograd through the frames as they are played."""
+"""Training loops of other implementations, to compare with ours: autograd through the frames as they are played."""
 
 from types import SimpleNamespace
 
@@ -6,15 +6,16 @@ import gymnasium as gym
 import torch
 import torch.nn.functional as F
 from glimpse_agents import reinforce
-from glimpse_agents.cost.clocks import Clocks
+from glimpse_agents.learning.episodes import Looks, Views
 from glimpse_agents.learning.glimpses import draw_cells
-from glimpse_agents.learning.objective import Advantages, glimpse_losses
-from glimpse_agents.learning.policy import Looks, Views, slice_weights
+from glimpse_agents.learning.losses import Advantages, glimpse_losses
+from glimpse_agents.learning.policy import slice_weights
+from glimpse_agents.playing.rollout import collect_rollout
 from torch import nn
 
 
 class _Graphed:
-    """Stands in for a policy while it acts, and keeps the graph of every frame's logits for the update."""
+    """Replaces `step` of a policy that acts, and keeps the graph of every frame's logits for the update."""
 
     def __init__(self, policy):
         self.step_of, self.class_logits, self.cell_logits = policy.step, [], []
@@ -27,86 +28,89 @@ class _Graphed:
         return class_logits.detach(), cell_logits.detach(), state
 
     def logits(self, *_, **__):
-        """Answer an update without running the network again."""
+        """Return the logits of the episodes without running the network again."""
         return torch.stack(self.class_logits, 1), torch.stack(self.cell_logits[:-1], 1)
 
 
 class Played:
-    """The arguments with which an arm's update calls `collect_rollout`, to play the same clips in other loops.
+    """The clips and the dropout of one update, to play the same clips in other loops.
 
     Args:
-        arm: it makes one update.
+        trainer: takes one update.
     """
 
-    def __init__(self, arm):
-        self.arm, seen = arm, []
-        with Clocks(torch.device("cpu")).on("", reinforce, "collect_rollout", seen=seen):
-            arm._train_once()
-        self.arguments, self.named, _ = seen
-        self.masks, self.clips = self.named["masks"], self.arguments[2]
+    def __init__(self, trainer):
+        self.trainer = trainer
+        rollout, self.masks = reinforce.collect(trainer)
+        self.clips = rollout.clips
+        reinforce.update(trainer, rollout, self.masks)
 
-    def rollout(self, generator):
+    def rollout(self, noise):
         """Play our rollout."""
-        return reinforce.collect_rollout(*self.arguments, **(self.named | {"generator": generator}))
+        trainer = self.trainer
+        settings = reinforce.play_settings(trainer.config, trainer.num_updates)
+        return collect_rollout(
+            trainer.envs, trainer.policy, self.clips, settings, noise=noise, masks=self.masks, seed=0
+        )
 
     def losses(self, logits, rollout):
-        """Return the losses of a rollout under a network, or under whatever answers with its logits."""
-        arm = self.arm
-        advantages = Advantages.of(rollout, arm.config)
-        return glimpse_losses(logits, rollout, self.masks, advantages, arm.config, update=arm.update, looking="learned")
+        """Return the losses of a rollout under a network, or under a function that returns logits."""
+        config = self.trainer.config
+        advantages = Advantages.of(rollout, config)
+        return glimpse_losses(logits, rollout, self.masks, advantages, config, update=self.trainer.num_updates)
 
 
-def our_losses(played, generator):
+def our_losses(played, noise):
     """Return the losses of our training loop, and the rollout."""
-    rollout = played.rollout(generator)
-    return played.losses(played.arm.policy, rollout), rollout
+    rollout = played.rollout(noise)
+    return played.losses(played.trainer.policy, rollout), rollout
 
 
-def losses_of_frames(played, generator):
-    """Return the losses of our rollout with all its caches, but with autograd on in each frame, and the rollout."""
-    policy = played.arm.policy
+def losses_of_frames(played, noise):
+    """Return the losses of our rollout with all its caches, but with autograd in each frame, and the rollout."""
+    policy = played.trainer.policy
     graphed = _Graphed(policy)
     policy.step = graphed.step
     try:
-        rollout = played.rollout(generator)
+        rollout = played.rollout(noise)
     finally:
         del policy.step
     return played.losses(graphed.logits, rollout), rollout
 
 
 class TextbookLoop(nn.Module):
-    """The loop of recurrent-attention implementations, around the network of an arm.
+    """The loop of recurrent-attention implementations, with our network.
 
-    Each rollout copies its own cubes, each frame projects every slice of them by a layer that learns, and the graph
-    goes through all that was played.
+    Each rollout copies its own cubes, each frame projects all their slices by a learned layer, and the graph covers
+    whole episodes.
 
     Args:
-        played: by the arm whose policy, configuration and source it takes.
+        played: has the trainer whose policy, configuration and source are used.
     """
 
     def __init__(self, played):
         super().__init__()
-        arm, config = played.arm, played.arm.config
-        self.played, self.policy, self.config = played, arm.policy, config
-        self.components = nn.Parameter(arm.policy.components.clone())
+        trainer, config = played.trainer, played.trainer.config
+        self.played, self.policy, self.config = played, trainer.policy, config
+        self.components = nn.Parameter(trainer.policy.location_head.components.clone())
         self.envs = gym.make_vec(
             "VideoGlimpse-v0",
-            num_envs=config.clips * config.rollouts,
-            source=arm.envs.source,
-            glimpses=config.glimpses,
+            num_envs=config.training.clips * config.training.rollouts,
+            source=trainer.envs.source,
+            glimpses=config.task.glimpses,
             observation="cube",
             autoreset_mode="Disabled",
         )
 
-    def losses(self, generator):
-        """Return the losses of one episode of each of the clips, and what was played."""
+    def losses(self, noise):
+        """Return the losses of one episode of each of the clips, and the record of the episodes."""
         policy, config, shape = self.policy, self.config, self.policy.shape
         clips, masks = self.played.clips, self.played.masks
         observations, _ = self.envs.reset(options={"clip": clips})
         rows, size = torch.arange(len(clips))[:, None], shape.grid_size**2
         cells = torch.arange(size).expand(len(clips), -1)
         weights = torch.full(cells.shape, 1 / size)
-        visits, state = torch.zeros(len(clips), size), policy.initial_state(len(clips))
+        visits, state = torch.zeros(len(clips), size), policy.memory.initial_state(len(clips))
         steps = []
         for _ in range(shape.frames):
             cubes = torch.from_numpy(observations).flatten(1, 2)  # (N, K, K, D) -> (N, K*K, D)
@@ -116,8 +120,8 @@ class TextbookLoop(nn.Module):
             seen = torch.zeros_like(visits).scatter_(1, cells, 1.0)
             view = Views(F.linear(cubes, self.components.T), seen, visits)
             class_logits, cell_logits, state = policy.step(state, looks, view, masks)
-            cells = draw_cells(cell_logits.detach(), config.glimpses, generator)
-            weights = slice_weights(cell_logits.detach(), cells, policy.config.slice_weights)
+            cells = draw_cells(cell_logits.detach(), config.task.glimpses, noise)
+            weights = slice_weights(cell_logits.detach(), cells, policy.config.advanced.slice_weights)
             visits = visits.scatter_add(1, cells, torch.ones_like(cells, dtype=visits.dtype))
             prediction = class_logits.argmax(1)
             actions = torch.cat([cells, prediction[:, None]], 1).numpy()
@@ -126,7 +130,7 @@ class TextbookLoop(nn.Module):
             steps.append((class_logits, cell_logits, cells, prediction, labels, looks, view))
         class_logits, cell_logits, cells, predictions, labels, looks, views = zip(*steps, strict=True)
         rollout = SimpleNamespace(
-            first=None,  # the logits are known, so nothing is played again
+            first=None,  # the logits are known, so nothing is computed again
             rest=None,
             views=None,
             looks=looks,
@@ -148,17 +152,18 @@ class TextbookLoop(nn.Module):
 
 
 def replayed(policy, rollout, masks):
-    """Return the logits that our update computes for what a textbook loop played."""
+    """Return the logits that our update computes for the episodes of a textbook loop."""
     rest = Looks(*(torch.stack(parts, 1) for parts in zip(*rollout.looks[1:], strict=True)))
     views = Views(*(torch.stack(parts, 1).detach() for parts in zip(*rollout.seen[:-1], strict=True)))
     return policy(rollout.looks[0], rest, views, masks)
 
 
-def optimise(arm, loss, others=()):
-    """Take a step of the arm's optimiser; parameters of others are clipped with its own."""
-    arm.optimizer.zero_grad(set_to_none=True)
+def optimise(trainer, loss, others=()):
+    """Take a step of the trainer's optimiser; parameters of others are clipped with its own."""
+    trainer.optimizer.zero_grad(set_to_none=True)
     for parameter in others:
         parameter.grad = None
     loss.backward()
-    torch.nn.utils.clip_grad_norm_([*arm.policy.parameters(), *others], arm.config.max_grad_norm)
-    arm.optimizer.step()
+    norm = trainer.config.training.advanced.max_grad_norm
+    torch.nn.utils.clip_grad_norm_([*trainer.policy.parameters(), *others], norm)
+    trainer.optimizer.step()

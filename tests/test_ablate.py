@@ -1,28 +1,32 @@
-"""Ablations: one setting at a time, what is skipped and gone on with, and a table that is read off the records."""
+"""Ablations: the settings that each value changes, the runs that are trained or skipped, and the tables."""
 
 import csv
-import dataclasses
 import json
 import shutil
-import signal
 
+import numpy as np
 import pytest
 from agent_toys import tiny_config, write_marked_store
+from finished_runs import evaluation, run_main, run_result, write_config, write_finished_run
 from glimpse_agents import ablate as ablation
 from glimpse_agents.ablate import (
     FACTORS,
-    Arguments,
+    Output,
     ablate,
-    main,
-    markdown,
+    jobs_of,
+    parse_arguments,
     rows_of,
+    table,
     variant_of,
     variants,
     write_tables,
 )
-from glimpse_agents.learning.config import PRESETS, Config, parse_as
-from glimpse_agents.runs.folder import read_json, write_json
-from glimpse_agents.runs.signals import StoppedError
+from glimpse_agents.learning.config import PATHS, PRESETS, Config
+from glimpse_agents.runs.files import write_json
+from glimpse_agents.runs.folder import RunFolder
+from glimpse_agents.tables.intervals import crossed_interval
+
+TRIMMED = Config().with_settings({"abstain": False})
 
 
 @pytest.fixture(scope="module")
@@ -32,61 +36,54 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(store, tmp_path_factory):
-    """The base and the folder of three factors' ablations over two seeds."""
-    config = tiny_config(source=store, updates=3, warmup_updates=1, controls=())
+    """Return the base and the folder of ablations of three factors over two seeds."""
+    config = tiny_config(source=store, updates=3)
     out = tmp_path_factory.mktemp("ablations") / "out"
     ablate(config, out, seeds=(1, 2), factors=("reward", "eta", "rollouts"))
     return config, out
 
 
-def write_record(out, base, name, seed, *, validation, accuracy, focus=0.5, seconds=10.0, **changes):
-    """Write what a finished run leaves of itself for the table."""
-    folder, config = out / name / f"seed{seed}", dataclasses.replace(base, seed=seed, **changes)
-    folder.mkdir(parents=True)
-    write_json(folder / "config.json", {"config": config.to_json()})
-    result = {
-        "accuracy": {"learned": accuracy},
-        "validation_accuracy": {"learned": validation},
-        "focus": {} if focus is None else {"learned": focus},
-        "focus_per_look": {},
-        "train_seconds": seconds,
-    }
-    write_json(folder / "result.json", result)
+def write_run(out, base, name, seed, *, right, validation, films=None, focus=0.5, seconds=10.0, **settings):
+    """Write a finished run with `right` of 4 test videos right."""
+    test = evaluation([video < right for video in range(4)], films, focus=focus)
+    result = run_result(test, validation=validation, seconds=seconds)
+    write_finished_run(out / name / f"seed{seed}", base.with_settings({"seed": seed} | settings), result)
 
 
 def write_ablation(out, base, *factors):
-    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "ablation.json", {"config": base.to_json(), "factors": factors})
 
 
-def credit_records(out, *, focus=0.5):
-    """Write three seeds of both credits, and return their base."""
-    base = Config(controls=(), abstain=False)
-    write_ablation(out, base, "credit")
-    for seed, (validation, accuracy) in enumerate([(0.8, 0.5), (0.7, 0.6), (0.9, 0.7)], 1):
-        write_record(out, base, "base", seed, validation=validation, accuracy=accuracy, focus=focus)
-        other = {"validation": validation - 0.1, "accuracy": accuracy + 0.1 * seed}
-        write_record(out, base, "credit=terminal", seed, **other, focus=focus, seconds=20.0, credit="terminal")
-    return base
+def write_credit_runs(out):
+    """Write runs of three seeds for both values of credit."""
+    write_ablation(out, TRIMMED, "credit")
+    for seed, validation in enumerate([0.8, 0.7, 0.9], 1):
+        write_run(out, TRIMMED, "base", seed, right=seed, validation=validation)
+        other = {"right": seed + 1, "validation": validation - 0.1, "seconds": 20.0}
+        write_run(out, TRIMMED, "credit=terminal", seed, credit="terminal", **other)
 
 
-# ---- what is changed
+def line_of(out, start):
+    (line,) = [line for line in (out / "table.md").read_text().splitlines() if line.startswith(start)]
+    return line
 
 
-def test_every_value_changes_its_factor_and_what_comes_with_it():
-    base = Config(abstain=False)
+# ---- the settings that are changed
+
+
+@pytest.mark.parametrize("abstain", [False, True])
+def test_a_variant_differs_from_the_base_in_its_settings_alone(abstain):
+    base = Config().with_settings({"abstain": abstain})
     for variant in variants(base):
         if variant.config is None:
             continue
-        asked = variant.settings
-        assert asked.items() >= FACTORS[variant.factor][variant.value].items()
-        changed = base.to_json() | {"class_gradient": base.draws_classes}
-        fields = variant.config.to_json() | {"class_gradient": variant.config.draws_classes}
-        for name, value in asked.items():
-            target = changed["policy"] if name.startswith("policy.") else changed
-            target[name.removeprefix("policy.")] = value
-        changed["class_gradient"] = changed["class_gradient"] or changed["abstain"]
-        assert fields == changed, variant
+        assert variant.settings.items() >= FACTORS[variant.factor][variant.value].items()
+        changed = {name for name in PATHS if variant.config.setting(name) != base.setting(name)}
+        assert changed <= variant.settings.keys(), variant
+        resolved = {name: variant.config.setting(name) for name in variant.settings}
+        if "class_gradient" in resolved:  # None stands for a value
+            resolved["class_gradient"] = variant.config.samples_classes
+        assert resolved == variant.settings
 
 
 def test_the_factors_are_those_that_the_paper_leaves_open():
@@ -106,10 +103,9 @@ def test_the_factors_are_those_that_the_paper_leaves_open():
 
 def test_values_of_the_base_share_its_runs():
     shared = {
-        preset: {(variant.factor, variant.value) for variant in variants(dataclasses.replace(config, abstain=False))
-                 if variant.is_base}
+        preset: {(one.factor, one.value) for one in variants(config.with_settings({"abstain": False})) if one.is_base}
         for preset, config in PRESETS.items()
-    }  # fmt: skip
+    }
     same = {("baseline", "leave_one_out"), ("class_gradient", "likeliest"), ("glimpse_order", "joint")}
     assert shared["small"] == same | {
         ("credit", "causal"), ("encoder", "what_and_where"), ("slice_weights", "uniform"), ("penalty", "0"),
@@ -119,25 +115,29 @@ def test_values_of_the_base_share_its_runs():
         ("credit", "terminal"), ("encoder", "sum"), ("slice_weights", "uniform"), ("penalty", "0"),
         ("reward", "clip_log_score"), ("rollouts", "2"),
     }  # fmt: skip
-    assert all(variant.folder == "base" for variant in variants(PRESETS["small"]) if variant.is_base)
+    assert all(one.folder == "base" for one in variants(PRESETS["small"]) if one.is_base)
 
 
-def test_a_value_that_the_base_does_not_take_alone_comes_with_what_it_needs():
-    causal = variant_of(PRESETS["features"], "credit", "causal")
-    assert causal.config == dataclasses.replace(PRESETS["features"], credit="causal", reward="frame_log_score")
-    whole = variant_of(PRESETS["small"], "reward", "clip_log_score")
-    assert whole.config == dataclasses.replace(PRESETS["small"], credit="terminal", reward="clip_log_score")
-    alone = variant_of(dataclasses.replace(PRESETS["small"], credit="terminal"), "credit", "causal")
+def test_a_value_that_the_base_does_not_allow_alone_changes_its_companion_too():
+    features, small = PRESETS["features"], PRESETS["small"]
+    causal = variant_of(features, "credit", "causal")
+    assert causal.config == features.with_settings({"credit": "causal", "reward": "frame_log_score"})
+    whole = variant_of(small, "reward", "clip_log_score")
+    assert whole.config == small.with_settings({"credit": "terminal", "reward": "clip_log_score"})
+    assert not causal.is_alone
+    assert not whole.is_alone
+    alone = variant_of(small.with_settings({"credit": "terminal"}), "credit", "causal")
     assert alone.settings == {"credit": "causal"}
+    assert alone.is_alone
 
 
-def test_on_untrimmed_clips_half_is_the_bases_eta():
-    base = Config(abstain=True)
+def test_on_untrimmed_clips_the_base_has_an_eta_of_a_half_and_draws_classes():
+    base = Config().with_settings({"abstain": True})
     assert variant_of(base, "eta", "0.5").is_base
     assert variant_of(base, "class_gradient", "drawn").is_base
     refused = variant_of(base, "class_gradient", "likeliest")
     assert refused.config is None
-    assert "leave class_gradient out" in refused.reason
+    assert "unset class_gradient" in refused.reason
 
 
 # ---- training
@@ -147,53 +147,62 @@ def test_each_value_is_trained_once_for_each_seed(trained):
     _, out = trained
     values = ["base", "eta=0.25", "eta=0.5", "eta=0.75", "reward=frame_log_score", "reward=clip_log_score"]
     values += ["rollouts=1", "rollouts=4", "rollouts=8"]
-    runs = sorted(str(path.parent.relative_to(out)) for path in out.glob("*/*/result.json"))
+    runs = sorted(str(path.parent.relative_to(out)) for path in out.rglob("evaluation.json"))
     assert runs == sorted(f"{value}/seed{seed}" for value in values for seed in (1, 2))
-    kept = Config.from_json(read_json(out / "rollouts=1" / "seed2" / "config.json")["config"])
-    assert (kept.rollouts, kept.baseline, kept.seed, kept.controls) == (1, "value", 2, ())
-    assert not list(out.rglob("controls"))
+    config = RunFolder(out / "rollouts=1" / "seed2").record().config
+    assert (config.training.rollouts, config.setting("baseline"), config.training.seed) == (1, "value", 2)
+    assert config.model == "reinforce"
 
 
-def test_what_does_not_go_together_is_named_in_the_table(tmp_path):
-    write_ablation(tmp_path, Config(abstain=True, controls=()), "class_gradient")
-    (line,) = [line for line in write_tables(tmp_path).splitlines() if "| likeliest |" in line]
-    assert line.startswith("| class_gradient | likeliest | 0 | - | - |")
+def test_all_runs_of_a_seed_are_trained_before_the_next_seed(tmp_path):
+    jobs = jobs_of(TRIMMED, tmp_path, (4, 2), ("reward", "credit"))
+    names = ["base", "reward=frame_log_score", "reward=clip_log_score", "credit=terminal"]
+    assert [job.path for job in jobs] == [tmp_path / name / f"seed{seed}" for seed in (4, 2) for name in names]
+    assert [job.config.training.seed for job in jobs] == [4] * 4 + [2] * 4
+
+
+def test_a_value_that_the_base_does_not_allow_is_skipped_with_a_reason(tmp_path):
+    write_ablation(tmp_path, Config().with_settings({"abstain": True}), "class_gradient")
+    write_tables(tmp_path)
+    line = line_of(tmp_path, "| class_gradient | likeliest | 0 | - | - |")
     assert "| skipped: " in line
-    assert "leave class_gradient out" in line
+    assert "unset class_gradient" in line
 
 
-def test_what_comes_with_a_value_is_named_in_the_table(trained):
+def test_the_table_names_companions(trained):
     _, out = trained
-    (line,) = [line for line in (out / "table.md").read_text().splitlines() if "clip_log_score" in line[:30]]
-    assert line.startswith("| reward | clip_log_score | 2 | ")
-    assert line.endswith("| with credit terminal |")
+    assert line_of(out, "| reward | clip_log_score | 2 | ").endswith("| with credit terminal |")
+    with (out / "table.csv").open() as file:
+        notes = {(row["factor"], row["value"]): row["note"] for row in csv.DictReader(file)}
+    assert [notes["eta", value] for value in ("0.25", "0.5", "0.75")] == ["with abstain True"] * 3
+    assert notes["rollouts", "1"] == "with baseline value"
+    assert notes["rollouts", "2"] == "base"
 
 
-def test_the_tables_are_those_of_the_results(trained):
+def test_the_tables_hold_the_results_of_the_runs(trained):
     _, out = trained
     lines = (out / "table.md").read_text().splitlines()
-    assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == ["eta"] * 3 + ["reward"] * 3 + ["rollouts"] * 4
+    names = [line.split(" | ")[0].strip("| ") for line in lines[2:12]]
+    assert names == ["eta"] * 3 + ["reward"] * 3 + ["rollouts"] * 4
     with (out / "table.csv").open() as file:
         rows = {(row["factor"], row["value"]): row for row in csv.DictReader(file)}
-    results = {
-        name: [read_json(out / name / f"seed{seed}" / "result.json") for seed in (1, 2)]
+    tests = {
+        name: [RunFolder(out / name / f"seed{seed}").finished().measured for seed in (1, 2)]
         for name in ("base", "rollouts=8")
     }
-    mean = {name: sum(result["accuracy"]["learned"] for result in pair) / 2 for name, pair in results.items()}
+    mean = {name: np.mean([test.accuracy for test in pair]) for name, pair in tests.items()}
     row = rows["rollouts", "8"]
     assert float(row["accuracy"]) == pytest.approx(mean["rollouts=8"])
     assert float(row["minus_base"]) == pytest.approx(mean["rollouts=8"] - mean["base"])
     assert (row["seeds"], json.loads(row["settings"])) == ("1 2", {"rollouts": 8})
     assert rows["rollouts", "2"]["is_base"] == "True"
+    assert rows["rollouts", "2"]["minus_base"] == ""
     assert float(rows["rollouts", "2"]["accuracy"]) == pytest.approx(mean["base"])
-    assert [row["note"] for row in rows.values() if row["factor"] == "eta"] == ["with abstain True"] * 3
-    assert rows["rollouts", "1"]["note"] == "with baseline value"
 
 
-def test_what_is_finished_is_not_trained_again_and_factors_can_be_added(trained, tmp_path):
+def test_finished_runs_are_kept_and_factors_can_be_added(trained, tmp_path):
     config, earlier = trained
-    out = tmp_path / "out"
-    shutil.copytree(earlier, out)
+    out = shutil.copytree(earlier, tmp_path / "out")
     shutil.rmtree(out / "eta=0.25" / "seed2")
     before = {path: path.stat().st_mtime_ns for path in out.rglob("best.safetensors")}
     ablate(config, out, seeds=(1, 2), factors=("eta", "credit"))
@@ -201,63 +210,72 @@ def test_what_is_finished_is_not_trained_again_and_factors_can_be_added(trained,
     new = {str(path.parent.relative_to(out)) for path in set(after) - set(before)}
     assert new == {"eta=0.25/seed2", "credit=terminal/seed1", "credit=terminal/seed2"}
     assert all(after[path] == time for path, time in before.items())
-    names = [line.split(" | ")[0].strip("| ") for line in (out / "table.md").read_text().splitlines()[2:]]
-    assert sorted(set(names)) == ["credit", "eta", "reward", "rollouts"]
+    assert {row.variant.factor for row in rows_of(out)} == {"credit", "eta", "reward", "rollouts"}
     one, two = ((folder / "eta=0.25" / "seed2" / "best.safetensors").read_bytes() for folder in (earlier, out))
     assert one == two
 
 
-def test_a_run_that_is_stopped_is_gone_on_with(store, tmp_path, monkeypatch):
-    config = tiny_config(source=store, updates=3, warmup_updates=1, controls=())
-    train, begun = ablation.train, []
+def test_the_same_call_resumes_after_an_interruption(store, tmp_path, monkeypatch):
+    config, train, begun = tiny_config(source=store, updates=3), ablation.train, []
 
-    def stop_in_the_second(config, folder):
-        begun.append(folder)
+    def interrupt(config, folder, **options):
+        begun.append(folder.relative_to(tmp_path).as_posix())
+        result = train(config, folder, **options)
         if len(begun) == 2:
-            signal.raise_signal(signal.SIGTERM)  # noted here, and obeyed once the run is over
-        return train(config, folder)
+            raise KeyboardInterrupt
+        return result
 
-    monkeypatch.setattr(ablation, "train", stop_in_the_second)
-    with pytest.raises(StoppedError, match="stopped by SIGTERM after credit=terminal, seed 1"):
-        ablate(config, tmp_path / "out", seeds=(1, 2), factors=("credit",))
-    assert len(begun) == 2
-    ablate(config, tmp_path / "out", seeds=(1, 2), factors=("credit",))
-    assert [folder.relative_to(tmp_path / "out").as_posix() for folder in begun[2:]] == [
-        "base/seed2", "credit=terminal/seed2",
-    ]  # fmt: skip
+    monkeypatch.setattr(ablation, "train", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        ablate(config, tmp_path, seeds=(1, 2), factors=("credit",))
+    assert [len(row.results) for row in rows_of(tmp_path)] == [1, 1]
+    times = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("*/seed1/best.safetensors"))]
+    ablate(config, tmp_path, seeds=(1, 2), factors=("credit",))
+    assert begun[2:] == ["base/seed1", "credit=terminal/seed1", "base/seed2", "credit=terminal/seed2"]
+    assert [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("*/seed1/best.safetensors"))] == times
 
 
-def test_a_run_whose_numbers_overflow_is_noted_and_the_others_go_on(store, tmp_path, monkeypatch, capsys):
-    config = tiny_config(source=store, updates=3, warmup_updates=1, controls=())
+def test_a_run_whose_numbers_overflow_is_noted_and_the_others_are_trained(store, tmp_path, monkeypatch, capsys):
     train = ablation.train
 
-    def overflow(config, folder):
-        if config.penalty == 10.0:
+    def overflow(config, folder, **options):
+        if config.training.penalty == 10.0:
             raise FloatingPointError("the loss of update 2 is not finite")
-        return train(config, folder)
+        return train(config, folder, **options)
 
     monkeypatch.setattr(ablation, "train", overflow)
-    ablate(config, tmp_path, seeds=(1,), factors=("penalty",))
+    ablate(tiny_config(source=store, updates=3), tmp_path, seeds=(1,), factors=("penalty",))
     rows = {row.variant.value: row for row in rows_of(tmp_path)}
     assert rows["10"].note == "seed 1 failed: the loss of update 2 is not finite"
-    assert [len(row.seeds) for row in rows.values()] == [1, 1, 1, 0]
-    assert sum(row.is_chosen for row in rows.values()) == 1
-    assert "error: the loss of update 2 is not finite" in capsys.readouterr().err
+    assert [len(row.results) for row in rows.values()] == [1, 1, 1, 0]
+    assert sum(row.is_chosen for row in rows.values()) == 1  # a failed value is no candidate
+    assert "penalty=10/seed1 failed: the loss of update 2 is not finite" in capsys.readouterr().err
+    monkeypatch.setattr(ablation, "train", train)
+    ablate(tiny_config(source=store, updates=3), tmp_path, seeds=(1,), factors=("penalty",))
+    assert {row.note for row in rows_of(tmp_path) if row.variant.value == "10"} == {""}  # it has succeeded since
 
 
-def test_what_cannot_be_trained_is_refused(trained, store, tmp_path):
+def test_another_base_in_the_same_folder_is_refused(trained):
     config, out = trained
     with pytest.raises(ValueError, match="holds the ablations of another configuration: choose another --out"):
-        ablate(dataclasses.replace(config, updates=4), out, seeds=(1,), factors=())
-    with pytest.raises(ValueError, match="name at least one seed"):
-        ablate(config, tmp_path, seeds=(), factors=())
-    with pytest.raises(FileNotFoundError, match=r"no ablation.json in .*: it is not the folder of such a run"):
+        ablate(config.with_settings({"updates": 4}), out, seeds=(1,), factors=())
+
+
+def test_a_base_that_cannot_be_played_is_refused_before_anything_is_written(store, tmp_path):
+    with pytest.raises(ValueError, match="glimpses"):
+        ablate(tiny_config(source=store, glimpses=10), tmp_path / "out", seeds=(1,), factors=("credit",))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_ablations_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no ablation.json in "):
         write_tables(tmp_path)
 
 
-def test_a_run_of_another_configuration_is_not_taken_for_an_ablations(tmp_path):
-    base = credit_records(tmp_path)
-    write_record(tmp_path, base, "credit=terminal", 4, validation=1.0, accuracy=1.0, credit="terminal", updates=999)
+def test_a_run_of_another_configuration_is_refused(tmp_path):
+    write_credit_runs(tmp_path)
+    settings = {"credit": "terminal", "updates": 999}
+    write_run(tmp_path, TRIMMED, "credit=terminal", 4, right=4, validation=1.0, **settings)
     with pytest.raises(ValueError, match="seed4 holds a run of another configuration: choose another --out"):
         rows_of(tmp_path)
 
@@ -265,60 +283,127 @@ def test_a_run_of_another_configuration_is_not_taken_for_an_ablations(tmp_path):
 # ---- tables
 
 
-def test_the_table_has_means_intervals_and_differences_paired_by_seed(tmp_path):
-    credit_records(tmp_path)
-    # Accuracies 0.5, 0.6, 0.7 and 0.6, 0.8, 1.0; differences 0.1, 0.2, 0.3; half an interval is 4.3027 s / sqrt(3).
-    assert markdown(rows_of(tmp_path)).splitlines()[2:] == [
-        "| credit | causal | 3 | 0.800 ± 0.248 | 0.600 ± 0.248 | - | 0.500 ± 0.000 | - | 10 ± 0 | yes | base |",
-        "| credit | terminal | 3 | 0.700 ± 0.248 | 0.800 ± 0.497 | +0.200 ± 0.248 | 0.500 ± 0.000 | - | 20 ± 0 |  |  |",
+def test_the_table_has_means_intervals_and_differences(tmp_path):
+    write_credit_runs(tmp_path)
+    # The accuracies are 1/4, 2/4, 3/4 and 2/4, 3/4, 4/4: half an interval is 4.3027 * 0.25 / sqrt(3).
+    base, other = ([[video < right + more for video in range(4)] for right in (1, 2, 3)] for more in (0, 1))
+    gain = crossed_interval(other, range(4), base)
+    assert (gain.mean, gain.excludes_zero) == (0.25, False)
+    lines = table(rows_of(tmp_path)).splitlines()
+    assert lines[0] == (
+        "| factor | value | seeds | validation accuracy | accuracy | minus base | focus | focus per look | "
+        "train seconds | chosen | note |"
+    )
+    assert lines[2:4] == [
+        "| credit | causal | 3 | 0.800 ± 0.248 | 0.500 ± 0.621 | - | 0.500 | - | 10 | yes | base |",
+        f"| credit | terminal | 3 | 0.700 ± 0.248 | 0.750 ± 0.621 | +0.250 ± {gain.half:.3f} | 0.500 | - | 20 |  |  |",
     ]
+    assert "This table makes 1 comparison;" in lines[5]
+    assert lines[7].startswith("Of some differences: few or unequal films")
 
 
-def test_the_choice_is_made_on_validation_over_seeds_that_all_have(tmp_path):
-    base = credit_records(tmp_path)
-    write_record(tmp_path, base, "credit=terminal", 4, validation=1.0, accuracy=0.0, credit="terminal")
+def test_videos_of_one_film_count_together_in_a_difference(tmp_path):
+    write_ablation(tmp_path, TRIMMED, "credit")
+    films = {"films": [7, 7, 3, 3], "validation": 0.5}
+    write_run(tmp_path, TRIMMED, "base", 1, right=0, **films)
+    write_run(tmp_path, TRIMMED, "credit=terminal", 1, right=2, credit="terminal", **films)
+    # The two films differ from the mean of 0.5 by 0.5: a standard error of 0.5, and t(0.975, 1) = 12.7062.
+    text = table(rows_of(tmp_path))
+    assert " | +0.500 ± 6.353 | " in text
+    assert "a model has one seed: the interval does not cover its seeds" in text
+
+
+def test_a_difference_whose_interval_excludes_zero_is_marked(tmp_path):
+    write_ablation(tmp_path, TRIMMED, "encoder")
+    for seed in (1, 2, 3):
+        right, wrong = ([one] * 40 for one in (True, False))
+        right[seed] = False
+        for name, correct, settings in (("base", wrong, {}), ("encoder=sum", right, {"encoder": "sum"})):
+            config = TRIMMED.with_settings({"seed": seed} | settings)
+            write_finished_run(tmp_path / name / f"seed{seed}", config, run_result(evaluation(correct)))
+    assert " * | " in table(rows_of(tmp_path)).splitlines()[2]
+
+
+def test_the_csv_leaves_unknown_numbers_empty(tmp_path):
+    write_ablation(tmp_path, TRIMMED, "credit")
+    write_run(tmp_path, TRIMMED, "base", 1, right=2, validation=0.5, focus=None)
+    write_tables(tmp_path)
+    with (tmp_path / "table.csv").open() as file:
+        base, other = csv.DictReader(file)
+    assert (base["accuracy"], base["accuracy_half_interval"], base["focus"]) == ("0.5", "", "")
+    assert (base["minus_base"], base["train_seconds"], base["is_chosen"]) == ("", "10.0", "False")
+    assert (other["seeds"], other["accuracy"], other["minus_base"]) == ("", "", "")
+
+
+def test_validation_chooses_over_the_seeds_that_all_values_share(tmp_path):
+    write_credit_runs(tmp_path)
+    write_run(tmp_path, TRIMMED, "credit=terminal", 4, right=0, validation=1.0, credit="terminal")
     assert [row.is_chosen for row in rows_of(tmp_path)] == [True, False]  # 0.8 against 0.7 over seeds 1 to 3
-    write_record(tmp_path, base, "base", 4, validation=0.0, accuracy=1.0)
+    write_run(tmp_path, TRIMMED, "base", 4, right=4, validation=0.0)
     assert [row.is_chosen for row in rows_of(tmp_path)] == [False, True]  # 0.6 against 0.775 over all
 
 
-def test_what_comes_with_other_settings_is_not_chosen(tmp_path):
-    base = Config(controls=(), abstain=False)
-    write_ablation(tmp_path, base, "reward")
-    write_record(tmp_path, base, "base", 1, validation=0.5, accuracy=0.5)
-    write_record(tmp_path, base, "reward=frame_log_score", 1, validation=0.4, accuracy=0.5, reward="frame_log_score")
+def test_a_value_with_companions_is_not_chosen(tmp_path):
+    write_ablation(tmp_path, TRIMMED, "reward")
+    write_run(tmp_path, TRIMMED, "base", 1, right=2, validation=0.5)
+    frame = {"reward": "frame_log_score"}
+    write_run(tmp_path, TRIMMED, "reward=frame_log_score", 1, right=2, validation=0.4, **frame)
     whole = {"reward": "clip_log_score", "credit": "terminal"}
-    write_record(tmp_path, base, "reward=clip_log_score", 1, validation=0.9, accuracy=0.9, **whole)
+    write_run(tmp_path, TRIMMED, "reward=clip_log_score", 1, right=4, validation=0.9, **whole)
     assert {row.variant.value: row.is_chosen for row in rows_of(tmp_path)} == {
         "eq7": True, "frame_log_score": False, "clip_log_score": False,
     }  # fmt: skip
 
 
-def test_the_base_is_chosen_in_a_tie_and_nothing_before_all_are_trained(tmp_path):
-    base = Config(controls=(), abstain=False)
-    write_ablation(tmp_path, base, "encoder")
-    write_record(tmp_path, base, "base", 1, validation=0.5, accuracy=0.5, focus=None)
-    rows = rows_of(tmp_path)
-    assert [(row.variant.value, row.is_chosen) for row in rows] == [("sum", False), ("what_and_where", False)]
-    network = dataclasses.replace(base.policy, encoder="sum")
-    write_record(tmp_path, base, "encoder=sum", 1, validation=0.5, accuracy=0.9, policy=network)
+def test_nothing_is_chosen_before_all_are_trained_and_the_base_wins_a_tie(tmp_path):
+    write_ablation(tmp_path, TRIMMED, "encoder")
+    write_run(tmp_path, TRIMMED, "base", 1, right=2, validation=0.5)
+    assert [(row.variant.value, row.is_chosen) for row in rows_of(tmp_path)] == [
+        ("sum", False), ("what_and_where", False),
+    ]  # fmt: skip
+    write_run(tmp_path, TRIMMED, "encoder=sum", 1, right=4, validation=0.5, encoder="sum")
     assert [row.is_chosen for row in rows_of(tmp_path)] == [False, True]
 
 
 # ---- the command line
 
 
-def test_the_tables_alone_are_rebuilt_from_the_records(tmp_path, capsys):
-    credit_records(tmp_path)
-    main(parse_as(Arguments, ["--out", str(tmp_path), "--only-table", "--source", "gone"]))
+def test_only_table_writes_the_tables_of_finished_runs(tmp_path, capsys):
+    write_credit_runs(tmp_path)
+    run_main(ablation, "--out", tmp_path, "--only-table", "--source", "gone")
     assert capsys.readouterr().out.strip() == (tmp_path / "table.md").read_text().strip()
     assert (tmp_path / "table.csv").exists()
 
 
+def test_the_command_trains_and_prints_the_table(store, tmp_path, capsys):
+    config = write_config(tmp_path / "base", tiny_config(source=store, updates=3))
+    words = ["--out", tmp_path / "out", "--seeds", 3, "--factors", "credit"]
+    run_main(ablation, "--config", config, *words)
+    printed = capsys.readouterr().out
+    assert "[1/2] base/seed3" in printed
+    assert "[2/2] credit=terminal/seed3" in printed
+    assert "| credit | causal | 1 | " in printed
+    run_main(ablation, "--config", config, *words)
+    assert "/seed3" not in capsys.readouterr().out  # finished runs are not announced
+
+
 def test_the_command_line_takes_the_flags_of_training():
-    flags = ["--seeds", "4", "5", "--factors", "credit", "eta", "--updates", "7", "--warmup-updates", "1"]
-    arguments = parse_as(Arguments, [*flags, "--seed", "9", "--controls", "oracle"])
-    assert (arguments.seeds, arguments.factors) == ((4, 5), ("credit", "eta"))
-    expected = dataclasses.replace(PRESETS["small"], updates=7, warmup_updates=1, controls=(), seed=1)
-    assert arguments.config == expected
-    assert parse_as(Arguments, []).factors == tuple(FACTORS)
+    line = parse_arguments(
+        ["--seeds", "4", "5", "--factors", "credit", "eta", "--updates", "7", "--warmup-share", "0.1", "--seed", "9"]
+    )
+    assert (line.output.seeds, line.output.factors) == ((4, 5), ("credit", "eta"))
+    assert line.config == PRESETS["small"].with_settings({"updates": 7, "warmup_share": 0.1, "seed": 9})
+    assert parse_arguments([]).output.factors == tuple(FACTORS)
+
+
+def test_seed_has_no_effect(trained, tmp_path):
+    config, out = trained
+    ablate(config.with_settings({"seed": 9}), shutil.copytree(out, tmp_path / "out"), seeds=(1,), factors=("eta",))
+    assert not list((tmp_path / "out").rglob("seed9"))
+
+
+def test_a_command_line_without_seeds_or_with_another_model_is_refused():
+    with pytest.raises(ValueError, match="--seeds names no seed: give at least one"):
+        Output(seeds=())
+    with pytest.raises(ValueError, match="--models must be reinforce, whose settings are changed, got random"):
+        parse_arguments(["--models", "random"])

@@ -1,54 +1,72 @@
-"""How commands that train for long end."""
+"""How commands end: with a status, or with one line that says what is wrong."""
 
-import sys
+import signal
 
 import pytest
-from glimpse_agents.learning.config import Config
-from glimpse_agents.runs.command import run_command
-from glimpse_agents.runs.folder import SaveError
+from glimpse_agents.parallel.ranks import RankLostError
+from glimpse_agents.runs.command import ERRORS, run_command
+from glimpse_agents.runs.files import SaveError
 from glimpse_agents.runs.signals import StoppedError
 
-
-def test_a_command_gets_its_arguments(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["command", "--seed", "7"])
-    seen = []
-    run_command(seen.append, Config)
-    assert seen[0].seed == 7
+from glimpse_env.video.decode import VideoError
 
 
-def test_a_stop_ends_with_the_signal_and_says_how_to_go_on(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["command"])
+def raising(error):
+    def main():
+        raise error
 
-    def stop(_):
-        raise StoppedError(15, "update 3")
+    return main
 
+
+@pytest.mark.parametrize("status", [None, 0, 1])
+def test_a_command_ends_with_its_own_status(status):
     with pytest.raises(SystemExit) as ended:
-        run_command(stop, Config)
-    assert ended.value.code == 143
-    assert capsys.readouterr().err == "stopped by SIGTERM after update 3: give the same command again to go on\n"
+        run_command(lambda: status)
+    assert ended.value.code == status
 
 
-@pytest.mark.parametrize("error", [ValueError, FileNotFoundError, FloatingPointError, SaveError])
-def test_what_is_wrong_is_told_in_a_line(monkeypatch, error):
-    monkeypatch.setattr(sys, "argv", ["command"])
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_ends_with_the_signal_and_says_how_to_resume(capsys, signum, status):
+    with pytest.raises(SystemExit) as ended:
+        run_command(raising(StoppedError(signum, "update 3")))
+    assert ended.value.code == status
+    line = f"stopped by {signum.name} after update 3: run the same command again to resume\n"
+    assert capsys.readouterr().err == line
 
-    def fail(_):
-        raise error("the disk is full")
 
+def test_a_second_signal_ends_without_a_traceback(capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_command(raising(KeyboardInterrupt))
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "stopped at once: a run resumes from its last saved state\n"
+
+
+@pytest.mark.parametrize("error", {*ERRORS, FileNotFoundError, SaveError} - {RankLostError, VideoError})
+def test_an_expected_error_is_one_line(error):
     with pytest.raises(SystemExit, match=r"^error: the disk is full$"):
-        run_command(fail, Config)
+        run_command(raising(error("the disk is full")))
 
 
-def test_a_fault_of_the_code_is_no_error_of_the_user(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["command"])
-    with pytest.raises(ZeroDivisionError):
-        run_command(lambda _: 1 / 0, Config)
+@pytest.mark.parametrize(("rank", "code"), [("0", "error: process 1 has stopped: resume with --resume"), ("1", 1)])
+def test_the_loss_of_a_process_is_printed_by_one_of_the_others(monkeypatch, rank, code):
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    with pytest.raises(SystemExit) as ended:
+        run_command(raising(RankLostError("process 1 has stopped")))
+    assert ended.value.code == code
 
 
-def test_several_processes_are_refused(monkeypatch):
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyError, AssertionError])
+def test_an_error_of_the_code_keeps_its_traceback(error):
+    with pytest.raises(error):
+        run_command(raising(error))
+
+
+def test_several_processes_are_for_reinforce_alone(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(sys, "argv", ["command"])
-    seen = []
-    with pytest.raises(SystemExit, match="error: torchrun shares the updates of one run"):
-        run_command(seen.append, Config)
-    assert not seen
+    calls = []
+    with pytest.raises(SystemExit, match="error: torchrun is for .*reinforce.py, whose"):
+        run_command(lambda: calls.append(1))
+    assert not calls
+    with pytest.raises(SystemExit):
+        run_command(lambda: calls.append(1), ranks=True)
+    assert calls == [1]

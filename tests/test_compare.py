@@ -1,29 +1,28 @@
-"""Comparisons: what is trained, what is gone on with, and the table that the records alone give."""
+"""Comparisons: the runs that are trained or kept, and the table that their files give."""
 
 import csv
 import dataclasses
 import io
-import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from agent_toys import tiny_config, write_marked_store
-from glimpse_agents.compare import Arguments, main, write_comparison
-from glimpse_agents.learning.config import Config, parse_as
+from finished_runs import SOURCE, evaluation, run_main, run_result, write_config, write_finished_run
+from glimpse_agents import compare
+from glimpse_agents.compare import Output, jobs_of, parse_arguments, write_comparison
+from glimpse_agents.learning.config import Config
+from glimpse_agents.playing.evaluation import MEASURES
 from glimpse_agents.reinforce import train
-from glimpse_agents.runs.folder import provenance, read_json, write_json
-from glimpse_agents.runs.results import arms_on_disk
-from glimpse_agents.tables.comparison import markdown, page, read_reported, summary
-from glimpse_agents.tables.records import Record, gains, lead, read_records, rows_of
-from glimpse_agents.tables.statistics import mean_and_interval
+from glimpse_agents.runs.files import read_json, write_json
+from glimpse_agents.runs.folder import RunFolder, RunRecord
+from glimpse_agents.tables.comparison import Differences, comparison_table, page, read_reported, records_as_csv, summary
+from glimpse_agents.tables.intervals import crossed_interval, mean_interval
+from glimpse_agents.tables.layout import markdown, notes_on
+from glimpse_agents.tables.records import Record, find_row, read_records, rows_of
+from glimpse_agents.tables.summary import results_table
 
-MODELS = ("random", "soft", "gumbel", "mean")
-
-
-def arguments(store, out, **changes):
-    own = {field.name: getattr(tiny_config(), field.name) for field in dataclasses.fields(Config)}
-    settings = {"source": store, "out": out, "seeds": (1, 2), "budgets": (2, 1), "models": MODELS}
-    return Arguments(**(own | settings | changes))
+MODELS = ("reinforce", "random", "soft", "gumbel", "mean")
 
 
 @pytest.fixture(scope="module")
@@ -32,57 +31,98 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def compared(store, tmp_path_factory):
+def base(store, tmp_path_factory):
+    """Return the flags of a comparison that trains in seconds."""
+    config = write_config(tmp_path_factory.mktemp("base"), tiny_config(source=store))
+    return "--config", config, "--seeds", 1, 2, "--budgets", 2, 1
+
+
+@pytest.fixture(scope="module")
+def compared(base, tmp_path_factory):
     out = tmp_path_factory.mktemp("comparison")
-    main(arguments(store, out))
+    run_main(compare, *base, "--out", out, "--models", *MODELS)
     return out
 
 
-def record(looking, budget, seed, accuracy, **measured):
-    return Record(
-        looking,
-        budget,
-        seed,
-        {"accuracy": accuracy, "correct": [accuracy > 0.75, False], "films": [0, 1]} | measured,
-        {"git_commit": "c"},
-        Path("nowhere"),
-    )
+def record(model, glimpses, seed, correct=(True, False), films=None, **measures):
+    """Return the record of a run that is not on disk."""
+    config = Config().with_settings({"model": model, "glimpses": glimpses, "seed": seed})
+    facts = RunRecord(config=config, source=SOURCE, versions={}, machine="M", threads=1, git_commit="c")
+    return Record(RunFolder(Path("nowhere")), facts, run_result(evaluation(correct, films, **measures)))
+
+
+def right(*numbers, of=4):
+    """Return whether each of some videos is right, given the numbers of those that are."""
+    return [video in numbers for video in range(of)]
+
+
+def trained_models(path):
+    return sorted(file.parent.name for file in path.glob("*/evaluation.json"))
+
+
+def published(tmp_path, *lines):
+    (tmp_path / "paper.csv").write_text("model,measure,value,source\n" + "".join(line + "\n" for line in lines))
+    return tmp_path / "paper.csv"
 
 
 # ---- training
 
 
-def test_models_that_need_no_budget_are_trained_once(compared):
-    assert sorted(arms_on_disk(compared / "m2" / "seed1")) == sorted(["learned", *MODELS])
-    assert arms_on_disk(compared / "m1" / "seed2") == ["learned", "gumbel", "random"]
-    files = {path.name for path in compared.iterdir()}
+def test_models_without_a_number_of_glimpses_are_trained_at_the_first_budget_only(compared):
+    assert trained_models(compared / "m2" / "seed1") == sorted(MODELS)
+    assert trained_models(compared / "m1" / "seed2") == ["gumbel", "random", "reinforce"]
     figures = {f"accuracy_by_{name}.png" for name in ("glimpses", "frames", "compute")}
-    assert files == {"m1", "m2", "table.md", "summary.csv", "table.csv", "macs.json", *figures}
+    assert {path.name for path in compared.iterdir()} == {
+        "m1", "m2", "table.md", "summary.csv", "table.csv", "macs.json", *figures,
+    }  # fmt: skip
+    configs = [RunFolder(compared / f"m{m}" / f"seed{s}" / "random").record().config for m in (1, 2) for s in (1, 2)]
+    assert [(one.task.glimpses, one.training.seed) for one in configs] == [(1, 1), (1, 2), (2, 1), (2, 2)]
 
 
-def test_what_is_finished_is_not_trained_again_and_models_can_be_added(store, compared):
-    kept = (compared / "m1" / "seed1" / "best.safetensors").stat().st_mtime_ns
-    main(arguments(store, compared, models=("centre",)))
-    assert (compared / "m1" / "seed1" / "best.safetensors").stat().st_mtime_ns == kept
-    assert "centre" in arms_on_disk(compared / "m1" / "seed1")
-    assert "random" in read_json(compared / "m1" / "seed1" / "config.json")["config"]["controls"]
-    assert "| centre, m cells | 1 | 2 |" in (compared / "table.md").read_text()
-    assert set(read_json(compared / "m2" / "seed1" / "result.json")["accuracy"]) == {"learned", "centre", *MODELS}
+def test_finished_runs_are_kept_and_models_can_be_added(base, compared):
+    weights = {path: path.stat().st_mtime_ns for path in compared.rglob("best.safetensors")}
+    run_main(compare, *base, "--out", compared, "--models", "centre")
+    assert {path: path.stat().st_mtime_ns for path in weights} == weights
+    assert trained_models(compared / "m1" / "seed1") == ["centre", "gumbel", "random", "reinforce"]
+    table = (compared / "table.md").read_text()
+    assert "| centre, m cells | 1 | 2 |" in table
+    assert "| random, m cells | 1 | 2 |" in table
 
 
-def test_the_records_alone_make_the_table(compared):
+def test_the_files_of_runs_alone_make_the_table(compared):
     table = (compared / "table.md").read_text()
     (compared / "table.md").unlink()
     assert write_comparison(compared) == table == (compared / "table.md").read_text()
-    measured = read_json(compared / "m2" / "seed1" / "controls" / "soft" / "evaluation.json")["test"]
+    measured = RunFolder(compared / "m2" / "seed1" / "soft").finished().measured
     with (compared / "table.csv").open() as file:
-        (line,) = [row for row in csv.DictReader(file) if (row["model"], row["m"], row["seed"]) == ("soft", "2", "1")]
-    assert float(line["accuracy"]) == measured["accuracy"]
-    assert float(line["attention_on_actor"]) == measured["attention_on_actor"]
+        (line,) = [row for row in csv.DictReader(file) if (row["model"], row["m"], row["seed"]) == ("soft", "", "1")]
+    assert float(line["accuracy"]) == measured.accuracy
+    assert float(line["attention_on_actor"]) == measured.attention_on_actor
     assert (line["focus"], line["glimpses_per_frame"]) == ("", "9.0")
 
 
-def test_compute_is_counted_once_for_each_model_and_budget(compared):
+def test_only_table_trains_nothing(compared, capsys):
+    runs = sorted(compared.rglob("evaluation.json"))
+    run_main(compare, "--out", compared, "--only-table", "--source", "gone", "--models", "max")
+    assert sorted(compared.rglob("evaluation.json")) == runs
+    assert (compared / "table.md").read_text() in capsys.readouterr().out
+
+
+def test_any_finished_runs_make_a_table(compared, capsys):
+    before = {path: path.stat().st_mtime_ns for path in compared.rglob("*")}
+    run_main(compare, "--runs", compared / "m2" / "seed1" / "soft", compared / "m1" / "seed2")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[:3] for line in lines[2:]] == [
+        ["| REINFORCE, m glimpses", "1", "1"],
+        ["| Gumbel straight-through, m glimpses", "1", "1"],
+        ["| soft attention, content and state", "-", "1"],
+        ["| random, m cells", "1", "1"],
+        *([["| centre, m cells", "1", "1"]] if (compared / "m1" / "seed2" / "centre").exists() else []),
+    ]
+    assert {path: path.stat().st_mtime_ns for path in compared.rglob("*")} == before
+
+
+def test_compute_is_counted_once_for_each_model_and_number_of_glimpses(compared):
     macs = read_json(compared / "macs.json")
     assert macs["REINFORCE, m glimpses (m = 2)"] > macs["REINFORCE, m glimpses (m = 1)"] > 0
     assert macs["soft attention, content and state"] > macs["mean of all cells"]
@@ -93,145 +133,203 @@ def test_compute_is_counted_once_for_each_model_and_budget(compared):
     write_json(compared / "macs.json", macs)
 
 
+def test_runs_whose_source_is_gone_are_compared_without_compute(tmp_path):
+    config = Config().with_settings({"source": str(tmp_path / "gone")})
+    write_finished_run(tmp_path / "m5" / "seed1" / "reinforce", config, run_result(evaluation([True, False])))
+    write_comparison(tmp_path)
+    assert {path.name for path in tmp_path.glob("*.*")} == {
+        "table.md", "summary.csv", "table.csv", "accuracy_by_frames.png",
+    }  # fmt: skip
+
+
 def test_the_command_line_takes_the_flags_of_training(store, tmp_path):
-    words = ["--source", store, "--out", str(tmp_path), "--seeds", "4", "5", "--budgets", "1", "--models", "max"]
-    parsed = parse_as(Arguments, [*words, "--updates", "700"])
-    assert [(folder, config.seed, config.updates) for folder, config in parsed.runs()] == [
-        (tmp_path / "m1" / "seed4", 4, 700),
-        (tmp_path / "m1" / "seed5", 5, 700),
-    ]
-    assert all(config.controls == ("max",) and config.preset == "features" for _, config in parsed.runs())
+    words = ["--source", store, "--out", str(tmp_path), "--seeds", "4", "5", "--models", "max", "random"]
+    line = parse_arguments([*words, "--updates", "700", "--seed", "9", "--glimpses", "3"])
+    jobs = jobs_of(line)
+    assert [job.path for job in jobs] == [tmp_path / "m3" / f"seed{s}" / name for s in (4, 5) for name in line.models]
+    for job in jobs:
+        settings = {"model": job.path.name, "seed": int(job.path.parent.name[-1]), "updates": 700, "glimpses": 3}
+        assert job.config == line.config.with_settings(settings)
+        assert job.config.preset == "features"
 
 
 # ---- the table
 
 
-def test_gains_are_paired_by_seed_at_the_same_budget():
+def test_accuracy_is_compared_with_random_at_the_same_number_of_glimpses():
     records = [
-        record("learned", 5, 1, 0.9), record("learned", 5, 2, 0.7), record("learned", 1, 1, 0.6),
-        record("random", 5, 2, 0.6), record("random", 5, 1, 0.5), record("soft", 5, 1, 0.8),
+        record("reinforce", 5, 1, right(0, 1, 2)), record("reinforce", 5, 2, right(0, 1)),
+        record("reinforce", 1, 1, right(3)), record("random", 5, 2, right(0)), record("random", 5, 3, right(3)),
+        record("soft", 5, 1, right(0, 1, 2, 3)),
     ]  # fmt: skip
     rows = rows_of(records)
-    assert [(row.looking, row.budget) for row in rows] == [
-        ("learned", 1), ("learned", 5), ("soft", None), ("random", 5),
+    assert [(row.model.name, row.glimpses) for row in rows] == [
+        ("reinforce", 1), ("reinforce", 5), ("soft", None), ("random", 5),
     ]  # fmt: skip
-    assert gains(rows[1], rows) == pytest.approx([0.4, 0.1])
-    assert gains(rows[0], rows) == gains(rows[2], rows) == gains(rows[3], rows) == []
-    mean, half = mean_and_interval([0.4, 0.1])
-    lines = markdown(records).splitlines()
-    assert f"| 0.800 ± {mean_and_interval([0.9, 0.7])[1]:.3f} | +{mean:.3f} ± {half:.3f} |" in lines[3]
-    assert lines[4] == "| soft attention, content and state | - | 1 | 0.800 | - | +0.000 ± 0.000 (m = 5) |"
+    gains = [Differences.of(row, rows).minus_random for row in rows]
+    assert gains[0] is gains[2] is gains[3] is None
+    assert gains[1] == crossed_interval([right(0, 1, 2), right(0, 1)], range(4), [right(0), right(3)])
+    assert gains[1].mean == 0.625 - 0.25
+    lines = comparison_table(records).splitlines()
+    half = mean_interval([0.75, 0.5]).half
+    assert lines[3].startswith(f"| REINFORCE, m glimpses | 5 | 2 | 0.625 ± {half:.3f} | +0.375 ± {gains[1].half:.3f} |")
 
 
-def test_what_reinforce_is_ahead_by_is_paired_by_video():
-    films = [0, 1, 2, 3]
+def test_reinforce_is_compared_with_every_other_model():
     records = [
-        record("learned", 5, 1, 0.5, correct=[True, True, False, False], films=films),
-        record("learned", 5, 2, 0.75, correct=[True, True, True, False], films=films),
-        record("learned", 1, 1, 0.0, correct=[False] * 4, films=films),
-        record("soft", 5, 1, 0.25, correct=[False, True, False, False], films=films),
-        record("soft", 5, 2, 0.5, correct=[False, True, False, True], films=films),
-        record("random", 1, 3, 0.5, correct=[True, True, False, False], films=films),
-        record("random", 5, 2, 0.25, correct=[False, False, False, True], films=films),
-        record("mean", 1, 1, 0.5, correct=[True, False, True, False], films=films),
-        record("mean", 5, 2, 0.5, correct=[True, False, True, False], films=films),
-    ]
+        record("reinforce", 5, 1, right(0, 1)), record("reinforce", 5, 2, right(0, 1, 2)),
+        record("reinforce", 1, 1, right(3)), record("soft", 5, 1, right(1)), record("soft", 5, 2, right(1, 3)),
+        record("random", 1, 3, right(0, 1)), record("random", 9, 2, right(3)),
+    ]  # fmt: skip
     rows = rows_of(records)
-    assert [row.looking for row in rows] == ["learned", "learned", "soft", "random", "random", "mean"]
-    mean, half = mean_and_interval([1.0, 0.0, 0.5, -0.5])  # of seeds 1 and 2
-    assert lead(rows[2], rows) == pytest.approx((mean, half))
-    assert lead(rows[0], rows) is lead(rows[3], rows) is None  # of itself, and without a seed in common
-    assert lead(rows[4], rows) == pytest.approx(mean_and_interval([1.0, 1.0, 1.0, -1.0]))
-    assert lead(rows[5], rows) is None  # at one glimpse there is no second seed
-    assert f"| {mean:+.3f} ± {half:.3f} (m = 5) |" in markdown(records).splitlines()[4]
+    found = {(row.model.name, row.glimpses): Differences.of(row, rows) for row in rows}
+    assert found["reinforce", 5].reinforce_minus_it is None
+    assert found["random", 9].reinforce_minus_it is None  # there is no REINFORCE at 9 glimpses
+    # The seeds of two models are independent samples, so that no seed in common is needed.
+    assert found["random", 1].reinforce_minus_it == crossed_interval([right(3)], range(4), [right(0, 1)])
+    soft = found["soft", None]
+    assert soft.reference_glimpses == 1  # the smallest number
+    assert soft.reinforce_minus_it == crossed_interval([right(3)], range(4), [right(1), right(1, 3)])
+    assert soft.reinforce_minus_it.mean == pytest.approx(0.25 - 0.375)
+    assert " | -0.125 ± " in (line := comparison_table(records).splitlines()[4])
+    assert " (m = 1) |" in line
 
 
-def test_videos_of_one_film_count_together():
-    """Three videos of one film that all gain do not tell more than that one film does."""
+def test_videos_of_one_film_count_together_in_a_difference():
     films = [1, 1, 1, 0, 0, 0]
-    records = [
-        record("learned", 5, 1, 0.5, correct=[True, True, True, False, False, False], films=films),
-        record("mean", 5, 1, 0.0, correct=[False] * 6, films=films),
-    ]
-    rows = rows_of(records)
-    # sums of the deviations from 0.5 are 1.5 and -1.5: sqrt(2 / 1 * 4.5) / 6 = 0.5, and t(0.975, 1) = 12.7062
-    assert lead(rows[1], rows) == pytest.approx((0.5, 0.5 * 12.7062), rel=1e-5)
+    rows = rows_of([record("reinforce", 5, 1, right(0, 1, 2, of=6), films), record("mean", 5, 1, right(of=6), films)])
+    gain = Differences.of(rows[1], rows).reinforce_minus_it
+    # The two films differ from the mean of 0.5 by 0.5: a standard error of 0.5, and t(0.975, 1) = 12.7062.
+    assert (gain.mean, gain.half) == pytest.approx((0.5, 0.5 * 12.7062), rel=1e-5)
 
 
-def test_what_needs_no_budget_counts_once_for_each_seed():
-    (row,) = rows_of([record("mean", budget, seed, 0.3 + 0.2 * seed) for budget in (5, 1) for seed in (1, 2)])
-    assert row.values("accuracy") == pytest.approx([0.5, 0.7])
+def test_differences_are_marked_counted_and_noted():
+    films = range(40)
+    records = [record("reinforce", 5, seed, [video != seed for video in films]) for seed in (1, 2, 3)]
+    records += [record("random", 5, seed, [video == seed for video in films]) for seed in (1, 2, 3)]
+    text = page(records)
+    assert " * | - |" in text.splitlines()[2]
+    assert "This table makes 2 comparisons;" in text
+    assert "Of some differences" not in text
+    text = page([*records, record("mean", 5, 1, [video % 2 == 0 for video in films])])
+    assert "This table makes 3 comparisons;" in text
+    assert "Of some differences: a model has one seed: the interval does not cover its seeds." in text
 
 
-def test_the_summary_holds_what_the_table_says(compared, tmp_path):
-    (tmp_path / "paper.csv").write_text("model,measure,value,source\nsoft attention,accuracy,41.3,A et al.\n")
-    records = read_records(compared)
-    lines = list(csv.DictReader(io.StringIO(summary(records, read_reported(tmp_path / "paper.csv")))))
+def test_each_note_on_differences_stands_once():
+    same = crossed_interval([[True, False, True]], range(3))
+    equal = crossed_interval([[True, True, True]], range(3))
+    notes = notes_on([same, equal])
+    assert notes[0].endswith("This table makes 2 comparisons; at 5 % each, chance alone gives up to 0.1 false ones.")
+    assert len(notes[1:]) == len(set(notes)) - 1 == 3  # equal values, few films and one seed
+
+
+def test_a_run_without_a_number_of_glimpses_counts_once_for_each_seed():
+    (row,) = rows_of([record("mean", glimpses, seed, right(*range(seed))) for glimpses in (5, 1) for seed in (1, 2)])
+    assert row.values("accuracy") == [0.25, 0.5]
+
+
+def test_the_summary_holds_the_numbers_of_the_table(compared, tmp_path):
+    figures = read_reported(published(tmp_path, "soft attention,accuracy,41.3,A et al."))
+    records = read_records(RunFolder(path.parent) for path in compared.glob("m*/seed*/*/config.json"))
+    lines = list(csv.DictReader(io.StringIO(summary(records, figures))))
     assert lines[-1] == {
         "model": "soft attention", "m": "", "seeds": "", "measure": "accuracy", "mean": "41.3", "interval": "",
-        "reported_by": "A et al.",
+        "note": "", "reported_by": "A et al.",
     }  # fmt: skip
-    told = {(line["model"], line["m"], line["measure"]): line for line in lines}
+    shown = {(line["model"], line["m"], line["measure"]): line for line in lines}
     rows = rows_of(records)
-    random = next(row for row in rows if (row.looking, row.budget) == ("random", 2))
-    mean, half = mean_and_interval(random.values("accuracy"))
-    shown = told["random", "2", "accuracy"]
-    assert (float(shown["mean"]), float(shown["interval"]), shown["seeds"]) == pytest.approx((mean, half, "2"))
-    led = lead(random, rows)
-    shown = told["random", "2", "reinforce_minus_it"]
-    assert (float(shown["mean"]), float(shown["interval"])) == pytest.approx(led)
-    assert float(told["learned", "1", "accuracy_minus_random"]["mean"]) == pytest.approx(
-        told_mean(told, "learned") - told_mean(told, "random")
-    )
-    assert ("random", "1", "accuracy_minus_random") not in told
-    assert ("soft", "", "accuracy") in told
-    assert ("soft", "2", "reinforce_minus_it") in told  # beside two glimpses
+    random = find_row(rows, "random", 2)
+    accuracy, gain = random.mean("accuracy"), Differences.of(random, rows).reinforce_minus_it
+    assert_numbers(shown["random", "2", "accuracy"], accuracy)
+    assert shown["random", "2", "accuracy"]["seeds"] == "2"
+    assert_numbers(shown["random", "2", "reinforce_minus_it"], gain)
+    means = {model: float(shown[model, "1", "accuracy"]["mean"]) for model in ("reinforce", "random")}
+    difference = float(shown["reinforce", "1", "accuracy_minus_random"]["mean"])
+    assert difference == pytest.approx(means["reinforce"] - means["random"])
+    assert ("random", "1", "accuracy_minus_random") not in shown
+    assert ("soft", "", "accuracy") in shown
+    assert ("soft", "1", "reinforce_minus_it") in shown  # the m of REINFORCE
+    assert ("soft", "2", "reinforce_minus_it") not in shown
 
 
-def told_mean(told, model):
-    return float(told[model, "1", "accuracy"]["mean"])
+def assert_numbers(line, interval):
+    assert float(line["mean"]) == interval.mean
+    assert (float(line["interval"]) if line["interval"] else np.inf) == interval.half
+    assert line["note"] == interval.note
 
 
 def test_a_single_seed_has_no_interval_in_the_summary():
-    (line,) = csv.DictReader(io.StringIO(summary([record("mean", 1, 1, 0.5)])))
+    (line,) = [
+        line for line in csv.DictReader(io.StringIO(summary([record("mean", 1, 1)]))) if line["measure"] == "accuracy"
+    ]
     assert (line["m"], line["mean"], line["interval"]) == ("", "0.5", "")
+    assert line["note"] == "there is one value: the interval is unknown"
 
 
 @pytest.mark.parametrize(
-    ("films", "said"), [([3, 0, 3], "3 test videos of 2 films."), ([0, 1, 2], "3 test videos, each taken for a film")]
+    ("films", "shown", "knows_films"),
+    [([3, 0, 3], "3 test videos of 2 films;", True), ([0, 1, 2], "3 test videos of 3 films;", False)],
 )
-def test_how_many_films_the_videos_were_cut_from_is_told(compared, films, said):
-    records = [
-        dataclasses.replace(entry, measured=entry.measured | {"films": films}) for entry in read_records(compared)
-    ]
-    for entry in records:
-        entry.measured["correct"] = [True, False, True]
-    assert said in page(records)
+def test_the_page_shows_the_number_of_films(films, shown, knows_films):
+    text = page([record("mean", 1, 1, [True, False, True], films)])
+    assert shown in text
+    assert ("The names of the videos contain no film" not in text) is knows_films
+
+
+def test_the_page_shows_source_chance_code_and_machine():
+    text = page([record("mean", 1, 1)])
+    assert "Source `synthetic`, fold 1, preset small, reward eq7, 1000 updates of 32 clips x 4 rollouts;" in text
+    assert "chance 0.333." in text
+    assert "Code c; M, 1 threads." in text
 
 
 def test_a_measure_that_some_seeds_lack_is_not_averaged():
     records = [
-        record("learned", 5, 1, 0.9, reward=1.0),
-        record("learned", 5, 2, 0.7),
-        record("mean", 5, 1, 0.5, reward=2),
-    ]
-    lines = markdown(records).splitlines()
-    assert lines[0].endswith("| reward |")
-    assert lines[2].endswith("| - |")
-    assert lines[3].endswith("| 2.000 |")
+        record("reinforce", 5, 1, focus=1.0), record("reinforce", 5, 2),
+        record("mean", 5, 1, focus=2.0), record("random", 5, 1),
+    ]  # fmt: skip
+    header, _, *lines = [line.strip("| ").split(" | ") for line in comparison_table(records).splitlines()]
+    place = header.index(MEASURES["focus"])
+    assert [line[place] for line in lines] == ["-", "-", "2.000"]
+    assert MEASURES["attention_on_actor"] not in header  # no run knows it
 
 
-def test_published_figures_stand_below_and_are_marked(tmp_path):
-    (tmp_path / "paper.csv").write_text(
-        "model,measure,value,source\nsoft attention,accuracy,41.3,A et al.\nsoft attention,top3,60,A et al.\n"
+def test_published_figures_stand_below_the_models_and_are_marked(tmp_path):
+    figures = read_reported(
+        published(tmp_path, "soft attention,accuracy,41.3,A et al.", "soft attention,top3,60,A et al.")
     )
-    records = [record("learned", 5, 1, 0.9)]
-    lines = markdown(records, read_reported(tmp_path / "paper.csv")).splitlines()
-    assert lines[0].endswith("| minus random | REINFORCE minus it | top 3 |")
-    assert lines[2:] == [
-        "| REINFORCE, m glimpses | 5 | 1 | 0.900 | - | - | - |",
-        "| soft attention (reported by A et al.) | - | - | 41.3 | - | - | 60 |",
-    ]
+    header, _, *lines = comparison_table([record("reinforce", 5, 1)], figures).splitlines()
+    assert header.startswith("| model | m | seeds | accuracy | minus random | REINFORCE minus it | top 3 |")
+    assert lines[0].startswith("| REINFORCE, m glimpses | 5 | 1 | 0.500 | - | - | 1.000 |")
+    assert lines[1].startswith("| soft attention (reported by A et al.) | - | - | 41.3 | - | - | 60 | - |")
+    assert len(lines) == 2
+
+
+def test_every_run_has_a_line_of_its_own():
+    records = [record("random", 5, 2), record("reinforce", 5, 1, right(0, 1, 2)), record("random", 5, 1)]
+    lines = list(csv.DictReader(io.StringIO(records_as_csv(records))))
+    assert [(line["model"], line["m"], line["seed"]) for line in lines] == [
+        ("reinforce", "5", "1"), ("random", "5", "1"), ("random", "5", "2"),
+    ]  # fmt: skip
+    assert lines[0]["accuracy"] == "0.75"
+    assert (lines[0]["validation_accuracy"], lines[0]["train_seconds"], lines[0]["trained_by"]) == ("0.5", "10.0", "c")
+
+
+def test_a_bar_in_a_cell_does_not_end_it():
+    assert markdown(["a"], [["x|y"]]).splitlines() == ["| a |", "| --- |", r"| x\|y |"]
+
+
+# ---- the table of a training command
+
+
+def test_the_table_of_a_training_command_has_an_interval_over_films():
+    # Both films deviate by 0.25: a standard error of 0.25, times t(0.975, 1) = 12.7, which is cut to [0, 1].
+    found = evaluation([True, True, True, False], [0, 0, 1, 1], focus=0.25, vote_accuracy=0.5)
+    lines = results_table([("reinforce", found), ("mean", evaluation([True] * 4))], 0.25).splitlines()
+    assert lines[1].split() == ["reinforce", "0.750", "0.000", "to", "1.000", "0.500", "0.250", "-"]
+    assert lines[2].split() == ["mean", "1.000", "-", "1.000", "-", "-"]
+    assert lines[3] == "chance 0.250; 4 test videos of 2 films; the interval covers films, not seeds"
 
 
 # ---- errors
@@ -245,65 +343,111 @@ def test_published_figures_stand_below_and_are_marked(tmp_path):
         ("model,measure,value,source\nsoft,beauty,1,A\n", "line 2: measure must be one of .*, got 'beauty'"),
     ],
 )
-def test_figures_that_cannot_be_reported_are_named(tmp_path, text, message):
+def test_published_figures_that_cannot_be_read_are_refused(tmp_path, text, message):
     (tmp_path / "paper.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_reported(tmp_path / "paper.csv")
 
 
-def test_missing_figures_are_named_before_anything_is_trained(store, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no figures to report at .*nowhere.csv"):
-        main(arguments(store, tmp_path / "out", reported=tmp_path / "nowhere.csv"))
+def test_missing_figures_are_reported_before_anything_is_trained(base, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no published figures at .*nowhere.csv: it must be a CSV of model,"):
+        run_main(compare, *base, "--out", tmp_path / "out", "--reported", tmp_path / "nowhere.csv")
     assert not (tmp_path / "out").exists()
 
 
-def test_runs_that_differ_are_refused(store, tmp_path):
-    for seed, updates in ((1, 6), (2, 4)):
-        train(tiny_config(source=store, controls=(), seed=seed, updates=updates), tmp_path / "m2" / f"seed{seed}")
-    with pytest.raises(ValueError, match=r"seed2/config.json differs from .*seed1/config.json in updates"):
-        read_records(tmp_path)
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"updates": 4}, "updates"),
+        ({"dropout": 0.1}, "dropout"),
+        ({"source": "synthetic-untrimmed", "abstain": True}, "abstain, source"),
+    ],
+)
+def test_runs_with_different_settings_are_refused(tmp_path, changes, names):
+    runs = [
+        write_finished_run(
+            tmp_path / f"seed{seed}", config.with_settings({"seed": seed}), run_result(evaluation([True]))
+        )
+        for seed, config in ((1, Config()), (2, Config().with_settings(changes)))
+    ]
+    with pytest.raises(ValueError, match=rf"seed2 differs from .*seed1 in {names}: compare runs with equal settings"):
+        read_records(runs)
 
 
-def test_what_was_tested_before_films_were_told_is_tested_again(store, tmp_path, monkeypatch):
-    folder = tmp_path / "m2" / "seed1"
-    config = tiny_config(source=store, controls=())
-    train(config, folder)
-    tested = read_json(folder / "evaluation.json")
-    without = tested | {"test": {name: value for name, value in tested["test"].items() if name != "films"}}
-    write_json(folder / "evaluation.json", without)
-    with pytest.raises(ValueError, match=r"1 files, .*evaluation.json the first, do not tell which film .*: remove"):
-        read_records(tmp_path)
-    (folder / "evaluation.json").unlink()
-    monkeypatch.setattr("glimpse_agents.reinforce.provenance", lambda: provenance() | {"git_commit": "later"})
-    train(config, folder)
-    assert read_json(folder / "evaluation.json") == tested | {"tested_by": "later"}  # trained by what it was before
+def test_models_may_differ_in_their_own_settings(tmp_path):
+    runs = [
+        write_finished_run(tmp_path / model, Config().with_settings(settings), run_result(evaluation([True])))
+        for model, settings in {
+            "reinforce": {"dropout": 0.1}, "random": {"model": "random", "dropout": 0.2, "device": "cuda"},
+        }.items()
+    ]  # fmt: skip
+    records = read_records(runs)
+    assert "Own settings of random, m cells: dropout 0.2." in page(records)
 
 
-def test_a_folder_without_runs_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no finished runs in .*: train them first, without --only-table"):
+def test_runs_on_different_stores_are_refused(tmp_path):
+    runs = []
+    for number in (1, 2):
+        run = RunFolder(tmp_path / f"run{number}")
+        run.begin(Config(), dataclasses.replace(SOURCE, identity=str(number)))
+        run.save_result(run_result(evaluation([True])))
+        runs.append(run)
+    with pytest.raises(ValueError, match=r"run2 differs from .*run1 in the manifest of the store"):
+        read_records(runs)
+
+
+def test_a_result_of_another_version_is_refused_and_can_be_measured_again(store, tmp_path, monkeypatch):
+    config, run = tiny_config(source=store), RunFolder(tmp_path / "run")
+    train(config, run.path)
+    path, tested = run.path / "evaluation.json", read_json(run.path / "evaluation.json")
+    without = {name: value for name, value in tested["test"].items() if name != "films"}
+    write_json(path, tested | {"test": without})
+    with pytest.raises(ValueError, match=r"evaluation.json does not fit this version \(.* films\): remove it, and"):
+        read_records([run])
+    path.unlink()
+    monkeypatch.setattr("glimpse_agents.runs.trainer.git_commit", lambda: "later")
+    train(config, run.path)
+    assert read_json(path) == tested | {"tested_by": "later"}  # trained by the same commit as before
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no runs in .*: train them first, without --only-table"):
         write_comparison(tmp_path)
 
 
-def test_an_unfinished_arm_is_left_out(store, tmp_path):
-    folder = tmp_path / "m2" / "seed1"
-    train(tiny_config(source=store, controls=("random",)), folder)
-    evaluation = folder / "controls" / "random" / "evaluation.json"
-    kept = json.loads(evaluation.read_text())
-    evaluation.unlink()
-    assert [entry.looking for entry in read_records(tmp_path)] == ["learned"]
-    write_json(evaluation, kept)
-    assert [entry.looking for entry in read_records(tmp_path)] == ["learned", "random"]
+def test_an_unfinished_run_is_left_out(tmp_path):
+    runs = [
+        write_finished_run(tmp_path / model, Config().with_settings({"model": model}), run_result(evaluation([True])))
+        for model in ("reinforce", "random")
+    ]
+    untested = RunFolder(tmp_path / "mean")
+    untested.begin(Config().with_settings({"model": "mean"}), SOURCE)
+    assert [one.model.name for one in read_records([*runs, untested])] == ["reinforce", "random"]
+    untested.save_result(run_result(None))  # as of a trial of agents.tune
+    assert [one.model.name for one in read_records([*runs, untested])] == ["reinforce", "random"]
+    with pytest.raises(FileNotFoundError, match="none of these runs is finished: train them first"):
+        read_records([untested])
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("settings", "message"),
     [
-        ({"seeds": (1, 1)}, r"--seeds must name different seeds, got \(1, 1\)"),
-        ({"seeds": ()}, r"--seeds must name different seeds, got \(\)"),
-        ({"controls": ("oracle",)}, "--controls oracle: what is compared is told by --models"),
-        ({"budgets": (2, 0)}, r"--budgets must be different numbers of at least 1, got \(2, 0\)"),
+        ({"seeds": (1, 1)}, "--seeds must be different numbers, got 1 1"),
+        ({"budgets": (2, 0, 2)}, "--budgets must be different numbers, got 2 0 2"),
+        ({"seeds": ()}, "--seeds names no seed: give at least one"),
     ],
 )
-def test_what_cannot_be_compared_is_named(store, tmp_path, changes, message):
+def test_seeds_and_budgets_that_cannot_be_compared_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        arguments(store, tmp_path, **changes)
+        Output(**settings)
+
+
+def test_a_budget_of_no_glimpses_is_refused():
+    with pytest.raises(ValueError, match="glimpses must be at least 1, got 0"):
+        jobs_of(parse_arguments(["--budgets", "2", "0"]))
+
+
+def test_a_model_that_cannot_be_played_is_refused_before_anything_is_trained(base, tmp_path):
+    with pytest.raises(ValueError, match="glimpses"):
+        run_main(compare, *base, 10, "--out", tmp_path / "out")  # the grid has 9 cells
+    assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""What a run's arms cost to play: what is measured, how it is told, and what the command line refuses."""
+"""Costs of models: their measurement, their table, and the refusals of the command line."""
 
 import json
 import os
@@ -9,16 +9,15 @@ import sys
 import numpy as np
 import pytest
 import torch
-import tyro
 from agent_toys import tiny_config, write_marked_store
 from glimpse_agents.compute import (
     Arguments,
-    ArmCompute,
     Batch,
-    CnnCompute,
+    CnnCost,
     Compute,
+    ModelCost,
     answer,
-    finished_arms,
+    finished_runs,
     main,
     measure,
     parse_arguments,
@@ -27,96 +26,102 @@ from glimpse_agents.compute import (
 from glimpse_agents.cost.latency import Latency, growth, in_fresh_process, time_frames
 from glimpse_agents.cost.macs import Macs
 from glimpse_agents.reinforce import train
-from glimpse_agents.runs.folder import provenance, read_json, write_json
+from glimpse_agents.runs.files import read_json, write_json
+from glimpse_agents.runs.provenance import provenance
 
 from glimpse_env.files import file_sha256
 from glimpse_env.video.backbones import Backbone, normalise_imagenet
 from glimpse_env.video.decode import RESIZE_RULE
 
-LEARNED = Macs(choosing=2e6, attending=1e6, recurrent=6e6, head=1e6, slices_attended=20.0, slices_read=100.0)
+REINFORCE = Macs(choosing=2e6, attending=1e6, recurrent=6e6, head=1e6, slices_attended=20.0, slices_read=100.0)
 SOFT = Macs(choosing=2e6, attending=9e6, recurrent=6e6, head=3e6, slices_attended=100.0, slices_read=100.0)
 ALL = Macs(choosing=0.0, attending=1e6, recurrent=6e6, head=1e6, slices_attended=100.0, slices_read=100.0)
-CNN = CnnCompute(name="net", batch_size=2, macs_per_frame=99e6, seconds_per_frame=0.25, memory_bytes=5_000_000)
+CNN = CnnCost(name="net", batch_size=2, macs_per_frame=99e6, seconds_per_frame=0.25, memory_bytes=5_000_000)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run on a store of which six clips are tests."""
+def runs(tmp_path_factory):
+    """A folder of three models on a store of which six clips are tests."""
     store = write_marked_store(tmp_path_factory.mktemp("stores") / "marked")
-    out = tmp_path_factory.mktemp("runs") / "run"
-    train(tiny_config(source=str(store), updates=2, controls=("random", "soft")), out)
+    out = tmp_path_factory.mktemp("runs") / "all"
+    for model in ("reinforce", "random", "soft"):
+        train(tiny_config(source=str(store), updates=2, model=model), out / model)
     return out
 
 
-def arm(macs, memory=7_000_000):
+def cost(macs, memory=7_000_000):
     latency = Latency(seconds=0.002, network_seconds=0.001)
-    return ArmCompute(macs=macs, batches=(Batch(clips=4, latency=latency, memory_bytes=memory),))
+    return ModelCost(macs=macs, batches=(Batch(clips=4, latency=latency, memory_bytes=memory),))
 
 
-def compute(cnn=CNN, **arms):
-    return Compute(frames=10, arms={name: arm(macs) for name, macs in arms.items()}, cnn=cnn)
+def compute(cnn=CNN, **models):
+    return Compute(frames=10, models={name: cost(macs) for name, macs in models.items()}, cnn=cnn)
 
 
-def test_finished_arms_are_measured_whatever_the_configuration_lists(run, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(run, copy)
-    content = read_json(copy / "config.json")
-    content["config"]["controls"] = ["centre"]
-    write_json(copy / "config.json", content)
-    (copy / "controls" / "random" / "evaluation.json").unlink()
-    assert finished_arms(copy) == ("learned", "soft")
+def change_config(run, section, **changes):
+    content = read_json(run / "config.json")
+    content[section] |= changes
+    write_json(run / "config.json", content)
+
+
+def test_finished_runs_are_measured(runs, tmp_path):
+    copy = shutil.copytree(runs, tmp_path / "copy")
+    (copy / "random" / "evaluation.json").unlink()
     measured = measure(Arguments(copy, batches=(6,), repetitions=1))
-    assert list(measured.arms) == ["learned", "soft"]
-    assert measured.arms["learned"].macs.slices_attended == 9 + 3 * 2
-    assert measured.arms["soft"].macs.slices_attended == 4 * 9
-    for batch in measured.arms["soft"].batches:
+    assert list(measured.models) == ["reinforce", "soft"]
+    assert measured.models["reinforce"].macs.slices_attended == 9 + 3 * 2
+    assert measured.models["soft"].macs.slices_attended == 4 * 9
+    for batch in measured.models["soft"].batches:
         assert batch.latency.network_seconds > 0
         assert 0 < batch.latency.seconds < 10
         assert batch.memory_bytes is None or 1e4 < batch.memory_bytes < 1e9
     assert measured.cnn_macs is None
+    assert [run.path for run in finished_runs(copy / "soft")] == [copy / "soft"]
 
 
-def test_the_table_has_a_row_for_each_arm():
-    lines = table(compute(learned=LEARNED, all=ALL)).splitlines()
+def test_the_table_has_a_row_for_each_model():
+    lines = table(compute(reinforce=REINFORCE, all=ALL)).splitlines()
     assert len({line.count("|") for line in lines}) == 1
-    learned, every = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:])
-    assert learned[:9] == ["learned", "20", "100", "990.00", "2.00", "1.00", "6.00", "1.00", "10.00"]
-    assert learned[9:] == ["1.00%", "2.00", "1.00", "7"]
+    ours, every = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:])
+    assert ours[:9] == ["reinforce", "20", "100", "990.00", "2.00", "1.00", "6.00", "1.00", "10.00"]
+    assert ours[9:] == ["1.00%", "2.00", "1.00", "7"]
     assert every[:5] == ["all", "100", "100", "990.00", "0.00"]
     assert every[8] == "8.00"
-    without = table(compute(None, learned=LEARNED)).splitlines()[2]
+    without = table(compute(None, reinforce=REINFORCE)).splitlines()[2]
     assert "| 100 | - | 2.00 |" in without
     assert "| 10.00 | - |" in without
 
 
-def test_the_answer_holds_glimpses_against_soft_attention_and_all_cells():
-    lines = answer(compute(learned=LEARNED, soft=SOFT, all=ALL)).splitlines()
-    assert "take 10.00 million MACs a clip, 20.0% of them to choose; they attend to 20 slices" in lines[0]
-    assert lines[0].endswith("but score and so read 100.")
-    assert lines[1].startswith("Against 'soft', which reads 100: 50% fewer MACs; attention alone takes 3.00 million")
-    assert lines[1].endswith("there 11.00 million.")
-    assert lines[2].startswith("Against 'all', which reads 100: 25% more MACs")
+def test_the_answer_compares_glimpses_with_models_that_read_all_slices():
+    lines = answer(compute(reinforce=REINFORCE, soft=SOFT, all=ALL, random=ALL)).splitlines()
+    assert "needs 10.00 million MACs per clip, 20.0% of them to choose cells; it attends to 20 slices" in lines[0]
+    assert lines[0].endswith("but reads 100 to score them.")
+    assert lines[1].startswith(
+        "Compared with soft, which reads 100: 50% fewer MACs; attention alone needs 3.00 million"
+    )
+    assert lines[1].endswith("million, not 11.00 million.")
+    assert lines[2].startswith("Compared with all, which reads 100: 25% more MACs")
     # 990 + 10 against 990 + 20 and 990 + 8
-    assert "990.00 million MACs and 2500 ms a clip, 99.00% of all MACs; 0.99% fewer MACs than 'soft'; 0.2%" in lines[3]
+    assert "990.00 million MACs and 2500 ms per clip, 99.00% of all MACs; 0.99% fewer MACs than soft; 0.2%" in lines[3]
 
 
-def test_the_answer_says_what_was_not_measured():
-    assert answer(compute(soft=SOFT)).startswith("The learned policy is not finished")
-    told = answer(compute(None, learned=Macs(**(vars(LEARNED) | {"slices_read": 20.0})))).splitlines()
-    assert told[0].endswith("attend to 20 slices and read no other.")
-    assert told[1].startswith("End to end is not counted without the CNN: give --weights")
-    assert len(told) == 2
+def test_the_answer_names_missing_measurements():
+    assert answer(compute(soft=SOFT)).startswith("There is no finished run of the model reinforce")
+    lines = answer(compute(None, reinforce=Macs(**(vars(REINFORCE) | {"slices_read": 20.0})))).splitlines()
+    assert lines[0].endswith("attends to 20 slices and reads no others.")
+    assert lines[1].endswith("pass its --weights.")
+    assert len(lines) == 2
 
 
-def test_the_numbers_are_printed_and_written(run, tmp_path, capsys):
+def test_the_numbers_are_printed_and_written(runs, tmp_path, capsys):
     path = tmp_path / "compute.json"
-    main(Arguments(run, batches=(1,), repetitions=1, json=path))
-    told = capsys.readouterr().out
-    assert all(f"\n| {name} | " in told for name in ("learned", "random", "soft"))
-    assert "Against 'soft', which reads 36: " in told
+    main(Arguments(runs, batches=(1,), repetitions=1, json=path))
+    printed = capsys.readouterr().out
+    assert all(f"\n| {name} | " in printed for name in ("reinforce", "random", "soft"))
+    assert "Compared with soft, which reads 36: " in printed
     content = json.loads(path.read_text())
     assert content["frames"] == 4
-    assert content["arms"]["learned"]["macs"]["choosing"] > content["arms"]["random"]["macs"]["choosing"] == 0
+    assert content["models"]["reinforce"]["macs"]["choosing"] > content["models"]["random"]["macs"]["choosing"] == 0
     assert content["provenance"] == provenance()
 
 
@@ -133,8 +138,8 @@ def grown_by_arrays():
     return readings
 
 
-def test_memory_is_that_of_the_peak():
-    one, two, after = in_fresh_process(grown_by_arrays)  # what this one has freed may be kept for the next array
+def test_memory_is_measured_at_its_peak():
+    one, two, after = in_fresh_process(grown_by_arrays)  # this process may keep freed memory for the next array
     if one is None:
         pytest.skip("the system does not tell")
     assert one > 39e6
@@ -142,7 +147,7 @@ def test_memory_is_that_of_the_peak():
     assert after < 10e6
 
 
-def test_a_fresh_process_is_another_one():
+def test_a_fresh_process_has_another_number():
     assert in_fresh_process(os.getpid) != os.getpid()
 
 
@@ -165,82 +170,88 @@ def test_frames_are_timed_in_batches():
 
 
 @pytest.mark.parametrize(
-    ("flags", "error", "message"),
+    ("flags", "message"),
     [
-        (["--weights", "nowhere.safetensors"], ValueError, "was trained on .* take a run that was trained on a store"),
-        (["--batches", "7"], ValueError, "a batch of 7 clips, but the test split has 6: set --batches"),
-        (["--device", "abacus"], ValueError, "device 'abacus' is none that torch knows"),
+        (["--weights", "nowhere.safetensors"], "was trained on .*: use a run that was trained on a store"),
+        (["--batches", "7"], "--batches asks for 7 clips at once, but the test split has 6: lower it"),
+        (["--device", "abacus"], "unknown device 'abacus'"),
     ],
 )
-def test_what_cannot_be_measured_is_named(run, tmp_path, flags, error, message):
-    copy = tmp_path / "copy"
-    shutil.copytree(run, copy)
-    content = read_json(copy / "config.json")
-    content["source"]["extraction"] = None  # as on the synthetic source
-    write_json(copy / "config.json", content)
-    with pytest.raises(error, match=message):
+def test_impossible_measurements_are_named(runs, tmp_path, flags, message):
+    copy = shutil.copytree(runs / "random", tmp_path / "copy")
+    change_config(copy, "source", extraction=None)  # as on the synthetic source
+    with pytest.raises(ValueError, match=message):
         main(parse_arguments([str(copy), *flags]))
 
 
 def extracted(run, copy, weights_sha256):
-    """Return a copy of a run that says its features came from the original GoogLeNet."""
+    """Return a copy of a run whose features are recorded as the original GoogLeNet's."""
     shutil.copytree(run, copy)
-    content = read_json(copy / "config.json")
     extraction = {"backbone": "bvlc_googlenet", "resize_rule": RESIZE_RULE, "batch_size": 2, "max_frames": 4}
-    content["source"]["extraction"] = extraction | {"weights_sha256": weights_sha256}
-    write_json(copy / "config.json", content)
+    change_config(copy, "source", extraction=extraction | {"weights_sha256": weights_sha256})
     return copy
 
 
-def test_the_network_that_made_the_features_is_measured(run, weights, tmp_path):
-    copy = extracted(run, tmp_path / "copy", file_sha256(weights))
-    for control in ("random", "soft"):
-        shutil.rmtree(copy / "controls" / control)
+def test_the_network_that_made_the_features_is_measured(runs, weights, tmp_path):
+    copy = extracted(runs / "reinforce", tmp_path / "copy", file_sha256(weights))
     measured = measure(Arguments(copy, weights=weights, batches=(1,), repetitions=1))
     assert (measured.cnn.name, measured.cnn.batch_size) == ("bvlc_googlenet", 2)
     assert measured.cnn_macs == 4 * measured.cnn.macs_per_frame > 4e9
     assert measured.cnn.seconds_per_frame > 0
     assert measured.cnn.memory_bytes is None or measured.cnn.memory_bytes > 20e6  # seven million weights
-    assert "End to end bvlc_googlenet sees whole frames in every arm" in answer(measured)
+    assert "With the CNN, bvlc_googlenet sees whole frames for every model" in answer(measured)
 
 
-def test_weights_that_do_not_fit_the_run_are_named(run, weights, tmp_path):
-    copy = extracted(run, tmp_path / "copy", "0" * 64)
+def test_weights_that_do_not_fit_the_run_are_named(runs, weights, tmp_path):
+    copy = extracted(runs / "reinforce", tmp_path / "copy", "0" * 64)
     with pytest.raises(ValueError, match=r"no weights file at nowhere\.safetensors"):
         main(parse_arguments([str(copy), "--weights", "nowhere.safetensors"]))
-    with pytest.raises(ValueError, match=r"features were made by bvlc_googlenet with weights of sha256 000"):
+    with pytest.raises(ValueError, match=r"bvlc_googlenet made the run's features with weights of sha256 000"):
         main(parse_arguments([str(copy), "--weights", str(weights)]))
 
 
-def test_a_folder_without_finished_arms_is_refused(run, tmp_path):
-    with pytest.raises(FileNotFoundError, match="not the folder of such a run"):
+def test_a_folder_without_finished_runs_is_refused(runs, tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"no run in {tmp_path}"):
         measure(Arguments(tmp_path))
-    shutil.copy(run / "config.json", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no arm of .* is finished: train it, or go on with --resume"):
+    shutil.copy(runs / "soft" / "config.json", tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"no run in {tmp_path} is finished: finish one with .* --resume"):
         measure(Arguments(tmp_path))
+
+
+@pytest.mark.parametrize("changes", [{}, {"source": "elsewhere"}])
+def test_runs_must_differ_in_their_model_alone(runs, tmp_path, changes):
+    for name in ("one", "two"):
+        shutil.copytree(runs / "soft", tmp_path / name)
+    if changes:
+        shutil.rmtree(tmp_path / "two")
+        shutil.copytree(runs / "random", tmp_path / "two")
+        content = read_json(tmp_path / "two" / "config.json")
+        content["config"]["task"] |= changes
+        write_json(tmp_path / "two" / "config.json", content)
+    with pytest.raises(ValueError, match="must be of different models on the same task: name one run instead"):
+        finished_runs(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("changes", "message"),
     [
-        (["--batches", "0"], "batches must be of at least 1 clip, got (0,)"),
-        (["--repetitions", "0"], "repetitions must be at least 1, got 0"),
+        ({"batches": (0,)}, r"--batches must be numbers of at least 1 clip, got \(0,\)"),
+        ({"repetitions": 0}, "--repetitions must be at least 1, got 0"),
     ],
 )
-def test_flags_that_make_no_sense_are_named(flags, message, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        tyro.cli(Arguments, args=["run", *flags])
-    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+def test_flags_out_of_range_are_named(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        Arguments(tmp_path, **changes)
 
 
-def test_numbers_cannot_be_written_into_a_folder_that_is_not_there(tmp_path):
+def test_a_missing_folder_for_the_numbers_is_named_before_any_work(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder"):
-        Arguments(tmp_path, json=tmp_path / "nowhere" / "compute.json")
+        main(Arguments(tmp_path, json=tmp_path / "nowhere" / "compute.json"))
 
 
-def test_the_script_ends_with_one_line_of_error(tmp_path):
+def test_the_command_ends_with_one_line_of_error(tmp_path):
     script = [sys.executable, "-m", "agents.compute", str(tmp_path)]
     done = subprocess.run(script, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: no config.json in")
+    assert done.stderr.startswith(f"error: no run in {tmp_path}")
     assert done.stderr.count("\n") == 1

@@ -1,126 +1,147 @@
-"""What a run is told: refusals, presets, and the ways from the command line and to JSON."""
+"""Configuration: presets, JSON, settings by name, and the flags of the command line."""
 
-import dataclasses
 import json
+import re
+import sys
 from pathlib import Path
 
+import docstring_parser
 import pytest
-from agent_toys import marked_source
-from glimpse_agents.learning.config import PRESETS, Config, parse_arguments, preset_for
-from glimpse_agents.learning.policy import PolicyConfig
+from agent_toys import marked_source, tiny_config, write_marked_store
+from glimpse_agents.learning.config import BLOCKS, PATHS, PRESETS, Config, preset_for
+from glimpse_agents.reinforce import Output, parse_arguments, train
+from glimpse_agents.runs.command import CommandLine
 
 from glimpse_env import open_source
 
+# ---- values
+
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("settings", "message"),
     [
         ({"updates": 0}, "updates must be at least 1, got 0"),
-        ({"epochs": 0.0}, "epochs must be positive, got 0.0"),
+        ({"epochs": 0.0}, "epochs must be above 0, got 0.0"),
         ({"clips": 0}, "clips must be at least 1, got 0"),
         ({"validate_every": -5}, "validate_every must be at least 1, got -5"),
-        ({"warmup_updates": -1}, "warmup_updates must not be negative, got -1"),
-        ({"scorer_updates": -1}, "scorer_updates must not be negative, got -1"),
-        ({"penalty": -1.0}, "penalty must not be negative, got -1.0"),
-        ({"entropy_bonus": -0.5}, "entropy_bonus must not be negative, got -0.5"),
-        (
-            {"updates": 10, "warmup_updates": 8, "scorer_updates": 3},
-            r"warmup_updates and scorer_updates must fit into updates, got 8 \+ 3 > 10",
-        ),
+        ({"warmup_share": 0.8, "scorer_share": 0.3}, "add up to more than all updates"),
         ({"rollouts": 1}, "rollouts must be at least 2 with baseline 'leave_one_out', got 1"),
-        ({"rollouts": 0, "baseline": "none"}, "rollouts must be at least 1 with baseline 'none', got 0"),
-        (
-            {"abstain": True, "class_gradient": False},
-            'when "no prediction" pays is learned by the gradient of drawn classes alone: leave class_gradient out',
-        ),
-        (
-            {"baseline": "value", "abstain": True, "controls": ("random", "soft", "gumbel")},
-            r"controls \['soft', 'gumbel'\] are learned by back-propagation, .* choose another baseline",
-        ),
-        ({"random_share": 1.0}, r"random_share must lie in \[0, 1\), got 1.0"),
-        ({"random_share": -0.1}, r"random_share must lie in \[0, 1\), got -0.1"),
-        (
-            {"frames": 8, "window_seconds": 2.0},
-            r"frames \(8\) and window_seconds \(2.0\) both set T: give one of them \(--frames None",
-        ),
-        ({"video_score": "best"}, "video_score must be one of .*'last16'.*, got 'best'"),
+        ({"abstain": True, "class_gradient": False}, "abstain=True requires sampled classes: unset class_gradient"),
+        ({"frames": 8, "window_seconds": 2.0}, r"frames \(8\) and window_seconds \(2.0\) both set T: give one of them"),
         ({"frames": 1}, "frames must be at least 2, one to choose in and one to look at, got 1"),
-        ({"reward": "clip_log_score", "credit": "causal"}, "reward 'clip_log_score' .* needs credit 'terminal'"),
-        (
-            {"policy": PolicyConfig(glimpse_order="sequential"), "controls": ("random", "gumbel", "unlimited")},
-            r"'sequential' is for m cells drawn by REINFORCE, and controls \['gumbel', 'unlimited'\] learn without",
-        ),
-        ({"controls": ("random", "corner")}, "controls must be among .*'oracle'.*, got 'corner'"),
+        ({"reward": "clip_log_score", "credit": "causal"}, "'clip_log_score' .* needs credit 'terminal'"),
+        ({"model": "gumbel", "glimpse_order": "sequential"}, "'sequential' needs m cells drawn by REINFORCE"),
+        ({"model": "corner"}, "model must be one of .*'oracle'.*, got 'corner'"),
+        ({"nothing": 1}, "no setting 'nothing': it must be one of abstain, "),
     ],
 )
-def test_what_cannot_be_trained_is_refused(changes, message):
+def test_settings_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        Config(**changes)
+        Config().with_settings(settings)
+
+
+def number_fields():
+    blocks = {kind for inner in BLOCKS.values() for kind in inner.values()}
+    return sorted(
+        (name, hint)
+        for kind in blocks
+        for name, hint in kind.__annotations__.items()
+        if "int" in hint or "float" in hint
+    )
+
+
+@pytest.mark.parametrize(("name", "hint"), number_fields())
+def test_every_number_refuses_a_value_without_meaning_by_its_name(name, hint):
+    for value in (float("nan"), float("inf"), *(() if name == "repulsion" else (-1,))):
+        with pytest.raises(ValueError, match=rf"{name} must .*, got {value}"):
+            Config().with_settings({name: value})
+
+
+def test_a_setting_has_one_name_in_all_blocks():
+    names = [path[-1] for path in PATHS.values()]
+    fields = [name for kind in {Config, *BLOCKS, *(k for inner in BLOCKS.values() for k in inner.values())}
+              for name in kind.__annotations__ if name not in BLOCKS.get(kind, {})]  # fmt: skip
+    assert sorted(names) == sorted(fields)
+    assert len(set(names)) == len(names)
+
+
+def test_settings_are_read_and_changed_by_their_name_alone():
+    config = Config().with_settings({"glimpses": 3, "projection_size": 4, "scorer_share": 0.1, "model": "soft"})
+    assert config.task.glimpses == config.setting("glimpses") == 3
+    assert config.policy.advanced.projection_size == config.setting("projection_size") == 4
+    assert config.training.advanced.scorer_share == 0.1
+    assert config.model == config.setting("model") == "soft"
 
 
 @pytest.mark.parametrize(("num_clips", "updates"), [(96, 30), (97, 31), (10, 4)])
-def test_epochs_are_counted_in_updates(num_clips, updates):
-    counted = Config(epochs=10, clips=32, warmup_updates=0).for_source(marked_source(num_clips))
-    assert (counted.updates, counted.epochs) == (updates, None)
-    assert counted.for_source(marked_source(5)) == counted
+def test_epochs_become_updates_and_the_warmup_is_a_share_of_them(num_clips, updates):
+    config = Config().with_settings({"epochs": 10, "clips": 32, "warmup_share": 0.5}).for_source(
+        marked_source(num_clips)
+    )  # fmt: skip
+    assert (config.training.updates, config.training.epochs) == (updates, None)
+    assert config.training.warmup_updates == round(updates / 2)
+    assert config.for_source(marked_source(5)) == config
 
 
 @pytest.mark.parametrize(
     ("asked", "trimmed", "untrimmed"), [(None, False, True), (True, True, True), (False, False, False)]
 )
-def test_abstention_is_for_untrimmed_clips_unless_asked_for(asked, trimmed, untrimmed):
-    config = Config(abstain=asked)
-    assert config.for_source(open_source("synthetic")).abstain is trimmed
-    assert config.for_source(open_source("synthetic-untrimmed")).abstain is untrimmed
+def test_only_untrimmed_clips_abstain_by_default(asked, trimmed, untrimmed):
+    config = Config().with_settings({"abstain": asked})
+    assert config.for_source(open_source("synthetic")).task.abstain is trimmed
+    assert config.for_source(open_source("synthetic-untrimmed")).task.abstain is untrimmed
 
 
 @pytest.mark.parametrize(
-    ("changes", "drawn"),
+    ("settings", "samples"),
     [({}, False), ({"abstain": True}, True), ({"class_gradient": True}, True), ({"class_gradient": False}, False)],
 )
-def test_classes_are_drawn_with_abstention_or_where_asked_for(changes, drawn):
-    assert Config(**changes).draws_classes is drawn
-    assert Config(**changes).for_source(marked_source(4)).draws_classes is drawn
+def test_classes_are_sampled_with_abstention_or_on_demand(settings, samples):
+    config = Config().with_settings(settings)
+    assert config.samples_classes is samples
+    assert config.for_source(marked_source(4)).samples_classes is samples
 
 
-def test_what_untrimmed_clips_decide_is_checked_too():
+def test_values_that_follow_from_the_source_are_checked_too():
     source = open_source("synthetic-untrimmed")
-    with pytest.raises(ValueError, match="leave class_gradient out, or set abstain to False"):
-        Config(class_gradient=False).for_source(source)
-
-
-@pytest.mark.parametrize("baseline", ["none", "value"])
-def test_one_rollout_is_enough_for_a_baseline_of_its_own(baseline):
-    assert Config(rollouts=1, baseline=baseline).rollouts == 1
-
-
-def test_the_policy_is_trained_before_its_controls():
-    assert Config(controls=("mean", "random")).arms == ("learned", "mean", "random")
+    with pytest.raises(ValueError, match="unset class_gradient, or set abstain=False"):
+        Config().with_settings({"class_gradient": False}).for_source(source)
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_configuration_goes_through_json_and_back(name):
-    config = dataclasses.replace(PRESETS[name], controls=("all", "oracle"), frames=7, policy=PolicyConfig(layers=2))
-    again = Config.from_json(json.loads(json.dumps(config.to_json())))
-    assert again == config
+def test_json_holds_the_whole_configuration(name):
+    config = PRESETS[name].with_settings({"model": "oracle", "frames": 7, "layers": 2})
+    assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
-def test_presets_know_their_names():
+@pytest.mark.parametrize("block", [(), ("policy",), ("training", "advanced")])
+def test_json_of_another_version_is_refused_by_the_names_that_differ(block):
+    fields = Config().to_json()
+    inner = fields
+    for name in block:
+        inner = inner[name]
+    inner["colour"] = "red"
+    with pytest.raises(ValueError, match="the configuration differs from this version's in colour"):
+        Config.from_json(fields)
+
+
+def test_every_preset_has_its_name():
     assert {name: preset.preset for name, preset in PRESETS.items()} == {name: name for name in PRESETS}
 
 
-def test_an_unknown_preset_is_named():
-    with pytest.raises(ValueError, match=r"preset must be one of .*'paper'.*, got 'big'"):
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(ValueError, match="preset must be one of small, features, paper, got 'big'"):
         preset_for("synthetic", "big")
 
 
-def test_the_papers_preset_is_the_papers():
+def test_the_preset_paper_has_the_papers_values():
     paper = PRESETS["paper"]
     assert (paper.policy.encoder, paper.policy.layers, paper.policy.hidden_size) == ("sum", 3, 512)
-    assert (paper.policy.dropout, paper.weight_decay, paper.credit, paper.reward) == (0.5, 1e-5, "terminal", "eq7")
+    assert (paper.policy.dropout, paper.training.credit, paper.training.reward) == (0.5, "terminal", "eq7")
+    assert paper.training.weight_decay == paper.training.scorer_weight_decay == 1e-5
 
 
-# ---- the command line
+# ---- flags
 
 
 @pytest.mark.parametrize(
@@ -133,56 +154,153 @@ def test_the_papers_preset_is_the_papers():
         (["--preset", "features"], "features", "synthetic"),
     ],
 )
-def test_the_source_chooses_the_preset_unless_it_is_given(arguments, preset, source):
-    config = parse_arguments(arguments).config
-    assert config == dataclasses.replace(PRESETS[preset], source=source)
+def test_the_source_chooses_the_preset_by_default(arguments, preset, source):
+    assert parse_arguments(arguments).config == PRESETS[preset].with_settings({"source": source})
 
 
-def test_flags_override_the_preset():
-    arguments = ["--preset", "paper", "--updates", "7", "--glimpses", "1", "--seed", "3", "--mirror", "--frames", "6"]
-    arguments += ["--policy.hidden-size", "9"]
-    config = parse_arguments(arguments).config
-    paper = PRESETS["paper"]
-    expected = dataclasses.replace(
-        paper,
-        updates=7,
-        glimpses=1,
-        policy=dataclasses.replace(paper.policy, hidden_size=9),
-        seed=3,
-        mirror=True,
-        frames=6,
+def test_flags_replace_values_of_the_preset():
+    arguments = "--preset paper --updates 7 --glimpses 1 --seed 3 --mirror --frames 6 --hidden-size 9"
+    assert parse_arguments(arguments.split()).config == PRESETS["paper"].with_settings(
+        {"updates": 7, "glimpses": 1, "seed": 3, "mirror": True, "frames": 6, "hidden_size": 9}
     )
-    assert config == expected
 
 
-@pytest.mark.parametrize("controls", [(), ("random",), ("random", "centre", "mean", "all", "oracle")])
-def test_controls_are_listed_after_their_flag(controls):
-    assert parse_arguments(["--controls", *controls, "--seed", "2"]).controls == controls
+def test_ten_updates_are_accepted_and_shorten_the_warmup():
+    training = parse_arguments(["--updates", "10"]).config.training
+    assert (training.updates, training.warmup_updates) == (10, 3)
 
 
-def test_windows_take_the_place_of_a_presets_frames():
-    config = parse_arguments(["--preset", "paper", "--frames", "None", "--window-seconds", "2.5"]).config
-    assert (config.frames, config.window_seconds, config.stride_seconds) == (None, 2.5, None)
+def test_epochs_are_accepted_with_any_warmup():
+    config = parse_arguments(["--preset", "features", "--epochs", "100", "--warmup-share", "0.9"]).config
+    trained = config.for_source(marked_source(64)).training
+    assert (trained.updates, trained.warmup_updates) == (200, 180)
+
+
+@pytest.mark.parametrize("models", [("reinforce",), ("random", "soft"), ("reinforce", "mean", "oracle")])
+def test_models_are_listed_after_their_flag(models):
+    line = parse_arguments(["--models", *models, "--seed", "2"])
+    assert line.models == models
+    assert (line.config.model, line.config.training.seed) == (models[0], 2)
+
+
+def test_windows_can_replace_the_frames_of_a_preset():
+    task = parse_arguments(["--preset", "paper", "--frames", "None", "--window-seconds", "2.5"]).config.task
+    assert (task.frames, task.window_seconds, task.stride_seconds) == (None, 2.5, None)
 
 
 @pytest.mark.parametrize("name", ["out", "resume", "evaluate"])
-def test_folders_are_no_part_of_the_configuration(name):
-    arguments = parse_arguments([f"--{name}", "runs/a"])
-    assert getattr(arguments, name) == Path("runs/a")
-    assert arguments.config == Config()
+def test_folders_are_not_part_of_the_configuration(name):
+    line = parse_arguments([f"--{name}", "runs/a"])
+    assert getattr(line.output, name) == Path("runs/a")
+    assert line.config == Config()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--preset", "big"], "argument --preset: invalid choice: 'big'"),
-        (["--controls", "corner"], "corner"),
-        (["--glimpses", "many"], "many"),
-        (["--colour", "red"], "--colour"),
+        ("--models corner", "corner"),
+        ("--glimpses many", "many"),
+        ("--colour red", "--colour"),
+        ("--learning-rate -1", "learning_rate must be above 0, got -1.0"),
+        ("--max-grad-norm -1", "max_grad_norm must be above 0, got -1.0"),
+        ("--max-grad-norm 0", "max_grad_norm must be above 0, got 0.0"),
+        ("--weight-decay -1e-5", "weight_decay must be at least 0, got -1e-05"),
+        ("--epochs nan", "epochs must be a finite number, got nan"),
+        ("--penalty nan", "penalty must be a finite number, got nan"),
+        ("--seed -1", "seed must be at least 0, got -1"),
+        ("--models", "--models names no model"),
+        ("--models random random", "--models must name each model once, got random random"),
     ],
 )
-def test_the_command_line_names_what_it_does_not_know(arguments, message, capsys):
+def test_a_wrong_flag_is_shown_with_the_reason(arguments, message, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
     with pytest.raises(SystemExit) as stop:
-        parse_arguments(arguments)
+        parse_arguments(arguments.split())
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--preset big", "--preset must be one of small, features, paper, got 'big'"),
+        ("--resume a --evaluate b", "--resume and --evaluate are two commands: give one of them"),
+        ("--sampled", "--sampled requires --evaluate RUN"),
+        ("--resume a --glimpses 7 --seed=9", "--glimpses --seed cannot be used with --resume, .* leave out all flags"),
+        ("--resume a --no-mirror --models random", "--no-mirror --models cannot be used with --resume"),
+        ("--resume a --out b", "--out cannot be used with --resume"),
+        ("--evaluate a --updates 3", "--updates cannot be used with --evaluate"),
+    ],
+)
+def test_flags_that_cannot_apply_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(arguments.split())
+
+
+# ---- the help
+
+
+def help_of_reinforce(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    return capsys.readouterr().out
+
+
+def test_the_help_shows_groups_and_few_flags_outside_the_advanced_ones(capsys, monkeypatch):
+    flags, group = {}, None
+    for line in help_of_reinforce(capsys, monkeypatch).splitlines():
+        if box := re.match(r"╭─ ([\w.]+)", line):
+            group = box[1]
+        elif flag := re.match(r"│ (?:-h, )?(--[\w-]+)", line):
+            flags.setdefault(group, []).append(flag[1])
+    groups = ["options", "task", "policy", "policy.advanced", "training", "training.advanced", "output"]
+    assert list(flags) == groups
+    simple = [flag for name, own in flags.items() if "advanced" not in name for flag in own]
+    assert {"--help", "--models", "--config", "--source", "--updates", "--resume"} < set(simple)
+    assert len(simple) <= 35
+    total = sum(len(own) for own in flags.values())
+    assert total == len(PATHS) + len(Output.__annotations__) + 2  # --help, --config; --models is --model
+
+
+@pytest.mark.parametrize("kind", [CommandLine, Output, *(k for inner in BLOCKS.values() for k in inner.values())])
+def test_every_help_text_is_a_sentence(kind):
+    texts = {entry.arg_name: entry.description for entry in docstring_parser.parse_from_object(kind).params}
+    assert set(texts) >= set(kind.__annotations__) - {"task", "policy", "training", "advanced", "output"}
+    for name, text in texts.items():
+        assert re.match(r'[A-Z"]', text), name
+        assert text.endswith("."), name
+    assert kind.__doc__[0].isupper()
+    assert kind.__doc__.rstrip().endswith(".")
+
+
+# ---- the configuration of a run as defaults
+
+
+def test_the_configuration_of_a_run_gives_the_defaults(tmp_path):
+    store = write_marked_store(tmp_path / "store")
+    config = tiny_config(source=str(store), model="centre", seed=4)
+    train(config, tmp_path / "run", test=False)
+    expected = config.with_settings({"abstain": False})
+    for path in (tmp_path / "run", tmp_path / "run" / "config.json"):
+        line = parse_arguments(["--config", str(path)])
+        assert line.config == expected
+        assert line.models == ("centre",)
+    line = parse_arguments(["--config", str(path), "--models", "soft", "max", "--seed", "5", "--hidden-size", "9"])
+    assert line.models == ("soft", "max")
+    assert line.config == expected.with_settings({"model": "soft", "seed": 5, "hidden_size": 9})
+
+
+def test_a_configuration_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"no config.json in {tmp_path}"):
+        parse_arguments(["--config", str(tmp_path)])
+
+
+def test_a_configuration_and_a_preset_are_refused_together(tmp_path):
+    with pytest.raises(ValueError, match="--config and --preset both set the defaults: give one of them"):
+        parse_arguments(["--config", str(tmp_path), "--preset", "paper"])
+
+
+def test_the_command_line_of_the_process_is_read_by_default(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["reinforce.py", "--seed", "7"])
+    assert parse_arguments().config.training.seed == 7

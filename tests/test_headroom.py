@@ -1,4 +1,4 @@
-"""How much choosing could gain: on clips where looking at the right cell is all, the rules come out in that order."""
+"""Headroom of choosing cells: on clips whose actor alone shows the class, the rules rank as they must."""
 
 import dataclasses
 import sys
@@ -11,13 +11,13 @@ from agent_toys import marked_splits, write_marked_store
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 import headroom
-from glimpse_agents.tables.statistics import mean_and_interval
+from glimpse_agents.tables.intervals import ONE_FILM, mean_interval
 
 from glimpse_env import ArraySource, UntrimmedSyntheticSource
 
 
 def lonely_splits():
-    """Return clips in which no cell but the actor's shows anything."""
+    """Return clips in which only the actor's cell shows anything."""
     splits = marked_splits(90, frames=6)
     return {
         name: dataclasses.replace(source, features=source.features * np.float32(source.actors[..., None] + 0.01))
@@ -30,10 +30,10 @@ def found():
     return headroom.measure(lonely_splits(), glimpses=1, seed=1)
 
 
-def test_who_finds_the_actor_knows_more(found):
+def test_rules_that_find_the_actor_are_right_more_often(found):
     accuracy = {rule: shares.mean() for rule, shares in found.right.items()}
     assert accuracy["actor"] > accuracy["random"] + 0.15
-    assert accuracy["content"] == pytest.approx(accuracy["actor"], abs=0.02)  # the mark tells where the score is high
+    assert accuracy["content"] == pytest.approx(accuracy["actor"], abs=0.02)  # the mark shows where the score is high
     assert accuracy["fixed"] < accuracy["random"] + 0.1  # the actor is anywhere
     assert accuracy["content, new"] < accuracy["content"]  # and stays there
     assert accuracy["hindsight"] == accuracy["all"] == 1.0
@@ -41,18 +41,18 @@ def test_who_finds_the_actor_knows_more(found):
 
 
 def test_gains_are_paired_by_clip(found):
-    gain, half = found.gain("actor")
-    assert gain == pytest.approx(found.right["actor"].mean() - found.right["random"].mean())
-    assert 0 < half < 0.2
+    gain = found.gain("actor")
+    assert gain.mean == pytest.approx(found.right["actor"].mean() - found.right["random"].mean())
+    assert 0 < gain.half < 0.2
 
 
-def test_the_same_seed_gives_the_same(found):
+def test_the_same_seed_gives_the_same_results(found):
     again = headroom.measure(lonely_splits(), glimpses=1, seed=1)
     for rule, shares in found.right.items():
         np.testing.assert_array_equal(shares, again.right[rule])
 
 
-def test_the_least_seen_cells_are_taken_first():
+def test_cells_that_were_chosen_least_often_come_first():
     merit = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [3.0, 1.0, 2.0]])
     assert headroom.seen_least(merit, 1).tolist() == [[0], [1], [2]]
     assert headroom.seen_least(merit, 2).tolist() == [[0, 1], [2, 0], [2, 1]]
@@ -67,8 +67,8 @@ def test_the_classifier_is_fitted_to_the_optimum():
     assert layer.weight.grad.abs().max() < 1e-4
 
 
-def test_scores_are_of_classifiers_that_did_not_see_the_film():
-    """Two clips of each film share a feature that no other film has: it tells only who was fitted to the film."""
+def test_scores_come_from_classifiers_that_did_not_see_the_film():
+    """Two clips of each film share a feature of their own, so only a classifier fitted to the film knows it."""
     source = marked_splits(60)["train"]
     samples = headroom.draw_samples(source, 1, np.random.default_rng(1))
     films = np.arange(60) // 3 // 2 * 3 + np.arange(60) % 3  # clips of one label, which is clip % 3
@@ -77,11 +77,11 @@ def test_scores_are_of_classifiers_that_did_not_see_the_film():
     fitted = headroom.fit_classifier(private, samples.labels, 3, 1e-4)(private).log_softmax(1)
     assert fitted.gather(1, samples.labels[:, None]).min() > np.log(0.9)
     scores = headroom.cross_fitted_scores(samples, films, 3, 1e-4, np.random.default_rng(0))
-    assert scores.max() < np.log(0.8)  # nothing but how frequent a class is in the other half
+    assert scores.max() < np.log(0.8)  # only the frequencies of the classes in the other half
 
 
 def test_values_are_fitted_within_clips():
-    """What differs between clips only, however much, is in nobody's way."""
+    """Large differences between clips do not disturb the fit."""
     generator = torch.Generator().manual_seed(0)
     clips = np.repeat(np.arange(40), 24)
     before = torch.randn(960, 3, generator=generator)
@@ -93,8 +93,8 @@ def test_values_are_fitted_within_clips():
     assert headroom.predictability(value, samples, scores) > 0.99
 
 
-def test_places_are_held_against_others_of_their_clip():
-    """Cell 0 is seen in clips that are easy, and is the worse of the two there; cell 3 is seen nowhere."""
+def test_places_are_compared_with_others_of_their_clip():
+    """Cell 0 is seen in an easy clip, and is the worse of the two there; cell 3 is never seen."""
     clips, cells = np.array([0, 0, 0, 1, 1, 1]), torch.tensor([0, 0, 1, 1, 2, 2])
     scores = torch.tensor([-1.0, -1.0, -0.5, -8.0, -9.0, -9.0])
     zeros = torch.zeros(6, 1)
@@ -105,7 +105,7 @@ def test_places_are_held_against_others_of_their_clip():
 
 
 def moving_splits():
-    """Return clips whose telling cell, marked the frame before, moves in every frame, and is more often the first."""
+    """Return clips in which the cell that shows the class moves, is marked one frame before, and is often cell 0."""
     splits = {}
     for seed, split in enumerate(("train", "validation", "test")):
         rng = np.random.default_rng(seed)
@@ -113,15 +113,15 @@ def moving_splits():
         features = rng.uniform(0, 0.01, (90, 3, 9, 4)).astype(np.float32)
         labels, frames = np.arange(90) % 3, np.arange(3)
         for clip in range(90):
-            features[clip, frames, places[clip, 1:], 3] += 1  # the mark of where the class will be
-            features[clip, frames[1:], places[clip, 1:-1], labels[clip]] += 1  # the first glance does not show it
+            features[clip, frames, places[clip, 1:], 3] += 1  # marks the cell that shows the class in the next frame
+            features[clip, frames[1:], places[clip, 1:-1], labels[clip]] += 1  # frame 1 does not show it
         names = tuple("abc")
         splits[split] = ArraySource(features=features.reshape(90, 3, 3, 3, 4), labels=labels, class_names=names)
     return splits
 
 
 def test_cells_are_chosen_by_the_frame_before():
-    """Who could see the frame itself would look at the class, and be right; the mark of the next place is beside it."""
+    """A rule that saw the frame itself would look at the mark in it, which shows the next cell and not the class."""
     splits = moving_splits()
     names = [f"run/Film{clip // 2:02}_run_h_nm_np1_ba_goo_{clip % 2}" for clip in range(90)]  # two of a film
     found = headroom.measure(splits | {"test": dataclasses.replace(splits["test"], clip_ids=names)}, glimpses=1, seed=1)
@@ -131,18 +131,20 @@ def test_cells_are_chosen_by_the_frame_before():
     assert accuracy["random"] < accuracy["fixed"] < 0.8
 
 
-def test_intervals_take_the_clips_of_a_film_together():
+def test_clips_of_one_film_count_together_in_an_interval():
     gains = np.array([1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
     right = {"random": np.zeros(6), "content": gains}
     apart = headroom.Headroom(right, 0.0, np.arange(6)).gain("content")
-    assert apart == pytest.approx(mean_and_interval(gains.tolist()))
-    mean, half = headroom.Headroom(right, 0.0, np.array([0, 0, 1, 1, 2, 2])).gain("content")
-    assert (mean, half) == pytest.approx(mean_and_interval([1.0, 0.0, 0.0]))
-    assert np.isinf(headroom.Headroom(right, 0.0, np.zeros(6, int)).gain("content")[1])  # one film tells nothing
+    alone = mean_interval(gains)
+    assert (apart.mean, apart.half) == pytest.approx((alone.mean, alone.half))
+    together, films = headroom.Headroom(right, 0.0, np.array([0, 0, 1, 1, 2, 2])).gain("content"), [1.0, 0.0, 0.0]
+    assert (together.mean, together.half) == pytest.approx((mean_interval(films).mean, mean_interval(films).half))
+    one_film = headroom.Headroom(right, 0.0, np.zeros(6, int)).gain("content")
+    assert (one_film.half, one_film.note) == (np.inf, ONE_FILM)
 
 
 @pytest.mark.parametrize("glimpses", [0, 10])
-def test_more_cells_than_there_are_cannot_be_chosen(glimpses):
+def test_a_number_of_glimpses_outside_the_grid_is_refused(glimpses):
     with pytest.raises(ValueError, match=rf"glimpses must lie in 1..9, got {glimpses}"):
         headroom.measure(marked_splits(6), glimpses=glimpses, seed=1)
 

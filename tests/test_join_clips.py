@@ -1,4 +1,4 @@
-"""Untrimmed videos made of trimmed clips: each clip has a colour of its own, so that frames tell what they are of."""
+"""Untrimmed videos joined from trimmed clips; the colour of a frame shows its clip."""
 
 import importlib.util
 import json
@@ -20,7 +20,7 @@ _SPEC = importlib.util.spec_from_file_location(
     "join_clips", Path(__file__).parent.parent / "examples" / "join_clips.py"
 )
 join_clips = importlib.util.module_from_spec(_SPEC)
-sys.modules["join_clips"] = join_clips  # where dataclasses look up their annotations
+sys.modules["join_clips"] = join_clips  # dataclasses look up their annotations here
 _SPEC.loader.exec_module(join_clips)
 
 COLOURS = np.array(list(product((50, 110, 170, 230), repeat=3)))
@@ -40,7 +40,7 @@ def write_clip(path, *, colour, frames, size=(320, 240), rate=30):
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    """A folder of three classes with the clips of seven films each, two a film: five films train, two test.
+    """Write clips of three classes: seven films of two clips each, five films to train and two to test.
 
     Returns:
         the folder, and the colour and the number of frames, five to nine, of each clip.
@@ -67,7 +67,7 @@ def arguments_for(root, out, **changes):
 
 @pytest.fixture(scope="module")
 def joined(clips, tmp_path_factory):
-    """The folder that was written, and its annotations by video."""
+    """Return the folder that was written, and its annotations by video."""
     out = tmp_path_factory.mktemp("joined")
     join_clips.main(arguments_for(clips[0], out))
     return out, read(out)
@@ -82,7 +82,7 @@ def labelled(note):
 
 
 def clips_shown(path, seen):
-    """Return for each frame of a video the clip whose colour it has."""
+    """Return the clip of each frame of a video, by its colour."""
     names, colours = list(seen), np.array([colour for colour, _ in seen.values()])
     shown = []
     with av.open(str(path)) as container:
@@ -95,10 +95,10 @@ def clips_shown(path, seen):
     return shown
 
 
-# ---- what is written
+# ---- written files
 
 
-def test_segments_lie_where_the_clips_are(clips, joined):
+def test_segments_cover_the_frames_of_their_clips(clips, joined):
     out, notes = joined
     dataset = activitynet(out / "videos", out / "annotations.json")
     assert dataset.class_names == ("jump", "run")
@@ -106,8 +106,8 @@ def test_segments_lie_where_the_clips_are(clips, joined):
     for video in dataset.clips:
         shown = clips_shown(video.path, clips[1])
         assert notes[video.clip_id]["duration"] == pytest.approx(len(shown) / 30)
-        said = classes_at(np.arange(len(shown)) / 30, video.segments, 2)
-        assert [row.tolist() for row in said] == [[name.startswith("jump"), name.startswith("run")] for name in shown]
+        labels = classes_at(np.arange(len(shown)) / 30, video.segments, 2)
+        assert [row.tolist() for row in labels] == [[name.startswith("jump"), name.startswith("run")] for name in shown]
         assert shown == [clip for clip, frames in notes[video.clip_id]["made_of"] for _ in range(frames)]
 
 
@@ -179,7 +179,7 @@ def test_finished_videos_are_kept(clips, joined, tmp_path):
     assert read(tmp_path).items() <= joined[1].items()
 
 
-def test_a_video_that_breaks_off_leaves_no_file(clips, tmp_path, monkeypatch):
+def test_an_interrupted_video_leaves_no_file(clips, tmp_path, monkeypatch):
     def stop_early(piece):
         yield from list(join_clips.av.open(str(piece.clip.path)).decode(video=0))[:2]
         raise KeyboardInterrupt
@@ -191,7 +191,7 @@ def test_a_video_that_breaks_off_leaves_no_file(clips, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("left", range(2, 12))
-def test_no_clip_is_left_alone(left):
+def test_no_clip_remains_single(left):
     rng = np.random.default_rng(left)
     for _ in range(50):
         remaining, counts = left, []
@@ -202,7 +202,7 @@ def test_no_clip_is_left_alone(left):
         assert all(2 <= count <= 4 for count in counts)
 
 
-# ---- what is refused
+# ---- refused arguments
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_no_clip_is_left_alone(left):
         ({"gap_seconds": (0.0, 0.1)}, "at least one frame"),
     ],
 )
-def test_what_cannot_be_joined_is_refused(clips, tmp_path, changes, message):
+def test_arguments_that_cannot_be_joined_are_refused(clips, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         join_clips.main(arguments_for(clips[0], tmp_path, **changes))
     assert list(tmp_path.iterdir()) == []

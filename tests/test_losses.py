@@ -1,25 +1,38 @@
-"""The mathematics of training: numbers worked out by hand, and the gradient against exact enumeration."""
+"""Losses: numbers worked out by hand, the terms of each phase, and the gradient against exact enumeration."""
 
+import dataclasses
 from itertools import permutations, product
 from math import exp, log
 
 import numpy as np
 import pytest
 import torch
-from glimpse_agents.learning.glimpses import cells_log_prob
+from agent_toys import marked_source, tiny_config
+from glimpse_agents.learning.glimpses import cells_log_prob, first_draw_entropy
 from glimpse_agents.learning.losses import (
+    Advantages,
+    advantages_of,
     attention_penalty,
+    class_choice_loss,
     class_loss,
     clip_log_score,
+    eq7_rewards,
     frame_log_scores,
+    frame_returns,
     frame_rewards,
+    glimpse_losses,
     glimpse_returns,
     leave_one_out,
     normalised,
+    phase_of_update,
     policy_gradient_loss,
 )
+from glimpse_agents.learning.models import MODELS
+from glimpse_agents.parallel.noise import Noise
+from glimpse_agents.playing.envs import make_policy
+from glimpse_agents.playing.rollout import PlaySettings, collect_rollout
 
-from glimpse_env import VideoGlimpseVectorEnv
+from glimpse_env import ArraySource, VideoGlimpseVectorEnv
 
 # ---- rewards
 
@@ -31,7 +44,7 @@ def one_hot_labels(*rows):
 
 @pytest.mark.parametrize("abstain", [False, True])
 @pytest.mark.parametrize("eta", [0.0, 0.3, 0.5, 1.0])
-def test_frame_rewards_sum_to_what_the_environment_pays(untrimmed, toy, eta, abstain):
+def test_frame_rewards_sum_to_the_reward_of_the_environment(untrimmed, toy, eta, abstain):
     rng = np.random.default_rng(5)
     for source in (untrimmed, toy):
         envs = VideoGlimpseVectorEnv(
@@ -60,18 +73,18 @@ def test_frame_rewards_by_hand():
 
 
 @pytest.mark.parametrize(("credit", "expected"), [("causal", [[9.0, 8.0, 5.0]]), ("terminal", [[10.0, 10.0, 10.0]])])
-def test_glimpses_are_credited_with_what_comes_after_them(credit, expected):
+def test_glimpses_are_credited_with_later_rewards(credit, expected):
     assert glimpse_returns(torch.tensor([[1.0, 1.0, 3.0, 5.0]]), credit).tolist() == expected
 
 
-def test_the_others_of_the_same_clip_are_the_baseline():
+def test_baseline_is_the_mean_of_the_clips_other_rollouts():
     # Two clips of three rollouts with one choice each: 6 - (0 + 3) / 2 and so on.
     returns = torch.tensor([[6.0, 0.0, 3.0], [1.0, 1.0, 4.0]])[..., None]
     expected = [[4.5, -4.5, 0.0], [-1.5, -1.5, 3.0]]
     torch.testing.assert_close(leave_one_out(returns)[..., 0], torch.tensor(expected))
 
 
-def test_one_rollout_has_no_baseline():
+def test_single_rollout_has_no_leave_one_out_baseline():
     with pytest.raises(ValueError, match="needs at least 2 rollouts of each clip, got 1"):
         leave_one_out(torch.ones(4, 1, 3))
 
@@ -83,18 +96,18 @@ def test_normalised_advantages_have_unit_mean_square():
     )
 
 
-def test_advantages_that_are_all_zero_stay_so():
+def test_advantages_that_are_all_zero_stay_zero():
     assert normalised(torch.zeros(2, 3), torch.tensor(0.0)).tolist() == [[0.0] * 3] * 2
 
 
 # ---- the gradient
 
 
-class Lookers:
-    """Every way of looking at three cells over three frames, under logits that depend on what was looked at before.
+class AllLooks:
+    """All ways to look at three cells over three frames, with logits that depend on the earlier looks.
 
-    The agent sees frame 1 whole, chooses m cells of frame 2 and then of frame 3. What it predicts is a fixed function
-    of what it has chosen so far, so the return of a rollout is known and its expectation is a finite sum.
+    The agent sees all of frame 1, then chooses m cells of frame 2 and m cells of frame 3. Its prediction is a fixed
+    function of its choices so far, so the return of a rollout is known and its expectation is a finite sum.
     """
 
     def __init__(self, glimpses):
@@ -128,25 +141,25 @@ class Lookers:
 
 
 @pytest.fixture(params=[1, 2], ids=["one look", "two looks"])
-def lookers(request):
-    return Lookers(request.param)
+def looks(request):
+    return AllLooks(request.param)
 
 
 @pytest.mark.parametrize("credit", ["causal", "terminal"])
-def test_the_expected_estimate_is_the_gradient_of_the_expected_return(lookers, credit):
-    exact = lookers.gradient((lookers.probabilities * lookers.rewards.sum(1)).sum())
-    # Every pair of rollouts of one clip is an update with its probability: (pairs, R = 2, choices).
-    count = len(lookers.rewards)
+def test_expected_estimate_is_the_gradient_of_the_expected_return(looks, credit):
+    exact = looks.gradient((looks.probabilities * looks.rewards.sum(1)).sum())
+    # Each pair of rollouts of the clip is one possible update, with its probability: (pairs, R = 2, choices).
+    count = len(looks.rewards)
     pairs = torch.cartesian_prod(torch.arange(count), torch.arange(count))
-    weights = lookers.probabilities[pairs].prod(1).detach()
-    advantages = leave_one_out(glimpse_returns(lookers.rewards, credit)[pairs])
+    weights = looks.probabilities[pairs].prod(1).detach()
+    advantages = leave_one_out(glimpse_returns(looks.rewards, credit)[pairs])
     weighted = advantages * (weights * len(pairs))[:, None, None]
-    loss = policy_gradient_loss(lookers.log_probs[pairs].flatten(0, 1), weighted.flatten(0, 1))
+    loss = policy_gradient_loss(looks.log_probs[pairs].flatten(0, 1), weighted.flatten(0, 1))
     assert exact.abs().max() > 0.05
-    torch.testing.assert_close(-lookers.gradient(loss), exact)
+    torch.testing.assert_close(-looks.gradient(loss), exact)
 
 
-def test_advantages_carry_no_gradient_and_frames_add_up():
+def test_policy_gradient_sums_over_frames_and_not_through_advantages():
     log_probs = torch.tensor([[0.5, 1.0], [2.0, -1.0]], requires_grad=True)
     advantages = torch.tensor([[1.0, 2.0], [-1.0, 4.0]], requires_grad=True)
     loss = policy_gradient_loss(log_probs, advantages)
@@ -173,15 +186,15 @@ def test_class_loss_shares_a_frame_among_its_labels():
     assert loss.item() == pytest.approx((log(4) + log(4 / 3)) / 2)
 
 
-def test_background_asks_for_abstention_where_there_is_one_and_for_nothing_otherwise():
+def test_target_of_background_is_no_prediction_if_the_logits_have_it():
     labels = one_hot_labels("0", "")
     assert class_loss(QUARTERS.expand(1, 2, 2), labels).item() == pytest.approx(log(4))
     logits = torch.tensor([1.0, 3.0, 4.0]).log().expand(1, 2, 3)  # softmax 1/8, 3/8, 1/2
     assert class_loss(logits, labels).item() == pytest.approx(log(8) + log(2))
 
 
-def test_without_background_the_classes_compete_alone():
-    """Then eta decides when not to predict, by the gradient of drawn classes."""
+def test_without_background_only_the_classes_compete():
+    """Then eta decides when not to predict, by the policy gradient of sampled classes."""
     logits = torch.tensor([1.0, 3.0, 4.0]).log().expand(2, 2, 3).clone().requires_grad_()
     labels = torch.cat([one_hot_labels("0", "1"), one_hot_labels("0", "")])
     loss = class_loss(logits, labels)
@@ -191,19 +204,19 @@ def test_without_background_the_classes_compete_alone():
     assert (logits.grad[1, :, 2] != 0).all()
 
 
-def test_class_loss_speaks_against_abstention_where_there_is_a_label():
+def test_class_loss_lowers_no_prediction_on_labelled_frames():
     logits = torch.zeros(1, 2, 3, requires_grad=True)
     class_loss(logits, one_hot_labels("0", "")).backward()
     third = 1 / 3
     torch.testing.assert_close(logits.grad[0], torch.tensor([[third - 1, third, third], [third, third, third - 1]]))
 
 
-def test_attention_penalty_asks_for_every_cell_once():
+def test_attention_penalty_is_zero_if_each_cell_is_covered_once():
     uniform = torch.full((1, 2, 4), 0.25)  # a quarter twice: each cell is covered by half
     assert attention_penalty(uniform).item() == pytest.approx(4 * 0.25)
     assert attention_penalty(torch.full((3, 4, 4), 0.25)).item() == pytest.approx(0.0)
-    stares = torch.tensor([1.0, 0.0]).expand(1, 3, 2)  # cell 0 three times, cell 1 never
-    assert attention_penalty(stares).item() == pytest.approx((1 - 3) ** 2 + 1)
+    always_first = torch.tensor([1.0, 0.0]).expand(1, 3, 2)  # cell 0 three times, cell 1 never
+    assert attention_penalty(always_first).item() == pytest.approx((1 - 3) ** 2 + 1)
 
 
 def test_clip_log_score_is_the_log_of_the_mean():
@@ -211,20 +224,311 @@ def test_clip_log_score_is_the_log_of_the_mean():
     assert clip_log_score(logits, one_hot_labels("0", "0")).tolist() == pytest.approx([log(1 / 2)])
 
 
-def test_clip_log_score_of_background_alone_is_zero():
+def test_clip_log_score_of_a_background_clip_is_zero():
     logits = torch.stack([QUARTERS, QUARTERS.flip(0)])[None]
     assert clip_log_score(logits, one_hot_labels("", "")).tolist() == [0.0]
     assert clip_log_score(logits, one_hot_labels("", "0")).tolist() == pytest.approx([log(3 / 8)])
 
 
-def test_log_scores_count_what_abstention_takes():
+def test_no_prediction_takes_its_share_of_log_scores():
     logits = torch.tensor([[[0.0, log(3.0), log(4.0)]] * 2])
     assert clip_log_score(logits, one_hot_labels("1", "1")).tolist() == pytest.approx([log(3 / 8)])
     assert frame_log_scores(logits, one_hot_labels("1", "0")).tolist()[0] == pytest.approx([log(3 / 8), log(1 / 8)])
 
 
-def test_frame_log_scores_are_zero_on_background_and_finite_on_certain_error():
+def test_frame_log_scores_are_zero_on_background_and_always_finite():
     logits = torch.tensor([[[0.0, log(3.0)], [0.0, log(3.0)], [0.0, 1000.0]]])
     scores = frame_log_scores(logits, one_hot_labels("0", "", "0")).tolist()[0]
     assert scores[:2] == pytest.approx([log(1 / 4), 0.0])
     assert exp(scores[2]) == pytest.approx(1e-8)
+
+
+# ---- eq. 8 for a batch
+
+
+def play(config, source, clips, settings=None):
+    """Return a policy whose rewards depend on its looks, a rollout of it with repeated clips, and its masks."""
+    for seed in range(20):
+        policy, rng = make_policy(config, source), torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.copy_(2 * torch.randn(parameter.shape, generator=rng))
+        envs = VideoGlimpseVectorEnv(
+            len(clips), source=source, glimpses=config.task.glimpses, eta=config.task.eta, abstain=config.task.abstain,
+            observation="slices", autoreset_mode="Disabled",
+        )  # fmt: skip
+        noise = Noise(rng)
+        masks = policy.draw_masks(len(clips), noise)
+        chosen = settings or PlaySettings(
+            sample_classes=config.samples_classes, random_share=config.training.advanced.random_share
+        )
+        rollout = collect_rollout(envs, policy, np.asarray(clips), chosen, noise=noise, masks=masks)
+        if any(len(rollout.rewards[np.asarray(clips) == clip].unique()) > 1 for clip in set(clips)):
+            return policy, rollout, masks
+    raise AssertionError("none of these networks depends on its looks")
+
+
+def losses_of(config, update, model="reinforce"):
+    """Return the losses of an update on four clips, the rollout of "reinforce", and the update's logits."""
+    policy, rollout, masks = play(config, marked_source(4), np.arange(4).repeat(config.training.rollouts).tolist())
+    config = config.with_settings({"model": model})
+    advantages = Advantages.of(rollout, config)
+    losses = glimpse_losses(policy, rollout, masks, advantages, config, update=update)
+    class_logits, cell_logits = policy(rollout.first, rollout.rest, rollout.views, masks)
+    return losses, rollout, class_logits, cell_logits
+
+
+# ---- the terms of each phase
+
+
+def test_phases_follow_each_other():
+    config = tiny_config(updates=6, warmup_share=2 / 6, scorer_share=1 / 6)
+    phases = [phase_of_update(config, update) for update in range(6)]
+    assert phases == ["warmup", "warmup", "scorer", "joint", "joint", "joint"]
+
+
+@pytest.mark.parametrize("model", [name for name, model in MODELS.items() if model.learns is None])
+def test_models_without_learned_looks_minimise_only_the_cross_entropy(model):
+    losses, rollout, class_logits, _ = losses_of(tiny_config(warmup_share=0.0, penalty=1.0), 3, model)
+    assert losses.total.item() == pytest.approx(class_loss(class_logits, rollout.frame_labels).item())
+
+
+def test_warmup_minimises_only_the_cross_entropy():
+    losses, rollout, class_logits, _ = losses_of(tiny_config(penalty=1.0), 1)
+    assert losses.total.item() == pytest.approx(class_loss(class_logits, rollout.frame_labels).item())
+
+
+@pytest.mark.parametrize(("scorer_share", "joint"), [(0.0, 1), (1.0, 0)])
+def test_terms_of_eq_8_add_up(scorer_share, joint):
+    config = tiny_config(warmup_share=0.0, scorer_share=scorer_share, penalty=0.3, entropy_bonus=0.2, rollouts=3)
+    losses, rollout, class_logits, cell_logits = losses_of(config, update=2)
+    classification = class_loss(class_logits, rollout.frame_labels)
+    # Each return after a choice, minus the mean of the clip's other two, divided by the root mean square.
+    after = eq7_rewards(rollout, config).flip(1).cumsum(1).flip(1)[:, 1:].reshape(4, 3, 3)
+    advantages = after - (after.sum(1, keepdim=True) - after) / 2
+    advantages = (advantages / advantages.square().mean().sqrt()).flatten(0, 1)
+    gradient = -(advantages * cells_log_prob(cell_logits, rollout.cells)).sum(1).mean()
+    entropy = first_draw_entropy(cell_logits).mean()
+    bonus = 0.2 * (1 - 2 / 6) * 3  # a third of the updates is done; three choices in an episode
+    expected = joint * classification + gradient + 0.3 * attention_penalty(cell_logits.softmax(2)) - bonus * entropy
+    torch.testing.assert_close(losses.total, expected)
+    torch.testing.assert_close(losses.policy, gradient)
+    assert losses.reward.item() == pytest.approx(rollout.rewards.mean().item())
+
+
+def test_terms_of_eq_8_add_up_with_cells_drawn_in_sequence():
+    config = tiny_config(glimpse_order="sequential", warmup_share=0.0, penalty=0.3, entropy_bonus=0.2)
+    losses, rollout, _, cell_logits = losses_of(config, update=0)
+    assert cell_logits.shape == (8, 3, 2, 9)
+    advantages = Advantages.of(rollout, config).cells
+    first, second = cell_logits.unbind(2)
+    left = second.scatter(2, rollout.cells[..., :1], -torch.inf)
+    drawn = [part.log_softmax(2).gather(2, rollout.cells[..., j : j + 1]) for j, part in enumerate((first, left))]
+    gradient = -(advantages * (drawn[0] + drawn[1])[..., 0]).sum(1).mean()
+    entropy = first_draw_entropy(first).mean()
+    expected = losses.classification + gradient + 0.3 * attention_penalty(first.softmax(2)) - 0.2 * 3 * entropy
+    torch.testing.assert_close(losses.total, expected)
+
+
+@pytest.mark.parametrize(("model", "order"), [("reinforce", "sequential"), ("random", "joint"), ("all", "joint")])
+def test_only_reinforce_draws_in_sequence(model, order):
+    config = tiny_config(model=model, glimpse_order="sequential", abstain=False)
+    assert make_policy(config, marked_source(4)).config.advanced.glimpse_order == order
+
+
+def test_scorer_phase_trains_only_the_location_head():
+    config = tiny_config(warmup_share=0.0, scorer_share=1.0)
+    policy, rollout, masks = play(config, marked_source(4), [0, 0, 1, 1, 2, 2, 3, 3])
+    advantages = Advantages.of(rollout, config)
+    glimpse_losses(policy, rollout, masks, advantages, config, update=0).total.backward()
+    for name, parameter in policy.named_parameters():
+        assert (parameter.grad is not None) is name.startswith("location_head.")
+
+
+def test_log_names_every_term():
+    losses, *_ = losses_of(tiny_config(), 3)
+    scalars = losses.scalars()
+    names = ("total", "classification", "policy", "penalty", "entropy", "reward")
+    assert set(scalars) == {f"train/{name}" for name in names}
+    assert scalars["train/total"] == losses.total.item()
+
+
+# ---- credit
+
+
+def test_shares_of_eq_7_sum_to_the_reward():
+    for abstain in (False, True):
+        config = tiny_config(eta=0.3, abstain=abstain)
+        _, rollout, _ = play(config, marked_source(4), [0, 1, 2, 3] * 3)
+        torch.testing.assert_close(eq7_rewards(rollout, config).sum(1), rollout.rewards)
+
+
+def test_returns_have_the_units_of_the_configured_reward():
+    config = tiny_config()
+    _, rollout, _ = play(config, marked_source(3), [0, 1, 2] * 2)
+    whole = rollout.rewards[:, None].expand(-1, 3)
+    torch.testing.assert_close(frame_returns(rollout, config.with_settings({"credit": "terminal"})), whole)
+    first = eq7_rewards(rollout, config)[:, 0]
+    torch.testing.assert_close(frame_returns(rollout, config)[:, 0], rollout.rewards - first)
+
+    logits, labels = rollout.class_logits, rollout.frame_labels
+    frames = frame_returns(rollout, config.with_settings({"reward": "frame_log_score"}))
+    torch.testing.assert_close(frames[:, -1], frame_log_scores(logits, labels)[:, -1])
+    terminal = config.with_settings({"reward": "clip_log_score", "credit": "terminal"})
+    clip = frame_returns(rollout, terminal)
+    torch.testing.assert_close(clip, clip_log_score(logits, labels)[:, None].expand(-1, 3))
+
+
+def test_policy_gradient_leaves_out_random_choices():
+    config = tiny_config(random_share=0.5, warmup_share=0.0)
+    losses, rollout, _, cell_logits = losses_of(config, 3)
+    assert 0 < rollout.explored.sum() < rollout.explored.numel()
+    log_probs = cells_log_prob(cell_logits, rollout.cells)
+    advantages = advantages_of(frame_returns(rollout, config), config)
+    terms = [
+        -(advantage * log_prob).item()
+        for advantage, log_prob, at_random in zip(
+            advantages.flatten(), log_probs.flatten(), rollout.explored.flatten(), strict=True
+        )
+        if not at_random
+    ]
+    assert losses.policy.item() == pytest.approx(sum(terms) / len(rollout.clips), rel=1e-4)
+
+
+@pytest.mark.parametrize("credit", ["causal", "terminal"])
+def test_sampled_classes_are_credited_with_their_frame_or_the_whole_reward(credit):
+    config = tiny_config(abstain=True, credit=credit, warmup_share=0.0)
+    losses, rollout, class_logits, cell_logits = losses_of(config, 3)
+    shares = eq7_rewards(rollout, config).reshape(4, 2, 4)
+    paid = shares if credit == "causal" else shares.sum(2, keepdim=True).expand(-1, -1, 4)
+    advantages = paid - paid.flip(1)  # with two rollouts the other one is the baseline
+    advantages = (advantages / advantages.square().mean().sqrt()).flatten(0, 1)
+    log_probs = class_logits.log_softmax(2).gather(2, rollout.predictions[..., None])[..., 0]
+    expected = -(advantages * log_probs).sum(1).mean()
+    classes = Advantages.of(rollout, config).classes
+    torch.testing.assert_close(class_choice_loss(class_logits, rollout.predictions, classes), expected)
+    bonus = config.training.advanced.entropy_bonus * (1 - 3 / 6) * 3
+    rest = losses.classification + losses.policy - bonus * first_draw_entropy(cell_logits).mean()
+    torch.testing.assert_close(losses.total, rest + expected)
+
+
+@pytest.mark.parametrize("abstain", [True, False])
+def test_sampled_classes_have_a_policy_gradient_after_the_warmup(abstain):
+    config = tiny_config(abstain=abstain, class_gradient=True, warmup_share=0.5)
+    losses, rollout, class_logits, _ = losses_of(config, 2)
+    assert (rollout.predictions != class_logits.argmax(2)).any()
+    torch.testing.assert_close(losses.total, class_loss(class_logits, rollout.frame_labels))
+    losses, rollout, class_logits, _ = losses_of(config, 3, "random")
+    gradient = class_choice_loss(class_logits, rollout.predictions, Advantages.of(rollout, config).classes)
+    torch.testing.assert_close(losses.total, class_loss(class_logits, rollout.frame_labels) + gradient)
+    assert gradient.abs() > 1e-3
+
+
+# ---- baselines
+
+
+def test_without_a_baseline_advantages_are_scaled_returns():
+    config = tiny_config(baseline="none", rollouts=1, abstain=True)
+    _, rollout, _ = play(tiny_config(abstain=True), marked_source(4), [0, 0, 1, 1, 2, 3])
+    returns, shares = frame_returns(rollout, config), eq7_rewards(rollout, config)
+    advantages = Advantages.of(rollout, config)
+    torch.testing.assert_close(advantages.cells, returns / returns.square().mean().sqrt())
+    torch.testing.assert_close(advantages.classes, shares / shares.square().mean().sqrt())
+
+
+def valued_play(*, abstain=True, credit="causal"):
+    config = tiny_config(baseline="value", rollouts=1, abstain=abstain, credit=credit)
+    return config, *play(config, marked_source(4), [0, 0, 1, 1, 2, 3])
+
+
+@pytest.mark.parametrize("credit", ["causal", "terminal"])
+def test_values_are_subtracted_from_the_returns_of_their_states(credit):
+    config, policy, rollout, _ = valued_play(credit=credit)
+    with torch.no_grad():
+        values = policy.value_head(rollout.states)  # (6, 4, 2)
+    assert values.std() > 0.1
+    cells = frame_returns(rollout, config) - values[:, :3, 0]
+    shares = eq7_rewards(rollout, config)
+    paid = shares if credit == "causal" else shares.sum(1, keepdim=True).expand(-1, 4)
+    classes = paid - values[:, :, 1]
+    advantages = Advantages.of(rollout, config)
+    torch.testing.assert_close(advantages.cells, cells / cells.square().mean().sqrt())
+    torch.testing.assert_close(advantages.classes, classes / classes.square().mean().sqrt())
+
+
+def test_states_of_the_rollout_equal_those_of_the_update():
+    _, policy, rollout, masks = valued_play(abstain=False)
+    with torch.no_grad():
+        attended = torch.cat([policy.encoder(rollout.first)[:, None], policy.encoder(rollout.rest)], 1)
+        hidden, _ = policy.memory(attended, masks)
+    torch.testing.assert_close(rollout.states, hidden, rtol=1e-4, atol=1e-5)
+    assert rollout.values.shape == (6, 4, 1)
+
+
+@pytest.mark.parametrize("update", [0, 3])
+def test_values_are_trained_on_their_returns_and_alone(update):
+    config, policy, rollout, masks = valued_play()
+    advantages = Advantages.of(rollout, config)
+    losses = glimpse_losses(policy, rollout, masks, advantages, config, update=update)
+    cells = frame_returns(rollout, config) - policy.value_head(rollout.states)[:, :3, 0]
+    classes = eq7_rewards(rollout, config) - policy.value_head(rollout.states)[:, :, 1]
+    expected = (cells.square().mean() + classes.square().mean()) / 2
+    torch.testing.assert_close(losses.value, expected)
+    assert losses.scalars()["train/value"] == losses.value.item()
+    losses.value.backward(retain_graph=True)
+    reached = {name for name, parameter in policy.named_parameters() if parameter.grad is not None}
+    assert reached == {"value_head.linear.weight", "value_head.linear.bias"}
+    before = policy.value_head.linear.weight.grad.clone()
+    policy.zero_grad()
+    losses.total.backward()
+    torch.testing.assert_close(policy.value_head.linear.weight.grad, before)  # advantages are constants
+
+
+def test_value_head_exists_only_if_configured():
+    source = marked_source(4)
+    plain, valued = (
+        make_policy(tiny_config(baseline=baseline, abstain=False), source).state_dict()
+        for baseline in ("leave_one_out", "value")
+    )
+    assert set(valued) - set(plain) == {"value_head.linear.weight", "value_head.linear.bias"}
+    assert all(torch.equal(valued[name], weight) for name, weight in plain.items())
+    for model in ("soft", "gumbel"):
+        config = tiny_config(model=model, baseline="value", abstain=False)
+        assert make_policy(config, source).value_head is None
+
+
+# ---- the gradient, through network and environment
+
+
+@pytest.mark.parametrize("credit", ["causal", "terminal"])
+def test_mean_over_all_pairs_of_rollouts_is_the_gradient_of_the_expected_reward(credit):
+    """A uniform policy is equally likely to look at two frames of four cells in each of the 4 * 4 ways."""
+    rng = np.random.default_rng(2)
+    features = rng.uniform(0, 2, (1, 3, 2, 2, 4)).astype(np.float32)
+    source = ArraySource(features=features, labels=np.array([1]), class_names=("a", "b"))
+    config = tiny_config(glimpses=1, credit=credit, frame_embedding=False)
+    policy, rollout, masks = play(config, source, [0] * 400, PlaySettings(random_share=0.9))
+    ways = {tuple(cells): episode for episode, cells in enumerate(rollout.cells[..., 0].tolist())}
+    assert set(ways) == set(product(range(4), repeat=2))
+    rollout = rollout.rows(torch.tensor(list(ways.values())))
+    rollout = dataclasses.replace(
+        rollout, explored=torch.zeros(16, 2, dtype=torch.bool)
+    )  # as if the policy had drawn them all
+    masks = policy.draw_masks(16, Noise.seeded(0))  # nothing is dropped
+    with torch.no_grad():
+        policy.location_head.score.weight.zero_()
+        policy.location_head.repulsion.zero_()
+
+    _, cell_logits = policy(rollout.first, rollout.rest, rollout.views, masks)
+    probabilities = cells_log_prob(cell_logits, rollout.cells).sum(1).exp()
+    torch.testing.assert_close(probabilities, torch.full((16,), 1 / 16))
+    (exact,) = torch.autograd.grad((probabilities * rollout.rewards).sum(), policy.location_head.score.weight)
+
+    pairs = torch.cartesian_prod(torch.arange(16), torch.arange(16)).flatten()
+    batch = rollout.rows(pairs)
+    masks = policy.draw_masks(512, Noise.seeded(0))
+    losses = glimpse_losses(policy, batch, masks, Advantages.of(batch, config), config, update=3)
+    (estimate,) = torch.autograd.grad(losses.policy, policy.location_head.score.weight)
+    scale = leave_one_out(frame_returns(batch, config).reshape(256, 2, 2)).square().mean().sqrt()
+    assert exact.abs().max() > 0.01
+    torch.testing.assert_close(-estimate * scale, exact, rtol=1e-4, atol=1e-6)

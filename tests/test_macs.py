@@ -1,53 +1,52 @@
 """MACs per clip as PyTorch counts them, against formulas worked out by hand."""
 
-import dataclasses
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from agent_toys import TINY_NETWORK, marked_source, tiny_config
+from agent_toys import marked_source, tiny_config
 from glimpse_agents.cost.macs import counting, macs_per_clip, macs_per_frame
-from glimpse_agents.playing.envs import greedy_manner, make_envs, make_policy
-from glimpse_agents.playing.play import policy_of
+from glimpse_agents.learning.models import MODELS
+from glimpse_agents.parallel.noise import Noise
+from glimpse_agents.playing.envs import greedy_play, make_envs, make_policy
+from glimpse_agents.playing.play import play
 from torch import nn
 
 from glimpse_env.video.backbones import Backbone, load_backbone, normalise_imagenet
 
 DATA = os.environ.get("VIDEOGLIMPSE_DATA")
-# K*K = 9, D = 4, T = 4, C = 3, m = 2, H = 8, S = 5: what all arms of the toys have in common.
-NARROW = dataclasses.replace(TINY_NETWORK, projection_size=3)  # P = 3 of the 4, so that slices are projected
-PLAIN = dataclasses.replace(NARROW, encoder="sum", skip=True)
+# K*K = 9, D = 4, T = 4, C = 3, m = 2, H = 8, S = 5: sizes of all models of the toys.
+NARROW = {"projection_size": 3}  # P = 3 of the 4, so that slices are projected
+PLAIN = NARROW | {"encoder": "sum", "skip": True}
 SCORES = 9 * 9 * (3 + 2) * 5 + 8 * 5 + 9 * 5  # convolution, state and score of one frame
 TAKES = {
     "what_and_where": {"recurrent": 4 * (6 + 8) * 32, "head": 4 * (8 * 8 + 8 * 3)},
     "sum": {"recurrent": 4 * (4 + 8) * 32, "head": 4 * ((8 + 4) * 8 + 8 * 3)},
 }
-EVERY_ARM = ("learned", "unlimited", "gumbel", "soft", "soft_hidden", "soft_top", "random", "centre", "mean", "all")
 
 
-def prepared(looking, *, network=NARROW, observation="glimpsed", clips=3):
-    config = tiny_config(policy=network, observation=observation)
+def prepared(model, *, clips=3, **settings):
+    config = tiny_config(model=model, **(NARROW | settings))
     source = marked_source(12)
-    envs = make_envs(config, source, clips, train=False, looking=looking)
-    return envs, make_policy(config, source, looking).eval(), greedy_manner(config, looking)
+    return make_envs(config, source, clips, train=False), make_policy(config, source).eval(), greedy_play(config)
 
 
-def counted(looking, **kwargs):
-    return macs_per_clip(*prepared(looking, **kwargs))
+def counted(model, **kwargs):
+    return macs_per_clip(*prepared(model, **kwargs))
 
 
 def test_glimpses_by_hand():
-    macs = counted("learned")
-    assert macs.choosing == (9 + 3 * 2) * 4 * 3 + 4 * SCORES  # what was seen alone is projected
+    macs = counted("reinforce")
+    assert macs.choosing == (9 + 3 * 2) * 4 * 3 + 4 * SCORES  # only slices that were seen are projected
     assert macs.attending == (9 + 3 * 2) * 4 * 6
     assert (macs.recurrent, macs.head) == tuple(TAKES["what_and_where"].values())
     assert (macs.slices_attended, macs.slices_read) == (9 + 3 * 2, 9 + 3 * 2)
 
 
-def test_glimpses_that_are_chosen_from_the_whole_cube_by_hand():
-    macs = counted("learned", network=PLAIN, observation="cube")
+def test_glimpses_chosen_from_the_whole_cube_by_hand():
+    macs = counted("reinforce", **PLAIN, observation="cube")
     assert macs.choosing == 4 * 9 * 4 * 3 + 4 * SCORES
     assert macs.attending == (9 + 3 * 2) * 4
     assert (macs.recurrent, macs.head) == tuple(TAKES["sum"].values())
@@ -56,44 +55,51 @@ def test_glimpses_that_are_chosen_from_the_whole_cube_by_hand():
 
 @pytest.mark.parametrize(("network", "width"), [(NARROW, 6), (PLAIN, 1)])
 def test_soft_attention_by_hand(network, width):
-    macs = counted("soft", network=network)
+    macs = counted("soft", **network)
     assert macs.choosing == 4 * 9 * 4 * 3 + 4 * SCORES  # every slice projected, once
     assert macs.attending == 4 * 9 * 4 * width
-    assert macs.recurrent == TAKES[network.encoder]["recurrent"] + 3 * 2 * 8  # and the state before frame 1
-    assert macs.head == TAKES[network.encoder]["head"]
+    assert (
+        macs.recurrent == TAKES[network.get("encoder", "what_and_where")]["recurrent"] + 3 * 2 * 8
+    )  # and the state before frame 1
+    assert macs.head == TAKES[network.get("encoder", "what_and_where")]["head"]
     assert (macs.slices_attended, macs.slices_read) == (4 * 9, 4 * 9)
 
 
-def test_the_likeliest_cells_weigh_alone_but_all_are_read():
+def test_soft_top_attends_to_the_likeliest_cells_but_reads_all():
     macs = counted("soft_top")
     assert (macs.slices_attended, macs.slices_read) == (4 * 2, 4 * 9)
 
 
 @pytest.mark.parametrize("observation", ["glimpsed", "cube"])
 def test_location_logits_that_decide_nothing_are_not_computed(observation):
-    random, learned = counted("random", observation=observation), counted("learned", observation=observation)
+    random, reinforce = counted("random", observation=observation), counted("reinforce", observation=observation)
     assert random.choosing == 0
-    assert random.policy == learned.policy - learned.choosing
+    assert random.policy == reinforce.policy - reinforce.choosing
     assert random.slices_read == 9 + 3 * 2
 
 
-@pytest.mark.parametrize("looking", EVERY_ARM)
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("network", [NARROW, PLAIN], ids=["what_and_where", "sum"])
-def test_parts_add_up_to_what_pytorch_counts(looking, network):
-    envs, policy, manner = prepared(looking, network=network, observation="cube", clips=4)
+def test_parts_add_up_to_the_total_that_pytorch_counts(model, network):
+    envs, policy, settings = prepared(model, **network, observation="cube", clips=4)
     with counting() as total:
-        policy_of(manner.looking)(
-            envs, policy, np.arange(4), manner, generator=torch.Generator().manual_seed(0), seed=0
-        )
+        play(envs, policy, np.arange(4), settings, noise=Noise.seeded(0), seed=0)
         expected = total()
-    macs = macs_per_clip(envs, policy, manner)
+    macs = macs_per_clip(envs, policy, settings)
     assert 4 * macs.policy == expected > 0
-    assert "project" not in vars(policy)  # left as it was
+    assert "project" not in vars(policy.location_head)  # as before the count
 
 
-def test_a_clip_takes_as_much_among_others():
+@pytest.mark.parametrize("settings", [{"baseline": "value"}, {"glimpse_order": "sequential"}])
+def test_heads_that_few_configurations_have_are_counted(settings):
+    plain, macs = counted("reinforce"), counted("reinforce", **settings)
+    assert macs.head == plain.head
+    assert (macs.choosing > plain.choosing) == ("glimpse_order" in settings)
+
+
+def test_a_clip_costs_the_same_in_any_batch():
     assert counted("soft", clips=1) == counted("soft", clips=12)
-    with pytest.raises(ValueError, match="13 environments for 12 clips"):
+    with pytest.raises(ValueError, match=r"num_envs \(13\) must not exceed the number of clips \(12\)"):
         counted("soft", clips=13)
 
 
@@ -117,6 +123,6 @@ def test_a_frame_by_hand():
 @pytest.mark.skipif(DATA is None, reason="needs $VIDEOGLIMPSE_DATA")
 def test_googlenet_is_near_its_paper():
     backbone = load_backbone("bvlc_googlenet", weights=Path(DATA) / "weights" / "bvlc_googlenet.safetensors")
-    normalising = 56 * 56 * (64 * 64 + 192 * 192)  # channels beside each other are summed by 1 x 1 convolutions
+    normalising = 56 * 56 * (64 * 64 + 192 * 192)  # neighbouring channels are summed by 1 x 1 convolutions
     # "1.5 billion multiply-adds" (Szegedy et al. 2015).
     assert macs_per_frame(backbone) - normalising == pytest.approx(1.5e9, rel=0.1)

@@ -1,4 +1,4 @@
-"""The report of finished runs: one page, whole, that needs nothing else."""
+"""The report of finished runs: one self-contained page."""
 
 import base64
 import dataclasses
@@ -13,21 +13,22 @@ import pytest
 from agent_toys import tiny_config, write_marked_store
 from glimpse_agents import report
 from glimpse_agents.compare import write_comparison
+from glimpse_agents.learning.models import MODELS
 from glimpse_agents.pages import clips as report_clips
-from glimpse_agents.pages.clips import choose_videos, rival_of, rule
+from glimpse_agents.pages.clips import choose_videos, compared_pair, describe_rule
+from glimpse_agents.pages.experiments import Experiment, experiments_of, read_finished, rows_over_seeds
 from glimpse_agents.pages.html import Markup, page, picture, table, tag
-from glimpse_agents.playing.envs import greedy_manner, make_envs, open_splits
-from glimpse_agents.playing.evaluation import class_scores, play_split
+from glimpse_agents.playing.envs import greedy_play, make_envs, open_splits
+from glimpse_agents.playing.evaluation import EVALUATION_ENVS, class_scores, play_split
 from glimpse_agents.reinforce import train
-from glimpse_agents.runs.finished import FinishedRun
-from glimpse_agents.runs.results import EVALUATION_ENVS, best_policy
+from glimpse_agents.runs.folder import RunFolder, find_runs
 from PIL import Image
 
 VOID = {"img", "meta"}
 
 
 class StrictParser(HTMLParser):
-    """Refuses what does not nest, what is fetched from elsewhere, and pictures that say nothing."""
+    """Refuses tags that do not nest, content from elsewhere, and pictures without a description."""
 
     def __init__(self):
         super().__init__()
@@ -98,20 +99,24 @@ def store(tmp_path_factory):
     return write_marked_store(tmp_path_factory.mktemp("store") / "marked")
 
 
+MODEL_NAMES = ("reinforce", "soft", "random")  # in the order of MODELS
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, store):
-    """Two runs that differ in their seed."""
+    """Three models, each with two seeds."""
     folder = tmp_path_factory.mktemp("runs")
     for seed in (1, 2):
-        train(tiny_config(source=str(store), controls=("random", "soft"), seed=seed), folder / f"seed{seed}")
+        for model in MODEL_NAMES:
+            train(tiny_config(source=str(store), model=model, seed=seed), folder / f"seed{seed}" / model)
     return folder
 
 
 @pytest.fixture
-def run(trained, tmp_path):
-    """A copy of a run, to be changed, whose store is gone, which saves the time to draw strips."""
-    folder = shutil.copytree(trained / "seed1", tmp_path / "run")
-    change(folder / "config.json", lambda content: content["config"].update(source=str(tmp_path / "gone")))
+def runs(trained, tmp_path):
+    """A copy of three runs, to be changed, whose store is gone, which saves the time to draw clips."""
+    folder = shutil.copytree(trained / "seed1", tmp_path / "runs")
+    change_configs(folder, task={"source": str(tmp_path / "gone")})
     return folder
 
 
@@ -120,162 +125,200 @@ def write(*runs, out, **options):
     return parsed(out)
 
 
-def change(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
+def read(path):
+    """Return the experiment in a folder."""
+    (experiment,) = experiments_of(read_finished(find_runs(path)))
+    return experiment
+
+
+def change_configs(folder, **blocks):
+    """Change settings in blocks of the configuration of every run in a folder."""
+    for path in folder.glob("*/config.json"):
+        content = json.loads(path.read_text())
+        for block, settings in blocks.items():
+            content["config"][block].update(settings)
+        path.write_text(json.dumps(content))
 
 
 def shown(choices):
     return [(choice.video, choice.group) for choice in choices]
 
 
-BOTH = ("REINFORCE right, soft wrong", "REINFORCE wrong, soft right", "REINFORCE and soft right",
-        "REINFORCE and soft wrong")  # fmt: skip
+NAMES = ("reinforce", "soft")
+BOTH = ("reinforce right, soft wrong", "reinforce wrong, soft right", "reinforce and soft right",
+        "reinforce and soft wrong")  # fmt: skip
 
 
 def test_each_group_gives_its_first_videos():
-    #           0  1  2  3  4  5  6  7  8  9
-    learned = [1, 1, 1, 0, 0, 1, 0, 0, 1, 1]
+    #       0  1  2  3  4  5  6  7  8  9
+    ours = [1, 1, 1, 0, 0, 1, 0, 0, 1, 1]
     soft = [1, 0, 1, 1, 0, 0, 1, 1, 0, 0]  # right against wrong: 1 5 8 9; wrong against right: 3 6 7
-    assert shown(choose_videos(learned, soft)) == [
+    assert shown(choose_videos(ours, soft, NAMES)) == [
         (1, BOTH[0]), (5, BOTH[0]), (3, BOTH[1]), (6, BOTH[1]), (0, BOTH[2]), (4, BOTH[3])
     ]  # fmt: skip
 
 
-def test_what_a_group_lacks_is_taken_from_the_next():
-    # one right against wrong (2), none the other way round: three more of both right, then one of both wrong
-    learned = [1, 1, 1, 1, 1, 1, 0, 0]
+def test_missing_videos_of_a_group_are_taken_from_the_next():
+    # one right against wrong (2), none of the reverse: three more of both right, then one of both wrong
+    ours = [1, 1, 1, 1, 1, 1, 0, 0]
     soft = [1, 1, 0, 1, 1, 1, 0, 0]
-    assert shown(choose_videos(learned, soft)) == [
+    assert shown(choose_videos(ours, soft, NAMES)) == [
         (2, BOTH[0]), (0, BOTH[2]), (1, BOTH[2]), (3, BOTH[2]), (4, BOTH[2]), (6, BOTH[3])
     ]  # fmt: skip
 
 
-def test_what_the_last_groups_lack_is_taken_from_the_first():
-    learned, soft = [1, 1, 1, 1, 0], [0, 0, 0, 0, 1]
-    assert shown(choose_videos(learned, soft)) == [*((video, BOTH[0]) for video in range(4)), (4, BOTH[1])]
+def test_missing_videos_of_the_last_groups_are_taken_from_the_first():
+    ours, soft = [1, 1, 1, 1, 0], [0, 0, 0, 0, 1]
+    assert shown(choose_videos(ours, soft, NAMES)) == [*((video, BOTH[0]) for video in range(4)), (4, BOTH[1])]
 
 
 def test_few_videos_are_all_shown_once():
-    assert sorted(choice.video for choice in choose_videos([1, 0, 0], [1, 1, 0])) == [0, 1, 2]
+    assert sorted(choice.video for choice in choose_videos([1, 0, 0], [1, 1, 0], NAMES)) == [0, 1, 2]
 
 
-def test_without_a_rival_right_and_wrong_are_shown():
-    right, wrong = "REINFORCE right", "REINFORCE wrong"
+def test_a_model_alone_is_shown_right_and_wrong():
+    right, wrong = "soft right", "soft wrong"
     expected = [(1, right), (2, right), (4, right), (5, right), (0, wrong), (3, wrong)]  # the fourth for a wrong one
-    assert shown(choose_videos([0, 1, 1, 0, 1, 1])) == expected
+    assert shown(choose_videos([0, 1, 1, 0, 1, 1], None, ("soft", None))) == expected
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    model: object
 
 
 @pytest.mark.parametrize(
-    ("arms", "rival"),
-    [(("learned", "random", "soft"), "soft"), (("learned", "centre", "random"), "random"), (("learned",), None)],
+    ("models", "ours", "other"),
+    [
+        (("reinforce", "soft", "random"), "reinforce", "soft"),
+        (("reinforce", "random", "centre"), "reinforce", "random"),
+        (("reinforce", "gumbel", "soft_top"), "reinforce", "soft_top"),
+        (("random", "mean"), "random", "mean"),
+        (("soft",), "soft", None),
+    ],
 )
-def test_the_rival_is_soft_attention_where_there_is_one(arms, rival):
-    assert rival_of(arms) == rival
-    assert (rival or "first three") in rule(arms)
+def test_reinforce_is_compared_with_soft_attention_if_it_was_trained(models, ours, other):
+    experiment = Experiment("", tuple(Named(MODELS[model]) for model in models))
+    first, second = compared_pair(experiment)
+    assert (first.model.name, second and second.model.name) == (ours, other)
+    assert ours in describe_rule(experiment)
+    assert (other or "first three") in describe_rule(experiment)
 
 
 @pytest.mark.parametrize(
-    ("looking", "batch"), [("learned", 64), ("learned", 4), ("random", 64), ("soft", 64), ("soft", 4)]
+    ("model", "batch"), [("reinforce", 64), ("reinforce", 4), ("random", 64), ("soft", 64), ("soft", 4)]
 )
-def test_clips_are_shown_as_they_were_tested(trained, monkeypatch, looking, batch):
+def test_clips_are_shown_as_they_were_tested(trained, monkeypatch, model, batch):
     monkeypatch.setattr(report_clips, "EVALUATION_ENVS", batch)
-    run = FinishedRun.read(trained / "seed1")
-    config = report.Config.from_json(run.config)
+    record = read(trained / "seed1" / model).first
+    config = record.record.config
     test = open_splits(config)["test"]
-    envs = make_envs(config, test, EVALUATION_ENVS, train=False, looking=looking)
-    policy = best_policy(config, run.folder, test, looking)
-    tested, _ = next(play_split(envs, policy, greedy_manner(config, looking), seed=config.seed))
-    played = report_clips.play_as_tested(config, run.folder, test, [5, 0, 2, 3], looking)
+    envs = make_envs(config, test, EVALUATION_ENVS, train=False)
+    policy = record.run.best_policy(config, test)
+    tested, _ = next(play_split(envs, policy, greedy_play(config), seed=config.training.seed))
+    played = report_clips.play_as_tested(record, config, test, [5, 0, 2, 3])
     assert sorted(played) == [0, 2, 3, 5]
     for clip, episode in played.items():
         assert episode.rollout.clips.tolist() == [clip]
         np.testing.assert_allclose(episode.rollout.attention[0], tested.attention[clip], atol=1e-5)
         best = int(class_scores(episode.rollout.class_logits, 3).argmax())
-        assert (episode.truth(0) == [best]) == run.measured("correct")[looking][clip]
+        assert (episode.truth(0) == [best]) == record.test.correct[clip]
 
 
-def test_a_page_holds_everything(run, store, tmp_path, capsys):
+def test_a_page_holds_everything(runs, store, tmp_path, capsys):
     figures = tmp_path / "figures"
-    parser = write(run, out=tmp_path / "new" / "report.html", figures=figures, source=str(store))
-    said = "".join(parser.texts)
-    run = FinishedRun.read(run)
-    for arm, evaluation in run.evaluations.items():
-        assert f"{evaluation['test']['accuracy']:.3f}" in parser.texts, arm
-        assert f"{evaluation['test']['reward']:.3f}" in parser.texts, arm
-    assert {"REINFORCE", "random", "soft"} <= set(parser.texts)
-    assert run.content["versions"]["torch"] in said
-    assert run.content["machine"] in said
-    assert "policy.embedding_size" in parser.texts
-    assert f"The rule: {rule(['learned', 'random', 'soft'])}" in parser.texts
-    assert "6 videos" in said
-    # three plots, six test clips as a strip and four moving frames each, and the run's own strip
-    assert images_of(parser) == [*[("png", 1)] * 3, *[("webp", 1), ("gif", 4)] * 6, ("webp", 1)]
+    parser = write(runs, out=tmp_path / "new" / "report.html", figures=figures, source=str(store))
+    text = "".join(parser.texts)
+    experiment = read(runs)
+    for record in experiment.records:
+        assert f"{record.test.accuracy:.3f}" in parser.texts, record.model.name
+        assert f"{record.test.reward:.3f}" in parser.texts, record.model.name
+        assert f"{record.model.name}: {record.model.title}" in text
+    first = experiment.first.record
+    assert {"reinforce", "random", "soft"} <= set(parser.texts)
+    assert first.versions["torch"] in text
+    assert first.machine in text
+    assert "policy.advanced.embedding_size" in parser.texts
+    assert f"The rule: {describe_rule(experiment)}" in parser.texts
+    assert "6 videos" in text
+    # three plots, and six test clips as a strip and as four frames of a movie each
+    assert images_of(parser) == [*[("png", 1)] * 3, *[("webp", 1), ("gif", 4)] * 6]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.html"]
     assert "wrote" in capsys.readouterr().out
-    written = {path.name for path in (figures / "1-run").iterdir()}
-    assert {"learning.png", "clip-1.png", "clip-1.gif", "clip-6.gif"} <= written
+    written = {path.name for path in (figures / "1-runs").iterdir()}
+    assert {"learning.png", "frames_seen.png", "visits.png", "clip-1.png", "clip-1.gif", "clip-6.gif"} <= written
     av = pytest.importorskip("av")
-    with av.open(str(figures / "1-run" / "clip-6.mp4")) as container:
+    with av.open(str(figures / "1-runs" / "clip-6.mp4")) as container:
         assert len(list(container.decode(video=0))) == 4
 
 
-def test_a_comparison_comes_first(run, store, tmp_path):
-    config = tiny_config(source=str(store), controls=("soft",), updates=2, warmup_updates=0)
-    for glimpses in (1, 2):
-        folder = tmp_path / "compared" / f"m{glimpses}" / "seed1"
-        train(dataclasses.replace(config, glimpses=glimpses, seed=1), folder)
-    written = write_comparison(tmp_path / "compared")
-    report.main(report.Arguments(runs=(run,), comparison=tmp_path / "compared", out=tmp_path / "page.html"))
-    seen = parsed(tmp_path / "page.html")
+def test_a_comparison_comes_first(runs, store, tmp_path):
+    compared = tmp_path / "compared"
+    for glimpses, model in ((1, "reinforce"), (1, "soft"), (1, "random"), (2, "reinforce")):
+        config = tiny_config(source=str(store), model=model, updates=2, warmup_share=0.0, glimpses=glimpses)
+        train(config, compared / f"m{glimpses}" / "seed1" / model)
+    written = write_comparison(compared)
+    seen = write(runs, comparison=compared, out=tmp_path / "page.html")
     assert {"comparison", "results"} <= seen.ids
     first = (tmp_path / "page.html").read_text().split('id="results"')[0]
     lines = [line for line in written.splitlines() if line.startswith("|")]
     assert first.count("<tr>") == len(lines) - 1
-    for cell in lines[2].strip("| ").split(" | "):
-        assert f">{cell}</t" in first
-    assert "Soft attention reads every slice" in first
-    figures = [base64.b64encode(path.read_bytes()).decode() for path in (tmp_path / "compared").glob("*.png")]
+    for line in lines[2:]:
+        for cell in line.strip("| ").split(" | "):
+            assert f">{cell}</t" in first
+    assert "This table makes " in first
+    figures = [base64.b64encode(path.read_bytes()).decode() for path in compared.glob("*.png")]
     assert len(figures) == 3
     assert all(figure in first for figure in figures)
 
 
-def test_a_folder_that_is_no_comparison_is_named(run, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no table.md in .*: it is not the folder of a comparison"):
-        report.main(report.Arguments(runs=(run,), comparison=tmp_path, out=tmp_path / "page.html"))
+def test_a_folder_without_a_comparison_is_named(runs, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no summary.csv in .*: name a folder that agents.compare wrote"):
+        report.main(report.Arguments(runs=(runs,), comparison=tmp_path, out=tmp_path / "page.html"))
 
 
-def test_the_same_page_twice(run, tmp_path):
+def test_a_comparison_of_another_version_is_named(runs, tmp_path):
+    (tmp_path / "summary.csv").write_text("model,m,measure,mean\nsoft,,accuracy,0.5\n")
+    with pytest.raises(ValueError, match=r"summary.csv, line 2: of another version .*run agents.compare again"):
+        report.main(report.Arguments(runs=(runs,), comparison=tmp_path, out=tmp_path / "page.html"))
+
+
+def test_the_same_page_twice(runs, tmp_path):
     for name in ("one", "two"):
-        write(run, out=tmp_path / name)
+        write(runs, out=tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
-def test_seeds_are_put_together_and_others_apart(trained, run, tmp_path):
-    other, second = (shutil.copytree(run, tmp_path / name) for name in ("other", "second"))
-    change(other / "config.json", lambda content: content["config"].update(learning_rate=0.5))
-    change(second / "config.json", lambda content: content["config"].update(seed=2))
-    shutil.copy(trained / "seed2" / "result.json", second)
-    parser = write(run, other, second, out=tmp_path / "report.html")
-    together = [text for text in parser.texts if text.startswith("Mean and 95 % interval")]
-    assert together == ["Mean and 95 % interval over the seeds of run, second"]
-    accuracies = [FinishedRun.read(trained / name).tests["learned"]["accuracy"] for name in ("seed1", "seed2")]
+def test_runs_that_differ_in_the_seed_share_a_row(trained, runs, tmp_path):
+    second, other = shutil.copytree(trained / "seed2", tmp_path / "second"), shutil.copytree(runs, tmp_path / "other")
+    change_configs(second, task={"source": str(tmp_path / "gone")})
+    change_configs(other, training={"learning_rate": 0.5})
+    parser = write(runs, second, other, out=tmp_path / "report.html")
+    assert parser.texts.count("Means over seeds, with 95 % intervals") == 1
+    assert parser.texts.count("1, 2") == 3
+    records = read_finished([run for folder in (runs, second, other) for run in find_runs(folder)])
+    (rows,) = rows_over_seeds(records)
+    assert [(row.model.name, len(row.records)) for row in rows] == [
+        *(pair for name in MODEL_NAMES for pair in ((name, 2),)), *((name, 1) for name in MODEL_NAMES)
+    ]  # fmt: skip
+    accuracies = [record.test.reward for record in rows[0].records]
     half = abs(accuracies[0] - accuracies[1]) / 2 * 12.7062  # t(0.975, 1), of the standard error |a - b| / 2
-    assert f"{np.mean(accuracies):.3f} ± {half:.3f}" in parser.texts
+    assert rows[0].mean("reward").half == pytest.approx(half, rel=1e-4)
     assert {"run-1", "run-2", "run-3"} <= parser.ids
 
 
-def test_names_are_escaped(run, tmp_path):
-    folder = run.rename(tmp_path / '<b> & "quoted"')
-    change(folder / "config.json", lambda content: content.update(machine="<script>alert(1)</script>"))
+def test_names_are_escaped(runs, tmp_path):
+    folder = runs.rename(tmp_path / '<b> & "quoted"')
+    for path in folder.glob("*/config.json"):
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps(content | {"machine": "<script>alert(1)</script>"}))
     parser = write(folder, out=tmp_path / "report.html")
     assert '<b> & "quoted"' in parser.texts
     assert "b" not in parser.names
     assert any("<script>alert(1)</script>" in text for text in parser.texts)
 
 
-def test_markup_escapes_what_is_not_markup():
+def test_all_text_but_markup_is_escaped():
     assert tag("p", "a < b", tag("b", "&"), class_='"x"') == '<p class="&quot;x&quot;">a &lt; b<b>&amp;</b></p>'
     assert tag("nav", aria_label="x") == '<nav aria-label="x"></nav>'
     assert tag("td", Markup("<i>")) == "<td><i></td>"
@@ -284,85 +327,81 @@ def test_markup_escapes_what_is_not_markup():
     assert "<title>&lt;</title>" in page("<", "")
 
 
-def test_without_the_store_the_rest_is_there(run, tmp_path, capsys):
-    parser = write(run, out=tmp_path / "report.html")
-    (sentence,) = [text for text in parser.texts if text.startswith("The strips are left out:")]
+def test_without_the_store_everything_but_the_clips_is_shown(runs, tmp_path, capsys):
+    parser = write(runs, out=tmp_path / "report.html")
+    (sentence,) = [text for text in parser.texts if text.startswith("The clips are left out:")]
     assert str(tmp_path / "gone") in sentence
-    assert images_of(parser) == [*[("png", 1)] * 3, ("webp", 1)]
+    assert images_of(parser) == [("png", 1)] * 3
     assert "left out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "reason"),
-    [("correct", [True], "6 test videos, and the run was tested on 1"), ("correct", None, "did not keep which videos")],
-)
-def test_strips_need_the_outcomes_of_this_split(run, store, tmp_path, field, value, reason):
-    for path in (run, run / "controls" / "random", run / "controls" / "soft"):
-        change(path / "evaluation.json", lambda content: content["test"].update({field: value}))
-    parser = write(run, out=tmp_path / "report.html", source=str(store))
-    assert any(reason in text for text in parser.texts)
-    assert len(parser.images) == 4
+def test_clips_need_the_store_of_the_test(runs, tmp_path):
+    other = write_marked_store(tmp_path / "other", frames_per_second=5.0)
+    parser = write(runs, out=tmp_path / "report.html", source=str(other))
+    assert any("is not the store that" in text and "name that store with --source" in text for text in parser.texts)
+    assert len(parser.images) == 3
 
 
-def test_the_configuration_of_another_version_costs_the_strips_alone(run, tmp_path):
-    change(run / "config.json", lambda content: content["config"].update(from_the_future=3))
-    parser = write(run, out=tmp_path / "report.html")
-    assert any("from_the_future" in text and "left out" in text for text in parser.texts)
-    assert "from_the_future" in parser.texts
-
-
-def test_measures_that_are_there_are_shown(run, tmp_path):
-    known = {"top3": 0.8125, "hit_at_3": 0.4375}
-    lost = ("mean_average_precision", "accuracy_by_frames", "visits")
-
-    def forget(content):
-        content["test"].update(known)
-        for name in lost:
-            del content["test"][name]
-
-    for path in (run, *(run / "controls").iterdir()):
-        change(path / "evaluation.json", forget)
-    parser = write(run, out=tmp_path / "report.html")
-    assert {"top 3", "0.812", "Hit@3", "0.438"} <= set(parser.texts)
+def test_unknown_measures_have_no_column(runs, tmp_path):
+    for path in runs.glob("*/evaluation.json"):
+        content = json.loads(path.read_text())
+        content["test"] |= {"top3": 0.8125, "mean_average_precision": None, "visits": None}
+        path.write_text(json.dumps(content))
+    parser = write(runs, out=tmp_path / "report.html")
+    assert {"top 3", "0.812"} <= set(parser.texts)
     assert "mAP" not in parser.texts
-    assert images_of(parser) == [("png", 1), ("webp", 1)]  # learning curves and the run's own strip
+    assert images_of(parser) == [("png", 1)] * 2  # without maps of the looks
 
 
-def test_a_run_without_metrics_has_no_curves(run, tmp_path):
-    for path in run.rglob("metrics.jsonl"):
+def test_runs_without_metrics_have_no_curves(runs, tmp_path):
+    for path in runs.rglob("metrics.jsonl"):
         path.unlink()
-    parser = write(run, out=tmp_path / "report.html")
-    assert any("keeps no metrics.jsonl" in text for text in parser.texts)
+    assert len(write(runs, out=tmp_path / "report.html").images) == 2
 
 
-@pytest.mark.parametrize("missing", ["result.json", "controls/soft/evaluation.json"])
-def test_an_unfinished_run_is_named_with_the_remedy(run, trained, tmp_path, missing):
-    (run / missing).unlink()
+def test_an_unfinished_run_is_named_with_the_remedy(runs, trained, tmp_path):
+    (runs / "soft" / "evaluation.json").unlink()
     out = tmp_path / "report.html"
-    with pytest.raises(FileNotFoundError, match=f"{run} is not finished .no {missing}.*--resume {run}"):
-        write(trained / "seed1", run, out=out)
+    with pytest.raises(FileNotFoundError, match=f"{runs}/soft is not finished: .*--resume {runs}/soft"):
+        write(trained / "seed1", runs, out=out)
     assert not out.exists()
 
 
-def test_a_folder_that_is_no_run_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path} is not the folder of a run"):
+def test_a_run_without_a_test_is_named_with_the_remedy(store, tmp_path):
+    train(tiny_config(source=str(store), updates=2), tmp_path / "run", test=False)
+    with pytest.raises(ValueError, match=f"the test split was not played with {tmp_path}/run: leave it out, or"):
+        read(tmp_path / "run")
+
+
+def test_a_folder_without_runs_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"no run in {tmp_path}"):
         write(tmp_path, out=tmp_path / "report.html")
 
 
-@pytest.mark.parametrize(
-    ("runs", "out", "message"),
-    [((), "page", "at least one"), (("a", "./a"), "page", "named twice"), (("a",), ".", "is a folder")],
-)
-def test_arguments_are_checked(tmp_path, runs, out, message):
-    folders = tuple(tmp_path / run for run in runs)
+@pytest.mark.parametrize(("names", "out", "message"), [((), "page", "at least one run"), (("a",), ".", "is a folder")])
+def test_arguments_are_checked(tmp_path, names, out, message):
     with pytest.raises(ValueError, match=message):
-        report.Arguments(runs=folders, out=tmp_path / out)
+        report.Arguments(runs=tuple(tmp_path / name for name in names), out=tmp_path / out)
 
 
-def test_runs_of_one_name_go_by_their_paths(trained, tmp_path):
-    runs = []
+def test_a_run_that_is_named_twice_is_refused(runs):
+    with pytest.raises(ValueError, match=f"{runs}/soft is named twice: name each run once"):
+        read_finished([*find_runs(runs), RunFolder(runs / ".." / "runs" / "soft")])
+
+
+def test_experiments_are_the_runs_of_one_folder_and_seed(trained, tmp_path):
     for name in ("a", "b"):
         shutil.copytree(trained / "seed1", tmp_path / name / "run")
-        runs.append(FinishedRun.read(tmp_path / name / "run"))
-    runs.append(dataclasses.replace(runs[0], folder=trained / "seed1"))
-    assert [name for name, _ in report.named(runs)] == [str(runs[0].folder), str(runs[1].folder), "seed1"]
+    mixed = tmp_path / "mixed"
+    for name, origin in (
+        ("one", "seed1/soft"),
+        ("two", "seed1/soft"),
+        ("three", "seed1/random"),
+        ("four", "seed2/soft"),
+    ):
+        shutil.copytree(trained / origin, mixed / name)
+    paths = [tmp_path / "a" / "run", tmp_path / "b" / "run", mixed]
+    experiments = experiments_of(read_finished([run for path in paths for run in find_runs(path)]))
+    assert [(one.name, len(one.records)) for one in experiments] == [
+        (str(paths[0]), 3), (str(paths[1]), 3), ("four", 1), ("mixed", 2), ("two", 1)
+    ]  # fmt: skip

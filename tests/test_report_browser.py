@@ -1,4 +1,4 @@
-"""The report as a browser opens it from disk: every picture decodes, nothing is fetched, and nothing is cut off."""
+"""The report in a browser, opened from disk: every picture decodes, and nothing is fetched or cut off."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from glimpse_agents import report
 from glimpse_agents.reinforce import train
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-# Written into a copy of the page: what the browser made of it.
+# Writes the browser's findings into a copy of the page.
 ASKED = """<pre id="seen"></pre><script>
 addEventListener("load", () => {
   const seen = {
@@ -34,13 +34,14 @@ addEventListener("load", () => {
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     store = write_marked_store(folder / "marked")
-    train(tiny_config(source=str(store), controls=("random", "soft")), folder / "run")
-    report.main(report.Arguments(runs=(folder / "run",), out=folder / "report.html"))
+    for model in ("reinforce", "random", "soft"):
+        train(tiny_config(source=str(store), model=model), folder / "runs" / model)
+    report.main(report.Arguments(runs=(folder / "runs",), out=folder / "report.html"))
     return folder / "report.html"
 
 
 def opened(page, folder, *, width):
-    """Return what a headless browser of a width in pixels made of a page."""
+    """Return the findings of a headless browser, `width` pixels wide, on a page."""
     asked = folder / "asked.html"
     asked.write_text(page.read_text().replace("</body>", ASKED + "</body>"))
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
@@ -60,7 +61,7 @@ def test_the_page_opens_from_disk(page, tmp_path, width):
     seen = opened(page, tmp_path, width=width)
     assert len(seen["images"]) >= 10
     assert all(complete and natural > 1 and shown > 1 for complete, natural, shown in seen["images"])
-    assert seen["fetched"] == []  # but files beside the page are not listed there
+    assert seen["fetched"] == []  # files next to the page are not listed there
     assert seen["outside"] == 0
     assert seen["targets"]
     assert all(seen["targets"])

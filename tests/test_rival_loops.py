@@ -1,11 +1,10 @@
-"""The loops that benchmarks compare ours with learn the same: equal losses, equal gradients, for what was played."""
-
-import dataclasses
+"""Training loops of the benchmarks: for the same episodes, their losses and gradients equal ours."""
 
 import pytest
 import torch
-from agent_toys import TINY_NETWORK, marked_source, tiny_config
-from profiler.iteration import make_arm
+from agent_toys import marked_source, tiny_config
+from glimpse_agents.parallel.noise import Noise
+from profiler.iteration import make_trainer
 from rival_loops import Played, TextbookLoop, losses_of_frames, our_losses, replayed
 
 NETWORKS = {
@@ -15,14 +14,13 @@ NETWORKS = {
 
 
 @pytest.fixture(params=NETWORKS)
-def played(request, tmp_path):
-    network = dataclasses.replace(TINY_NETWORK, **NETWORKS[request.param])
-    config = tiny_config(observation="cube", penalty=0.5, policy=network)
-    return Played(make_arm(config, marked_source(12), tmp_path))
+def played(request):
+    config = tiny_config(observation="cube", penalty=0.5, **NETWORKS[request.param])
+    return Played(make_trainer(config, marked_source(12)))
 
 
 def assert_same(policy, first, second):
-    """Compare the losses and their gradients, which are not all zero."""
+    """Compare the losses and their gradients, none of which is zero."""
     assert first.scalars() == pytest.approx(second.scalars(), rel=1e-4)
     gradients = []
     for losses in (first, second):
@@ -34,18 +32,18 @@ def assert_same(policy, first, second):
         assert gradient.abs().max() > 0, name
 
 
-def test_frames_with_autograd_learn_what_we_do(played):
-    frames, rollout = losses_of_frames(played, torch.Generator().manual_seed(1))
-    assert_same(played.arm.policy, frames, played.losses(played.arm.policy, rollout))
-    ours, again = our_losses(played, torch.Generator().manual_seed(1))
+def test_autograd_in_frames_gives_our_losses_and_gradients(played):
+    frames, rollout = losses_of_frames(played, Noise.seeded(1))
+    assert_same(played.trainer.policy, frames, played.losses(played.trainer.policy, rollout))
+    ours, again = our_losses(played, Noise.seeded(1))
     assert (again.cells == rollout.cells).all()
     assert ours.scalars() == pytest.approx(frames.scalars(), rel=1e-4)
-    assert "step" not in vars(played.arm.policy)
+    assert "step" not in vars(played.trainer.policy)
 
 
-def test_the_textbook_loop_learns_what_we_do(played):
+def test_textbook_loop_gives_our_losses_and_gradients(played):
     loop = TextbookLoop(played)
-    textbook, rollout = loop.losses(torch.Generator().manual_seed(1))
-    logits = replayed(played.arm.policy, rollout, played.masks)
-    assert_same(played.arm.policy, textbook, played.losses(lambda *_, **__: logits, rollout))
+    textbook, rollout = loop.losses(Noise.seeded(1))
+    logits = replayed(played.trainer.policy, rollout, played.masks)
+    assert_same(played.trainer.policy, textbook, played.losses(lambda *_, **__: logits, rollout))
     assert loop.components.grad.abs().max() > 0

@@ -1,12 +1,11 @@
-"""Any set of cells by REINFORCE: probabilities against enumeration, what is seen and kept, and what looking costs."""
+"""Any set of cells by REINFORCE: probabilities against enumeration, rollouts, and the cost of looks."""
 
-import dataclasses
 from itertools import product
 
 import numpy as np
 import pytest
 import torch
-from agent_toys import TINY_NETWORK, marked_source, tiny_config
+from agent_toys import marked_source, tiny_config
 from glimpse_agents.learning.glimpses import (
     choice_entropy,
     choice_log_prob,
@@ -15,46 +14,60 @@ from glimpse_agents.learning.glimpses import (
     sets_entropy,
     sets_log_prob,
 )
-from glimpse_agents.learning.losses import attention_penalty
-from glimpse_agents.learning.objective import Advantages, eq7_rewards, frame_returns, glimpse_losses, look_costs
-from glimpse_agents.learning.policy import GlimpsePolicy
+from glimpse_agents.learning.losses import (
+    Advantages,
+    attention_penalty,
+    eq7_rewards,
+    frame_returns,
+    glimpse_losses,
+    look_costs,
+)
+from glimpse_agents.learning.models import MODELS
+from glimpse_agents.learning.policy import SliceEncoder
+from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing.envs import make_envs, make_policy
 from glimpse_agents.playing.evaluation import evaluate
-from glimpse_agents.playing.rollout import Manner, collect_rollout
+from glimpse_agents.playing.rollout import PlaySettings, collect_rollout
 
 from glimpse_env import VideoGlimpseVectorEnv
 
 LOGITS = torch.tensor([0.3, -1.2, 2.0, 0.0], dtype=torch.float64)
 SETS = torch.tensor(list(product([False, True], repeat=4)))
+GREEDY = PlaySettings(model=MODELS["unlimited"], greedy=True)
 
 
-def play(source, *, encoder="sum", shown="slices", masks=True, clips=None, config=None, **manner):
+def unlimited(**settings):
+    return tiny_config(model="unlimited", abstain=False, **settings)
+
+
+def play(source, *, shown="slices", clips=None, config=None, **settings):
     """Return a policy with large weights, a rollout of sets of cells, its masks, and the environments."""
-    config = config or tiny_config(policy=dataclasses.replace(TINY_NETWORK, encoder=encoder), abstain=False)
-    policy, generator = make_policy(config, source, "unlimited"), torch.Generator().manual_seed(5)
+    config = config or unlimited(encoder="sum")
+    policy, generator = make_policy(config, source), torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
     clips = np.arange(source.num_clips) if clips is None else np.array(clips)
     envs = VideoGlimpseVectorEnv(
         len(clips), source=source, glimpses=None, observation=shown, autoreset_mode="Disabled",
-        look_cost=config.look_cost,
+        look_cost=config.training.advanced.look_cost,
     )  # fmt: skip
-    drawn = policy.draw_masks(len(clips), generator) if masks else None
-    chosen = Manner(looking="unlimited", **manner)
-    return policy, collect_rollout(envs, policy, clips, chosen, generator=generator, masks=drawn), drawn, envs
+    noise = Noise(generator)
+    masks = policy.draw_masks(len(clips), noise)
+    settings = PlaySettings(model=MODELS["unlimited"], **settings)
+    return policy, collect_rollout(envs, policy, clips, settings, noise=noise, masks=masks), masks, envs
 
 
 # ---- the distribution
 
 
-def test_the_probabilities_of_all_sets_sum_to_one():
+def test_probabilities_of_all_sets_sum_to_one():
     probabilities = sets_log_prob(LOGITS.expand(16, -1), SETS).exp()
     assert probabilities.sum().item() == pytest.approx(1.0)
     assert sets_entropy(LOGITS).item() == pytest.approx(-(probabilities * probabilities.log()).sum().item())
 
 
-def test_a_set_is_as_likely_as_its_coins():
+def test_cells_of_a_set_are_independent():
     chances = torch.tensor([0.5, 0.2, 0.9])
     logits = chances.log() - (1 - chances).log()
     chosen = torch.tensor([True, False, True])
@@ -64,13 +77,13 @@ def test_a_set_is_as_likely_as_its_coins():
 
 
 def test_sets_are_drawn_with_their_probabilities():
-    drawn = draw_sets(LOGITS.float().expand(20_000, -1), torch.Generator().manual_seed(1))
+    drawn = draw_sets(LOGITS.float().expand(20_000, -1), Noise.seeded(1))
     torch.testing.assert_close(drawn.double().mean(0), LOGITS.sigmoid(), atol=0.02, rtol=0.0)
 
 
-def test_random_sets_are_small_and_large():
-    sizes = random_sets((4000, 9), torch.Generator().manual_seed(1)).float().mean(1)
-    assert sizes.mean().item() == pytest.approx(0.25, abs=0.02)  # densities are uniform up to a half
+def test_random_sets_have_all_sizes():
+    sizes = random_sets((4000, 9), Noise.seeded(1)).float().mean(1)
+    assert sizes.mean().item() == pytest.approx(0.25, abs=0.02)  # densities are uniform in [0, 0.5)
     assert sizes.min() == 0
     assert sizes.max() > 0.7
 
@@ -81,9 +94,9 @@ def test_random_sets_are_small_and_large():
 @pytest.mark.parametrize("encoder", ["sum", "what_and_where"])
 @pytest.mark.parametrize("in_view", ["glimpsed", "cube"])
 @pytest.mark.parametrize("mirror", [False, True])
-def test_one_call_gives_what_playing_gave(mirror, in_view, encoder):
+def test_forward_over_episodes_equals_play(mirror, in_view, encoder):
     source = marked_source(20)
-    policy, rollout, masks, _ = play(source, encoder=encoder, in_view=in_view, mirror=mirror)
+    policy, rollout, masks, _ = play(source, config=unlimited(encoder=encoder), in_view=in_view, mirror=mirror)
     with torch.no_grad():
         class_logits, cell_logits = policy(rollout.first, rollout.rest, rollout.views, masks)
     torch.testing.assert_close(class_logits, rollout.class_logits, rtol=1e-4, atol=1e-4)
@@ -98,20 +111,20 @@ def test_one_call_gives_what_playing_gave(mirror, in_view, encoder):
 
 
 @pytest.mark.parametrize("mirror", [False, True])
-def test_the_sum_is_the_mean_of_the_cells_chosen(mirror):
+def test_input_is_the_mean_of_the_chosen_cells(mirror):
     source = marked_source(20)
     _, rollout, _, envs = play(source, mirror=mirror)
     last = np.zeros((20, 10), np.bool_)
-    np.put_along_axis(last, envs.engine.cells, True, axis=1)  # a slot that saw nothing is -1, the tenth
+    np.put_along_axis(last, envs.engine.cells, True, axis=1)  # an unused slot is -1, the tenth column
     slices = torch.from_numpy(source.features[:, -1].reshape(20, 9, -1) * last[:, :9, None])
     expected = slices.sum(1) / torch.from_numpy(last[:, :9].sum(1, keepdims=True)).clamp_min(1)
     torch.testing.assert_close(rollout.rest.content[:, -1], expected.float())
 
 
 @pytest.mark.parametrize("encoder", ["sum", "what_and_where"])
-def test_a_bank_shows_no_more_than_the_environments(encoder):
+def test_bank_shows_no_more_than_the_environments(encoder):
     source = marked_source(20)
-    rollouts = [play(source, encoder=encoder, shown=shown)[1] for shown in ("slices", "blind")]
+    rollouts = [play(source, config=unlimited(encoder=encoder), shown=shown)[1] for shown in ("slices", "blind")]
     for name in ("class_logits", "attention", "rewards", "cells"):
         torch.testing.assert_close(*(getattr(rollout, name) for rollout in rollouts), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(rollouts[0].views.content, rollouts[1].views.content)
@@ -119,16 +132,16 @@ def test_a_bank_shows_no_more_than_the_environments(encoder):
 
 @pytest.mark.parametrize("encoder", ["sum", "what_and_where"])
 @pytest.mark.parametrize("shown", ["slices", "blind"])
-def test_no_work_goes_into_cells_that_nobody_chose(encoder, shown, monkeypatch):
+def test_only_chosen_cells_are_encoded(encoder, shown, monkeypatch):
     source = marked_source(20)
-    widths, attend = [], GlimpsePolicy.attend
+    widths, attend = [], SliceEncoder.attend
 
-    def watched(self, slices, *rest):
+    def recording(self, slices, *rest):
         widths.append(slices.shape[1])
         return attend(self, slices, *rest)
 
-    monkeypatch.setattr(GlimpsePolicy, "attend", watched)
-    _, rollout, _, _ = play(source, encoder=encoder, shown=shown, clips=[0, 1])
+    monkeypatch.setattr(SliceEncoder, "attend", recording)
+    _, rollout, _, _ = play(source, config=unlimited(encoder=encoder), shown=shown, clips=[0, 1])
     most = rollout.cells.sum(2).amax(0).clamp_min(1).tolist()
     assert widths == [9, *most]
     assert min(most) < 9
@@ -136,20 +149,18 @@ def test_no_work_goes_into_cells_that_nobody_chose(encoder, shown, monkeypatch):
     assert ((rollout.rest.weights > 0).sum(2) == rollout.cells.sum(2)).all()
 
 
-def test_frames_in_which_nothing_is_chosen_show_nothing():
-    source = marked_source(4)
-    config = tiny_config(abstain=False)
-    policy = make_policy(config, source, "unlimited")
-    torch.nn.init.zeros_(policy.score.weight)  # no cell is likelier than not
-    envs = make_envs(config, source, 4, train=False, looking="unlimited")
-    manner = Manner(looking="unlimited", greedy=True)
-    rollout = collect_rollout(envs, policy, np.arange(4), manner, generator=torch.Generator())
+def test_frames_without_a_chosen_cell_show_nothing():
+    source, config = marked_source(4), unlimited()
+    policy = make_policy(config, source)
+    torch.nn.init.zeros_(policy.location_head.score.weight)  # every cell has probability 1/2
+    envs = make_envs(config, source, 4, train=False)
+    rollout = collect_rollout(envs, policy, np.arange(4), GREEDY, noise=Noise.seeded(0))
     assert rollout.rest.cells.shape == (4, 3, 1)
     assert not rollout.looked.any()
     assert not rollout.rest.weights.any()
 
 
-def test_greedy_takes_the_cells_that_are_likelier_than_not():
+def test_greedy_takes_the_cells_with_probability_above_one_half():
     source = marked_source(20)
     policy, rollout, masks, _ = play(source, greedy=True)
     with torch.no_grad():
@@ -160,34 +171,33 @@ def test_greedy_takes_the_cells_that_are_likelier_than_not():
 # ---- learning
 
 
-def test_looks_cost_what_the_environment_takes():
-    config = tiny_config(look_cost=0.03, abstain=False)
+def test_cost_of_looks_equals_that_of_the_environment():
+    config = unlimited(look_cost=0.03)
     source = marked_source(20)
     _, rollout, _, _ = play(source, config=config)
     assert rollout.cells.sum((1, 2)).unique().numel() > 3
     torch.testing.assert_close(eq7_rewards(rollout, config).sum(1), rollout.rewards)
     assert (look_costs(rollout, config)[:, 0] == 0).all()
-    log_score = dataclasses.replace(config, reward="clip_log_score", credit="terminal")
-    free = dataclasses.replace(log_score, look_cost=0.0)
+    log_score = config.with_settings({"reward": "clip_log_score", "credit": "terminal"})
+    free = log_score.with_settings({"look_cost": 0.0})
     difference = frame_returns(rollout, free) - frame_returns(rollout, log_score)
     torch.testing.assert_close(difference[:, 0], 0.03 * rollout.glimpses.float())
 
 
-def test_a_look_is_charged_to_the_choice_that_made_it():
-    config = tiny_config(look_cost=1.0, abstain=False, eta=0.5)
+def test_looks_are_charged_to_the_choice_that_made_them():
+    config = unlimited(look_cost=1.0, eta=0.5)
     _, rollout, _, _ = play(marked_source(20), config=config)
-    costless = dataclasses.replace(config, look_cost=0.0)
-    costs = frame_returns(rollout, costless) - frame_returns(rollout, config)
-    later = rollout.cells.sum(2).flip(1).cumsum(1).flip(1).float()  # its own looks and those after it
+    costs = frame_returns(rollout, config.with_settings({"look_cost": 0.0})) - frame_returns(rollout, config)
+    later = rollout.cells.sum(2).flip(1).cumsum(1).flip(1).float()  # the choice's looks and all later ones
     torch.testing.assert_close(costs, later)
 
 
-def test_the_losses_are_those_of_sets():
-    config = tiny_config(look_cost=0.02, penalty=0.1, entropy_bonus=0.2, warmup_updates=0, abstain=False)
+def test_losses_use_the_probabilities_of_sets():
+    config = unlimited(look_cost=0.02, penalty=0.1, entropy_bonus=0.2, warmup_share=0.0)
     source = marked_source(4)
     policy, rollout, masks, _ = play(source, config=config, clips=[0, 0, 1, 1, 2, 2, 3, 3])
     advantages = Advantages.of(rollout, config)
-    losses = glimpse_losses(policy, rollout, masks, advantages, config, update=0, looking="unlimited")
+    losses = glimpse_losses(policy, rollout, masks, advantages, config, update=0)
     _, cell_logits = policy(rollout.first, rollout.rest, rollout.views, masks)
     gradient = -(advantages.cells * sets_log_prob(cell_logits, rollout.cells)).sum(1).mean()
     entropy = sets_entropy(cell_logits).mean()
@@ -196,34 +206,30 @@ def test_the_losses_are_those_of_sets():
     torch.testing.assert_close(losses.total, expected)
 
 
-def test_looks_on_the_actor_are_a_share_of_all_looks():
-    source = marked_source(20)
-    policy = make_policy(tiny_config(), source, "unlimited")
+def test_focus_per_look_counts_all_looks():
+    source, config = marked_source(20), unlimited()
+    policy = make_policy(config, source)
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7)))
-    envs = make_envs(tiny_config(abstain=False), source, 20, train=False, looking="unlimited")
-    manner = Manner(looking="unlimited", greedy=True)
-    measured = evaluate(envs, policy, manner, seed=0)
-    rollout = collect_rollout(envs, policy, np.arange(20), manner, generator=torch.Generator().manual_seed(0))
+    envs = make_envs(config, source, 20, train=False)
+    measured = evaluate(envs, policy, GREEDY, seed=0)
+    rollout = collect_rollout(envs, policy, np.arange(20), GREEDY, noise=Noise.seeded(0))
     assert rollout.looked.sum((1, 2)).unique().numel() > 1
     assert measured.focus_per_look == pytest.approx((rollout.hits().sum() / rollout.looked.sum()).item())
 
 
-def test_who_sees_everything_pays_for_no_looks():
-    source, config = marked_source(4), tiny_config(look_cost=0.5, abstain=False)
-    charged = {
-        looking: make_envs(config, source, 1, train=False, looking=looking).engine.rules.look_cost
-        for looking in ("learned", "unlimited", "random", "gumbel", "soft", "soft_top", "mean", "all")
-    }
-    assert charged == dict.fromkeys(("learned", "unlimited", "random", "gumbel"), 0.5) | dict.fromkeys(
-        ("soft", "soft_top", "mean", "all"), 0.0
-    )
+@pytest.mark.parametrize("model", MODELS)
+def test_models_that_read_all_slices_pay_for_no_looks(model):
+    config = tiny_config(model=model, look_cost=0.5, abstain=False)
+    rules = make_envs(config, marked_source(4), 1, train=False).engine.rules
+    reads_all = model in ("soft", "soft_hidden", "soft_top", "mean", "max", "all")
+    assert rules.look_cost == (0.0 if reads_all else 0.5)
 
 
-def test_a_policy_of_m_cells_needs_their_number():
+def test_model_of_m_cells_needs_their_number():
     source = marked_source(4)
-    policy = make_policy(tiny_config(), source, "learned")
-    envs = make_envs(tiny_config(abstain=False), source, 4, train=False, looking="unlimited")
-    with pytest.raises(ValueError, match="'learned' takes the same number of looks in every frame: set glimpses"):
-        collect_rollout(envs, policy, np.arange(4), Manner(), generator=torch.Generator())
+    policy = make_policy(tiny_config(), source)
+    envs = make_envs(unlimited(), source, 4, train=False)
+    with pytest.raises(ValueError, match="'reinforce' takes the same number of looks in every frame: set glimpses"):
+        collect_rollout(envs, policy, np.arange(4), PlaySettings(), noise=Noise.seeded(0))

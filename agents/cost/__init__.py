@@ -1,1 +1,1 @@
-"""Compute: multiply-adds, seconds and memory."""
+"""Cost of playing: multiply-adds, seconds and memory."""

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 
 
 def now(device: torch.device) -> float:
-    """Return the time in seconds once the device has done what it was given."""
+    """Return the time in seconds, after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 class Meter:
-    """What a running total grows by inside functions that are metered from outside, without what it grows by in metered
-    functions that they call.
+    """Growth of a running total inside metered functions, without the growth in metered functions that they call.
 
     Args:
         read: returns the total.
@@ -33,19 +32,24 @@ class Meter:
         self._read, self._inner = read, [0.0]
 
     @contextmanager
-    def on(self, part: str, owner: Any, name: str, *, seen: list[Any] | None = None) -> Iterator[None]:
-        """Meter `owner.name` inside the block; its arguments and result are put into `seen`."""
+    def on(self, functions: Iterable[tuple[str, Any, str]]) -> Iterator[None]:
+        """Meter functions inside the block, each given as a part, its owner, and the owner's attribute."""
+        with ExitStack() as stack:
+            for part, owner, name in functions:
+                stack.enter_context(self._one(part, owner, name))
+            yield
+
+    @contextmanager
+    def _one(self, part: str, owner: Any, name: str) -> Iterator[None]:
         original, is_own = getattr(owner, name), name in vars(owner)
 
         def metered(*args: Any, **kwargs: Any) -> Any:
             self._inner.append(0.0)
-            begun = self._read()
+            before = self._read()
             result = original(*args, **kwargs)
-            taken = self._read() - begun
+            taken = self._read() - before
             self.spent[part] = self.spent.get(part, 0.0) + taken - self._inner.pop()
             self._inner[-1] += taken
-            if seen is not None:
-                seen[:] = [args, kwargs, result]
             return result
 
         setattr(owner, name, metered)
@@ -58,13 +62,6 @@ class Meter:
                 delattr(owner, name)
 
 
-class Clocks(Meter):
-    """Seconds spent inside functions, by part."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__(lambda: now(device))
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """What was spent."""
-        return self.spent
+def clocks(device: torch.device) -> Meter:
+    """Return a meter of seconds."""
+    return Meter(lambda: now(device))

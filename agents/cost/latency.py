@@ -1,4 +1,4 @@
-"""Seconds and memory of inference: a policy that plays clips, and the network that makes their features."""
+"""Seconds and memory of a policy that plays clips, and of the network that makes their features."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -19,23 +19,24 @@ from glimpse_env.video.backbones import Backbone, Precision, load_backbone
 
 from ..learning.config import Config
 from ..learning.policy import GlimpsePolicy
-from ..playing.envs import greedy_manner, make_envs, open_splits
-from ..playing.play import policy_of
-from ..playing.rollout import Looking, Manner
-from ..runs.results import best_policy
-from .clocks import Clocks, now
-from .macs import PARTS, PICTURE
+from ..parallel.noise import Noise
+from ..playing.envs import greedy_play, make_envs, open_splits
+from ..playing.play import play
+from ..playing.rollout import PlaySettings
+from ..runs.folder import RunFolder
+from .clocks import clocks, now
+from .macs import PICTURE, metered_methods
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """What playing a clip takes among others of its batch.
+    """Time to play a clip as part of a batch.
 
     Attributes:
-        seconds: per clip, environment and reading of features included.
-        network_seconds: of them, inside the policy's methods.
+        seconds: per clip, with the environment and the reading of features.
+        network_seconds: the part of them inside the policy.
     """
 
     seconds: float
@@ -43,65 +44,60 @@ class Latency:
 
 
 def time_playing(
-    envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, manner: Manner, *, repetitions: int, seed: int = 0
+    envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, settings: PlaySettings, *, repetitions: int, seed: int = 0
 ) -> Latency:
-    """Play the first N clips of the split of N environments, after once for nothing: medians per clip."""
-    device = policy.place.device
+    """Play the first N clips of the split of N environments, once without a clock, and return medians per clip."""
+    device = policy.device
 
-    def played() -> float:
-        begun = now(device)
-        generator = torch.Generator(device).manual_seed(seed)
-        policy_of(manner.looking)(envs, policy, np.arange(envs.num_envs), manner, generator=generator, seed=seed)
-        return now(device) - begun
+    def whole() -> float:
+        start = now(device)
+        noise = Noise.seeded(seed, device)
+        play(envs, policy, np.arange(envs.num_envs), settings, noise=noise, seed=seed)
+        return now(device) - start
 
     def inside() -> float:
-        clocks = Clocks(device)
-        with ExitStack() as stack:
-            for name in ("step", *PARTS):
-                stack.enter_context(clocks.on("", policy, name))
-            played()
-        return clocks.seconds[""]
+        meter = clocks(device)
+        with meter.on([("step", policy, "step"), *metered_methods(policy)]):
+            whole()
+        return sum(meter.spent.values())
 
-    played()
-    whole = statistics.median(played() for _ in range(repetitions))
-    network = statistics.median(inside() for _ in range(repetitions))
-    return Latency(seconds=whole / envs.num_envs, network_seconds=network / envs.num_envs)
+    whole()
+    seconds, network = (statistics.median(time() for _ in range(repetitions)) for time in (whole, inside))
+    return Latency(seconds=seconds / envs.num_envs, network_seconds=network / envs.num_envs)
 
 
 def time_frames(backbone: Backbone, *, frames: int, repetitions: int) -> float:
-    """Return the median seconds per frame of batches of so many, after one for nothing."""
+    """Return the median seconds per frame in batches of `frames`, after one batch without a clock."""
     pictures = torch.zeros(frames, PICTURE, PICTURE, 3, dtype=torch.uint8)
     seconds = []
     for _ in range(repetitions + 1):
-        begun = now(backbone.device)
+        start = now(backbone.device)
         backbone.cubes(pictures)
-        seconds.append(now(backbone.device) - begun)
+        seconds.append(now(backbone.device) - start)
     return statistics.median(seconds[1:]) / frames
 
 
 def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Result:
-    """Return what a function of a module returns in a process of its own."""
+    """Return the result of a module's function, called in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
-def memory_of_playing(config: Config, run: Path, looking: Looking, batch: int) -> int | None:
-    """Return the bytes that it takes to load an arm and play the first clips of the test split, one batch of them.
+def memory_of_playing(config: Config, run: Path, batch: int) -> int | None:
+    """Return the bytes to load a run's policy and to play the first clips of the test split as one batch.
 
-    What it takes to open the source is not counted; mapped pages of a store that were read are.
+    Opening the source is not counted; pages of a store that are read into memory are.
     """
     source = open_splits(config)["test"]
-    with growth(torch.device(config.device)) as grown:
-        policy = best_policy(config, run, source, looking)
-        envs = make_envs(config, source, batch, train=False, looking=looking)
-        generator = torch.Generator(config.device).manual_seed(0)
-        manner = greedy_manner(config, looking)
-        policy_of(looking)(envs, policy, np.arange(batch), manner, generator=generator, seed=0)
+    with growth(torch.device(config.training.device)) as grown:
+        policy = RunFolder(run).best_policy(config, source)
+        envs = make_envs(config, source, batch, train=False)
+        play(envs, policy, np.arange(batch), greedy_play(config), noise=Noise.seeded(0, policy.device), seed=0)
         return grown()
 
 
 def memory_of_frames(name: str, weights: Path | None, device: str, precision: Precision, frames: int) -> int | None:
-    """Return the bytes that it takes to load a backbone and run it on a batch of so many frames."""
+    """Return the bytes to load a backbone and to run it on a batch of frames."""
     with growth(torch.device(device)) as grown:
         backbone = load_backbone(name, weights=weights, device=device, precision=precision)
         backbone.cubes(torch.zeros(frames, PICTURE, PICTURE, 3, dtype=torch.uint8))
@@ -110,17 +106,17 @@ def memory_of_frames(name: str, weights: Path | None, device: str, precision: Pr
 
 @contextmanager
 def growth(device: torch.device) -> Iterator[Callable[[], int | None]]:
-    """Yield a function that returns by how many bytes memory in use has grown at most since the block began.
+    """Yield a function that returns the peak growth, in bytes, of the memory in use since the block began.
 
-    That is resident memory, or what is allocated on a GPU. None where the system is not Linux or does not tell.
+    The memory is that allocated on a GPU, or else resident memory; None if the system does not report it (not Linux).
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        begun = torch.cuda.memory_allocated(device)
-        yield lambda: torch.cuda.max_memory_allocated(device) - begun
+        before = torch.cuda.memory_allocated(device)
+        yield lambda: torch.cuda.max_memory_allocated(device) - before
         return
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak becomes what is resident now; see proc(5)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak becomes the memory that is resident now; see proc(5)
     except OSError:
         yield lambda: None
         return

@@ -1,16 +1,17 @@
-"""Multiplications and additions per clip, counted by PyTorch while a policy plays, and attributed to its parts.
+"""Multiply-adds (MACs) per clip, counted by PyTorch while a policy plays, for each module of the policy.
 
-A MAC is a multiplication with its addition, half of what torch.utils.flop_counter calls 2 FLOPs. It counts matrix
-products and convolutions; what is done element by element (activations, softmax, pooling, normalisation) it does not
-see. oneDNN's fused layers, which it does not see into either, are off while it counts.
+A MAC is a multiplication with its addition, which torch.utils.flop_counter counts as 2 FLOPs. Matrix products and
+convolutions are counted; work on single elements (activations, softmax, pooling, normalisation) is not. The fused
+layers of oneDNN are switched off during the count, because the counter cannot see into them.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,35 +21,44 @@ from glimpse_env import VideoGlimpseVectorEnv
 from glimpse_env.video.backbones import Backbone
 
 from ..learning.policy import GlimpsePolicy
-from ..playing.play import policy_of
-from ..playing.rollout import SEES_EVERYTHING, SOFT, Manner
+from ..parallel.noise import Noise
+from ..playing.play import play
+from ..playing.rollout import PlaySettings
 from .clocks import Meter
 
-PICTURE = 224  # pixels, the side of what the backbones take
+PICTURE = 224  # pixels along the side of a backbone's input
 
-# Where the policy's arithmetic is done, by method; each leaves out what is done in methods that it calls.
-PARTS = {
-    "project": "choosing",
-    "cell_logits": "choosing",
-    "attend": "attending",
-    "encode": "attending",
-    "advance": "recurrent",
-    "state_of_mean": "recurrent",
-    "class_logits": "head",
+PARTS = {  # by module and method of the policy; a method's count leaves out the metered methods that it calls
+    ("location_head", "project"): "choosing",
+    ("location_head", "forward"): "choosing",
+    ("location_head", "draw_in_sequence"): "choosing",
+    ("encoder", "attend"): "attending",
+    ("encoder", "forward"): "attending",
+    ("memory", "step"): "recurrent",
+    ("memory", "state_of_mean"): "recurrent",
+    ("class_head", "forward"): "head",
+    ("value_head", "forward"): "values",  # only training uses them
 }
+
+
+def metered_methods(policy: GlimpsePolicy) -> Iterator[tuple[str, Any, str]]:
+    """Yield the arguments of `Meter.on` for the modules of a policy."""
+    for (name, method), part in PARTS.items():
+        if (module := getattr(policy, name)) is not None:
+            yield part, module, method
 
 
 @dataclass(frozen=True, kw_only=True)
 class Macs:
-    """MACs of a policy over one clip, features given.
+    """MACs of a policy for one clip whose features are known.
 
     Attributes:
-        choosing: to project slices and score the cells: where to look.
-        attending: to embed, weight and sum slices: X' of eq. 3.
+        choosing: of the location head, with the projection of slices.
+        attending: of the slice encoder: X' of eq. 3.
         recurrent: of the LSTM, and of its initial state.
-        head: of the class scores.
-        slices_attended: that weigh something in X', over the T frames.
-        slices_read: that had to be read for that, and to choose.
+        head: of the class head.
+        slices_attended: with a weight in X', over the T frames.
+        slices_read: to attend to them, and to choose.
     """
 
     choosing: float
@@ -60,12 +70,12 @@ class Macs:
 
     @property
     def attention(self) -> float:
-        """What decides where to look, and makes X' of it."""
+        """To choose cells, and to make X' of them."""
         return self.choosing + self.attending
 
     @property
     def policy(self) -> float:
-        """All that the arm needs once the features are there."""
+        """Of the whole policy."""
         return self.attention + self.recurrent + self.head
 
 
@@ -73,45 +83,42 @@ class Macs:
 def counting() -> Iterator[Callable[[], float]]:
     """Count inside the block; yields a function that returns the MACs so far."""
     with warnings.catch_warnings():
-        # Switching oneDNN off asks about other hardware, too.
+        # Switching oneDNN off also asks about other hardware.
         warnings.filterwarnings("ignore", "TF32 acceleration on top of oneDNN", UserWarning)
         with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
             yield lambda: counter.get_total_flops() / 2
 
 
-def macs_per_clip(envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, manner: Manner, *, seed: int = 0) -> Macs:
-    """Play the first N clips of the split of N environments, and return the mean of what each took.
+def macs_per_clip(envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, settings: PlaySettings, *, seed: int = 0) -> Macs:
+    """Play the first N clips of the split of N environments, and return the mean MACs of a clip.
 
     Args:
-        envs: at most as many as there are clips, since what clips share is done once.
-        policy, manner: as an arm is measured.
-        seed: of what the manner leaves to chance.
+        envs: at most as many as there are clips.
+        policy: the network.
+        settings: how the clips are played.
+        seed: of random draws.
+
+    Raises:
+        ValueError: there are more environments than clips.
     """
     if envs.num_envs > envs.num_clips:
-        raise ValueError(f"{envs.num_envs} environments for {envs.num_clips} clips: what is shared would be missed")
-
-    def generator() -> torch.Generator:
-        return torch.Generator(policy.place.device).manual_seed(seed)
-
-    # Once before, so that a source which computes its features on demand has them, and is not counted.
-    play = policy_of(manner.looking)
-    play(envs, policy, np.arange(envs.num_envs), manner, generator=generator(), seed=seed)
-    with counting() as total, ExitStack() as stack:
+        raise ValueError(
+            f"num_envs ({envs.num_envs}) must not exceed the number of clips ({envs.num_clips}): repeated clips would "
+            "be counted once"
+        )
+    clips = np.arange(envs.num_envs)
+    # Once before, so that a source that computes features on demand has them, and does not add to the count.
+    play(envs, policy, clips, settings, noise=Noise.seeded(seed, policy.device), seed=seed)
+    with counting() as total:
         meter = Meter(total)
-        for name, part in PARTS.items():
-            stack.enter_context(meter.on(part, policy, name))
-        rollout = play(envs, policy, np.arange(envs.num_envs), manner, generator=generator(), seed=seed)
-        played = total()
-    assert sum(meter.spent.values()) == played, "the policy computes outside of PARTS"
-    means = {part: meter.spent.get(part, 0.0) / envs.num_envs for part in PARTS.values()}
+        with meter.on(metered_methods(policy)):
+            rollout = play(envs, policy, clips, settings, noise=Noise.seeded(seed, policy.device), seed=seed)
+        assert sum(meter.spent.values()) == total(), "the policy computes outside of PARTS"
+    means = {part: meter.spent.get(part, 0.0) / envs.num_envs for part in PARTS.values() if part != "values"}
     attended = float((rollout.attention > 0).sum()) / envs.num_envs
-    everything = float(rollout.attention[0].numel())
-    return Macs(**means, slices_attended=attended, slices_read=everything if _reads_everything(manner) else attended)
-
-
-def _reads_everything(manner: Manner) -> bool:
-    all_in_view = manner.in_view == "cube" and manner.scores_cells
-    return all_in_view or manner.looking in SEES_EVERYTHING or manner.looking in SOFT
+    chooses_from_all = settings.in_view == "cube" and settings.model.learns is not None
+    reads_all = chooses_from_all or settings.model.reads_all
+    return Macs(**means, slices_attended=attended, slices_read=rollout.attention[0].numel() if reads_all else attended)
 
 
 def macs_per_frame(backbone: Backbone, side: int = PICTURE) -> float:

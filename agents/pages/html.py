@@ -1,4 +1,4 @@
-"""HTML out of Python's strings: what is not markup already is escaped, so that no name can break a page."""
+"""HTML from Python's strings: all text that is not markup is escaped, so that no name can break a page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 from collections.abc import Sequence
 from html import escape
 
-VOID = ("img", "meta")  # elements that have no end
+VOID = ("img", "meta")  # elements without an end
 
 
 class Markup(str):
@@ -18,7 +18,7 @@ def tag(name: str, /, *children: str, **attributes: str) -> Markup:
 
     Args:
         name: of the element.
-        children: `Markup` as it is, other text escaped.
+        children: `Markup`, or text, which is escaped.
         attributes: escaped.
     """
     begin = name + "".join(
@@ -31,17 +31,17 @@ def tag(name: str, /, *children: str, **attributes: str) -> Markup:
 
 
 def joined(*children: str) -> Markup:
-    """Return children one after the other, those that are not `Markup` escaped."""
+    """Join children; those that are not `Markup` are escaped."""
     return Markup("".join(child if isinstance(child, Markup) else escape(child) for child in children))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, row_headers: int = 1) -> Markup:
-    """Return a table, the first cells of whose rows are headers too; it scrolls where the page is too narrow.
+    """Return a table whose first cells of each row are headers too; it scrolls if the page is too narrow.
 
     Args:
-        header: of the columns; none where it is empty.
-        rows: of as many cells each.
-        row_headers: how many cells of a row are headers.
+        header: of the columns; may be empty.
+        rows: of equal length.
+        row_headers: number of header cells in a row.
     """
     head = [tag("thead", tag("tr", *(tag("th", name, scope="col") for name in header)))] if header else []
     body = [
@@ -56,7 +56,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, row_headers: 
 
 
 def picture(content: bytes, caption: str, *, kind: str = "png", alt: str | None = None) -> Markup:
-    """Return a figure that holds the bytes of an image file; its alternative text is the caption if none is given."""
+    """Return a figure with the bytes of an image file; its alternative text is the caption by default."""
     source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
     return tag("figure", tag("img", src=source, alt=alt or caption), tag("figcaption", caption))
 

@@ -1,41 +1,43 @@
-"""The page of a report: what it says of each run, and how it looks."""
+"""Page of a report: results of all runs, and a section for each experiment."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..pictures.strips import arm_name, png
+from ..learning.config import PATHS
+from ..pictures.strips import png
 from ..playing.evaluation import MEASURES
-from ..runs.finished import FinishedRun
-from ..tables import statistics as seeds
-from .clips import DrawnClip, rule
+from ..tables.intervals import Interval
+from ..tables.layout import format_gain, format_interval, notes_on
+from ..tables.records import find_row
+from .clips import DrawnClip, describe_rule
+from .experiments import Experiment, rows_over_seeds
 from .html import Markup, page, picture, table, tag
 from .plots import accuracy_over_frames, learning_curves, visit_maps
 
-EXPLAINED = (
-    "Everything is measured on the test split with the checkpoint that validation chose. Accuracy is top-1 of the mean "
-    "of the frames' softmaxes, vote the share of episodes whose most frequent prediction is right, focus the share of "
-    "frames after the first with a look on the actor, focus per look the share of looks on it, reward the mean of "
-    "eq. 7, N+ and N- the mean counts of true and false predictions, log-score the mean log of the score of a video's "
-    "classes (scores scaled to sum to 1), attention on the actor the share of the weights of what is seen, entropy "
-    "that of the choice of what is seen, a mean over frames."
+MEASURES_NOTE = (
+    "All measures are of the test split, with the checkpoint that validation chose. Accuracy is top-1 of the mean of "
+    "the frames' softmaxes; vote is the share of episodes whose most frequent prediction is right; focus is the share "
+    "of frames after the first with a look on the actor; focus per look is the share of looks on the actor; reward is "
+    "the mean of eq. 7; N+ and N- are mean counts of true and false predictions; log-score is the mean log of the "
+    "score of a video's classes, after scaling scores to sum to 1; attention on the actor is the share of the weights "
+    "of eq. 3; entropy is that of the choice of cells, averaged over the frames."
 )
-READ_STRIPS = (
+STRIPS_NOTE = (
     "Hard glimpses are bright and numbered in the order in which they were chosen; the first frame is seen whole. Soft "
-    "attention brightens a frame by its weights, upsampled: where it is strongest the picture is as it is, and the "
-    "number in the corner is the largest weight (all cells alike: {uniform:.3f}). Above each frame stands the "
-    "likeliest class, green where it is true, and on the right the scores of the whole clip. The "
-    "episodes are those of the test, played once more."
+    "attention brightens a frame by its upsampled weights: the picture has its own brightness at the largest weight, "
+    "which is printed in the corner (equal weights would be {uniform:.3f}). Above each frame stands the likeliest "
+    "class, green if it is true; on the right are the scores of the whole clip. The episodes are those of the test, "
+    "played again."
 )
-MIDDLE_WINDOWS = (
-    "A video is right or wrong by all of its windows together; shown is its middle one, "
-    "which alone may say something else."
+WINDOWS_NOTE = (
+    "A video is right or wrong by the mean of all of its windows; its middle window is shown, whose own scores may "
+    "differ."
 )
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1f; --ground: #ffffff; --faint: #5d5f66; --line: #d5d6da;
@@ -62,193 +64,162 @@ code { font-family: ui-monospace, monospace; font-size: 0.9em; }
 
 
 def whole_page(
-    sections: Sequence[Markup],
-    runs: Sequence[tuple[str, FinishedRun]],
-    made_by: str,
-    comparison: Markup | None = None,
+    sections: Sequence[Markup], experiments: Sequence[Experiment], made_by: str, comparison: Markup | None = None
 ) -> str:
-    """Put the sections of runs below the results of all, and these below a comparison; `made_by` says with what."""
-    title = "VideoGlimpse: " + (runs[0][0] if len(runs) == 1 else f"{len(runs)} runs")
-    contents = [tag("li", tag("a", name, href=f"#run-{number}")) for number, (name, _) in enumerate(runs, 1)]
-    compared = [] if comparison is None else [tag("li", tag("a", "Comparison", href="#comparison"))]
+    """Return the page: a comparison if there is one, the results of all runs, and the sections of experiments.
+
+    Args:
+        sections: of the experiments.
+        experiments: all of them.
+        made_by: program and version, for the top of the page.
+        comparison: section of a comparison.
+    """
+    title = "VideoGlimpse: " + (experiments[0].name if len(experiments) == 1 else f"{len(experiments)} experiments")
+    links = {"#results": "Results"} | {f"#run-{number}": one.name for number, one in enumerate(experiments, 1)}
+    if comparison is not None:
+        links = {"#comparison": "Comparison"} | links
+    contents = [tag("li", tag("a", name, href=target)) for target, name in links.items()]
     return page(
         title,
         STYLE,
         tag("header", tag("h1", title), tag("p", made_by)),
-        tag(
-            "nav",
-            tag("ul", *compared, tag("li", tag("a", "Results", href="#results")), *contents),
-            aria_label="Contents",
-        ),
-        tag("main", *([] if comparison is None else [comparison]), _results(runs), *sections),
+        tag("nav", tag("ul", *contents), aria_label="Contents"),
+        tag("main", *([] if comparison is None else [comparison]), _results(experiments), *sections),
     )
 
 
-def run_section(
-    number: int, name: str, run: FinishedRun, clips: Sequence[DrawnClip], left_out: str | None, example: bytes | None
-) -> Markup:
-    """Lay out one run.
+def experiment_section(number: int, experiment: Experiment, clips: Sequence[DrawnClip], left_out: str | None) -> Markup:
+    """Return the section of one experiment.
 
     Args:
-        number: of the run on the page, from 1.
-        name: of the run.
-        run: what its files say.
-        clips: as its arms saw them.
-        left_out: why there are no clips, where there are none.
-        example: the run's own glimpses.png, where it is kept.
+        number: on the page, from 1.
+        experiment: the runs.
+        clips: as the models saw them.
+        left_out: reason why there are no clips.
     """
+    plots = [picture(png(figure), caption) for caption, figure in figures(experiment).values()]
     return tag(
         "section",
-        tag("h2", name),
-        tag("p", _split(run)),
-        _facts(run),
+        tag("h2", experiment.name),
+        tag("p", _task(experiment)),
+        _facts(experiment),
         tag("h3", "Learning"),
-        *_plots(run),
-        tag("h3", "The same clips, arm beside arm"),
-        *_clips(run, clips, left_out),
-        *_example(example),
+        *plots,
+        tag("h3", "Clips as the models saw them"),
+        *_clips(experiment, clips, left_out),
         tag("h3", "Configuration"),
-        _configuration(run),
+        _configuration(experiment),
         id=f"run-{number}",
     )
 
 
-def _results(runs: Sequence[tuple[str, FinishedRun]]) -> Markup:
-    names = [name for name in MEASURES if any(run.measured(name) for _, run in runs)]
-    header = ["run", "glimpses", *(MEASURES[name] for name in names), "validation", "trained, s"]
+def _results(experiments: Sequence[Experiment]) -> Markup:
+    records = [record for experiment in experiments for record in experiment.records]
+    names = [name for name in MEASURES if any(getattr(record.test, name) is not None for record in records)]
+    header = ["experiment", "model", *(MEASURES[name] for name in names), "validation", "trained, s"]
     rows = [
         [
-            title,
-            arm_name(arm),
-            *(_number(run.tests[arm].get(name)) for name in names),
-            _number(evaluation.get("validation_accuracy")),
-            _number(evaluation.get("train_seconds"), digits=0),
+            experiment.name,
+            record.model.name,
+            *(_number(getattr(record.test, name)) for name in names),
+            _number(record.result.validation.accuracy),
+            _number(record.result.train_seconds, digits=0),
         ]
-        for title, run in runs
-        for arm, evaluation in run.evaluations.items()
+        for experiment in experiments
+        for record in experiment.records
     ]
-    parts = [tag("h2", "Results"), tag("p", EXPLAINED), table(header, rows, row_headers=2)]
-    return tag("section", *parts, *_over_seeds(runs), id="results")
+    titles = {record.model.name: record.model.title for record in records}
+    models = "Models: " + "; ".join(f"{name}: {title}" for name, title in titles.items()) + "."
+    parts = [tag("h2", "Results"), tag("p", MEASURES_NOTE), tag("p", models), table(header, rows, row_headers=2)]
+    for group in rows_over_seeds(records):
+        cells, gains = [], list[Interval]()
+        for row in group:
+            if len(row.records) > 1:
+                random = find_row(group, "random", row.glimpses) if row.glimpses is not None else None
+                gain = row.accuracy_gain(random)
+                gains += [] if gain is None else [gain]
+                means = [format_interval(row.mean(name)) for name in ("vote_accuracy", "focus", "focus_per_look")]
+                seeds = ", ".join(str(record.seed) for record in row.records)
+                cells.append([row.name, seeds, format_interval(row.mean("accuracy")), format_gain(gain), *means])
+        if cells:
+            header = ["model", "seeds", "accuracy", "minus random", "vote", "focus", "focus per look"]
+            parts += [tag("h3", "Means over seeds, with 95 % intervals"), table(header, cells, row_headers=2)]
+            parts += [tag("p", note) for note in notes_on(gains)] if gains else []
+    return tag("section", *parts, id="results")
 
 
-def _over_seeds(runs: Sequence[tuple[str, FinishedRun]]) -> list[Markup]:
-    """Put runs that differ in their seed alone together."""
-    groups: list[list[tuple[str, FinishedRun]]] = []
-    for named in runs:
-        for group in groups:
-            try:
-                seeds.read_runs([run.folder for _, run in [*group, named]])
-            except ValueError:  # not of this group
-                continue
-            group.append(named)
-            break
-        else:
-            groups.append([named])
-    parts = []
-    for group in groups:
-        if len(group) > 1:
-            together = f"Mean and 95 % interval over the seeds of {', '.join(name for name, _ in group)}"
-            rows = seeds.rows([run.result for _, run in group])
-            parts.append(tag("h3", together))
-            parts.append(table(seeds.HEADER, [[arm_name(arm), *cells] for arm, *cells in rows]))
-    return parts
-
-
-def _split(run: FinishedRun) -> str:
-    windows = run.result.get("test_windows")
-    told = f", each by the mean of its windows' scores ({windows} windows)" if windows else ""
+def _task(experiment: Experiment) -> str:
+    config, videos = experiment.first.record.config, len(experiment.first.test.correct)
+    windows = "" if config.task.window_seconds is None else ", each scored by the mean of its windows"
     return (
-        f"Tested on the test split of {run.config['source']}, fold {run.config.get('fold', 1)}: "
-        f"{run.result['test_clips']} videos{told}. The reward maximised is {run.result.get('reward_maximised', 'eq7')}."
+        f"Tested on the test split of {config.task.source}, fold {config.task.fold}: {videos} videos{windows}. Trained "
+        f"to maximise the reward {config.training.reward}."
     )
 
 
-def _facts(run: FinishedRun) -> Markup:
-    """Return what a reader asks first, and what the run was made with."""
-    source, config = run.content.get("source", {}), run.config
-    versions = ", ".join(f"{name} {version}" for name, version in run.content.get("versions", {}).items())
-    extraction = source.get("extraction")
+def _facts(experiment: Experiment) -> Markup:
+    record = experiment.first.record
+    config, source, size = record.config, record.source, record.source.grid_size
+    commits = dict.fromkeys(str(one.result.trained_by) for one in experiment.records)
     facts = {
-        "glimpses": f"{config['glimpses']} of {_times(source.get('grid_size'))} cells, seed {config['seed']}",
-        "clips": f"{source.get('frames')} frames at {source.get('frames_per_second')} a second, "
-        f"{len(source.get('class_names', []))} classes",
-        "features": "the source's own" if not extraction else json.dumps(extraction),
-        "preset": f"{config.get('preset')}, {config.get('updates')} updates on {config.get('device')}",
-        "versions": versions,
-        "git commit": str(run.content.get("git_commit")),
-        "machine": f"{run.content.get('machine')}, {run.content.get('threads')} threads",
+        "glimpses": f"{config.task.glimpses} of {size} x {size} cells, seed {experiment.first.seed}",
+        "clips": f"{source.frames} frames at {source.frames_per_second} per second, {len(source.class_names)} classes",
+        "features": "the source's own" if source.extraction is None else json.dumps(source.extraction),
+        "preset": f"{config.preset}, {config.training.updates} updates on {config.training.device}",
+        "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+        "git commit": "; ".join(commits),
+        "machine": f"{record.machine}, {record.threads} threads",
     }
     return tag("div", table([], list(facts.items())), class_="facts")
 
 
-def _plots(run: FinishedRun) -> list[Markup]:
-    parts = [picture(png(figure), caption) for caption, figure in figures(run).values()]
-    if not any(run.metrics.values()):
-        parts.append(tag("p", "The run keeps no metrics.jsonl: there are no learning curves."))
-    return parts
-
-
-def figures(run: FinishedRun) -> dict[str, tuple[str, Figure]]:
-    """Return the plots of a run with their captions, by name."""
+def figures(experiment: Experiment) -> dict[str, tuple[str, Figure]]:
+    """Return the plots of an experiment with their captions, by name."""
     drawn: dict[str, tuple[str, Figure]] = {}
-    curves = learning_curves(run.metrics)
+    curves = learning_curves({record.model.name: record.run.metrics() for record in experiment.records})
     if curves is not None:
-        caption = "Accuracy on the validation split, and focus on the training clips, over the updates"
-        drawn["learning"] = caption, curves
-    if accuracies := run.measured("accuracy_by_frames"):
-        drawn["frames_seen"] = "Accuracy on the test split against the frames seen", accuracy_over_frames(accuracies)
-    if visits := run.measured("visits"):
-        caption = "Share of the looks after the first frame that fell on each cell of the test clips"
-        drawn["visits"] = caption, visit_maps(visits)
+        drawn["learning"] = (
+            "Accuracy on the validation split, and focus on the training clips, over the updates",
+            curves,
+        )
+    by_frames = {record.model.name: record.test.accuracy_by_frames for record in experiment.records}
+    drawn["frames_seen"] = "Accuracy on the test split against the frames seen", accuracy_over_frames(by_frames)
+    if visits := {one.model.name: one.test.visits for one in experiment.records if one.test.visits is not None}:
+        drawn["visits"] = "Share of the looks after the first frame on each cell, in the test clips", visit_maps(visits)
     return drawn
 
 
-def _clips(run: FinishedRun, clips: Sequence[DrawnClip], left_out: str | None) -> list[Markup]:
-    parts = [tag("p", f"The rule: {rule(list(run.evaluations))}")]
+def _clips(experiment: Experiment, clips: Sequence[DrawnClip], left_out: str | None) -> list[Markup]:
+    parts = [tag("p", f"The rule: {describe_rule(experiment)}")]
     if left_out is not None:
-        return [*parts, tag("p", f"The strips are left out: {left_out}")]
-    size = run.content["source"]["grid_size"]
-    parts.append(tag("p", READ_STRIPS.format(uniform=1 / size**2)))
-    if run.config.get("window_seconds") is not None:
-        parts.append(tag("p", MIDDLE_WINDOWS))
+        return [*parts, tag("p", f"The clips are left out: {left_out}")]
+    record = experiment.first.record
+    parts.append(tag("p", STRIPS_NOTE.format(uniform=1 / record.source.grid_size**2)))
+    if record.config.task.window_seconds is not None:
+        parts.append(tag("p", WINDOWS_NOTE))
     for clip in clips:
-        of_clip = f"{clip.clip_id} (truth: {clip.truth}), seen by {', '.join(clip.arms)}"
+        title = f"{clip.clip_id} (truth: {clip.truth}), seen by {', '.join(clip.models)}"
         parts += [
             tag("h4", f"{clip.choice.group}: {clip.clip_id}"),
-            picture(_smaller(clip.strip), f"Frames of {of_clip}", kind="webp"),
-            picture(clip.gif, f"All frames of {of_clip}", kind="gif", alt=f"Moving picture of {of_clip}"),
+            picture(_as_webp(clip.strip), f"Frames of {title}", kind="webp"),
+            picture(clip.gif, f"All frames of {title}", kind="gif", alt=f"Movie of {title}"),
         ]
     return parts
 
 
-def _smaller(content: bytes) -> bytes:
+def _as_webp(content: bytes) -> bytes:
     """Return a PNG of photographs as WebP, in a sixth of the bytes."""
     buffer = io.BytesIO()
     Image.open(io.BytesIO(content)).convert("RGB").save(buffer, "WEBP", quality=85)
     return buffer.getvalue()
 
 
-def _example(example: bytes | None) -> list[Markup]:
-    if example is None:
-        return []
-    caption = "glimpses.png of the run: the first two videos that REINFORCE gets right, and the first two it gets wrong"
-    return [tag("h3", "The run's own film strip"), picture(_smaller(example), caption, kind="webp")]
-
-
-def _configuration(run: FinishedRun) -> Markup:
-    rows = [[name, json.dumps(value)] for name, value in _flat(run.config)]
-    return tag("details", tag("summary", "All of it"), tag("div", table(["field", "value"], rows), class_="facts"))
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    fields: list[tuple[str, Any]] = []
-    for name, value in config.items():
-        fields += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
-    return fields
-
-
-def _times(size: int | None) -> str:
-    return "?" if size is None else f"{size} x {size}"
+def _configuration(experiment: Experiment) -> Markup:
+    """Return all settings, a column for each model."""
+    configs = [record.record.config for record in experiment.records]
+    rows = [[".".join(PATHS[name]), *(json.dumps(one.setting(name)) for one in configs)] for name in PATHS]
+    header = ["setting", *(one.model for one in configs)]
+    return tag("details", tag("summary", "All settings"), tag("div", table(header, rows), class_="facts"))
 
 
 def _number(value: float | None, *, digits: int = 3) -> str:

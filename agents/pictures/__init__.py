@@ -1,1 +1,1 @@
-"""Film strips and movies of episodes."""
+"""Pictures of played episodes: film strips and movies."""

@@ -1,4 +1,4 @@
-"""How bright each pixel of a picture is drawn, by where was looked: the paper's figures 2 and 3."""
+"""Brightness of each pixel of a picture, by the attention to its cell: the paper's figures 2 and 3."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def upsample(weights: NDArray[np.float32], height: int, width: int) -> NDArray[n
 
 
 def brightness_of_weights(weights: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Return (height, width): 1 where (K, K) soft attention is strongest in the frame, `DIMMED` where there is none."""
+    """Return (height, width): 1 at the strongest of (K, K) soft attention, `DIMMED` without any attention."""
     spread = upsample(weights, height, width)
     return DIMMED + (1 - DIMMED) * spread / max(float(spread.max()), 1e-12)
 
@@ -39,12 +39,8 @@ def brightness_of_cells(cells: Sequence[int], grid_size: int, height: int, width
 def cell_box(cell: int, grid_size: int, height: int, width: int) -> tuple[float, float, float, float]:
     """Return the left, top, right and bottom edge of a cell in a picture, in pixels."""
     row, column = divmod(cell, grid_size)
-    return (
-        column * width / grid_size,
-        row * height / grid_size,
-        (column + 1) * width / grid_size,
-        (row + 1) * height / grid_size,
-    )
+    down, across = height / grid_size, width / grid_size
+    return column * across, row * down, (column + 1) * across, (row + 1) * down
 
 
 def shaded(image: NDArray[np.uint8], brightness: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
-"""Film strips like the paper's figures 2 and 3: what was looked at, frame by frame, and what came to be believed.
+"""Film strips like the paper's figures 2 and 3: the looks of an episode frame by frame, and the predicted classes.
 
 Hard glimpses are bright and numbered in the order in which they were chosen. Soft attention brightens a frame by its
-weights, upsampled: where it is strongest the picture is as it is, and the number in the corner is the largest weight.
+upsampled weights: the picture has its own brightness at the strongest one, whose weight is printed in the corner.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import dataclasses
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,30 +22,31 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from glimpse_env import ClipSource, VideoGlimpseVectorEnv
-from glimpse_env.files import write_atomically
 
+from ..learning.episodes import GlimpseRollout, Rollout
+from ..learning.models import Model
 from ..learning.policy import GlimpsePolicy
+from ..parallel.noise import Noise
 from ..playing.evaluation import class_scores
-from ..playing.play import policy_of
-from ..playing.rollout import SEES_EVERYTHING, SOFT, GlimpseRollout, Looking, Manner, Rollout
-from ..runs.folder import told_failures
+from ..playing.play import play
+from ..playing.rollout import PlaySettings
 from .brightness import brightness_of_cells, brightness_of_weights, cell_box, shaded
 
 SHOWN_CLASSES = 3
-GREY_SIDE = 112  # pixels, of the picture in place of one that the source does not keep
+GREY_SIDE = 112  # pixels of the grey picture of a frame that the source keeps no picture of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
-    """What is drawn of one frame of one episode.
+class DrawnFrame:
+    """Contents of the drawing of one frame of one episode.
 
     Attributes:
-        image: (height, width, 3) RGB, grey where the source keeps no pictures.
-        brightness: (height, width), in 0..1; None where the frame was seen whole.
-        cells: those that the frame was seen through, in the order in which they were chosen where there was one.
-        largest_weight: of soft attention; None for other ways of looking.
+        image: (height, width, 3) RGB, grey if the source keeps no pictures.
+        brightness: (height, width), in 0..1; None if the frame was seen whole.
+        cells: those that were seen, in the order in which they were chosen if there was one.
+        largest_weight: of soft attention; None for other models.
         prediction, probability: the likeliest class, or "no prediction", and its softmax.
-        is_right: whether that class is true at the frame; None where the truth is unknown or nothing was predicted.
+        is_right: whether that class is true at the frame; None if the truth is unknown or nothing was predicted.
     """
 
     image: NDArray[np.uint8]
@@ -60,70 +60,74 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class Played:
-    """Episodes that one arm has played.
+    """Episodes that one model has played.
 
     Attributes:
-        looking: which arm.
+        model: the way to look.
         rollout: N episodes, not mirrored.
         source: of the clips.
         windows: (N, T) int64, the index of each frame among those of its clip.
     """
 
-    looking: Looking
+    model: Model
     rollout: Rollout
     source: ClipSource
     windows: NDArray[np.int64]
 
     @classmethod
-    def just_now(cls, envs: VideoGlimpseVectorEnv, rollout: Rollout, looking: Looking) -> Played:
+    def of(cls, envs: VideoGlimpseVectorEnv, rollout: Rollout, model: Model) -> Played:
         """Return the episodes that the environments have just played."""
-        return cls(looking=looking, rollout=rollout, source=envs.source, windows=envs.engine.window.copy())
+        return cls(model=model, rollout=rollout, source=envs.source, windows=envs.engine.window.copy())
 
     def only(self, episode: int) -> Played:
         """Return a copy of one episode, which keeps none of the others in memory."""
         rows = torch.tensor([episode])
-        return dataclasses.replace(self, rollout=self.rollout.part(rows), windows=self.windows[[episode]])
+        return dataclasses.replace(self, rollout=self.rollout.rows(rows), windows=self.windows[[episode]])
 
     def clip_id(self, episode: int) -> str:
-        """Return the name of the clip that an episode plays."""
-        return self.source.clip_id(int(self.rollout.clips[episode]))
+        """Return the name of the clip that an episode plays; bytes of file names that are not UTF-8 are escaped."""
+        name = self.source.clip_id(int(self.rollout.clips[episode]))
+        return name.encode("utf-8", "backslashreplace").decode()
 
     def truth(self, episode: int) -> list[int]:
-        """Return the classes that are true at some frame of an episode; none where they are unknown."""
+        """Return the classes that are true at some frame of an episode; none if they are unknown."""
         return np.flatnonzero(self.rollout.frame_labels[episode].any(0).cpu().numpy()).tolist()
 
+    def truth_names(self, episode: int) -> str:
+        """Return the names of these classes in one line."""
+        return ", ".join(self.source.class_names[label] for label in self.truth(episode)) or "unknown"
+
     def scores(self, episode: int) -> NDArray[np.float32]:
-        """Return (C,): what the episode says of each class."""
+        """Return the episode's (C,) class scores."""
         scores = class_scores(self.rollout.class_logits[[episode]], len(self.source.class_names))[0]
         return np.asarray(scores.cpu().numpy(), np.float32)
 
-    def seen(self, episode: int, frame: int) -> Seen:
-        """Return what is drawn of a frame, counted from 0."""
+    def frame(self, episode: int, frame: int) -> DrawnFrame:
+        """Return the contents of the drawing of a frame, counted from 0."""
         image = self._image(episode, frame)
         scores = self.rollout.class_logits[episode, frame].softmax(0)
         best = int(scores.argmax())
         abstained = best == len(self.source.class_names)
         brightness, cells, largest = self._attention(episode, frame, *image.shape[:2])
-        return Seen(
+        is_known = not abstained and bool(self.truth(episode))
+        return DrawnFrame(
             image=image,
             brightness=brightness,
             cells=cells,
             largest_weight=largest,
             prediction="no prediction" if abstained else self.source.class_names[best],
             probability=float(scores.max()),
-            is_right=(
-                None if abstained or not self.truth(episode) else bool(self.rollout.frame_labels[episode, frame, best])
-            ),
+            is_right=bool(self.rollout.frame_labels[episode, frame, best]) if is_known else None,
         )
 
     def _attention(
         self, episode: int, frame: int, height: int, width: int
     ) -> tuple[NDArray[np.float32] | None, tuple[int, ...], float | None]:
         size = self.source.grid_size
-        if self.looking in SOFT:
+        if self.model.is_soft:
             weights = self.rollout.attention[episode, frame].float().cpu().numpy().reshape(size, size)
             return brightness_of_weights(weights, height, width), (), float(weights.max())
-        if frame == 0 or self.looking in SEES_EVERYTHING:
+        if frame == 0 or self.model.sees == "all":
             return None, (), None
         cells = tuple(self._cells(episode, frame).tolist())
         return brightness_of_cells(cells, size, height, width), cells, None
@@ -139,28 +143,12 @@ class Played:
 
 
 def play_clips(
-    envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, clips: Sequence[int], manner: Manner, *, seed: int
+    envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, clips: Sequence[int], settings: PlaySettings, *, seed: int
 ) -> Played:
     """Play one episode of each of the `clips`, as many as there are environments, to be drawn."""
-    generator = torch.Generator(policy.place.device).manual_seed(seed)
-    play = policy_of(manner.looking)
-    rollout = play(envs, policy, np.asarray(clips, np.int64), manner, generator=generator, seed=seed)
-    return Played.just_now(envs, rollout, manner.looking)
-
-
-def save_film_strip(
-    path: Path, envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, clips: Sequence[int], manner: Manner, *, seed: int
-) -> Rollout:
-    """Play one episode of each of the `clips`, as many as there are environments, and draw them into a PNG file.
-
-    Returns:
-        the episodes played.
-    """
-    played = play_clips(envs, policy, clips, manner, seed=seed)
-    content = png(film_strip(played))
-    with told_failures(path):
-        write_atomically(path, content)
-    return played.rollout
+    noise = Noise.seeded(seed, policy.device)
+    rollout = play(envs, policy, np.asarray(clips, np.int64), settings, noise=noise, seed=seed)
+    return Played.of(envs, rollout, settings.model)
 
 
 def film_strip(played: Played, *, columns: int = 8) -> Figure:
@@ -178,32 +166,22 @@ def film_strip(played: Played, *, columns: int = 8) -> Figure:
     return figure
 
 
-def comparison_strip(arms: Sequence[Played], episode: int, *, columns: int = 8) -> Figure:
-    """Draw the same frames of the same clip as several arms saw them, one row each.
+def comparison_strip(models: Sequence[Played], episode: int, *, columns: int = 8) -> Figure:
+    """Draw the same frames of the same clip as several models saw them, one row each.
 
     Args:
-        arms: what each has played, of the same clips.
-        episode: which of their episodes.
+        models: episodes of each, of the same clips.
+        episode: number of the episode.
         columns: as for `film_strip`.
     """
-    frames = arms[0].rollout.predictions.shape[1]
-    figure, axes = _canvas(len(arms), frames, columns)
-    for row, played in zip(axes, arms, strict=True):
+    first = models[0]
+    figure, axes = _canvas(len(models), first.rollout.predictions.shape[1], columns)
+    for row, played in zip(axes, models, strict=True):
         _draw_row(row, played, episode)
-        row[0].set_ylabel(arm_name(played.looking), fontsize=9)
-    title = f"{arms[0].clip_id(episode)}, truth: {truth_of(arms[0], episode)}"
+        row[0].set_ylabel(played.model.name, fontsize=9)
+    title = f"{first.clip_id(episode)}, truth: {first.truth_names(episode)}"
     figure.suptitle(title, fontsize=9, parse_math=False)
     return figure
-
-
-def arm_name(looking: str) -> str:
-    """Return what an arm is called in figures."""
-    return "REINFORCE" if looking == "learned" else looking.replace("_", " ")
-
-
-def truth_of(played: Played, episode: int) -> str:
-    """Return the names of the classes that are true in an episode, for reading."""
-    return ", ".join(played.source.class_names[label] for label in played.truth(episode)) or "unknown"
 
 
 def png(figure: Figure) -> bytes:
@@ -221,39 +199,36 @@ def _canvas(rows: int, frames: int, columns: int) -> tuple[Figure, NDArray[np.ob
 
 
 def _draw_row(axes: NDArray[np.object_], played: Played, episode: int) -> None:
-    """Draw an episode: as many frames as there are axes but for the last, which takes the scores."""
+    """Draw the frames of an episode on all axes but the last one, which shows the scores."""
     frames = played.rollout.predictions.shape[1]
     shown = np.unique(np.linspace(0, frames - 1, len(axes) - 1).round().astype(int))
     for axis, frame in zip(axes[:-1], shown.tolist(), strict=True):
-        seen = played.seen(episode, frame)
-        _draw_frame(axis, seen, played.source.grid_size)
-        said = f"{frame + 1}: {_shortened(seen.prediction, 18)} {seen.probability:.2f}"
-        axis.set_title(said, fontsize=7, color=_colour(seen.is_right, unknown="black"), parse_math=False)
+        drawn = played.frame(episode, frame)
+        _draw_frame(axis, drawn, played.source.grid_size)
+        title = f"{frame + 1}: {_shortened(drawn.prediction, 18)} {drawn.probability:.2f}"
+        axis.set_title(title, fontsize=7, color=_colour(drawn.is_right, unknown="black"), parse_math=False)
     _draw_scores(axes[-1], played.scores(episode), played.truth(episode), played.source.class_names)
 
 
-def _draw_frame(axis: Axes, seen: Seen, grid_size: int) -> None:
-    height, width = seen.image.shape[:2]
-    gold: dict[str, Any] = {
-        "color": "gold",
-        "fontsize": 6,
-        "path_effects": [withStroke(linewidth=1, foreground="black")],
-    }
-    for rank, cell in enumerate(seen.cells, 1):
+def _draw_frame(axis: Axes, drawn: DrawnFrame, grid_size: int) -> None:
+    height, width = drawn.image.shape[:2]
+    stroke = withStroke(linewidth=1, foreground="black")
+    gold: dict[str, Any] = {"color": "gold", "fontsize": 6, "path_effects": [stroke]}
+    for rank, cell in enumerate(drawn.cells, 1):
         left, top, right, bottom = cell_box(cell, grid_size, height, width)
         corner = (left - 0.5, top - 0.5)
         axis.add_patch(Rectangle(corner, right - left, bottom - top, fill=False, ec="gold", lw=1.0))
         axis.text(left + 1, top + 1, str(rank), va="top", **gold)
-    if seen.largest_weight is not None:
-        weight = f"{seen.largest_weight:.3f}"
+    if drawn.largest_weight is not None:
+        weight = f"{drawn.largest_weight:.3f}"
         axis.text(0.97, 0.03, weight, ha="right", transform=axis.transAxes, **gold)
-    axis.imshow(seen.image if seen.brightness is None else shaded(seen.image, seen.brightness))
+    axis.imshow(drawn.image if drawn.brightness is None else shaded(drawn.image, drawn.brightness))
     axis.set_xticks([])
     axis.set_yticks([])
 
 
 def _draw_scores(axis: Axes, scores: NDArray[np.float32], truth: list[int], names: Sequence[str]) -> None:
-    """Draw the best classes' scores and the truth's: green where true, red where not, blue where that is unknown."""
+    """Draw the scores of the best classes and of the true ones: green if true, red if not, blue if that is unknown."""
     best = np.argsort(-scores)[:SHOWN_CLASSES].tolist()
     shown = best + [label for label in truth if label not in best]
     colours = [_colour(label in truth if truth else None, unknown="tab:blue") for label in shown]

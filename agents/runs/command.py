@@ -24,7 +24,7 @@ from .signals import StoppedError
 
 Output = TypeVar("Output")
 ERRORS = (
-    ValueError, OSError, ArithmeticError, ModuleNotFoundError, DependencyNotInstalled, VideoError, DecoderError,
+    ValueError, OSError, FloatingPointError, ModuleNotFoundError, DependencyNotInstalled, VideoError, DecoderError,
     DeviceError, RankLostError,
 )  # fmt: skip
 """Errors that end a command with one line."""
@@ -44,7 +44,7 @@ class CommandLine(Generic[Output]):
     training: TrainingConfig
     output: Output
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
-    """config.json of a run, or its folder; its settings become the defaults."""
+    """Folder of a run, or its config.json, whose settings become the defaults."""
     given: Annotated[tuple[str, ...], tyro.conf.Suppress] = field(default=())
     """Names of the flags that were given."""
 
@@ -102,6 +102,8 @@ def parse_command(
         raise ValueError(f"--preset must be one of {', '.join(get_args(Preset))}, got {known.preset!r}")
     config = preset_for(known.source, known.preset)
     if known.config is not None:
+        if known.preset is not None:
+            raise ValueError("--config and --preset both set the defaults: give one of them")
         folder = known.config.parent if known.config.name == "config.json" else known.config
         config = RunFolder(folder).record().config
         models = (config.model,)
@@ -143,10 +145,11 @@ def run_command(main: Callable[[], int | None], *, ranks: bool = False) -> None:
     try:
         sys.exit(main())
     except StoppedError as stopped:
-        print(f"{stopped}: run the same command again to resume", file=sys.stderr, flush=True)
+        if local_rank() == 0:
+            print(f"{stopped}: {stopped.remedy}", file=sys.stderr, flush=True)
         sys.exit(128 + stopped.signum)
     except KeyboardInterrupt:
-        print("stopped: run the same command again to resume", file=sys.stderr, flush=True)
+        print("stopped at once: a run resumes from its last saved state", file=sys.stderr, flush=True)
         sys.exit(130)
     except RankLostError as error:
         # The process that failed has printed why; one of the others is enough to say that they end too.

@@ -219,6 +219,15 @@ class RunFolder:
             state: dict[str, Any] = torch.load(self._last, map_location="cpu", weights_only=True)
             return state
 
+    def updates_done(self) -> int:
+        """Return how many updates the saved state has seen.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        state = self.load_last()
+        return 0 if state is None else int(state["num_updates"])
+
     def best_policy(self, config: Config, source: ClipSource) -> GlimpsePolicy:
         """Return the network with the weights that validation chose, on the configured device.
 
@@ -226,8 +235,9 @@ class RunFolder:
             config: of the run, perhaps with another device.
             source: clips of the kind that the run was trained on.
         """
-        policy = make_policy(config, source)
-        policy.load_state_dict(self.load_best())
+        policy, weights = make_policy(config, source), self.load_best()
+        with _raising_damage(self._best, "train the run again"):
+            policy.load_state_dict(weights)
         return policy.eval().to(config.training.device)
 
     # ---- results

@@ -11,9 +11,19 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from ..learning.config import PATHS, Config, Settings
-from ..learning.models import ModelName
-from ..parallel.ranks import current_share
-from ..playing.envs import SourceRecord, Sources, check_device, greedy_play, make_envs, open_splits, videos_of
+from ..learning.models import MODELS, ModelName
+from ..parallel.ranks import current_share, from_first, raise_together
+from ..playing.envs import (
+    SourceRecord,
+    Sources,
+    absolute_source,
+    check_device,
+    check_playable,
+    greedy_play,
+    make_envs,
+    open_splits,
+    videos_of,
+)
 from ..playing.evaluation import EVALUATION_ENVS, Evaluation, evaluate
 from .command import CommandLine
 from .files import read_json, write_json
@@ -61,14 +71,17 @@ def jobs_of_models(line: CommandLine[Any], out: Path, tuned: Path | None = None)
 
 def resumed_jobs(line: CommandLine[Any], path: Path) -> list[Job]:
     """Return the jobs of the run or runs at a path, with the changes that the command line makes."""
-    changes: dict[str, Any] = {}
-    if "--updates" in line.given:
-        changes |= {"updates": line.training.updates, "epochs": None}
-    if "--source" in line.given:
-        changes["source"] = line.task.source
-    if "--device" in line.given:
-        changes["device"] = line.training.device
-    return [Job(run.record().config.with_settings(changes), run.path) for run in find_runs(path)]
+    values = {"updates": line.training.updates, "source": line.task.source, "device": line.training.device}
+    changes = {name: value for name, value in values.items() if f"--{name}" in line.given}
+    jobs = []
+    for run in find_runs(path):
+        own: dict[str, Any] = dict(changes)
+        if "updates" in own and (done := run.updates_done()) > own["updates"]:
+            own["updates"] = done
+            if current_share().is_first:
+                print(f"{run.path} has already trained {done} updates, and ends there", file=sys.stderr, flush=True)
+        jobs.append(Job(run.record().config.with_settings(own), run.path))
+    return jobs
 
 
 def read_tuned(path: Path | None, models: Sequence[str]) -> dict[str, Settings]:
@@ -83,7 +96,9 @@ def read_tuned(path: Path | None, models: Sequence[str]) -> dict[str, Settings]:
     if not path.exists():
         raise FileNotFoundError(f"no tuned settings at {path}: agents.tune writes them, as settings.json")
     settings = read_json(path)
-    if not isinstance(settings, dict) or not all(isinstance(own, dict) for own in settings.values()):
+    if not isinstance(settings, dict) or not all(
+        isinstance(own, dict) and name in MODELS for name, own in settings.items()
+    ):
         raise ValueError(f"{path} must hold settings by the name of a model, got {settings!r}")
     for model, own in settings.items():
         if other := [name for name in own if name not in OF_A_MODEL]:
@@ -135,6 +150,9 @@ def train_all(
 
     Returns:
         the result of each job; None for one that failed.
+
+    Raises:
+        ValueError: a job cannot be played on its source; nothing was trained.
     """
     opened: dict[tuple[Any, ...], Sources] = {}
 
@@ -146,13 +164,26 @@ def train_all(
         return opened[key]
 
     configs = [job.config.for_source(sources_of(job.config)["train"]) for job in jobs]
+    with raise_together():
+        for config in configs:
+            check_device(config.training.device, current_share())
+            current_share().of(config.training.clips)
+            check_playable(config, sources_of(config)["train"])
     total, shows = sum(config.training.updates for config in configs), current_share().is_first
-    if shows and announce:
-        is_new = not any(RunFolder(job.path).exists for job in jobs)
+    if announce:
+        is_new = from_first(lambda: not any(RunFolder(job.path).exists for job in jobs))
         seconds = None
-        if estimate is not None and is_new:
+        if estimate is not None and is_new:  # by all ranks, as they train
             seconds = total * estimate(configs[0], sources_of(configs[0]))
-        print(describe(configs, sources_of(configs[0]), seconds), flush=True)
+        if shows:
+            print(describe(configs, sources_of(configs[0]), seconds), flush=True)
+    with raise_together():
+        if shows:  # --resume finds all runs of a command, also those that it had not come to when it was stopped
+            for job, config in zip(jobs, configs, strict=True):
+                config = config.with_settings({"source": absolute_source(config.task.source)})
+                run, record = RunFolder(job.path), SourceRecord.of(config, sources_of(job.config)["train"])
+                with run.lock():
+                    run.begin(config, record, changes=changes)
     results: list[RunResult | None] = []
     with Progress(total, shows=shows) as progress:
         for job, config in zip(jobs, configs, strict=True):
@@ -175,9 +206,8 @@ def describe(configs: Sequence[Config], sources: Sources, seconds: float | None)
     config, source = configs[0], sources["train"]
     models = list(dict.fromkeys(config.model for config in configs))
     clips = " / ".join(str(videos_of(sources[split]).num_clips) for split in ("train", "validation", "test"))
-    cells = (
-        f"{config.task.glimpses} of {source.grid_size**2} cells in each of {config.task.frames or source.num_frames}"
-    )
+    frames = config.task.frames or source.num_frames
+    cells = f"{config.task.glimpses} of {source.grid_size**2} cells in each of {frames} frames"
     runs = "" if len(configs) == len(models) else f" in {len(configs)} runs"
     time_needed = "" if seconds is None else f"; about {format_seconds(seconds)}"
     return (
@@ -196,8 +226,11 @@ def evaluate_again(jobs: Sequence[Job], *, sampled: bool) -> list[tuple[ModelNam
     Raises:
         ValueError: a source is not of the kind that the run was trained on.
     """
-    measured = []
-    for config, path in jobs:
+    measured, playable = [], [job for job in jobs if RunFolder(job.path).has_best]
+    for job in jobs if playable else ():
+        if job not in playable:
+            print(f"{job.path} has not validated yet: it is left out", file=sys.stderr)
+    for config, path in playable or jobs:
         run = RunFolder(path)
         check_device(config.training.device)
         sources = open_splits(config)

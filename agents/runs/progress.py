@@ -64,7 +64,7 @@ class Progress:
             print(self._line(update, of), flush=True)
 
     def _is_due(self, last: bool) -> bool:
-        return last or self._done == 1 or time.perf_counter() - self._printed >= SECONDS_BETWEEN_LINES
+        return last or self._counted == 1 or time.perf_counter() - self._printed >= SECONDS_BETWEEN_LINES
 
     def _line(self, update: int, of: int) -> str:
         rate = self._counted / (time.perf_counter() - self._started)

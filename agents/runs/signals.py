@@ -17,11 +17,14 @@ class StoppedError(Exception):
     Args:
         signum: number of the signal.
         done: the last step that was saved.
+
+    Attributes:
+        remedy: how to resume.
     """
 
     def __init__(self, signum: int, done: str) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name} after {done}")
-        self.signum = signum
+        self.signum, self.remedy = signum, "run the same command again to resume"
 
 
 class Interruption:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 
 from ..learning.config import format_settings
 from ..playing.evaluation import MEASURES
-from .intervals import Interval, comparisons_sentence
-from .layout import comma_separated, format_gain, format_interval, markdown
+from .intervals import Interval
+from .layout import cells_of, comma_separated, format_gain, format_interval, markdown, notes_on
 from .records import Record, Row, find_row, rows_of
 
 SHOWN = (
@@ -117,8 +116,7 @@ def summary(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str
         measured.append((differences.reference_glimpses, "reinforce_minus_it", differences.reinforce_minus_it))
         for glimpses, name, value in measured:
             if value is not None:
-                half = value.half if isfinite(value.half) else None
-                lines.append([row.model.name, glimpses, seeds, name, value.mean, half, value.note, None])
+                lines.append([row.model.name, glimpses, seeds, name, *cells_of(value), value.note, None])
     for figure in reported:
         lines.append([figure.model, None, None, figure.measure, figure.value, None, None, figure.source])
     return comma_separated(["model", "m", "seeds", "measure", "mean", "interval", "note", "reported_by"], lines)
@@ -145,7 +143,6 @@ def page(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str:
     commits = sorted({str(record.result.trained_by) for record in records})
     machines = sorted({f"{one.record.machine}, {one.record.threads} threads" for one in records})
     differences = [gain for row in rows for gain in Differences.of(row, rows).both()]
-    notes = sorted({gain.note for gain in differences if gain.note})
     lines = [
         f"Source `{config.task.source}`, fold {config.task.fold}, preset {config.preset}, reward "
         f"{config.training.reward}, {config.training.updates} updates of {config.training.clips} clips x "
@@ -153,16 +150,13 @@ def page(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str:
         f"{1 / len(first.source.class_names):.3f}.",
         f"Code {', '.join(commits)}; {'; '.join(machines)}.",
         *_own_settings(records),
-        "Means have 95 % intervals over seeds. Differences have 95 % intervals over films and seeds, and a * if the "
-        "interval excludes zero. " + comparisons_sentence(len(differences)),
-        *(f"Of some differences: {note}." for note in notes),
+        "Means have 95 % intervals over seeds.",
+        *notes_on(differences),
         "Validation chose the checkpoints. Soft attention reads every slice in order to score it, and begins from the "
         "mean of all frames, so it has seen the whole clip at frame 1.",
     ]
     if len(set(videos)) == len(videos):
-        lines.append(
-            "The names of the videos contain no film: if videos share footage, intervals are too narrow."
-        )
+        lines.append("The names of the videos contain no film: if videos share footage, intervals are too narrow.")
     return comparison_table(records, reported) + "\n" + "\n\n".join(lines) + "\n"
 
 

@@ -97,15 +97,29 @@ class Row:
 
     def mean(self, measure: str) -> Interval | None:
         """Return the mean of a measure with its interval over seeds; None if it is unknown."""
-        values = self.values(measure)
-        return mean_interval(values) if values else None
+        return mean_if_known(self.values(measure))
 
     def accuracy_gain(self, other: Row | None) -> Interval | None:
-        """Return the accuracy minus that of another row, with the interval over films and seeds; None without a row."""
+        """Return the accuracy minus that of another row; None without another row."""
         if other is None or other is self:
             return None
-        correct = ([record.test.correct for record in row.records] for row in (self, other))
-        return crossed_interval(next(correct), self.records[0].test.films, next(correct))
+        return accuracy_gain(*([record.test for record in row.records] for row in (self, other)))
+
+
+def mean_if_known(values: Sequence[float | None]) -> Interval | None:
+    """Return the mean of a measure with its interval over seeds; None if it is unknown for some seed, or for all."""
+    known = [value for value in values if value is not None]
+    return mean_interval(known) if known and len(known) == len(values) else None
+
+
+def accuracy_gain(runs: Sequence[Evaluation], others: Sequence[Evaluation]) -> Interval:
+    """Return the accuracy of one model minus that of another, with the interval over films and seeds.
+
+    Args:
+        runs: of one model, one for each seed.
+        others: of the other model, on the same videos; their seeds may differ.
+    """
+    return crossed_interval([run.correct for run in runs], runs[0].films, [run.correct for run in others])
 
 
 def rows_of(records: Sequence[Record]) -> list[Row]:

@@ -10,7 +10,7 @@ from ..playing.evaluation import Evaluation
 from .intervals import mean_interval
 
 
-def results_table(measured: Sequence[tuple[ModelName, Evaluation]]) -> str:
+def results_table(measured: Sequence[tuple[ModelName, Evaluation]], chance: float) -> str:
     """Return the test results of models as lines of text.
 
     The 95 % interval of the accuracy covers the films of the test videos, not the seeds of training.
@@ -24,5 +24,5 @@ def results_table(measured: Sequence[tuple[ModelName, Evaluation]]) -> str:
         vote, focus, per_look = ("-" if value is None else f"{value:.3f}" for value in cells)
         lines.append(f"{model:12}{accuracy.mean:9.3f}{interval:>17}{vote:>8}{focus:>8}{per_look:>10}")
     videos, films = len(measured[0][1].correct), len(set(measured[0][1].films))
-    lines.append(f"{videos} test videos of {films} films; the interval covers films, not seeds")
+    lines.append(f"chance {chance:.3f}; {videos} test videos of {films} films; the interval covers films, not seeds")
     return "\n".join(lines)

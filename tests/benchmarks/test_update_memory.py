@@ -1,32 +1,30 @@
-"""What an update needs in memory, and what gradients that are summed over parts of it save.
+"""Memory of an update, with its gradient summed over parts of its episodes (--clips-at-once).
 
     pytest tests/benchmarks/test_update_memory.py --benchmark-only
 
-7 x 7 x 1024 cubes, T = 30, LSTM 3 x 512, m = 5, 16 clips with R = 16 rollouts each, one thread. Each way runs in a
-process of its own: its peak of resident memory after one update, less what it had before. The rollout is kept whole
-either way.
+7 x 7 x 1024 cubes, T = 30, LSTM 3 x 512, m = 5, 16 clips with R = 16 rollouts each, one thread. Each setting runs in
+its own process. The growth of its peak resident memory during one update is measured. The whole rollout is in memory in
+each case.
 """
 
 import subprocess
 import sys
 
 RUN = """
-import dataclasses, resource, sys, tempfile, time
-from pathlib import Path
+import resource, sys, time
 import torch
+from glimpse_agents import reinforce
 from glimpse_agents.learning.config import PRESETS
-from profiler.iteration import make_arm, random_features
+from profiler.iteration import make_trainer, random_features
 
 torch.set_num_threads(1)
 at_once = int(sys.argv[1]) or None
-config = dataclasses.replace(PRESETS["paper"], clips=16, rollouts=16, frames=None, clips_at_once=at_once)
-source = random_features(7, 1024, 30, 16)
-with tempfile.TemporaryDirectory() as folder:
-    arm = make_arm(config, source, Path(folder))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    begun = time.perf_counter()
-    scalars = arm._train_once()
-    taken = time.perf_counter() - begun
+settings = {"clips": 16, "rollouts": 16, "frames": None, "clips_at_once": at_once}
+trainer = make_trainer(PRESETS["paper"].with_settings(settings), random_features(7, 1024, 30, 16))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start = time.perf_counter()
+scalars = reinforce.update(trainer, *reinforce.collect(trainer))
+taken = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print((peak - before) / 1024, taken, scalars["train/gradient_norm"])
 """
