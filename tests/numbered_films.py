@@ -307,7 +307,15 @@ PROGRAM = {  # files made of other files by the program ffmpeg, which has more e
     "program_dash.mp4": ("h264.mp4", ["-c", "copy", "-movflags", "dash+frag_keyframe"], []),
 }
 NAMES = [*(film.name for film in FILMS), *STRUCTURES, *PROGRAM]
-RARE = set(  # left to the slow tests
-    ["cinepak.mov", "zmbv.avi", "jpeg2000.mkv", "snow.mkv", "asv1.avi", "svq1.mov", "magicyuv.avi", "cfhd.mov", "v210.mov", "vc2.mkv", "flashsv.flv", "png.avi", "png.mov", "raw.mkv", "ffvhuff.avi", "huffyuv.avi", "wmv1.wmv", "msmpeg4v2.avi", "mjpeg.mkv", "mjpeg.mp4", "wmv2.asf", "wmv2.avi", "h263.avi", "h264.m4v", "h264.m2ts", "h264.3gp", "mpeg2_b.vob", "mpeg2_b.avi", "mpeg2_b.mov", "mpeg1.mkv", "mpeg4.3gp", "mpeg4.mkv", "vp8.mkv", "vp8.avi", "vp9.mkv", "av1.mkv", "hevc.mov", "h264_444.mkv", "h264_odd.mp4", "h264_uneven.mkv", "utvideo.avi", "qtrle.mov", "prores.mov", "lossy_mpeg2.ts", "copied_no_b.avi", "cut_no_b.mp4", "middle_mpeg2.ts"]
-)
+# fmt: off
+RARE = {  # left to the slow tests
+    "cinepak.mov", "zmbv.avi", "jpeg2000.mkv", "snow.mkv", "asv1.avi", "svq1.mov", "magicyuv.avi",
+    "cfhd.mov", "v210.mov", "vc2.mkv", "flashsv.flv", "png.avi", "png.mov", "raw.mkv",
+    "ffvhuff.avi", "huffyuv.avi", "wmv1.wmv", "msmpeg4v2.avi", "mjpeg.mkv", "mjpeg.mp4", "wmv2.asf",
+    "wmv2.avi", "h263.avi", "h264.m4v", "h264.m2ts", "h264.3gp", "mpeg2_b.vob", "mpeg2_b.avi",
+    "mpeg2_b.mov", "mpeg1.mkv", "mpeg4.3gp", "mpeg4.mkv", "vp8.mkv", "vp8.avi", "vp9.mkv",
+    "av1.mkv", "hevc.mov", "h264_444.mkv", "h264_odd.mp4", "h264_uneven.mkv", "utvideo.avi", "qtrle.mov",
+    "prores.mov", "lossy_mpeg2.ts", "copied_no_b.avi", "cut_no_b.mp4", "middle_mpeg2.ts",
+}
+# fmt: on
 DAMAGED = {"lossy.ts", "lossy_hevc.ts", "lossy_mpeg2.ts", "lost_chunks_mpeg4.avi"}  # some numbers cannot be read
