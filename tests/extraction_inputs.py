@@ -47,12 +47,18 @@ def _picture(number, frames, size):
 
 
 def turn_video(path, degrees):
-    """Have an MP4 file say that it is to be shown turned clockwise, by the display matrix of its track header."""
+    """Have an MP4 file say that it is to be shown turned clockwise."""
+    cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
+    set_display_matrix(path, (cosine, sine, -sine, cosine))
+
+
+def set_display_matrix(path, matrix):
+    """Write a, b, c and d into the display matrix of an MP4's track header: x' = a x + c y, y' = b x + d y."""
     content = bytearray(path.read_bytes())
     header = content.index(b"tkhd")
     assert content[header + 4] == 0  # version 0 has the matrix 44 bytes behind its name
-    cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
-    matrix = (cosine << 16, sine << 16, 0, -sine << 16, cosine << 16, 0, 0, 0, 1 << 30)
+    a, b, c, d = (value << 16 for value in matrix)
+    matrix = (a, b, 0, c, d, 0, 0, 0, 1 << 30)
     content[header + 44 : header + 80] = struct.pack(">9i", *matrix)
     path.write_bytes(content)
 

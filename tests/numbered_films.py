@@ -1,5 +1,6 @@
 """Films whose frames carry their own number, drawn as 4 x 3 black and white blocks, in many containers and codecs."""
 
+import subprocess
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -144,6 +145,8 @@ FILMS = [
     Film("h264_refresh.mp4", "libx264", X264 | {"intra-refresh": "1"}),
     Film("h264_16b.mkv", "libx264", X264 | {"bf": "16"}),
     Film("h264_fragments.mp4", "libx264", X264, muxer={"movflags": "frag_keyframe+empty_moov"}),
+    Film("h264_bt709.mp4", "libx264", X264 | {"x264-params": "colormatrix=bt709:colorprim=bt709:transfer=bt709"}),
+    Film("h264_full_range.mp4", "libx264", X264 | {"x264-params": "fullrange=on"}),
     Film("h264_uneven.mp4", "libx264", X264, seconds=UNEVEN),
     Film("h264_uneven.mkv", "libx264", X264, seconds=UNEVEN),
     Film("h264_10bit.mp4", "libx264", X264, "yuv420p10le"),
@@ -203,12 +206,17 @@ def make_film(name, folder):
     if name in STRUCTURES:
         source, change = STRUCTURES[name]
         return change(make_film(source, folder), path)
+    if name in PROGRAM:
+        source, output, given = PROGRAM[name]
+        command = ["ffmpeg", "-loglevel", "error", *given, "-i", make_film(source, folder), *output, path]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+        return path
     return write_film(next(film for film in FILMS if film.name == name), path)
 
 
 def true_seconds(name, numbers):
     """Return when the frames with these numbers show in the film of that name."""
-    source = STRUCTURES[name][0] if name in STRUCTURES else name
+    source = (STRUCTURES | PROGRAM)[name][0] if name in STRUCTURES or name in PROGRAM else name
     return np.array(next(film for film in FILMS if film.name == source).seconds)[numbers]
 
 
@@ -281,5 +289,33 @@ STRUCTURES = {  # files made of other files, without encoding them again
     "preview.mkv": ("h264.mp4", _previewed),
     "preview.mp4": ("h264.mp4", _previewed),
 }
-NAMES = [*(film.name for film in FILMS), *STRUCTURES]
+PROGRAM = {  # files made of other files by the program ffmpeg, which has more encoders and other muxers
+    "program_cut.mp4": ("h264.mp4", ["-c", "copy"], ["-ss", "0.8"]),
+    "program_cut.mov": ("h264.mov", ["-c", "copy"], ["-ss", "1.3"]),
+    "program_cut.mkv": ("hevc.mkv", ["-c", "copy"], ["-ss", "1.3"]),
+    "program_copy.avi": ("h264.mp4", ["-c", "copy"], []),
+    "program_negative.mp4": ("h264.mp4", ["-c", "copy", "-movflags", "negative_cts_offsets"], []),
+    "program_no_edits.mp4": ("h264.mp4", ["-c", "copy", "-use_editlist", "0"], []),
+    "program_offset.mkv": ("h264.mkv", ["-c", "copy"], ["-itsoffset", "5"]),
+    "program_x265.mp4": ("ffv1.mkv", ["-c:v", "libx265", "-crf", "10", "-x265-params", "keyint=20:log-level=none"], []),
+    "program_x265.mkv": ("ffv1.mkv", ["-c:v", "libx265", "-crf", "10", "-x265-params", "keyint=20:log-level=none"], []),
+    "program_theora.ogv": ("ffv1.mkv", ["-c:v", "libtheora", "-q:v", "10", "-g", "15"], []),
+    "program_aom.mp4": ("ffv1.mkv", ["-c:v", "libaom-av1", "-cpu-used", "8", "-crf", "10", "-g", "15"], []),
+    "program_x264_10_bit.mkv": ("ffv1.mkv", ["-c:v", "libx264", "-crf", "10", "-pix_fmt", "yuv420p10le"], []),
+    "program_interlaced.mp4": ("ffv1.mkv", ["-c:v", "libx264", "-crf", "10", "-flags", "+ildct+ilme"], []),
+    "program_mpeg2.mxf": ("ffv1.mkv", ["-c:v", "mpeg2video", "-q:v", "2", "-bf", "2"], []),
+    "program_dash.mp4": ("h264.mp4", ["-c", "copy", "-movflags", "dash+frag_keyframe"], []),
+}
+NAMES = [*(film.name for film in FILMS), *STRUCTURES, *PROGRAM]
+# fmt: off
+RARE = {  # left to the slow tests
+    "cinepak.mov", "zmbv.avi", "jpeg2000.mkv", "snow.mkv", "asv1.avi", "svq1.mov", "magicyuv.avi",
+    "cfhd.mov", "v210.mov", "vc2.mkv", "flashsv.flv", "png.avi", "png.mov", "raw.mkv",
+    "ffvhuff.avi", "huffyuv.avi", "wmv1.wmv", "msmpeg4v2.avi", "mjpeg.mkv", "mjpeg.mp4", "wmv2.asf",
+    "wmv2.avi", "h263.avi", "h264.m4v", "h264.m2ts", "h264.3gp", "mpeg2_b.vob", "mpeg2_b.avi",
+    "mpeg2_b.mov", "mpeg1.mkv", "mpeg4.3gp", "mpeg4.mkv", "vp8.mkv", "vp8.avi", "vp9.mkv",
+    "av1.mkv", "hevc.mov", "h264_444.mkv", "h264_odd.mp4", "h264_uneven.mkv", "utvideo.avi", "qtrle.mov",
+    "prores.mov", "lossy_mpeg2.ts", "copied_no_b.avi", "cut_no_b.mp4", "middle_mpeg2.ts",
+}
+# fmt: on
 DAMAGED = {"lossy.ts", "lossy_hevc.ts", "lossy_mpeg2.ts", "lost_chunks_mpeg4.avi"}  # some numbers cannot be read

@@ -1,21 +1,21 @@
 """What data sets' folders and annotation files say, and what is wrong with them."""
 
+import functools
 import json
 import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from extraction_inputs import write_activitynet
 
-from glimpse_env.datasets import (
-    DatasetError,
-    activitynet,
-    folder,
-    hmdb51,
-    read_activitynet,
-    read_hmdb_splits,
-    ucf101,
+from glimpse_env import datasets
+from glimpse_env.datasets import DatasetError, folder, read_activitynet, read_hmdb_splits
+
+activitynet, hmdb51, ucf101 = (
+    functools.partial(read, strict=True) for read in (datasets.activitynet, datasets.hmdb51, datasets.ucf101)
 )
 
 DATA = Path(os.environ.get("VIDEOGLIMPSE_DATA", "/nonexistent"))
@@ -401,3 +401,122 @@ def test_a_video_with_two_files(tmp_path):
         touch(tmp_path / "videos" / name)
     with pytest.raises(DatasetError, match=r"1 videos have several files under .*: aaaaaaaaaaa"):
         activitynet(tmp_path / "videos", write_activitynet(tmp_path / "notes.json"))
+
+
+# ---- what is left out, and named
+
+
+def test_bad_lines_of_hmdb51_are_named_and_their_videos_skipped(tmp_path):
+    splits = write_splits(tmp_path / "splits", walk={f"{name}.avi": (1, 2) for name in "abcd"})
+    lines = (splits / "walk_test_split1.txt").read_text().splitlines()
+    (splits / "walk_test_split1.txt").write_text("\n".join([lines[0], "b.avi 7", *lines[2:], "../x 1"]))
+    for name in "abc":
+        touch(tmp_path / "videos" / "walk" / f"{name}.avi")
+    dataset = datasets.hmdb51(tmp_path / "videos", splits)
+    assert [clip.clip_id for clip in dataset.clips] == ["walk/a", "walk/c"]
+    assert dataset.missing == ("walk/d",)
+    first, second, third, fourth = dataset.skipped
+    assert first.endswith("walk_test_split1.txt, line 2: expected a file name and 0, 1 or 2, got 'b.avi 7'")
+    assert "line 5: '../x' is not a plain file name" in second
+    assert third == "split files of 'walk': folds 1 and 2 differ in b.avi"
+    assert fourth.endswith("not found under " + str(tmp_path / "videos") + ": walk/d.avi")
+
+
+def test_bad_lines_of_ucf101_are_named_and_their_videos_skipped(tmp_path):
+    lists = write_ucf(tmp_path / "lists", folds=1)
+    with (lists / "trainlist01.txt").open("a") as file:
+        file.write("Chess/a.avi 3\nArchery/v_Archery_g04_c01.avi 1\n")
+    dataset = datasets.ucf101(tmp_path / "videos", lists)
+    assert len(dataset.clips) == 15
+    chess, both = dataset.skipped
+    assert "trainlist01.txt, line 13: expected a video in the folder of a known class, got 'Chess/a.avi 3'" in chess
+    assert both.endswith("fold 1: Archery/v_Archery_g04_c01.avi is in both lists")
+
+
+@pytest.mark.parametrize("label", [None, " ", 3])
+def test_bad_entries_of_activitynet_are_named_and_their_videos_skipped(tmp_path, label):
+    bad = {"subset": "training", "annotations": [{"segment": [1, 2], "label": label}]}
+    padded = {"subset": "training", "annotations": [{"segment": [1, 2], "label": "Run "}]}
+    notes = write_activitynet(tmp_path / "notes.json", bbbbbbbbbbb=bad, ccccccccccc=padded)
+    for name in "abcd":
+        touch(tmp_path / "videos" / f"v_{name * 11}.mp4")
+    dataset = datasets.activitynet(tmp_path / "videos", notes)
+    assert [clip.clip_id[0] for clip in dataset.clips] == ["a", "c", "d"]
+    assert dataset.class_names == ("Run", "Walk")
+    (note,) = dataset.skipped
+    assert f"the entry of 'bbbbbbbbbbb' is skipped (ValueError: video 'bbbbbbbbbbb' has the label {label!r}" in note
+    with pytest.raises(DatasetError, match="which names no class"):
+        activitynet(tmp_path / "videos", notes)
+
+
+def test_all_videos_missing_is_an_error_even_if_not_strict(tmp_path):
+    splits = write_splits(tmp_path / "splits", walk={"a.avi": (1,)})
+    with pytest.raises(DatasetError, match=r"1 video named by .* not found under .*: walk.a\.avi"):
+        datasets.hmdb51(tmp_path / "videos", splits)
+
+
+def test_byte_order_marks_and_double_blanks_are_read_and_notes_of_macos_ignored(tmp_path):
+    splits = tmp_path / "splits"
+    splits.mkdir()
+    (splits / "walk_test_split1.txt").write_text("a.avi  1\nb.avi\t2\n", encoding="utf-8-sig")
+    (splits / "._walk_test_split1.txt").write_bytes(b"\0\5\x16\7")
+    assert read_hmdb_splits(splits) == {"walk": {"a.avi": (1,), "b.avi": (2,)}}
+    lists = write_ucf(tmp_path / "lists", folds=1)
+    for name in ("classInd.txt", "trainlist01.txt"):
+        (lists / name).write_text((lists / name).read_text().replace(" ", "  "), encoding="utf-8-sig")
+    assert len(ucf101(tmp_path / "videos", lists).clips) == 16
+    notes = write_activitynet(tmp_path / "notes.json")
+    notes.write_text(notes.read_text(), encoding="utf-8-sig")
+    assert len(read_activitynet(notes)[1]) == 6
+
+
+def test_folds_that_begin_late_are_named(tmp_path):
+    (tmp_path / "walk_test_split2.txt").write_text("a.avi 1\n")
+    with pytest.raises(DatasetError, match=r"are of folds 2: they should be of 1, 2, \.\.\. without gaps"):
+        read_hmdb_splits(tmp_path)
+
+
+def test_folder_names_what_it_leaves_out(tmp_path):
+    for name in ("walk/a.m2ts", "run/a.vob", "sports/jump/c.mp4", "stray.mp4", "run/notes.txt", "run/Thumbs.db"):
+        touch(tmp_path / name)
+    dataset = folder(tmp_path)
+    assert [clip.clip_id for clip in dataset.clips] == ["run/a.vob", "walk/a.m2ts"]
+    (note,) = dataset.skipped
+    assert note.startswith(f"3 files in {tmp_path} are left out, since they are not <class>/<name>")
+    assert note.endswith(": run/notes.txt, sports/jump/c.mp4, stray.mp4")
+
+
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+if os.geteuid() == 0:
+    os.setuid(65534)
+from glimpse_env.datasets import DatasetError, folder
+dataset = folder(Path(sys.argv[1]))
+print(dataset.class_names, *dataset.skipped, sep="|")
+try:
+    folder(Path(sys.argv[1]), strict=True)
+except DatasetError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "setuid"), reason="this system closes no folders to a user")
+def test_a_class_folder_without_permission_is_named(tmp_path):
+    videos = tmp_path / "videos"
+    touch(videos / "run" / "a.mp4")
+    touch(videos / "walk" / "a.mp4")
+    for place in (videos, *list(videos.parents)[:3]):
+        place.chmod(0o755)
+    (videos / "walk").chmod(0)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, videos], capture_output=True, text=True, check=False, env=environment
+    )
+    (videos / "walk").chmod(0o755)
+    if "Permission denied" not in ran.stdout and ran.returncode:
+        pytest.skip(f"nobody cannot read this Python: {ran.stderr[-200:]}")
+    first, second = ran.stdout.splitlines()
+    left_out = f"the videos in {videos / 'walk'} are left out: it cannot be opened (Permission denied)"
+    assert first == f"('run',)|{left_out}"
+    assert second == left_out

@@ -254,6 +254,35 @@ def test_a_second_extraction_of_the_same_store_is_refused_until_the_first_is_dea
     assert contents(out) == contents(settings.out)
 
 
+def test_a_file_system_without_locks_is_named(settings, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("glimpse_env.extract.run.FileLock.acquire", refuse)
+    with pytest.raises(StoreError, match=r"cannot be locked \(\[Errno 37\] No locks available\): choose an --out on"):
+        extract(replace(settings, out=tmp_path / "store"))
+
+
+def test_resuming_a_finished_store_writes_nothing(settings, store):
+    before = {path: path.stat().st_mtime_ns for path in settings.out.rglob("*")}
+    extract(settings)
+    assert {path: path.stat().st_mtime_ns for path in settings.out.rglob("*")} == before
+
+
+def test_each_clip_records_its_decoder_and_bad_lines_reach_the_report(settings, store, tmp_path, capsys):
+    used = store.decoders()
+    assert len(used) == 6
+    assert set(used) <= {"decord", "pyav"}
+    videos = tmp_path / "videos"
+    shutil.copytree(settings.videos, videos)
+    (videos / "stray.mp4").touch()
+    out = extract(replace(settings, videos=videos, out=tmp_path / "store", decoder="pyav"))
+    assert set(FeatureStore.open(out).decoders()) == {"pyav"}
+    (note,) = json.loads((out / "report.json").read_text())["skipped"]
+    assert note.endswith("with the suffix of a video: stray.mp4")
+    assert f"left out: {note}" in capsys.readouterr().out
+
+
 def test_other_settings_do_not_go_on_with_a_store(settings, store):
     with pytest.raises(StoreError, match=r"begun with other settings \(frames_per_second 15\.0 there and 30\.0 now\)"):
         extract(replace(settings, fps=30.0))

@@ -4,9 +4,11 @@ Each frame carries its number, so that a plain decode from beginning to end show
 own list says when each of them shows.
 """
 
+import shutil
+
 import numpy as np
 import pytest
-from numbered_films import DAMAGED, NAMES, make_film, read_number, shown_frames, true_seconds
+from numbered_films import DAMAGED, NAMES, PROGRAM, RARE, make_film, read_number, shown_frames, true_seconds
 
 from glimpse_env.video.decode import decode_clip
 from glimpse_env.video.readers import open_video
@@ -21,6 +23,12 @@ JUMPS = {  # places of the shown frames, as shares of the clip, for each call of
     "late": [[0.9, 0.97]],
     "backward": [[0.6, 0.8, 0.95], [0.1, 0.5]],
 }
+MARKED = [pytest.param(name, marks=pytest.mark.slow if name in RARE or name in PROGRAM else ()) for name in NAMES]
+
+
+def test_there_are_enough_films_for_every_change():
+    assert len(NAMES) - len(RARE) - len(PROGRAM) >= 60
+    assert set(NAMES) >= RARE
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +37,8 @@ def films(tmp_path_factory):
     folder, known = tmp_path_factory.mktemp("films"), {}
 
     def make(name):
+        if name in PROGRAM and not shutil.which("ffmpeg"):
+            pytest.skip("the program ffmpeg is not installed")
         if name not in known:
             path = make_film(name, folder)
             shown, seconds = shown_frames(path)
@@ -40,7 +50,7 @@ def films(tmp_path_factory):
 
 
 @pytest.mark.parametrize("pattern", WINDOWS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MARKED)
 def test_samples_show_the_frames_nearest_in_time(films, name, pattern):
     path, shown, seconds = films(name)
     rate, most = WINDOWS[pattern]
@@ -54,7 +64,7 @@ def test_samples_show_the_frames_nearest_in_time(films, name, pattern):
 
 
 @pytest.mark.parametrize("pattern", JUMPS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MARKED)
 def test_frames_are_found_late_and_backward(films, name, pattern):
     path, shown, _ = films(name)
     reader = open_video(path)

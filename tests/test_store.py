@@ -518,6 +518,21 @@ def test_the_command_line_verifies_and_describes(store, monkeypatch, capsys):
     assert "train 3, validation 0, test 1" in out
 
 
+def test_names_that_the_terminal_cannot_show_are_escaped(tmp_path):
+    store = write_store(tmp_path / "store", replace(MANIFEST, class_names=("走る", "walk")))
+    printed = subprocess.run(
+        [sys.executable, "-m", "glimpse_env.store", "info", store],
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"}, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert r"\u8d70\u308b, walk" in printed
+    assert "decoded by         unknown 4" in printed
+
+
+def test_a_folder_with_the_notes_of_a_file_manager_alone_is_empty(tmp_path):
+    (tmp_path / ".DS_Store").touch()
+    write_store(tmp_path)
+
+
 def test_the_command_line_tells_errors_in_a_line(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="error: no feature store at"):
         run_main(monkeypatch, "info", tmp_path / "none")

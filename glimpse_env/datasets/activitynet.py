@@ -21,7 +21,6 @@ from glimpse_env.datasets.description import (
 from glimpse_env.sources.protocol import Segment
 from glimpse_env.sources.splits import Split, carve_validation
 
-
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError)
 
 

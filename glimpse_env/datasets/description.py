@@ -11,10 +11,13 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from glimpse_env.sources.protocol import Segment
 from glimpse_env.sources.splits import Split, source_group
 
-VIDEO_SUFFIXES = frozenset(
-    ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m2ts .m2v .m4v .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf .ogm .ogv .qt"
-    " .rm .rmvb .ts .vob .webm .wmv".split()
-)  # compared in lower case
+# fmt: off
+VIDEO_SUFFIXES = frozenset([  # compared in lower case
+    ".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".m2ts",
+    ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf",
+    ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv",
+])
+# fmt: on
 UCF_GROUP = re.compile(r"(.+_g\d+)_c\d+")  # clips of one group were cut from one video
 _LISTED = 10  # names that an error spells out before it only counts
 

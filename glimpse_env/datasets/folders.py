@@ -15,7 +15,6 @@ from glimpse_env.datasets.description import (
 )
 from glimpse_env.sources.splits import source_group, split_groups
 
-
 _CLUTTER = frozenset(["Thumbs.db", "desktop.ini"])  # of file managers, as are names that begin with a dot
 
 

@@ -87,8 +87,8 @@ def read_hmdb_splits(splits: Path, problems: Problems | None = None) -> dict[str
     problems = problems or Problems(strict=True)
     files: dict[str, dict[int, Path]] = {}
     for path in sorted(splits.glob("*_test_split*.txt")):
-        match = re.fullmatch(r"([^.].*)_test_split(\d+)\.txt", path.name)
-        if match is not None:
+        match = re.fullmatch(r"(.+)_test_split(\d+)\.txt", path.name)
+        if match is not None and not match[1].startswith("._"):  # macOS keeps its own notes in these
             files.setdefault(plain_name(match[1], str(path)), {})[int(match[2])] = path
     if not files:
         raise DatasetError(f"no split files in {splits}: they are named as in walk_test_split1.txt")

@@ -34,9 +34,9 @@ def ucf101(videos: Path, splits: Path, *, strict: bool = False) -> VideoDataset:
         clips of one source video.
 
     Raises:
-        DatasetError: a list is missing, empty or not text, a line of `classInd.txt` cannot be read, or no video is left.
-            If strict, also if a list names an unknown class, a path outside its class folder or a video in both parts,
-            or a video is missing.
+        DatasetError: a list is missing, empty or not text, a line of `classInd.txt` cannot be read, or no video is
+            left. If strict, also if a list names an unknown class, a path outside its class folder or a video in both
+            parts, or a video is missing.
 
     Source: Soomro et al., "UCF101: a dataset of 101 human actions classes from videos in the wild", 2012.
     """

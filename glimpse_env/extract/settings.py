@@ -75,8 +75,8 @@ class Settings:
     workers: int | None = None
     """of Ray, each with --threads cores, on CUDA with a GPU each (default: as many as fit)"""
     strict: bool = False
-    """stop at the first bad line of an annotation file, missing video or folder that cannot be opened, instead of naming
-    and skipping it"""
+    """stop at the first bad line of an annotation file, missing video or folder that cannot be opened, instead of
+    naming and skipping it"""
     retry_failed: bool = False
     """try videos again that could not be read before, such as on a disk that was gone: their shards are written anew"""
     dry_run: bool = False

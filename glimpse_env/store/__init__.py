@@ -17,8 +17,9 @@ Format, version 1. A store is a folder:
                                 all frames but a clip's first are of crops around them, not of the whole frame
         thumbnails.npy          (rows, 112, 112, 3) uint8 RGB
         coverage.npy            (rows, K, K) uint8, how much of the cell the actor covers, 255 = all; optional
-        record.json             the shard's clips and the library that decoded each, the videos of its share that could not be read and why; neither its
-                                own number nor labels, so that a shard is the same in every store it is merged into
+        record.json             the shard's clips, the library that decoded each, and the videos of its share that could
+                                not be read, with the reasons; neither its own number nor labels, so that a shard is the
+                                same in every store it is merged into
     report.json                 failures and timings for people; no part of the store, and the only file whose bytes may
                                 differ between two extractions with the same settings
 

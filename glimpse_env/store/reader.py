@@ -104,7 +104,7 @@ class FeatureStore:
         return bank
 
     def decoders(self) -> list[str]:
-        """Return which library decoded each clip, in the order of the shards; "unknown" in stores of earlier versions."""
+        """Return which library decoded each clip, in the order of the shards; "unknown" if no record says it."""
         folders = [self.path / shard_folder(shard) for shard in range(self.manifest.num_shards)]
         records = [json.loads((folder / "record.json").read_bytes()) for folder in folders]
         return [clip.get("decoder") or "unknown" for record in records for clip in record["clips"]]

@@ -81,6 +81,8 @@ class StoreWriter:
             with told_failures(path, kept="nothing is lost"):
                 write_atomically(path / "manifest.json", manifest_text(manifest, {}).encode())
         self.is_complete = begun is not None and begun.complete
+        if begun is not None and begun.complete:
+            self.manifest = begun  # with the largest feature
         (path / "shards").mkdir(exist_ok=True)
         for leftover in (path / "shards").glob("*.partial"):
             shutil.rmtree(leftover)
@@ -98,6 +100,7 @@ class StoreWriter:
         ]
         if not failed:
             return
+        self.manifest = replace(self.manifest, max_feature=0.0, complete=False)
         write_atomically(self.path / "manifest.json", manifest_text(self.manifest, {}).encode())
         self.is_complete = False
         (self.path / "index.npz").unlink(missing_ok=True)
