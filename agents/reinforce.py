@@ -38,6 +38,7 @@ from .parallel.ranks import (
     mean_scalars,
     raise_together,
 )
+from .pictures.examples import save_examples
 from .playing.envs import (
     SourceRecord,
     Sources,
@@ -316,6 +317,8 @@ def main() -> None:
                 (job.config.model, result.measured) for job, result in zip(jobs, results, strict=True) if result
             ]
             print(results_table(measured, chance_of(jobs)))
+            for job, (_, evaluation) in zip(jobs, measured, strict=True):
+                save_examples(RunFolder(job.path), evaluation)
             print(f"\nWrote {out}. Next: python -m agents.report {out} --out {out}/report.html")
 
 

@@ -250,9 +250,9 @@ def help_of_reinforce(capsys, monkeypatch):
 def test_the_help_shows_groups_and_few_flags_outside_the_advanced_ones(capsys, monkeypatch):
     flags, group = {}, None
     for line in help_of_reinforce(capsys, monkeypatch).splitlines():
-        if box := re.match(r"╭─ ([\w.]+)", line):
-            group = box[1]
-        elif flag := re.match(r"│ (?:-h, )?(--[\w-]+)", line):
+        if title := re.match(r" ([a-z.]+)( options)? *$", line):
+            group = title[1]
+        elif flag := re.match(r"  (?:-h, )?(--[a-z][\w-]+)", line):
             flags.setdefault(group, []).append(flag[1])
     groups = ["options", "task", "policy", "policy.advanced", "training", "training.advanced", "output"]
     assert list(flags) == groups

@@ -15,12 +15,13 @@ import pytest
 import torch
 from agent_toys import tiny_config
 from extraction_inputs import write_video
-from glimpse_agents.learning.config import Arguments, Config
+from finished_runs import run_main
+from glimpse_agents import reinforce
 from glimpse_agents.playing.features import fits
-from glimpse_agents.predict import Recipe
-from glimpse_agents.reinforce import main, train
-from glimpse_agents.runs.folder import read_json
-from glimpse_agents.runs.results import arm_folder, evaluate_run, table
+from glimpse_agents.playing.videos import Extraction
+from glimpse_agents.runs.folder import RunFolder
+from glimpse_agents.runs.jobs import Job, evaluate_again, train_all
+from glimpse_agents.tables.summary import results_table
 
 from glimpse_env import ClipSource, SlidingWindows, open_source
 from glimpse_env.extract import HMDB51, Folder, Settings, extract
@@ -345,7 +346,7 @@ def test_every_setting_that_decides_features_is_described():
     )
     assert undescribed == {
         "out", "batch_size", "compile", "threads", "decoders", "seconds_per_video", "shard_frames", "engine", "workers",
-        "retry_failed", "dry_run",
+        "retry_failed", "dry_run", "strict",
     }  # fmt: skip
 
 
@@ -353,32 +354,32 @@ def test_every_setting_that_decides_features_is_described():
 
 
 @pytest.fixture(scope="module")
-def run(store, tmp_path_factory):
-    """A run on the store of crops."""
+def runs(store, tmp_path_factory):
+    """Train REINFORCE and random glimpses on the store of crops, and return their folders by model."""
     out = tmp_path_factory.mktemp("runs") / "crops"
-    config = tiny_config(
-        source=str(store.path), controls=("random",), updates=2, warmup_updates=0, observation="glimpsed", jitter=True
-    )
-    return out, train(config, out)
+    settings = {"updates": 2, "warmup_share": 0.0, "observation": "glimpsed", "jitter": True}
+    config = tiny_config(source=str(store.path), **settings)
+    models = ("reinforce", "random")
+    train_all([Job(config.with_settings({"model": model}), out / model) for model in models], reinforce.train)
+    return {model: RunFolder(out / model) for model in models}
 
 
-def test_a_run_on_crops_is_played_on_the_videos(run, store, capsys):
-    out, result = run
-    main(Arguments(evaluate=out, evaluate_on=f"lazy:{store.path}"))
-    assert capsys.readouterr().out == table(result) + "\n"
-    with pytest.raises(ValueError, match="--evaluate-on x is where a run is played again: add --evaluate RUN"):
-        Arguments(evaluate_on="x")
-    played = evaluate_run(out, source=f"lazy:{store.path}")
-    for name in ("accuracy", "vote_accuracy", "glimpses_per_frame", "test_clips"):
-        assert played[name] == result[name]
-    assert Recipe.of_run(out).crop == 64
+def test_a_run_on_crops_is_played_on_the_videos(runs, store, capsys):
+    run = runs["reinforce"]
+    record, measured = run.record(), run.finished().measured
+    run_main(reinforce, "--evaluate", run.path, "--source", f"lazy:{store.path}")
+    assert capsys.readouterr().out == results_table([("reinforce", measured)], 1 / 2) + "\n"
+    config = record.config.with_settings({"source": f"lazy:{store.path}"})
+    ((_, again),) = evaluate_again([Job(config, run.path)], sampled=False)
+    for name in ("accuracy", "vote_accuracy", "glimpses_per_frame", "correct"):
+        assert getattr(again, name) == getattr(measured, name)
+    assert Extraction.of_run(record.config, record.source).crop == 64
 
 
-def test_the_same_agent_trains_on_the_videos_themselves(run, store, tmp_path):
-    out, _ = run
-    config = Config.from_json(read_json(out / "config.json")["config"])
-    train(dataclasses.replace(config, source=f"lazy:{store.path}", controls=()), tmp_path)
-    ours, theirs = (json.loads((folder / "metrics.jsonl").read_text()) for folder in (tmp_path, out))
+def test_the_same_agent_trains_on_the_videos_themselves(runs, store, tmp_path):
+    run = runs["reinforce"]
+    reinforce.train(run.record().config.with_settings({"source": f"lazy:{store.path}"}), tmp_path)
+    ours, theirs = (folder.metrics()[0] for folder in (RunFolder(tmp_path), run))
     assert ours["train/total"] == pytest.approx(theirs["train/total"], rel=1e-3)
 
 
@@ -387,21 +388,21 @@ def test_a_gpu_keeps_no_bank_of_features_that_nobody_looked_at(lazy):
     assert lazy.stopwatch.seconds == {}
 
 
-def test_the_savings_are_measured(run, tmp_path):
-    out, result = run
+def test_the_savings_are_measured(runs, tmp_path):
+    out, kept = runs["reinforce"].path.parent, runs["reinforce"].path / "savings.json"
     command = [
-        sys.executable, ROOT / "examples" / "lazy_savings.py", out, "--models", "learned", "random", "mean",
+        sys.executable, ROOT / "examples" / "lazy_savings.py", out, "--models", "reinforce", "random", "mean",
         "--clips-alone", "2", "--out", tmp_path / "savings",
     ]  # fmt: skip
     printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    assert f"| {out} | learned | crops of 64 | 2 | " in printed
+    assert f"| {out}/reinforce | reinforce | crops of 64 | 2 | " in printed
     with (tmp_path / "savings.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["model"] for row in rows] == ["learned", "random"]
+    assert [row["model"] for row in rows] == ["reinforce", "random"]
     for row in rows:
-        assert float(row["accuracy"]) == result["accuracy"][row["model"]]
-        evaluation = read_json(arm_folder(out, row["model"]) / "evaluation.json")["test"]
-        assert float(row["first_frame_accuracy"]) == evaluation["accuracy_by_frames"][0]
+        measured = runs[row["model"]].finished().measured
+        assert float(row["accuracy"]) == measured.accuracy
+        assert float(row["first_frame_accuracy"]) == measured.accuracy_by_frames[0]
         assert float(row["frames"]) == 1
         assert 0 < float(row["crops"]) <= 3 * 2
         # GoogLeNet takes 1.58 GMACs a picture and 0.13 for its response norms, and a crop of 64 a twelfth of both.
@@ -412,22 +413,22 @@ def test_the_savings_are_measured(run, tmp_path):
         assert float(row["decoding_seconds"]) < float(row["seconds_together"])
     assert (tmp_path / "savings.png").stat().st_size > 1000
 
-    kept = (out / "savings.json").read_bytes()
-    (out / "controls" / "random" / "savings.json").unlink()  # as where a kill came between the two
+    before = kept.read_bytes()
+    (runs["random"].path / "savings.json").unlink()  # as after a kill between the two
     again = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    assert (out / "savings.json").read_bytes() == kept  # times included
-    assert [line for line in printed.splitlines() if "| learned |" in line] == [
-        line for line in again.splitlines() if "| learned |" in line
+    assert kept.read_bytes() == before  # times included
+    assert [line for line in printed.splitlines() if "| reinforce |" in line] == [
+        line for line in again.splitlines() if "| reinforce |" in line
     ]
-    assert (out / "controls" / "random" / "savings.json").exists()
+    assert (runs["random"].path / "savings.json").exists()
     shorter = [*command[:-3], "1", *command[-2:]]
     subprocess.run(shorter, capture_output=True, text=True, check=True, cwd=ROOT)
-    measured = json.loads((out / "savings.json").read_bytes())
+    measured = json.loads(kept.read_bytes())
     assert measured["made_from"]["clips_alone"] == 1
     changed = measured | {"accuracy": 2.0, "made_from": measured["made_from"] | {"weights_sha256": "of others"}}
-    (out / "savings.json").write_text(json.dumps(changed))
+    kept.write_text(json.dumps(changed))
     subprocess.run(shorter, capture_output=True, text=True, check=True, cwd=ROOT)
-    assert json.loads((out / "savings.json").read_bytes())["accuracy"] == result["accuracy"]["learned"]
+    assert json.loads(kept.read_bytes())["accuracy"] == runs["reinforce"].finished().measured.accuracy
 
 
 @pytest.mark.parametrize(
@@ -438,8 +439,8 @@ def test_the_savings_are_measured(run, tmp_path):
         (["--models", "oracle"], 1, "error: no run has finished any of the models oracle"),
     ],
 )
-def test_what_cannot_be_measured_is_named(run, words, code, message):
-    command = [sys.executable, ROOT / "examples" / "lazy_savings.py", run[0], *words]
+def test_savings_that_cannot_be_measured_are_refused(runs, words, code, message):
+    command = [sys.executable, ROOT / "examples" / "lazy_savings.py", runs["reinforce"].path, *words]
     failed = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert failed.returncode == code
     assert message in failed.stderr

@@ -299,11 +299,11 @@ def test_runs_that_differ_in_the_seed_share_a_row(trained, runs, tmp_path):
     records = read_finished([run for folder in (runs, second, other) for run in find_runs(folder)])
     (rows,) = rows_over_seeds(records)
     assert [(row.model.name, len(row.records)) for row in rows] == [
-        *(pair for name in MODEL_NAMES for pair in ((name, 2),)), *((name, 1) for name in MODEL_NAMES)
-    ]  # fmt: skip
-    accuracies = [record.test.reward for record in rows[0].records]
-    half = abs(accuracies[0] - accuracies[1]) / 2 * 12.7062  # t(0.975, 1), of the standard error |a - b| / 2
-    assert rows[0].mean("reward").half == pytest.approx(half, rel=1e-4)
+        (name, seeds) for seeds in (2, 1) for name in MODEL_NAMES
+    ]
+    for row in rows[:3]:
+        assert row.mean("accuracy").text() in parser.texts
+        assert len({record.seed for record in row.records}) == 2
     assert {"run-1", "run-2", "run-3"} <= parser.ids
 
 

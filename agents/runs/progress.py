@@ -10,6 +10,7 @@ from types import TracebackType
 from tqdm.auto import tqdm
 
 SECONDS_BETWEEN_LINES = 30.0
+BAR = "{desc} |{bar}| {n_fmt}/{total_fmt}, {remaining} left, {rate_fmt}{postfix}"
 SHOWN = {
     "train/accuracy": "train acc",
     "train/focus": "train focus",
@@ -31,7 +32,7 @@ class Progress:
         self._values: dict[str, float] = {}
         self._model = ""
         is_terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=total, unit="up", ncols=80 if is_terminal else None, disable=not (shows and is_terminal))
+        self._bar = tqdm(total=total, unit="up", ncols=80, bar_format=BAR, disable=not (shows and is_terminal))
 
     def __enter__(self) -> Progress:
         return self
@@ -52,7 +53,7 @@ class Progress:
         self._counted += 1
         if model != self._model:
             self._model, self._values = model, {}
-            self._bar.set_description(model)
+            self._bar.set_description_str(model)
         new = {shown: scalars[name] for name, shown in SHOWN.items() if name in scalars}
         if new:
             self._values |= new

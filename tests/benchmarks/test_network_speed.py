@@ -51,13 +51,14 @@ def test_speed_and_error_of_the_network(benchmark, report):
     def measure():
         for precision, compiled, kept in SETTINGS:
             arguments = [sys.executable, "-c", RUN, str(DATA), precision, str(compiled), str(kept)]
-            printed = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.split()
-            rates[precision, compiled, kept] = float(printed[0])
+            printed = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+            rate, error = map(float, printed.split())
+            rates[precision, compiled, kept] = rate
             base = rates.get(("float32", False, True), rates["float32", False, False])
             report(
                 f"{precision:8} {'compiled' if compiled else '':8} {'memory kept' if kept else 'glibc unchanged':15} "
-                f"{float(printed[0]):6.1f} frames per second, {float(printed[0]) / base:4.2f} of float32; error {printed[1]}"
+                f"{rate:6.1f} frames per second, {rate / base:4.2f} of float32; error {error}"
             )
-            assert float(printed[1]) < LARGEST[precision]
+            assert error < LARGEST[precision]
 
     benchmark.pedantic(measure, rounds=1)

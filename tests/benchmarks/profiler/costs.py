@@ -1,11 +1,10 @@
-"""What one training iteration needs, counted from sizes alone: arithmetic, and bytes to and from memory.
+"""Cost of one training iteration, counted from sizes alone: arithmetic, and bytes to and from memory.
 
-FLOPs are those of matrix products and convolutions, 2 for a multiplication with its addition, as
-torch.utils.flop_counter has them; what is done element by element counts as bytes. Bytes are the least traffic: every
-float32 input of a part is read once and every output written once, and weights once for each time that they are used,
-as if no cache kept anything from one use to the next. Both are what the mathematics needs, not what a program does:
-rollouts of one clip need its features read and projected once. (Frame 1 under "what_and_where" is counted as it is
-done: every rollout embeds its cells anew.)
+FLOPs are those of matrix products and convolutions, 2 for a multiplication with its addition, as in
+torch.utils.flop_counter; elementwise work counts as bytes. Bytes are the least traffic: each float32 input of a part is
+read once, each output is written once, and weights are read for each use, as if there were no cache. Both are needs of
+the mathematics, not of a program: rollouts of one clip need its features read and projected once. (Frame 1 with
+"what_and_where" is counted as implemented: every rollout embeds its cells again.)
 
 N = B * R episodes, T frames, m glimpses, K * K cells, D depth, W the LSTM's input, H its units, P components, S units
 of the location logits.
@@ -23,7 +22,7 @@ FLOAT = 4  # bytes
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """The sizes that costs follow from."""
+    """Sizes that determine the costs."""
 
     clips: int
     rollouts: int
@@ -36,7 +35,7 @@ class Sizes:
     policy: PolicyConfig
     parameters: int
     stored_bytes: int = 2
-    """Of a feature in its store."""
+    """Bytes of a feature in its store."""
 
     @property
     def episodes(self) -> int:
@@ -50,17 +49,17 @@ class Sizes:
 
     @property
     def width(self) -> int:
-        """W: the slices' D with the plain sum, the embedding's with "what_and_where"."""
-        return self.depth if self.policy.encoder == "sum" else self.policy.embedding_size
+        """W: D with the plain sum, the embedding's width with "what_and_where"."""
+        return self.depth if self.policy.encoder == "sum" else self.policy.advanced.embedding_size
 
     @property
     def projected(self) -> int:
         """P."""
-        return min(self.policy.projection_size, self.depth)
+        return min(self.policy.advanced.projection_size, self.depth)
 
     @property
     def looks(self) -> int:
-        """Slices that go into the N episodes' inputs: every cell of frame 1, then m of each frame."""
+        """Slices in the inputs of N episodes: all cells of frame 1, and m cells of each later frame."""
         return self.episodes * (self.cells + (self.frames - 1) * self.glimpses)
 
 
@@ -75,7 +74,7 @@ class Cost:
         return Cost(self.flops + other.flops, self.bytes + other.bytes)
 
     def times(self, factor: float) -> Cost:
-        """Return the cost of so many times this."""
+        """Return this cost times a factor."""
         return Cost(self.flops * factor, self.bytes * factor)
 
 
@@ -88,15 +87,18 @@ def linear(rows: int, inputs: int, outputs: int) -> Cost:
 
 
 def slice_encoder(sizes: Sizes) -> Cost:
-    """2 * looks * D * W FLOPs with "what_and_where"; the plain sum is taken when slices are gathered."""
+    """Return the cost of the slice encoder: 2 * looks * D * W FLOPs with "what_and_where".
+
+    The plain sum is part of gathering.
+    """
     return Cost() if sizes.policy.encoder == "sum" else linear(sizes.looks, sizes.depth, sizes.width)
 
 
 def lstm(sizes: Sizes, *, calls: Literal["sequence", "frames"]) -> Cost:
-    """2 * N * T * 4H * (inputs + H) FLOPs a layer.
+    """Return the cost of the LSTM: 2 * N * T * 4H * (inputs + H) FLOPs for each layer.
 
-    "sequence" multiplies all frames by the input weights at once; "frames", acting, has one frame at a time and reads
-    them T times. The recurrent weights are read T times either way, since each state needs the one before it.
+    "sequence" multiplies all frames by the input weights at once; "frames", as in a rollout, takes one frame at a time
+    and reads them T times. The recurrent weights are read T times in both cases, since each state needs the last one.
     """
     hidden, total = sizes.policy.hidden_size, Cost()
     for layer in range(sizes.policy.layers):
@@ -110,29 +112,29 @@ def lstm(sizes: Sizes, *, calls: Literal["sequence", "frames"]) -> Cost:
 
 
 def class_head(sizes: Sizes, *, frames: int) -> Cost:
-    """2 * N * frames * (H * (H + W with skip) + H * outputs) FLOPs."""
+    """Return the cost of the class head: 2 * N * frames * (H * (H + W with skip) + H * outputs) FLOPs."""
     hidden, rows = sizes.policy.hidden_size, sizes.episodes * frames
-    return linear(rows, hidden + sizes.width * sizes.policy.skip, hidden) + linear(rows, hidden, sizes.outputs)
+    return linear(rows, hidden + sizes.width * sizes.policy.advanced.skip, hidden) + linear(rows, hidden, sizes.outputs)
 
 
 def location_head(sizes: Sizes, *, frames: int) -> tuple[Cost, Cost]:
-    """Return the costs of the convolution, 2 * N * frames * K*K * 9 * (P + 2) * S FLOPs, and of what follows it.
+    """Return the costs of the convolution, 2 * N * frames * K*K * 9 * (P + 2) * S FLOPs, and of the rest.
 
-    That is the state's part, 2 * N * frames * H * S, and the scores, 2 * N * frames * K*K * S. Apart, since what the
-    convolution sees needs no gradient.
+    The rest is the state's part, 2 * N * frames * H * S, and the scores, 2 * N * frames * K*K * S. They are separate,
+    since the input of the convolution needs no gradient.
     """
-    rows, hidden, scorer = sizes.episodes * frames, sizes.policy.hidden_size, sizes.policy.scorer_size
+    rows, hidden, scorer = sizes.episodes * frames, sizes.policy.hidden_size, sizes.policy.advanced.scorer_size
     seen = sizes.projected + 2
     convolution = Cost(
         2.0 * rows * sizes.cells * 9 * seen * scorer,
         FLOAT * (rows * sizes.cells * (seen + scorer) + 9 * seen * scorer),
     )
     scores = linear(rows * sizes.cells, scorer, 1)
-    return convolution, scores + (linear(rows, hidden, scorer) if sizes.policy.hidden_in_scorer else Cost())
+    return convolution, scores + (linear(rows, hidden, scorer) if sizes.policy.advanced.hidden_in_scorer else Cost())
 
 
 def policy_step(sizes: Sizes) -> Cost:
-    """Return the cost of acting for T frames, one after the other."""
+    """Return the cost of T steps of the policy."""
     heads = (class_head(sizes, frames=1), *location_head(sizes, frames=1))
     acting = slice_encoder(sizes) + lstm(sizes, calls="frames")
     for head in heads:
@@ -141,9 +143,9 @@ def policy_step(sizes: Sizes) -> Cost:
 
 
 def projection(sizes: Sizes) -> Cost:
-    """2 * rows * D * P FLOPs: rows are the slices in view, those that rollouts of a clip share counted once.
+    """Return the cost of the projection: 2 * rows * D * P FLOPs for the slices in view.
 
-    Slices no wider than P are seen as they are.
+    Slices that rollouts of a clip share count once. Slices that are no wider than P are not projected.
     """
     if sizes.projected == sizes.depth:
         return Cost()
@@ -154,7 +156,7 @@ def projection(sizes: Sizes) -> Cost:
 
 
 def rollout_costs(sizes: Sizes) -> dict[str, Cost]:
-    """Return what the parts of a rollout need, by name."""
+    """Return the costs of the parts of a rollout."""
     episodes, frames, cells, depth = sizes.episodes, sizes.frames, sizes.cells, sizes.depth
     chosen = episodes * (frames - 1) * sizes.glimpses
     is_sum = sizes.policy.encoder == "sum"
@@ -173,7 +175,7 @@ def rollout_costs(sizes: Sizes) -> dict[str, Cost]:
 
 
 def update_forward(sizes: Sizes) -> Cost:
-    """Return the cost of the update's forward pass: everything in one batch, the LSTM in one call of each layer."""
+    """Return the cost of the update's forward pass: all frames in one batch, one call of each LSTM layer."""
     total = slice_encoder(sizes) + lstm(sizes, calls="sequence") + class_head(sizes, frames=sizes.frames)
     for part in location_head(sizes, frames=sizes.frames - 1):
         total += part
@@ -181,18 +183,18 @@ def update_forward(sizes: Sizes) -> Cost:
 
 
 def update_costs(sizes: Sizes) -> dict[str, Cost]:
-    """Return what the parts of an update need, forward and backward, by name.
+    """Return the costs of the parts of an update, forward and backward.
 
-    Backward costs the forward pass twice, or once where the inputs need no gradient: slices, what the location logits
-    see, the LSTM's states before frame 1, and the first layer's inputs with the plain sum and no frame embedding. The
-    optimiser reads and writes ten numbers for each parameter: the gradient for its norm, twice for clipping; weight,
-    gradient and two moments for Adam, which writes three of them.
+    The backward pass costs twice the forward pass, or once if the inputs need no gradient: slices, the view of the
+    location logits, the LSTM's states before frame 1, and the first layer's inputs with the plain sum and no frame
+    embedding. The optimiser reads and writes ten numbers for each parameter: the gradient for its norm, and twice for
+    clipping; for Adam the weight, the gradient and two moments, and it writes three of these.
     """
     rows, frames = sizes.episodes * sizes.frames, sizes.frames
     convolution, scores = location_head(sizes, frames=frames - 1)
     hidden = sizes.policy.hidden_size
     unneeded = linear(sizes.episodes, hidden, 4 * hidden).times(sizes.policy.layers)
-    if sizes.policy.encoder == "sum" and not sizes.policy.frame_embedding:
+    if sizes.policy.encoder == "sum" and not sizes.policy.advanced.frame_embedding:
         unneeded += linear(rows, sizes.width, 4 * hidden)
     drawn = sizes.episodes * (frames - 1) * sizes.cells * sizes.glimpses
     return {

@@ -1,20 +1,19 @@
-"""One training iteration taken apart: what its parts take, and what they need.
+"""One training iteration in parts: their seconds and their costs.
 
-All times are medians of some iterations after a warm-up, so that what else the machine did in one of them does not
-count:
+All seconds are medians over several iterations after a warm-up, so that other work on the machine has little effect:
 
-- Iteration and rollout: an `Arm` makes its own updates, as in training, with a clock around `collect_rollout`. The
-  update is all the rest.
-- Parts of the rollout: further updates with clocks around the methods that do them. On a GPU each clock waits for the
-  device, so together they take longer than the rollout. "conversion, records" is what no inner clock covers.
-- Parts of the update: each alone, forward and backward, on the rollout and the logits of that iteration. What they
-  leave of the update is "rest of the update": the graph that joins them, dropout, logging, and noise.
-- The bare network beside the update: forward and backward of `nn.LSTM` and heads of the same sizes in one call each,
+- Iteration, rollout and update: `collect` and `update` of agents/reinforce.py, as in training.
+- Parts of the rollout: further rollouts with clocks around the methods of the parts. On a GPU each clock waits for the
+  device, so the parts together take longer than the rollout. "conversion, records" is the time outside inner clocks.
+- Parts of the update: each alone, forward and backward, on the rollout and the logits of that iteration. The remainder
+  is "rest of the update": the graph that joins them, and logging.
+- The bare network next to the update: forward and backward of `nn.LSTM` and heads of the same sizes in one call each,
   without slice encoder, dropout, losses or optimiser.
 
-Costs are counted (agents/costs.py), limits measured before and after with the same threads: a float32 matrix product
-and a copy, both too large for caches. A part cannot be faster than its FLOPs at the one or its bytes at the other,
-whichever takes longer ("bound"); "of limit" is that time over the part's own. Above 100 % is what fits into caches.
+Costs are counted (profiler/costs.py). Limits are measured before and after with the same threads: a float32 matrix
+product and a copy, both too large for caches. A part takes at least its FLOPs at the one speed or its bytes at the
+other, whichever takes longer ("bound"); "of limit" is that time divided by the part's own. More than 100 % is possible
+if the data fit into caches.
 """
 
 from __future__ import annotations
@@ -22,23 +21,21 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from glimpse_agents import reinforce
-from glimpse_agents.cost.clocks import Clocks, now
+from glimpse_agents.cost.clocks import clocks, now
 from glimpse_agents.learning.config import Config
-from glimpse_agents.learning.objective import Advantages, glimpse_losses
+from glimpse_agents.learning.episodes import GlimpseRollout
+from glimpse_agents.learning.losses import Advantages, glimpse_losses
 from glimpse_agents.learning.policy import DropoutMasks, GlimpsePolicy
 from glimpse_agents.playing import rollout
 from glimpse_agents.playing.envs import check_device, check_playable
 from glimpse_agents.playing.features import feature_type
-from glimpse_agents.playing.rollout import GlimpseRollout
+from glimpse_agents.runs.trainer import Trainer
 from torch import Tensor, nn
 
 from glimpse_env import ArraySource, ClipSource
@@ -46,12 +43,12 @@ from profiler.costs import Cost, Sizes, rollout_costs, update_costs
 from profiler.limits import Limits, measure_limits
 
 CLASSES = 51  # of random features, as many as HMDB-51 has
-BANK_BYTES = 2**28  # of random features, more than caches hold
+BANK_BYTES = 2**28  # of random features, too many for caches
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """The time that one part of an iteration takes, and what it needs."""
+    """Seconds and cost of one part of an iteration."""
 
     phase: Literal["rollout", "update"]
     name: str
@@ -61,13 +58,13 @@ class Part:
 
     @property
     def cost(self) -> Cost:
-        """What the part needs."""
+        """Cost of the part."""
         return Cost(self.flops, self.bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """One training iteration, taken apart."""
+    """One training iteration in parts."""
 
     sizes: Sizes
     device: str
@@ -77,134 +74,117 @@ class Profile:
     rollout_seconds: float
     update_seconds: float
     bare_seconds: float
-    """Of `nn.LSTM` and heads, forward and backward."""
+    """Seconds of `nn.LSTM` and heads, forward and backward."""
     parts: tuple[Part, ...]
 
     @property
     def clips_per_second(self) -> float:
-        """Clips, each with its R rollouts, that training gets through."""
+        """Clips per second in training, each with R rollouts."""
         return self.sizes.clips / (self.rollout_seconds + self.update_seconds)
 
     @property
     def environment_share(self) -> float:
-        """The share of environment and reading in an iteration."""
+        """Share of the environment and of reading in an iteration."""
         shares = [part.seconds for part in self.parts if part.name in ("environment", "reading features")]
         return sum(shares) / (self.rollout_seconds + self.update_seconds)
 
     @property
     def update_over_bare(self) -> float:
-        """The update's time, losses and optimiser included, over that of the bare network."""
+        """Seconds of the update, with losses and optimiser, divided by those of the bare network."""
         return self.update_seconds / self.bare_seconds
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` takes, with what follows from it."""
+        """Return all fields and derived numbers."""
         derived = ("clips_per_second", "environment_share", "update_over_bare")
         return dataclasses.asdict(self) | {name: getattr(self, name) for name in derived}
 
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Profile:
-        """Rebuild a profile from what `--json` wrote."""
-        sizes = fields["sizes"]
-        rebuilt = {
-            "sizes": Sizes(**(sizes | {"policy": type(Config().policy)(**sizes["policy"])})),
-            "limits": Limits(**fields["limits"]),
-            "parts": tuple(Part(**part) for part in fields["parts"]),
-        }
-        own = {entry.name for entry in dataclasses.fields(cls)}
-        return cls(**({name: value for name, value in fields.items() if name in own} | rebuilt))
 
-
-def rollout_clocks(arm: reinforce.Arm) -> list[tuple[str, Any, str]]:
-    """Return what is clocked in a rollout: the part, and whose method does it."""
-    source, policy = type(arm.envs.source), arm.policy
-    clocks = [
+def rollout_functions(trainer: Trainer) -> list[tuple[str, Any, str]]:
+    """Return the functions that are timed in a rollout: part, owner and name."""
+    source, policy = type(trainer.envs.source), trainer.policy
+    return [
         ("conversion, records", reinforce, "collect_rollout"),
-        ("environment", arm.envs, "reset"),
-        ("environment", arm.envs, "step"),
+        ("environment", trainer.envs, "reset"),
+        ("environment", trainer.envs, "step"),
         ("reading features", source, "read_cubes"),
         ("reading features", source, "read_slices"),
         ("policy step", policy, "step"),
         ("drawing cells", rollout, "draw_cells"),
         ("drawing cells", rollout, "random_cells"),
+        ("gathering, projecting", policy.location_head, "project"),
+        ("gathering, projecting", policy.encoder, "attend"),
     ]
-    return clocks + [("gathering, projecting", policy, name) for name in ("project", "attend")]
 
 
-def make_arm(config: Config, source: ClipSource, folder: Path) -> reinforce.Arm:
-    """Return the learned policy with its network, optimiser and environments, past any warm-up."""
-    config = dataclasses.replace(
-        config, epochs=None, updates=10_000, warmup_updates=0, scorer_updates=0, abstain=config.abstains(source)
-    )
+def make_trainer(config: Config, source: ClipSource) -> Trainer:
+    """Return a trainer of "reinforce" that has no warm-up."""
+    settings = {"model": "reinforce", "epochs": None, "updates": 10_000, "warmup_share": 0.0, "scorer_share": 0.0}
+    config = config.with_settings(settings).for_source(source)
     check_playable(config, source)
-    return reinforce.Arm(config, "learned", folder, dict.fromkeys(("train", "validation", "test"), source))
+    return Trainer(config, dict.fromkeys(("train", "validation", "test"), source))
 
 
-def sizes_of(arm: reinforce.Arm) -> Sizes:
-    """Return the sizes that an arm's costs follow from."""
-    config, shape = arm.config, arm.policy.shape
+def sizes_of(trainer: Trainer) -> Sizes:
+    """Return the sizes that determine the costs of a trainer."""
+    config, shape = trainer.config, trainer.policy.shape
     return Sizes(
-        clips=config.clips,
-        rollouts=config.rollouts,
+        clips=config.training.clips,
+        rollouts=config.training.rollouts,
         frames=shape.frames,
         grid_size=shape.grid_size,
         depth=shape.depth,
         outputs=shape.outputs,
-        glimpses=config.glimpses,
-        in_view=config.observation,
+        glimpses=config.task.glimpses,
+        in_view=config.policy.observation,
         policy=config.policy,
-        parameters=sum(parameter.numel() for parameter in arm.policy.parameters()),
-        stored_bytes=feature_type(arm.envs.source).itemsize,
+        parameters=sum(parameter.numel() for parameter in trainer.policy.parameters()),
+        stored_bytes=feature_type(trainer.envs.source).itemsize,
     )
 
 
 @dataclass(frozen=True)
 class Iteration:
-    """An update that was made, and what it was made of."""
+    """One iteration of training."""
 
     seconds: dict[str, float]  # of "rollout" and "update"
     rollout: GlimpseRollout
     masks: DropoutMasks
 
 
-def iterate(arm: reinforce.Arm) -> Iteration:
-    """Make one update of an arm, with one clock: around the rollout."""
-    device, seen = torch.device(arm.config.device), list[Any]()
-    clocks = Clocks(device)
-    begun = now(device)
-    with clocks.on("rollout", reinforce, "collect_rollout", seen=seen):
-        arm._train_once()
-    arm.update += 1
-    played = clocks.seconds["rollout"]
-    _, kwargs, result = seen
-    return Iteration({"rollout": played, "update": now(device) - begun - played}, result, kwargs["masks"])
+def iterate(trainer: Trainer) -> Iteration:
+    """Play one rollout and take one update, and time both."""
+    device = torch.device(trainer.config.training.device)
+    start = now(device)
+    played, masks = reinforce.collect(trainer)
+    middle = now(device)
+    reinforce.update(trainer, played, masks)
+    seconds = {"rollout": middle - start, "update": now(device) - middle}
+    trainer.num_updates += 1
+    return Iteration(seconds, cast(GlimpseRollout, played), masks)
 
 
-def clock_rollout(arm: reinforce.Arm) -> dict[str, float]:
-    """Make one update with clocks on the parts of its rollout, and return their seconds."""
-    clocks = Clocks(torch.device(arm.config.device))
-    with ExitStack() as stack:
-        for part, owner, name in rollout_clocks(arm):
-            stack.enter_context(clocks.on(part, owner, name))
-        arm._train_once()
-    arm.update += 1
-    return clocks.seconds
+def time_rollout(trainer: Trainer) -> dict[str, float]:
+    """Play one rollout with clocks on its parts, and return their seconds."""
+    meter = clocks(torch.device(trainer.config.training.device))
+    with meter.on(rollout_functions(trainer)):
+        reinforce.collect(trainer)
+    return meter.spent
 
 
-def update_parts(arm: reinforce.Arm, made: Iteration) -> dict[str, Callable[[], None]]:
-    """Return each part of an update as a function that runs it alone, forward and backward, on what was played."""
-    policy, config, played, masks = arm.policy, arm.config, made.rollout, made.masks
+def update_parts(trainer: Trainer, iteration: Iteration) -> dict[str, Callable[[], None]]:
+    """Return for each part of an update a function that runs only this part, forward and backward."""
+    policy, config, played, masks = trainer.policy, trainer.config, iteration.rollout, iteration.masks
     views = played.views
     assert views is not None
 
     def encode() -> Tensor:
-        return torch.cat([policy.encode(played.first)[:, None], policy.encode(played.rest)], 1)
+        return torch.cat([policy.encoder(played.first)[:, None], policy.encoder(played.rest)], 1)
 
     with torch.no_grad(), policy.autocast():
         encoded = encode().float()
-        hidden = recur(policy, encoded, masks).float()
+        hidden, inputs_of_head = (part.float() for part in policy.memory(encoded, masks))
         logits = policy(played.first, played.rest, views, masks)
-    needs_gradient = config.policy.encoder != "sum" or config.policy.frame_embedding
-    inputs = encoded.requires_grad_(needs_gradient)
+    inputs = encoded.requires_grad_(config.policy.encoder != "sum")
     states = hidden.requires_grad_()
     class_logits, cell_logits = (part.detach().requires_grad_() for part in logits)
 
@@ -225,47 +205,40 @@ def update_parts(arm: reinforce.Arm, made: Iteration) -> dict[str, Callable[[], 
     def lose() -> None:
         known = cast(GlimpsePolicy, known_logits)
         advantages = Advantages.of(played, config)
-        # The values are not the logits' part, and cost next to nothing.
+        # Values do not depend on the logits, and cost almost nothing.
         valueless = dataclasses.replace(played, states=None)
-        losses = glimpse_losses(known, valueless, masks, advantages, config, update=arm.update, looking="learned")
-        back(losses.total)
+        back(glimpse_losses(known, valueless, masks, advantages, config, update=trainer.num_updates).total)
 
     def score() -> Tensor:
-        if config.policy.glimpse_order == "sequential":
-            return policy.sequence_logits(states[:, :-1], views, played.cells, masks)
-        return policy.cell_logits(states[:, :-1], views, masks)
+        head = policy.location_head
+        if head.is_sequential:
+            return head.sequence_logits(states[:, :-1], views, played.cells, masks)
+        return head(states[:, :-1], views, masks)  # type: ignore[no-any-return]
 
     def optimise() -> None:
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
-        arm.optimizer.step()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), config.training.advanced.max_grad_norm)
+        trainer.optimizer.step()
 
     return {
         "optimiser": optimise,  # first, while there is the gradient of the last update
         "slice encoder": lambda: alone(encode),
-        "LSTM": lambda: alone(lambda: recur(policy, inputs, masks)),
-        "class head": lambda: alone(lambda: policy.class_logits(states, inputs, masks)),
+        "LSTM": lambda: alone(lambda: policy.memory(inputs, masks)[0]),
+        "class head": lambda: alone(lambda: policy.class_head(states, inputs_of_head, masks)),
         "location head": lambda: alone(score),
         "losses": lose,
     }
 
 
-def recur(policy: GlimpsePolicy, inputs: Tensor, masks: DropoutMasks) -> Tensor:
-    """Run the policy's LSTM over (N, T, W) inputs: (N, T, H)."""
-    for index, layer in enumerate(policy.lstm):
-        inputs, _ = layer(inputs * masks.inputs[index][:, None] if index else inputs)
-    return inputs
-
-
 class BareNetwork(nn.Module):
-    """`nn.LSTM` with a class head and a location head of the policy's sizes, and nothing else."""
+    """`nn.LSTM` with a class head and a location head of the policy's sizes."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         config = sizes.policy
-        hidden, scorer = config.hidden_size, config.scorer_size
-        self.skip = config.skip
+        hidden, scorer = config.hidden_size, config.advanced.scorer_size
+        self.skip = config.advanced.skip
         self.lstm = nn.LSTM(sizes.width, hidden, config.layers, batch_first=True)
-        self.head = nn.Linear(hidden + sizes.width * config.skip, hidden)
+        self.head = nn.Linear(hidden + sizes.width * self.skip, hidden)
         self.classes = nn.Linear(hidden, sizes.outputs)
         self.visible = nn.Conv2d(sizes.projected + 2, scorer, 3, padding=1)
         self.state = nn.Linear(hidden, scorer)
@@ -298,38 +271,39 @@ def bare_network(sizes: Sizes, device: torch.device) -> Callable[[], None]:
 def profile_training(
     config: Config, source: ClipSource, *, iterations: int = 3, limits: Limits | None = None
 ) -> Profile:
-    """Take the training of a configuration on a source apart.
+    """Measure the parts of the training of a configuration on a source.
 
     Args:
-        iterations: of which the median is taken; everything runs once before it counts.
-        limits: of the machine; measured without it, before and after.
+        config: of the training.
+        source: of the clips.
+        iterations: number of them whose median is taken, after one that does not count.
+        limits: of the machine; measured before and after by default.
 
     Raises:
         ValueError: the configuration cannot be played on the source, or there are no iterations.
     """
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")
-    check_device(config.device)
-    device = torch.device(config.device)
+    check_device(config.training.device)
+    device = torch.device(config.training.device)
     limits_before = limits or measure_limits(device)
     seconds: dict[str, list[float]] = {}
 
-    def clock(name: str, function: Callable[[], None]) -> None:
-        begun = now(device)
+    def time_part(name: str, function: Callable[[], None]) -> None:
+        start = now(device)
         function()
-        seconds.setdefault(name, []).append(now(device) - begun)
+        seconds.setdefault(name, []).append(now(device) - start)
 
-    with TemporaryDirectory() as folder:
-        arm = make_arm(config, source, Path(folder))
-        sizes = sizes_of(arm)
-        bare = bare_network(sizes, device)
-        for _ in range(iterations + 1):
-            made = iterate(arm)
-            clock("bare", bare)
-            for name, taken in (clock_rollout(arm) | made.seconds).items():
-                seconds.setdefault(name, []).append(taken)
-            for name, part in update_parts(arm, made).items():
-                clock(name, part)
+    trainer = make_trainer(config, source)
+    sizes = sizes_of(trainer)
+    bare = bare_network(sizes, device)
+    for _ in range(iterations + 1):
+        iteration = iterate(trainer)
+        time_part("bare", bare)
+        for name, taken in (time_rollout(trainer) | iteration.seconds).items():
+            seconds.setdefault(name, []).append(taken)
+        for name, part in update_parts(trainer, iteration).items():
+            time_part(name, part)
     median = {name: statistics.median(times[1:]) for name, times in seconds.items()}
     return Profile(
         sizes=sizes,
@@ -345,7 +319,7 @@ def profile_training(
 
 
 def parts_of(sizes: Sizes, seconds: dict[str, float]) -> Iterator[Part]:
-    """Put times beside costs; what the update's clocks do not cover goes to its last part."""
+    """Join times and costs; the remaining time of the update is its last part."""
     costs = rollout_costs(sizes)
     for name, cost in costs.items():
         yield Part(phase="rollout", name=name, seconds=seconds.get(name, 0.0), flops=cost.flops, bytes=cost.bytes)
@@ -357,7 +331,7 @@ def parts_of(sizes: Sizes, seconds: dict[str, float]) -> Iterator[Part]:
 
 
 def random_features(grid_size: int, depth: int, frames: int, clips: int) -> ArraySource:
-    """Return random float16 features of at least `clips` clips, and of so many that caches do not hold them."""
+    """Return random float16 features of at least `clips` clips, too many for caches."""
     if min(grid_size, depth) < 1 or frames < 2:
         raise ValueError(f"random features need K >= 1, D >= 1 and T >= 2, got {grid_size} {depth} {frames}")
     shape = (frames, grid_size, grid_size, depth)

@@ -14,12 +14,12 @@ from profiler.costs import Cost
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What the machine can do, measured."""
+    """Measured limits of the machine."""
 
     flops_per_second: float
-    """Of a large float32 matrix product."""
+    """Speed of a large float32 matrix product."""
     bytes_per_second: float
-    """Of a large copy, read and written."""
+    """Speed of a large copy, counting reads and writes."""
 
     def seconds(self, cost: Cost) -> float:
         """Return the least time that a cost can take."""
@@ -54,9 +54,9 @@ def measure_limits(device: torch.device, *, size: int | None = None, copied: int
         function()
         times = []
         for _ in range(5):
-            begun = now(device)
+            start = now(device)
             function()
-            times.append(now(device) - begun)
+            times.append(now(device) - start)
         return min(times)
 
     return Limits(

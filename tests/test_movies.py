@@ -1,6 +1,5 @@
-"""Soft attention spread over pictures, arms beside each other, and moving pictures."""
+"""Brightness of pictures by attention, models side by side, and movies."""
 
-import builtins
 import dataclasses
 import io
 from fractions import Fraction
@@ -11,7 +10,7 @@ from agent_toys import marked_source, tiny_config
 from glimpse_agents.pictures.brightness import DIMMED, brightness_of_cells, brightness_of_weights, upsample
 from glimpse_agents.pictures.movies import SIDE, animation, encode_gif, encode_mp4, readable_rate
 from glimpse_agents.pictures.strips import comparison_strip, film_strip, play_clips
-from glimpse_agents.playing.envs import greedy_manner, make_envs, make_policy
+from glimpse_agents.playing.envs import greedy_play, make_envs, make_policy
 from PIL import Image
 
 
@@ -22,10 +21,10 @@ def pictured():
     return dataclasses.replace(marked_source(6), images=images, clip_ids=[f"a $ and a $ {i}" for i in range(6)])
 
 
-def played(source, looking, clips=(2, 4)):
-    config = tiny_config()
-    envs = make_envs(config, source, len(clips), train=False, looking=looking)
-    return play_clips(envs, make_policy(config, source, looking), clips, greedy_manner(config, looking), seed=0)
+def played(source, model, clips=(2, 4)):
+    config = tiny_config(model=model)
+    envs = make_envs(config, source, len(clips), train=False)
+    return play_clips(envs, make_policy(config, source), clips, greedy_play(config), seed=0)
 
 
 def weights_at(row, column, size=7):
@@ -43,7 +42,7 @@ def test_attention_peaks_in_the_middle_of_its_cell(row, column):
     assert spread.min() == 0  # bicubic interpolation undershoots
 
 
-def test_upsampling_keeps_the_mean_inside_and_what_is_equal():
+def test_upsampling_keeps_the_mean_and_equal_weights():
     assert upsample(np.full((7, 7), 1 / 49, np.float32), 112, 112) == pytest.approx(1 / 49, rel=1e-5)
     assert upsample(weights_at(3, 3), 140, 140).sum() == pytest.approx(20 * 20, rel=0.2)  # clipped below zero
 
@@ -70,61 +69,61 @@ def test_cells_are_bright():
     assert (brightness[:, :10] == np.float32(DIMMED)).all()
 
 
-@pytest.mark.parametrize("looking", ["soft", "soft_hidden", "soft_top"])
-def test_a_strip_shows_soft_attention_from_the_first_frame_on(pictured, looking):
-    arm = played(pictured, looking)
-    row = film_strip(arm).axes[:5]
+@pytest.mark.parametrize("model", ["soft", "soft_hidden", "soft_top"])
+def test_a_strip_shows_soft_attention_from_the_first_frame_on(pictured, model):
+    episodes = played(pictured, model)
+    row = film_strip(episodes).axes[:5]
     for frame, axis in enumerate(row[:4]):
-        weights = arm.rollout.attention[0, frame].numpy()
+        weights = episodes.rollout.attention[0, frame].numpy()
         assert not axis.patches
         assert [text.get_text() for text in axis.texts] == [f"{weights.max():.3f}"]
         shown = np.asarray(axis.images[0].get_array())[..., 0] / 255
         np.testing.assert_allclose(shown, brightness_of_weights(weights.reshape(3, 3), 30, 30), atol=0.01)
 
 
-def test_a_comparison_has_a_row_for_each_arm_on_the_same_frames(pictured):
-    arms = [played(pictured, looking) for looking in ("learned", "soft", "random")]
-    figure = comparison_strip(arms, 1, columns=3)
+def test_a_comparison_has_a_row_for_each_model_on_the_same_frames(pictured):
+    models = [played(pictured, model) for model in ("reinforce", "soft", "random")]
+    figure = comparison_strip(models, 1, columns=3)
     rows = [figure.axes[first : first + 4] for first in range(0, len(figure.axes), 4)]
-    assert [row[0].get_ylabel() for row in rows] == ["REINFORCE", "soft", "random"]
+    assert [row[0].get_ylabel() for row in rows] == ["reinforce", "soft", "random"]
     assert [len(row[1].patches) for row in rows] == [2, 0, 2]
-    for row, arm in zip(rows, arms, strict=True):
+    for row, episodes in zip(rows, models, strict=True):
         assert [axis.get_title().split(":")[0] for axis in row[:3]] == ["1", "3", "4"]
-        best = arm.rollout.class_logits[1, 3].argmax()
+        best = episodes.rollout.class_logits[1, 3].argmax()
         assert row[2].get_title().split()[1] == "class" + "abc"[best]
         is_right = int(best) == pictured.labels[4]
         assert row[2].title.get_color() == ("tab:green" if is_right else "tab:red")
     assert figure.get_suptitle() == "a $ and a $ 4, truth: classb"
-    figure.canvas.draw()  # the dollars are no mathematics
+    figure.canvas.draw()  # dollars are no mathematics
 
 
-def test_an_animation_shows_every_frame_of_every_arm(pictured):
-    arms = [played(pictured, looking) for looking in ("learned", "soft")]
-    pictures = animation(arms, 0)
+def test_an_animation_shows_every_frame_of_every_model(pictured):
+    models = [played(pictured, model) for model in ("reinforce", "soft")]
+    pictures = animation(models, 0)
     assert len(pictures) == 4
     assert {picture.shape for picture in pictures} == {(272, 404, 3)}
     left = [picture[36 : 36 + SIDE, 4 : 4 + SIDE] for picture in pictures]
-    assert (left[0] == 255).all()  # the first glance is whole
+    assert (left[0] == 255).all()  # the first frame is seen whole
     for frame in (1, 2, 3):
         middles = [SIDE // 6, SIDE // 2, SIDE * 5 // 6]
         bright = {3 * row + column for row in range(3) for column in range(3)
                   if left[frame][middles[row], middles[column]].min() > 250}  # fmt: skip
-        assert bright == set(arms[0].rollout.cells[0, frame - 1].tolist())
+        assert bright == set(models[0].rollout.cells[0, frame - 1].tolist())
         brightest = pictures[frame][36 : 36 + SIDE, 8 + SIDE : 8 + 2 * SIDE, 0]
-        weights = arms[1].rollout.attention[0, frame].reshape(3, 3)
+        weights = models[1].rollout.attention[0, frame].reshape(3, 3)
         assert brightest.max() > 250
         top, left_edge = np.unravel_index(brightest.argmax(), brightest.shape)
         assert weights[3 * top // SIDE, 3 * left_edge // SIDE] > weights.mean()
 
 
 @pytest.fixture
-def noise():
+def pictures():
     return list(np.random.default_rng(1).integers(0, 255, (5, 40, 60, 3), np.uint8))
 
 
 @pytest.mark.parametrize(("rate", "milliseconds"), [(8, 120), (5, 200), (0.5, 2000), (100, 20)])
-def test_a_gif_has_every_frame_for_its_time(noise, rate, milliseconds):
-    with Image.open(io.BytesIO(encode_gif(noise, rate))) as image:
+def test_a_gif_has_every_frame_for_its_time(pictures, rate, milliseconds):
+    with Image.open(io.BytesIO(encode_gif(pictures, rate))) as image:
         assert (image.format, image.n_frames, image.size) == ("GIF", 5, (60, 40))
         for frame in range(5):
             image.seek(frame)
@@ -141,27 +140,14 @@ def test_a_gif_keeps_rare_colours():
 
 
 @pytest.mark.parametrize("rate", [8.0, 29.97 / 4])
-def test_an_mp4_has_every_frame_at_its_rate(noise, rate):
+def test_an_mp4_has_every_frame_at_its_rate(pictures, rate):
     av = pytest.importorskip("av")
-    with av.open(io.BytesIO(encode_mp4(noise, rate))) as container:
+    with av.open(io.BytesIO(encode_mp4(pictures, rate))) as container:
         stream = container.streams.video[0]
         assert stream.average_rate == Fraction(rate).limit_denominator(1000)
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert [frame.shape for frame in frames] == [(40, 60, 3)] * 5
 
 
-def test_without_pyav_the_error_names_the_extra(noise, monkeypatch):
-    real = builtins.__import__
-
-    def absent(name, *arguments, **options):
-        if name == "av":
-            raise ModuleNotFoundError("no av")
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", absent)
-    with pytest.raises(ModuleNotFoundError, match=r"videoglimpse\[video\]"):
-        encode_mp4(noise, 8)
-
-
-def test_fast_clips_are_slowed_down_to_be_read():
+def test_fast_clips_are_slowed_down():
     assert [readable_rate(rate) for rate in (1.0, 8.0, 30.0)] == [1.0, 8.0, 8.0]

@@ -1,31 +1,30 @@
-"""Where the time of a training iteration goes, and how far each part is from what the machine can do.
+"""Profiler of training: seconds of each part of an iteration, next to the limits of the machine.
 
-    python -m profiler.profile_training --source STORE --clips 32
-    python -m profiler.profile_training --preset paper --clips 8 --synthetic-features 7 1024 30    # no store needed
-    python -m profiler.profile_training --preset paper --clips 4 --synthetic-features 7 1024 30 --sweep
+    python tests/benchmarks/profile_training.py --source STORE --clips 32
+    python tests/benchmarks/profile_training.py --preset paper --clips 8 --synthetic-features 7 1024 30
+    python tests/benchmarks/profile_training.py --preset paper --clips 4 --synthetic-features 7 1024 30 --sweep
 
-It takes the flags of agents/reinforce.py; agents/iteration.py says what is measured, and how.
+It takes the flags of agents/reinforce.py. The module profiler.iteration describes the measurements.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glimpse_agents.learning.config import Config, parse_as
 from glimpse_agents.playing.envs import open_splits
-
+from glimpse_agents.runs.command import CommandLine, parse_command, run_command
 from profiler.iteration import Part, Profile, profile_training, random_features
 from profiler.limits import Limits
 from profiler.size_sweep import sweep, sweep_table
 
 
 def table(profile: Profile) -> str:
-    """Return a profile as lines to read."""
+    """Return a profile as a table."""
     sizes, limits = profile.sizes, profile.limits
     total = profile.rollout_seconds + profile.update_seconds
     lines = [
@@ -42,7 +41,7 @@ def table(profile: Profile) -> str:
     lines += [
         "",
         f"rollout {1e3 * profile.rollout_seconds:.0f} ms + update {1e3 * profile.update_seconds:.0f} ms: "
-        f"{profile.clips_per_second:.2f} clips a second",
+        f"{profile.clips_per_second:.2f} clips per second",
         f"environment: {profile.environment_share:.1%} of an iteration",
         f"update: {profile.update_over_bare:.2f} times the bare LSTM and heads ({1e3 * profile.bare_seconds:.0f} ms)",
     ]
@@ -59,57 +58,58 @@ def _row(part: Part, total: float, limits: Limits) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Config):
+class Output:
     """Profile the training of a configuration."""
 
     iterations: int = 3
-    """Of which the median is taken."""
+    """Number of iterations whose median is taken."""
     synthetic_features: tuple[int, int, int] | None = None
-    """K, D and T of random float16 features, in place of a source."""
+    """K, D and T of random float16 features, which replace the source."""
     sweep: bool = False
-    """Print clips a second against T, K and m in place of a profile, one varied at a time from --synthetic-features."""
+    """Print the speed at several T, K and m, instead of a profile; one of them changes at a time from
+    --synthetic-features."""
     json: Path | None = None
-    """A file for the result."""
+    """File for the result."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
         if self.sweep and self.synthetic_features is None:
             raise ValueError("--sweep changes sizes, so it needs random features: give --synthetic-features K D T")
-        if self.json is not None and not self.json.parent.is_dir():
-            raise FileNotFoundError(f"--json {self.json}: there is no folder {self.json.parent}")
-
-    @property
-    def config(self) -> Config:
-        """The configuration without what only this command line knows."""
-        return self.part()
 
 
-def main(arguments: Arguments) -> None:
+def parse_arguments(arguments: Sequence[str] | None = None) -> CommandLine[Output]:
+    """Read the command line."""
+    line = parse_command(Output, arguments, models=("reinforce",))
+    if line.models != ("reinforce",):
+        raise ValueError(f"only reinforce can be profiled, got --models {' '.join(line.models)}: leave out --models")
+    if line.output.json is not None and not line.output.json.parent.is_dir():
+        raise FileNotFoundError(f"--json {line.output.json}: there is no folder {line.output.json.parent}")
+    return line
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Do what the command line asks."""
-    config = arguments.config
-    if arguments.synthetic_features is not None:
-        config = dataclasses.replace(config, frames=None)  # a preset's T gives way
-    if arguments.sweep:
-        assert arguments.synthetic_features is not None
-        points = sweep(config, *arguments.synthetic_features, iterations=arguments.iterations)
+    line = parse_arguments(arguments)
+    config, output = line.config, line.output
+    if output.synthetic_features is not None:
+        config = config.with_settings({"frames": None})  # a preset may have set T
+    if output.sweep:
+        assert output.synthetic_features is not None
+        points = sweep(config, *output.synthetic_features, iterations=output.iterations)
         print(sweep_table(points))
         result: Any = [dataclasses.asdict(point) for point in points]
     else:
-        if arguments.synthetic_features is None:
+        if output.synthetic_features is None:
             source = open_splits(config)["train"]
         else:
-            source = random_features(*arguments.synthetic_features, config.clips)
-        profile = profile_training(config, source, iterations=arguments.iterations)
+            source = random_features(*output.synthetic_features, config.training.clips)
+        profile = profile_training(config, source, iterations=output.iterations)
         print(table(profile))
         result = profile.to_json()
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    if output.json is not None:
+        output.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_as(Arguments))
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+    run_command(main)

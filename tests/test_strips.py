@@ -1,28 +1,37 @@
-"""Film strips: one row for each episode, its frames with the cells looked at, and its classes with their scores."""
+"""Film strips: one row for each episode, with its frames, the cells looked at, and its class scores."""
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
-import torch
 from agent_toys import marked_source, tiny_config
+from glimpse_agents.learning.models import MODELS
+from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.pictures.brightness import DIMMED
-from glimpse_agents.pictures.strips import Played, film_strip, save_film_strip
-from glimpse_agents.playing.envs import make_envs, make_policy
+from glimpse_agents.pictures.strips import Played, film_strip, play_clips, png
+from glimpse_agents.playing.envs import greedy_play, make_envs, make_policy
 from glimpse_agents.playing.evaluation import class_scores
-from glimpse_agents.playing.rollout import Manner, collect_rollout
+from glimpse_agents.playing.rollout import PlaySettings, collect_rollout
 from matplotlib.colors import to_rgba
 from PIL import Image
 
 
-def draw(source, clips, looking="learned", **changes):
-    """Return the figure and the rollout that it shows."""
-    config = tiny_config()
+def played(source, clips, model="reinforce", bias=0.0, **settings):
+    """Return episodes of a model; `bias` is added to the logits of outputs after the three classes."""
+    config = tiny_config(model=model, **settings)
     envs = make_envs(config, source, len(clips), train=False)
-    policy = make_policy(config, source, looking)
-    generator = torch.Generator().manual_seed(1)
-    rollout = collect_rollout(envs, policy, np.array(clips), Manner(looking=looking), generator=generator)
-    return film_strip(Played.just_now(envs, rollout, looking), **changes), rollout
+    policy = make_policy(config, source)
+    policy.class_head.classes.bias.data[3:] += bias
+    play_settings = PlaySettings(model=MODELS[model])
+    rollout = collect_rollout(envs, policy, np.array(clips), play_settings, noise=Noise.seeded(1))
+    return Played.of(envs, rollout, MODELS[model])
+
+
+def draw(source, clips, model="reinforce", **changes):
+    """Return the figure and the rollout that it shows."""
+    episodes = played(source, clips, model)
+    return film_strip(episodes, **changes), episodes.rollout
 
 
 def rows_of(figure, columns):
@@ -47,27 +56,28 @@ def test_a_row_holds_the_frames_and_the_scores(pictured):
         assert [len(axis.images) for axis in row] == [1, 1, 1, 1, 0]
         scores = rollout.class_logits[episode].softmax(1)
         best = [f"class{'abc'[int(frame.argmax())]} {float(frame.max()):.2f}" for frame in scores]
-        assert [axis.get_title() for axis in row[:4]] == [f"{n}: {said}" for n, said in enumerate(best, 1)]
+        assert [axis.get_title() for axis in row[:4]] == [f"{n}: {title}" for n, title in enumerate(best, 1)]
         assert row[0].get_ylabel() == f"a clip of a long name {[2, 4][episode]}"
         means = class_scores(rollout.class_logits[[episode]], 3)[0]
         assert [bar.get_width() for bar in row[4].patches] == pytest.approx(means.sort(descending=True).values.tolist())
 
 
 def test_a_frame_that_abstains_is_neither_right_nor_wrong(pictured):
-    config = tiny_config(abstain=True)
-    envs = make_envs(config, pictured, 2, train=False)
-    policy = make_policy(config, pictured, "learned")
-    torch.nn.init.constant_(policy.classes.bias[3:], 50.0)
-    rollout = collect_rollout(envs, policy, np.array([2, 4]), Manner(), generator=torch.Generator().manual_seed(1))
-    seen = Played.just_now(envs, rollout, "learned").seen(0, 1)
-    assert (seen.prediction, seen.is_right) == ("no prediction", None)
-    assert seen.probability == pytest.approx(1.0)
+    drawn = played(pictured, [2, 4], abstain=True, bias=50.0).frame(0, 1)
+    assert (drawn.prediction, drawn.is_right) == ("no prediction", None)
+    assert drawn.probability == pytest.approx(1.0)
 
 
-def test_the_frames_are_the_sources_bright_where_seen(pictured):
+def test_names_that_are_not_utf_8_are_escaped(pictured):
+    source = dataclasses.replace(pictured, clip_ids=["br\udce9k.mp4"] * 6)
+    figure, _ = draw(source, [0])
+    assert figure.axes[0].get_ylabel() == "br\\udce9k.mp4"
+
+
+def test_frames_are_bright_in_the_cells_that_were_seen(pictured):
     figure, rollout = draw(pictured, [2])
     (row,) = rows_of(figure, 5)
-    assert (row[0].images[0].get_array() == 80).all()  # the first glance is whole
+    assert (row[0].images[0].get_array() == 80).all()  # the first frame is seen whole
     assert not row[0].patches
     for frame, axis in enumerate(row[1:4], 1):
         shown, grey = axis.images[0].get_array()[..., 0], 80 + 10 * frame
@@ -86,8 +96,8 @@ def test_columns_are_spread_from_the_first_frame_to_the_last(pictured):
     assert len(figure.axes) == 3
 
 
-def test_who_sees_everything_has_no_cells(pictured):
-    figure, _ = draw(pictured, [1], looking="all")
+def test_a_model_that_sees_everything_has_no_cells(pictured):
+    figure, _ = draw(pictured, [1], model="all")
     (row,) = rows_of(figure, 5)
     assert not any(axis.patches for axis in row[:4])
     assert (row[3].images[0].get_array() == 70).all()
@@ -107,7 +117,7 @@ def test_the_truth_is_green_and_shown_if_it_is_not_among_the_best():
     assert lengths == {3, 4}
 
 
-def test_an_unknown_truth_colours_nothing_right_or_wrong():
+def test_scores_are_blue_if_the_truth_is_unknown():
     figure, _ = draw(dataclasses.replace(marked_source(2), labels=np.full(2, -1)), [0])
     assert {bar.get_facecolor() for bar in figure.axes[4].patches} == {to_rgba("tab:blue")}
 
@@ -117,16 +127,13 @@ def test_a_source_without_pictures_is_grey():
     assert (figure.axes[0].images[0].get_array() == 128).all()
 
 
-@pytest.mark.parametrize("looking", ["learned", "all"])
-def test_a_png_is_written_whole(pictured, tmp_path, looking):
-    config = tiny_config()
+@pytest.mark.parametrize("model", ["reinforce", "all"])
+def test_clips_are_played_and_written_as_png(pictured, model):
+    config = tiny_config(model=model)
     envs = make_envs(config, pictured, 3, train=False)
-    policy = make_policy(config, pictured, looking)
-    path = tmp_path / "new" / "strip.png"
-    rollout = save_film_strip(path, envs, policy, [5, 0, 2], Manner(looking=looking, greedy=True), seed=0)
-    assert rollout.clips.tolist() == [5, 0, 2]
-    assert [entry.name for entry in path.parent.iterdir()] == ["strip.png"]
-    with Image.open(path) as image:
+    episodes = play_clips(envs, make_policy(config, pictured), [5, 0, 2], greedy_play(config), seed=0)
+    assert episodes.rollout.clips.tolist() == [5, 0, 2]
+    with Image.open(io.BytesIO(png(film_strip(episodes)))) as image:
         image.load()
         assert image.format == "PNG"
         assert image.width > image.height > 300
