@@ -193,7 +193,10 @@ class LocationHead(nn.Module):
         self.score = nn.Linear(advanced.scorer_size, 1, bias=False)
         self.repulsion = nn.Parameter(torch.tensor(advanced.repulsion))
         if self.is_sequential:
-            self.query = nn.Linear(projected, advanced.scorer_size, bias=False)
+            # It draws no random numbers, so all other weights start as those of the "joint" order.
+            self.query = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+                nn.Linear, projected, advanced.scorer_size, bias=False
+            )
             nn.init.zeros_(self.query.weight)
 
     def fit_components(self, slices: Tensor) -> None:
@@ -426,7 +429,8 @@ class GlimpsePolicy(nn.Module):
 def slice_weights(cell_logits: Tensor, cells: Tensor, kind: SliceWeights) -> Tensor:
     """Return l of eq. 3 over the chosen cells, (N, m), summing to 1; the update treats it as a constant.
 
-    If cells are drawn in sequence, the (N, K*K) logits are those of the first draw: different draws' do not compare.
+    If cells are drawn in sequence, the (N, K*K) logits are those of the first draw: logits of different draws cannot be
+    compared.
     """
     if kind == "uniform":
         return torch.full(cells.shape, 1 / cells.shape[1], device=cells.device)
