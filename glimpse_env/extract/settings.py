@@ -78,7 +78,7 @@ class Settings:
     """stop at the first bad line of an annotation file, missing video or folder that cannot be opened, instead of
     naming and skipping it"""
     retry_failed: bool = False
-    """try videos again that could not be read before, such as on a disk that was gone: their shards are written again"""
+    """try videos again that could not be read before, as on a disk that was gone: their shards are written again"""
     dry_run: bool = False
     """write nothing: say what extracting would do, its size and time, judged by a few videos"""
 
