@@ -247,12 +247,12 @@ def test_twenty_kills_change_nothing(store, tmp_path):
         while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before:  # until it trains
             assert process.poll() is None, log.read_text()
             time.sleep(0.002)
-        time.sleep(rng.uniform(0, 1.5 * seconds / 20))
+        time.sleep(rng.uniform(0, seconds / 20))
         process.kill()
         assert process.wait() == -signal.SIGKILL, f"it was finished before kill {kill}: {updates}"
         updates.append(run.updates_done())
     print(f"killed after updates {updates} of 3000, {seconds:.0f} s unbroken")
     assert updates == sorted(updates)
-    assert updates[-1] > 1000
+    assert updates[-1] > 500
     assert start(log, "--resume", killed).wait() == 0, log.read_text()
     assert_same_run(whole / "reinforce", run.path)

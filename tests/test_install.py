@@ -82,7 +82,9 @@ def test_a_neighbour_called_agents_survives_our_installation(tmp_path):
     def pip(*arguments):
         run(sys.executable, "-m", "pip", "--python", python, *arguments)
 
-    both = "import agents, glimpse_agents, glimpse_env as env; agents.Agent(); print(glimpse_agents.__file__, env.__file__)"
+    both = (
+        "import agents, glimpse_agents as ours, glimpse_env; agents.Agent(); print(ours.__file__, glimpse_env.__file__)"
+    )
     train = "--updates 1 --clips 2 --rollouts 2 --models centre --out run"
     pip("install", "--no-deps", "--no-index", theirs)
     pip("install", "--no-deps", "--no-index", ours)
