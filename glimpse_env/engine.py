@@ -72,6 +72,11 @@ class EpisodeEngine:
         at_once = min(num_envs, _GLANCES_AT_ONCE)
         self._cubes = np.empty((at_once, source.grid_size, source.grid_size, source.depth), np.float32)
 
+    def check_clip(self, clip: int) -> None:
+        """Raise IndexError if there is no such clip."""
+        if not 0 <= clip < self.source.num_clips:
+            raise IndexError(f"clip {clip} does not exist: this split has clips 0 to {self.source.num_clips - 1}")
+
     def begin(self, env: int, clip: int, generator: np.random.Generator) -> None:
         """Start an episode of `clip` in `env`; `generator` places the window where `jitter` is on.
 
@@ -79,8 +84,7 @@ class EpisodeEngine:
             IndexError: there is no such clip.
         """
         source, frames = self.source, self.rules.frames
-        if not 0 <= clip < source.num_clips:
-            raise IndexError(f"clip {clip} does not exist: this split has clips 0 to {source.num_clips - 1}")
+        self.check_clip(clip)
         times = source.frame_times(clip)
         slack = max(0, len(times) - frames)
         offset = int(generator.integers(slack + 1)) if self.rules.jitter and slack else slack // 2

@@ -71,7 +71,7 @@ class EpisodeRules:
             if not isinstance(getattr(self, name), (bool, np.bool_)):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         for name in ("eta", "positive_reward", "negative_reward", "overlap_threshold", "look_cost"):
-            if not isinstance(getattr(self, name), Real):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), Real):
                 raise TypeError(f"{name} must be a number, got {getattr(self, name)!r}")
         for name, value in (("frames", self.frames), ("glimpses", 1 if self.glimpses is None else self.glimpses)):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
