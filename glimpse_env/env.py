@@ -123,10 +123,10 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
     """One episode at a time; see the module's docstring for what an episode is.
 
     Args:
-        source: "synthetic", "synthetic-untrimmed", the path of a feature store, "lazy:PATH", videos whose features are
-            computed when they are looked at, "wall:FILE", a wall of cameras (`python -m glimpse_env.wall`), or a
-            ClipSource (which is one split already: `split` and `fold` do not apply to it, and such an environment's
-            spec does not serialise).
+        source: "synthetic", "synthetic-easy", "synthetic-untrimmed", the path of a feature store, "lazy:PATH", videos
+            whose features are computed when they are looked at, "wall:FILE", a wall of cameras
+            (`python -m glimpse_env.wall`), or a ClipSource (which is one split already: `split` and `fold` do not apply
+            to it, and such an environment's spec does not serialise).
         split: "train", "validation" or "test".
         fold: which official split of the dataset.
         frames: T; the source's own without it.
@@ -180,9 +180,11 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
         Raises:
             IndexError, TypeError, ValueError: the option is unknown or there is no such clip.
         """
+        chosen = check_options(options, {"clip"}).get("clip")
+        if chosen is not None:
+            self.engine.check_clip(_as_clip(chosen))  # before seeding: a refused reset changes nothing
         super().reset(seed=seed)
-        options = check_options(options, {"clip"})
-        clip = _as_clip(options["clip"] if "clip" in options else self.np_random.integers(self.num_clips))
+        clip = int(self.np_random.integers(self.num_clips)) if chosen is None else _as_clip(chosen)
         self.engine.begin(0, clip, self.np_random)
         return self._observe(), self._info()
 

@@ -10,7 +10,12 @@ from gymnasium.utils.env_checker import check_env
 
 from glimpse_env.matching import classes_at
 from glimpse_env.sources.protocol import ClipSource
-from glimpse_env.sources.synthetic import CLASS_NAMES, SyntheticSource, UntrimmedSyntheticSource
+from glimpse_env.sources.synthetic import (
+    CLASS_NAMES,
+    EasySyntheticSource,
+    SyntheticSource,
+    UntrimmedSyntheticSource,
+)
 
 SPLITS = ("train", "validation", "test")
 
@@ -25,8 +30,9 @@ def read_clip(source, clip, dtype=np.float16):
 
 def amber_pixels(image):
     """Return (K, K, P, P) bool, where a pixel has the actor's colour, but for noise."""
+    size = len(image) // 16
     red, green, blue = image.astype(int).transpose(2, 0, 1)
-    return ((red >= 210) & (green >= 158) & (blue < 80)).reshape(7, 16, 7, 16).swapaxes(1, 2)
+    return ((red >= 210) & (green >= 158) & (blue < 80)).reshape(size, 16, size, 16).swapaxes(1, 2)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -277,3 +283,55 @@ def test_who_knows_an_untrimmed_clip_earns_all_of_it(matching):
 
 def test_an_untrimmed_environment_passes_gymnasiums_check():
     check_env(gym.make("VideoGlimpse-v0", source="synthetic-untrimmed", render_mode="rgb_array").unwrapped)
+
+
+# ---- easy
+
+
+def test_the_easy_actor_ducks_first_and_then_strikes_the_pose_of_its_class():
+    source = EasySyntheticSource("train")
+    size, frames = source.grid_size, source.num_frames
+    assert {int(source.actor(clip)[0].argmax()) for clip in range(400)} == set(range(size**2))
+    for clip in range(40):
+        actor = source.actor(clip)
+        assert actor.shape == (frames, size, size)
+        assert (actor == actor[0]).all()  # it keeps to its cell
+        assert actor[0].sum() == 1
+        ((start, end, label),) = source.segments(clip)
+        assert (start, end, label) == (0.0, frames / 8, clip % 4)
+        for frame in range(frames):
+            image = source.image(clip, frame)
+            assert image.shape == (16 * size, 16 * size, 3)
+            (body,) = amber_pixels(image)[actor[frame]]
+            height = np.ptp(np.flatnonzero(body.any(1))) + 1
+            assert height == 10 if frame == 0 else pose_of(body) == source.class_names[label]
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_cells_together_do_not_tell_the_easy_class():
+    linear = pytest.importorskip("sklearn.linear_model")
+    seen = {}
+    for split, count in (("train", 800), ("test", 400)):
+        source = EasySyntheticSource(split)
+        slices = np.stack([read_clip(source, clip, np.float32) for clip in range(count)])
+        slices = slices.reshape(count, source.num_frames, -1, source.depth)
+        actors = np.stack([source.actor(clip)[0].argmax() for clip in range(count)])
+        seen[split] = {
+            "mean": slices.mean(2), "maximum": slices.max(2), "sum of squares": (slices**2).sum(2),
+            "first frame": slices[:, 0], "actor": slices[np.arange(count), :, actors],
+        }  # fmt: skip
+    for look, train in seen["train"].items():
+        model = linear.LogisticRegression(max_iter=1000, C=0.01).fit(train.reshape(800, -1), np.arange(800) % 4)
+        score = model.score(seen["test"][look].reshape(400, -1), np.arange(400) % 4)
+        assert score > 0.98 if look == "actor" else score < 0.35, look  # chance is 0.25
+
+
+def test_variants_are_registered():
+    easy, untrimmed = gym.make("VideoGlimpseEasy-v0"), gym.make("VideoGlimpseUntrimmed-v0", split="test")
+    assert easy.action_space == gym.spaces.MultiDiscrete([easy.unwrapped.source.grid_size**2, 4])
+    assert untrimmed.unwrapped.source.clip_id(3) == "synthetic-untrimmed-test-0003"
+    check_env(gym.make("VideoGlimpseEasy-v0", render_mode="rgb_array").unwrapped)
+    envs = gym.make_vec("VideoGlimpseEasy-v0", num_envs=2, glimpses=2)
+    assert isinstance(envs.unwrapped.source, EasySyntheticSource)
+    assert envs.single_action_space.shape == (3,)

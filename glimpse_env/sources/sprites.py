@@ -69,6 +69,15 @@ class Script(NamedTuple):
     colours: NDArray[np.uint8]  # (N, 3)
 
 
+def write_still_script(rng: np.random.Generator, poses: NDArray[np.int64], *, grid_size: int) -> Script:
+    """Draw where the figures that strike (T, N) `poses` stand, each in a cell of its own, and what they look like."""
+    frames, count = poses.shape
+    cells = rng.permutation(grid_size**2)[:count]
+    rows, columns = np.divmod(np.broadcast_to(cells, poses.shape), grid_size)
+    shifts = rng.integers(0, 3, (2, frames, count))
+    return Script(poses, rows, columns, shifts, _colours(rng, count))
+
+
 def write_script(rng: np.random.Generator, poses: NDArray[np.int64]) -> Script:
     """Draw where the figures that strike (T, N) `poses` walk, and what they look like."""
     frames, count = poses.shape
@@ -79,16 +88,20 @@ def write_script(rng: np.random.Generator, poses: NDArray[np.int64]) -> Script:
     cells = cells.cumsum(0) % period
     rows, columns = np.minimum(cells, period - cells).transpose(2, 0, 1)  # walks are mirrored at the borders
     shifts = rng.integers(0, 3, (2, frames, count))
+    return Script(poses, rows, columns, shifts, _colours(rng, count))
+
+
+def _colours(rng: np.random.Generator, count: int) -> NDArray[np.uint8]:
     colours = _DISTRACTOR_COLOURS[rng.integers(0, len(_DISTRACTOR_COLOURS), count)]
     colours[-1] = _ACTOR_COLOUR
-    return Script(poses, rows, columns, shifts, colours)
+    return colours
 
 
-def render(rng: np.random.Generator, script: Script) -> NDArray[np.uint8]:
+def render(rng: np.random.Generator, script: Script, *, grid_size: int = GRID_SIZE) -> NDArray[np.uint8]:
     """Return (T, K, K, P * P * 3) RGB, cell by cell; of those who share a cell the actor shows."""
     frames = len(script.poses)
-    blocks = rng.integers(50, 85, (GRID_SIZE, GRID_SIZE, 4, 4, 1), np.uint8)
-    clutter = blocks.repeat(4, 2).repeat(4, 3).repeat(3, 4).reshape(GRID_SIZE, GRID_SIZE, -1)
+    blocks = rng.integers(50, 85, (grid_size, grid_size, 4, 4, 1), np.uint8)
+    clutter = blocks.repeat(4, 2).repeat(4, 3).repeat(3, 4).reshape(grid_size, grid_size, -1)
     colours = np.tile(script.colours, CELL_PIXELS**2)  # (N, P * P * 3)
     down, right = script.shifts
     drawn = np.where(_SPRITES[script.poses, down, right], colours, clutter[script.rows, script.columns])
@@ -106,9 +119,9 @@ def embed(cells: NDArray[np.uint8]) -> NDArray[np.float16]:
     return features.astype(np.float16)
 
 
-def place_actor(script: Script) -> NDArray[np.bool_]:
+def place_actor(script: Script, *, grid_size: int = GRID_SIZE) -> NDArray[np.bool_]:
     """Return (T, K, K): where the actor is."""
     frames = len(script.poses)
-    where = np.zeros((frames, GRID_SIZE, GRID_SIZE), np.bool_)
+    where = np.zeros((frames, grid_size, grid_size), np.bool_)
     where[np.arange(frames), script.rows[:, -1], script.columns[:, -1]] = True
     return where

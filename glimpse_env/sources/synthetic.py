@@ -24,6 +24,7 @@ from glimpse_env.sources.sprites import (
     place_actor,
     render,
     write_script,
+    write_still_script,
 )
 
 CLASS_NAMES = ("AABC", "ABBC", "CBAA", "CBBA", "DDBC", "DBBC", "CBDD", "CBBD")
@@ -102,14 +103,14 @@ class SyntheticSource:
         gather_rows(bank.rows.reshape(-1, DEPTH), (bank.firsts[clips] + frames) * self.grid_size**2 + cells, out)
 
     def image(self, clip: int, frame: int) -> NDArray[np.uint8]:
-        cells = self._pixels(clip)[frame].reshape(GRID_SIZE, GRID_SIZE, CELL_PIXELS, CELL_PIXELS, 3)
+        cells = self._pixels(clip)[frame].reshape(self.grid_size, self.grid_size, CELL_PIXELS, CELL_PIXELS, 3)
         return np.concatenate(np.concatenate(cells, axis=1), axis=1)
 
     def actor(self, clip: int) -> NDArray[np.bool_]:
-        return place_actor(self._script(self._generator(clip), clip))
+        return place_actor(self._script(self._generator(clip), clip), grid_size=self.grid_size)
 
     def _label(self, clip: int) -> int:
-        return clip % len(CLASS_NAMES)
+        return clip % len(self.class_names)
 
     def _generator(self, clip: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64([self._seed, _SPLITS.index(self.split), clip]))
@@ -130,7 +131,7 @@ class SyntheticSource:
 
     def _pixels(self, clip: int) -> NDArray[np.uint8]:
         rng = self._generator(clip)
-        return render(rng, self._script(rng, clip))
+        return render(rng, self._script(rng, clip), grid_size=self.grid_size)
 
     def _make_missing(self, clips: NDArray[np.int64]) -> None:
         missing = clips[self._bank.firsts[clips] < 0]
@@ -199,3 +200,36 @@ class UntrimmedSyntheticSource(SyntheticSource):
                 changes = np.arange(1, len(order)) * (end - first) // len(order) + rng.integers(-1, 2, len(order) - 1)
                 poses[first:end, figure] = order[(np.arange(end - first)[:, None] >= changes).sum(1)]
         return write_script(rng, poses)
+
+
+class EasySyntheticSource(SyntheticSource):
+    """A first task: find the marked actor in the first frame, look at it afterwards, and name its pose.
+
+    A clip has 4 frames on a grid of 3 x 3 cells. An amber actor and three dull distractors keep to a cell each. In the
+    first frame all of them duck; from the second one on each strikes one of the poses A, B, C and D, all different, and
+    the actor's is the class. The first frame shows where to look and not what is seen there, and what all cells show
+    together is the same for every class.
+
+    It is meant for `glimpses=1`, as `VideoGlimpseEasy-v0` has it: random looks then find the actor in 0.30 of the
+    clips, 1 - (8/9)^3, so that no agent that looks at random is right in more than 0.30 + 0.70 / 4 = 0.47.
+
+    Args:
+        split: "train", "validation" or "test"; no clip is in two of them.
+
+    Raises:
+        ValueError: there is no such split.
+    """
+
+    class_names: tuple[str, ...] = ("A", "B", "C", "D")
+    num_frames: int = 4
+    grid_size: int = 3
+
+    _clips_per_split: tuple[int, ...] = (2000, 200, 400)
+    _name: str = "synthetic-easy"
+    _seed: int = SEED + 2
+
+    def _script(self, rng: np.random.Generator, clip: int) -> Script:
+        label = self._label(clip)
+        poses = np.tile(np.append(np.delete(np.arange(4), label), label), (self.num_frames, 1))  # the actor last
+        poses[0] = _IDLE
+        return write_still_script(rng, poses, grid_size=self.grid_size)
