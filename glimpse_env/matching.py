@@ -46,7 +46,7 @@ def predicted_segments(
 
 
 def temporal_iou(first: Segment, second: Segment) -> float:
-    """Return the time two segments share over the time that either takes; 0 where neither takes any.
+    """Return the time two segments share over the time that either takes; 0 if neither takes any.
 
     It is rounded to nine decimals: half of a clip is half of it, whatever seconds its frames fall on.
     """

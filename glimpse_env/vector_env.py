@@ -145,12 +145,12 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
         if not self._generators:
             made = [seeding.np_random() for _ in range(self.num_envs)]
             self._generators, self._seeds = [pair[0] for pair in made], [pair[1] for pair in made]
-        made_anew = {}
+        accepted = {}
         for env in range(self.num_envs):
             own = seed if seed is None else int(seed) + env if isinstance(seed, (int, np.integer)) else seed[env]
             if own is not None and (mask is None or mask[env]):
-                made_anew[env] = seeding.np_random(own)
-        for env, pair in made_anew.items():  # only after all seeds were accepted
+                accepted[env] = seeding.np_random(own)
+        for env, pair in accepted.items():  # only after all seeds were accepted
             self._generators[env], self._seeds[env] = pair
 
     def _reset_mask(self, mask: Any) -> NDArray[np.bool_]:
@@ -210,7 +210,7 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
 
 
 def _masked(values: dict[str, NDArray[Any]], mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Blank what lies outside the mask and put the mask beside each array, as Gymnasium's vector infos have it."""
+    """Blank the rows outside the mask and add the mask of each array, as in Gymnasium's vector infos."""
     infos: dict[str, Any] = {}
     for key, array in values.items():
         array[~mask] = None if array.dtype == object else 0

@@ -25,7 +25,7 @@ _MOST_ACTIONS = 2**20  # an output layer with more is a mistake: five looks of 4
 
 
 class DiscreteAction(gym.ActionWrapper[NDArray[Any], np.int64, NDArray[np.int64]], RecordConstructorArgs):
-    """One number for cells and class together, as DQN and its kind want: `cell * C + class` where glimpses is 1.
+    """One number for cells and class together, as DQN and its kind want: `cell * C + class` if glimpses is 1.
 
     Raises:
         ValueError: the action space is no MultiDiscrete, or has more than 2**20 actions.

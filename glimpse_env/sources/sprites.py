@@ -1,6 +1,6 @@
 """Small rendered videos of figures that walk over a grid and strike poses, and the features of their cells.
 
-Everything is computed in integers (where floats hold them, exactly), so it is the same on every platform.
+Everything is computed in integers (exact where floats hold them), so it is the same on every platform.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _PROJECTION = _draw_projection()
 
 
 class Script(NamedTuple):
-    """What everyone does in a clip: N figures, the actor last."""
+    """Poses, places and colours of N figures in a clip, the actor last."""
 
     poses: NDArray[np.int64]  # (T, N), indices into POSES
     rows: NDArray[np.int64]  # (T, N)
@@ -70,7 +70,7 @@ class Script(NamedTuple):
 
 
 def write_still_script(rng: np.random.Generator, poses: NDArray[np.int64], *, grid_size: int) -> Script:
-    """Draw where the figures that strike (T, N) `poses` stand, each in a cell of its own, and what they look like."""
+    """Draw places, each a cell of its own, and colours of figures that strike (T, N) `poses` and do not move."""
     frames, count = poses.shape
     cells = rng.permutation(grid_size**2)[:count]
     rows, columns = np.divmod(np.broadcast_to(cells, poses.shape), grid_size)
@@ -79,7 +79,7 @@ def write_still_script(rng: np.random.Generator, poses: NDArray[np.int64], *, gr
 
 
 def write_script(rng: np.random.Generator, poses: NDArray[np.int64]) -> Script:
-    """Draw where the figures that strike (T, N) `poses` walk, and what they look like."""
+    """Draw walks and colours of figures that strike (T, N) `poses`."""
     frames, count = poses.shape
     cells = np.empty((frames, count, 2), np.int64)
     cells[0] = rng.integers(0, GRID_SIZE, (count, 2))
@@ -98,7 +98,7 @@ def _colours(rng: np.random.Generator, count: int) -> NDArray[np.uint8]:
 
 
 def render(rng: np.random.Generator, script: Script, *, grid_size: int = GRID_SIZE) -> NDArray[np.uint8]:
-    """Return (T, K, K, P * P * 3) RGB, cell by cell; of those who share a cell the actor shows."""
+    """Return (T, K, K, P * P * 3) RGB, cell by cell; of figures that share a cell the actor shows."""
     frames = len(script.poses)
     blocks = rng.integers(50, 85, (grid_size, grid_size, 4, 4, 1), np.uint8)
     clutter = blocks.repeat(4, 2).repeat(4, 3).repeat(3, 4).reshape(grid_size, grid_size, -1)
@@ -113,14 +113,14 @@ def render(rng: np.random.Generator, script: Script, *, grid_size: int = GRID_SI
 
 
 def embed(cells: NDArray[np.uint8]) -> NDArray[np.float16]:
-    """Return (..., D) features of (..., P * P * 3) pixels: rectified contrasts, zero where a cell is plain."""
+    """Return (..., D) features of (..., P * P * 3) pixels: rectified contrasts, zero for a plain cell."""
     contrasts: NDArray[np.float32] = cells.astype(np.float32) @ _PROJECTION
     features: NDArray[np.float32] = np.clip(contrasts * _CONTRAST_SCALE - 1, 0, MAX_FEATURE)
     return features.astype(np.float16)
 
 
 def place_actor(script: Script, *, grid_size: int = GRID_SIZE) -> NDArray[np.bool_]:
-    """Return (T, K, K): where the actor is."""
+    """Return (T, K, K) bool, True for the actor's cell."""
     frames = len(script.poses)
     where = np.zeros((frames, grid_size, grid_size), np.bool_)
     where[np.arange(frames), script.rows[:, -1], script.columns[:, -1]] = True

@@ -79,7 +79,7 @@ class SyntheticSource:
         self._bank = _shared_bank(type(self), split, self.num_clips)
 
     def __reduce__(self) -> tuple[type[SyntheticSource], tuple[str]]:
-        return type(self), (self.split,)  # copies make their clips anew, which is cheaper than carrying them
+        return type(self), (self.split,)  # clips are made again, which is cheaper than carrying them
 
     def clip_id(self, clip: int) -> str:
         return f"{self._name}-{self.split}-{clip:04d}"
@@ -154,7 +154,7 @@ def _shared_bank(kind: type[SyntheticSource], split: str, num_clips: int) -> Cli
 class UntrimmedSyntheticSource(SyntheticSource):
     """Longer clips in which the actor acts two or three times, in one or two classes, and ducks idly in between.
 
-    A clip has 48 frames at 8 a second. An action takes 10 to 14 of them and goes through the poses of its class as in
+    A clip has 48 frames at 8 a second. An action takes 10 to 14 frames and goes through the poses of its class as in
     `SyntheticSource`; before, between and after there is background, of at least one frame, in which no class is true.
     Distractors act and idle in the same way, each at times of its own.
 
@@ -206,9 +206,9 @@ class EasySyntheticSource(SyntheticSource):
     """A first task: find the marked actor in the first frame, look at it afterwards, and name its pose.
 
     A clip has 4 frames on a grid of 3 x 3 cells. An amber actor and three dull distractors keep to a cell each. In the
-    first frame all of them duck; from the second one on each strikes one of the poses A, B, C and D, all different, and
-    the actor's is the class. The first frame shows where to look and not what is seen there, and what all cells show
-    together is the same for every class.
+    first frame all four duck; from the second one on each strikes one of the poses A, B, C and D, all different, and
+    the actor's is the class. The first frame shows where to look, but no pose, and the poses of all cells together
+    are the same for every class.
 
     It is meant for `glimpses=1`, as `VideoGlimpseEasy-v0` has it: random looks then find the actor in 0.30 of the
     clips, 1 - (8/9)^3, so that no agent that looks at random is right in more than 0.30 + 0.70 / 4 = 0.47.
