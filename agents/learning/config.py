@@ -34,7 +34,8 @@ class TaskConfig:
     """Videos and rules of the task."""
 
     source: str = "synthetic"
-    """Source of the clips: "synthetic", "synthetic-untrimmed", the path of a feature store, or "lazy:PATH"."""
+    """Source of the clips: "synthetic", "synthetic-easy", "synthetic-untrimmed", the path of a feature store,
+    "lazy:PATH" or "wall:FILE"."""
     fold: int = 1
     """Official split of the data set."""
     glimpses: int = 5
