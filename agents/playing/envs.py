@@ -176,7 +176,8 @@ def make_policy(config: Config, source: ClipSource) -> GlimpsePolicy:
     if config.model != "reinforce":  # no other model draws in sequence
         network = dataclasses.replace(network, advanced=dataclasses.replace(network.advanced, glimpse_order="joint"))
     if not model.encodes_slices:
-        network = dataclasses.replace(network, encoder="sum")
+        plain = dataclasses.replace(network.advanced, scorer="grid", slice_weights="uniform")
+        network = dataclasses.replace(network, encoder="sum", advanced=plain)
     # One value for the choice of cells and, with sampled classes, one for the class.
     learns_values = config.training.advanced.baseline == "value" and model.learns in (None, "reinforce")
     shape = InputShape(
