@@ -402,7 +402,7 @@ PRESETS: dict[Preset, Config] = {
         {
             "encoder": "sum", "slice_weights": "attended", "standardise": True, "scorer": "memory", "skip": True,
             "frame_embedding": False, "hidden_size": 256, "dropout": 0.5, "input_dropout": 0.3, "scorer_size": 64,
-            "scorer_dropout": 0.3, "jitter": True, "updates": 300, "warmup_share": 0.0, "clips": 16,
+            "scorer_dropout": 0.3, "jitter": True, "updates": 200, "warmup_share": 0.0, "clips": 16,
             "learning_rate": 1e-3, "scorer_learning_rate": 1e-3, "weight_decay": 1e-5, "entropy_bonus": 0.01,
             "reward": "frame_log_score", "validate_every": 20, "chosen_by": "log_score",
         }

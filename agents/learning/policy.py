@@ -214,7 +214,7 @@ class LocationHead(nn.Module):
         self.score = nn.Linear(advanced.scorer_size, 1, bias=False)
         if self.is_sequential:
             # It draws no first weights, so that all others are those of a joint policy.
-            self.query = nn.utils.skip_init(nn.Linear, projected, advanced.scorer_size, bias=False)
+            self.query = nn.Linear(projected, advanced.scorer_size, bias=False, device="meta").to_empty(device="cpu")
             nn.init.zeros_(self.query.weight)
 
     def fit(self, slices: Tensor) -> None:
