@@ -57,7 +57,7 @@ def test_random_glimpses_attend_to_the_first_glance_as_learned_ones_do():
 
 
 def test_gumbel_trains_the_network_that_plays():
-    """Straight-through samples see, remember and weigh what the same choices do when they are played."""
+    """Straight-through samples give the same attention and class logits as the same choices in play."""
     source = marked_source(6)
     envs, policy, settings = fitted("gumbel", source)
     settings = dataclasses.replace(settings, greedy=False)  # both draw the same noise then

@@ -270,7 +270,7 @@ def test_uniform_slice_weights_ignore_the_logits():
 # ---- a memory of every cell
 
 
-def test_views_hold_the_mean_of_what_was_seen_of_each_cell():
+def test_views_hold_the_mean_of_the_slices_seen_of_each_cell():
     policy = wild_policy(**REMEMBERING)
     rollout = play(policy, PlaySettings(model=MODELS["reinforce"]))
     cubes = torch.from_numpy(marked_source(6).features).flatten(2, 3)  # (N, T, 9, 4)
@@ -313,7 +313,7 @@ def test_attended_weights_are_the_softmax_of_the_scores_of_the_slices():
     torch.testing.assert_close(rollout.attention[:, 0], rollout.first.weights)
 
 
-def test_attended_weights_leave_out_what_is_not_seen():
+def test_attended_weights_leave_out_unseen_slices():
     head = wild_policy(**REMEMBERING).location_head
     shown = head.project(torch.randn(2, 3, 4))
     weights = head.attention(shown, torch.tensor([[0.5, 0.0, 0.5], [0.0, 0.0, 0.0]]), None)
@@ -325,7 +325,7 @@ def test_attended_weights_leave_out_what_is_not_seen():
     assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in head.parameters())
 
 
-def test_class_logits_teach_the_scores_that_weigh_slices():
+def test_class_logits_train_the_scores_that_weigh_slices():
     policy = wild_policy(**REMEMBERING)
     rollout = play(policy)
     policy(rollout.first, rollout.rest, rollout.views, None)[0].square().sum().backward()
@@ -334,7 +334,7 @@ def test_class_logits_teach_the_scores_that_weigh_slices():
     assert all(policy.location_head.get_parameter(name).grad.abs().max() > 0 for name in taught)
 
 
-def test_location_logits_teach_the_projection_of_what_was_seen_in_every_frame():
+def test_location_logits_train_the_projection_in_every_frame():
     policy = wild_policy(**REMEMBERING)
     rollout = play(policy)
     for frame in range(3):

@@ -72,9 +72,9 @@ class AdvancedPolicyConfig:
     """Details of the network."""
 
     slice_weights: SliceWeights = "uniform"
-    """Weights l of eq. 3 over the cells seen: 1/m each; for REINFORCE the "softmax" of the logits that chose them; or,
-    "attended", the softmax of what the scorer "memory" makes of their slices now, also over the whole first frame. The
-    cross-entropy teaches the latter. Soft attention has its own weights, and "mean" and "max" have none."""
+    """Weights l of eq. 3 over the m cells: 1/m each ("uniform"), the "softmax" of the logits that chose them (REINFORCE
+    only), or "attended": the softmax of the scores that the scorer "memory" gives their slices now. The cross-entropy
+    trains these scores, also through the whole first frame. Soft attention, "mean" and "max" keep their own weights."""
     standardise: bool = False
     """Give every channel of a slice mean 0 and variance 1 over the training clips."""
     embedding_size: int = 64

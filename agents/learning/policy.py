@@ -72,7 +72,7 @@ class RecurrentState:
 
 
 class InputScale(nn.Module):
-    """Slices with every channel standardised over the training clips; a slice of zeros, of a cell unseen, stays so."""
+    """Standardise every channel of a slice; a slice of zeros belongs to an unseen cell, and stays zero."""
 
     mean: Tensor  # (D,)
     std: Tensor  # (D,)
@@ -98,7 +98,7 @@ class SliceEncoder(nn.Module):
     def __init__(self, config: PolicyConfig, cells: int, depth: int) -> None:
         super().__init__()
         self.is_sum, self.unit_input = config.encoder == "sum", config.advanced.unit_input
-        # The memory of the location head and weights that learn need the slices themselves.
+        # A memory, and weights that learn, need the slices themselves.
         self.reduces = self.is_sum and config.advanced.scorer == "grid"
         self.width = depth if self.is_sum else config.advanced.embedding_size
         if not self.is_sum:
@@ -193,7 +193,7 @@ def _run_layer(
 
 
 class LocationHead(nn.Module):
-    """Location logits of the next frame, from what was seen of the cells and the LSTM's state.
+    """Location logits of the next frame, from the views of the cells and the LSTM's state.
 
     The logit of cell i for frame n + 1 is u . tanh(v_n + Wd h_n)_i, with v_n from the views of the frame. With the
     glimpse order "sequential" the j-th cell is drawn by its own logits, with Wq (x_1 + ... + x_j-1) added within the
@@ -204,7 +204,7 @@ class LocationHead(nn.Module):
         projected: width P of the content of a view.
     """
 
-    remembers = False  # whether views hold what was seen of a cell in all frames, instead of in the last one
+    remembers = False  # whether the content of a view covers all frames so far, instead of the last one
 
     def __init__(self, config: PolicyConfig, projected: int) -> None:
         super().__init__()
@@ -218,7 +218,7 @@ class LocationHead(nn.Module):
             nn.init.zeros_(self.query.weight)
 
     def fit(self, slices: Tensor) -> None:
-        """Set what (n, D) training slices decide."""
+        """Fit the projection to (n, D) training slices, if it is not learned."""
 
     def project(self, cubes: Tensor) -> Tensor:
         """Return (..., P), the content of (..., D) slices in a view."""
@@ -374,7 +374,7 @@ class MemoryHead(LocationHead):
         return self.what(cubes)  # type: ignore[no-any-return]
 
     def of_views(self, views: Views) -> Tensor:
-        known = (views.content != 0).any(-1)  # what was never seen is zero
+        known = (views.content != 0).any(-1)  # the content of a cell that was never seen is zero
         return views.content + self.seen(torch.stack([known.float(), views.seen], -1))  # type: ignore[no-any-return]
 
     def remembered(self, first: Looks, rest: Looks, seen: Tensor) -> Tensor:
@@ -407,7 +407,7 @@ class MemoryHead(LocationHead):
 
 
 class CellMeans:
-    """Mean of what was seen of each cell, frame after frame."""
+    """Running mean of the content of each cell."""
 
     def __init__(self) -> None:
         self._total: Tensor | float = 0.0
@@ -477,13 +477,13 @@ class GlimpsePolicy(nn.Module):
         return self.location_head.score.weight.device
 
     def fit(self, slices: Tensor) -> None:
-        """Set what (n, D) training slices decide: their scale, and the projection of the location head."""
+        """Fit the scale of slices, and the projection of the location head, to (n, D) training slices."""
         if isinstance(self.scale, InputScale):
             self.scale.fit(slices)
         self.location_head.fit(self.scale(slices))
 
     def weighed(self, looks: Looks, masks: DropoutMasks | None) -> Looks:
-        """Return looks with the weights that the location head gives them, if it does: gradients reach it so."""
+        """Return looks with the weights of the location head if slice_weights is "attended", with their gradient."""
         if self.config.advanced.slice_weights != "attended":
             return looks
         head = self.location_head
