@@ -15,6 +15,8 @@ from glimpse_agents.playing.rollout import collect_rollout
 from glimpse_agents.playing.soft import play_softly
 from glimpse_agents.reinforce import train
 
+from glimpse_env import WallSource
+
 REMEMBERING = {"scorer": "memory", "slice_weights": "attended", "standardise": True, "encoder": "sum"}
 
 
@@ -35,6 +37,14 @@ def test_every_model_trains_and_has_costs(model, tmp_path):
     envs, policy, settings = fitted(model, sources["test"])
     macs = macs_per_clip(envs, policy, settings)
     assert macs.policy > 0
+
+
+def test_the_scale_of_a_wall_is_that_of_its_clips():
+    clips = marked_source(12)
+    wall = WallSource(clips, background=("classa",), grid=2, walls=30)
+    slices = sample_slices(wall)
+    means = torch.from_numpy(clips.features[:, 2].reshape(12, 9, -1).mean(1))
+    torch.testing.assert_close(slices, means)
 
 
 @pytest.mark.parametrize("model", ["mean", "max"])
