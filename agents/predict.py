@@ -156,5 +156,10 @@ def main(arguments: Arguments) -> int:
     return 0
 
 
+def parse_arguments(arguments: Sequence[str] | None = None) -> Arguments:
+    """Read the command line."""
+    return tyro.cli(Arguments, args=arguments, prog="python -m agents.predict")
+
+
 if __name__ == "__main__":
-    run_command(lambda: main(tyro.cli(Arguments, prog="python -m agents.predict")))
+    run_command(lambda: main(parse_arguments()))

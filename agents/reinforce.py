@@ -319,7 +319,8 @@ def main() -> None:
             ]
             print(results_table(measured, chance_of(jobs)))
             for job, (_, evaluation) in zip(jobs, measured, strict=True):
-                save_examples(RunFolder(job.path), evaluation)
+                if MODELS[job.config.model].learns:
+                    save_examples(RunFolder(job.path), evaluation)
             print(f"\nWrote {out}. Next: python -m agents.report {out} --out {out}/report.html")
 
 

@@ -96,5 +96,10 @@ def main(arguments: Arguments) -> None:
     print(f"wrote {arguments.out} ({len(content) / 1e6:.1f} MB)")
 
 
+def parse_arguments(arguments: Sequence[str] | None = None) -> Arguments:
+    """Read the command line."""
+    return tyro.cli(Arguments, args=arguments, prog="python -m agents.report")
+
+
 if __name__ == "__main__":
-    run_command(lambda: main(tyro.cli(Arguments, prog="python -m agents.report")))
+    run_command(lambda: main(parse_arguments()))

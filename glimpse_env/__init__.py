@@ -1,7 +1,10 @@
 """VideoGlimpse: glimpse-based visual attention in video as a Gymnasium environment.
 
-Importing this package registers `VideoGlimpse-v0`; `gym.make("glimpse_env:VideoGlimpse-v0")` imports it by itself.
+Importing this package registers `VideoGlimpse-v0`, `VideoGlimpseEasy-v0` and `VideoGlimpseUntrimmed-v0`;
+`gym.make("glimpse_env:VideoGlimpse-v0")` imports it by itself.
 """
+
+from typing import Any
 
 import gymnasium
 
@@ -10,7 +13,7 @@ from glimpse_env.engine import EpisodeEngine
 from glimpse_env.env import EpisodeArguments, VideoGlimpseEnv
 from glimpse_env.rules import EpisodeRules
 from glimpse_env.sources.protocol import ArraySource, ClipSource, Segment
-from glimpse_env.sources.synthetic import SyntheticSource, UntrimmedSyntheticSource
+from glimpse_env.sources.synthetic import EasySyntheticSource, SyntheticSource, UntrimmedSyntheticSource
 from glimpse_env.sources.wall import WallSource
 from glimpse_env.sources.windows import SlidingWindows
 from glimpse_env.store import FeatureStore
@@ -19,6 +22,7 @@ from glimpse_env.vector_env import VideoGlimpseVectorEnv
 __all__ = [
     "ArraySource",
     "ClipSource",
+    "EasySyntheticSource",
     "EpisodeArguments",
     "EpisodeEngine",
     "EpisodeRules",
@@ -33,8 +37,15 @@ __all__ = [
     "open_source",
 ]
 
-gymnasium.register(
-    id="VideoGlimpse-v0",
-    entry_point="glimpse_env.env:VideoGlimpseEnv",
-    vector_entry_point="glimpse_env.vector_env:VideoGlimpseVectorEnv",
-)
+_VARIANTS: dict[str, dict[str, Any]] = {
+    "VideoGlimpse-v0": {},
+    "VideoGlimpseEasy-v0": {"source": "synthetic-easy", "glimpses": 1},
+    "VideoGlimpseUntrimmed-v0": {"source": "synthetic-untrimmed"},
+}
+for _id, _arguments in _VARIANTS.items():
+    gymnasium.register(
+        id=_id,
+        entry_point="glimpse_env.env:VideoGlimpseEnv",
+        vector_entry_point="glimpse_env.vector_env:VideoGlimpseVectorEnv",
+        kwargs=_arguments,
+    )

@@ -11,12 +11,16 @@ from weakref import WeakValueDictionary
 from gymnasium.error import DependencyNotInstalled
 
 from glimpse_env.sources.protocol import ClipSource
-from glimpse_env.sources.synthetic import SyntheticSource, UntrimmedSyntheticSource
+from glimpse_env.sources.synthetic import EasySyntheticSource, SyntheticSource, UntrimmedSyntheticSource
 from glimpse_env.sources.wall import WallSource
 from glimpse_env.sources.windows import SlidingWindows
 from glimpse_env.store import FeatureStore
 
-EMBEDDED = {"synthetic": SyntheticSource, "synthetic-untrimmed": UntrimmedSyntheticSource}
+EMBEDDED = {
+    "synthetic": SyntheticSource,
+    "synthetic-easy": EasySyntheticSource,
+    "synthetic-untrimmed": UntrimmedSyntheticSource,
+}
 LAZY, WALL = "lazy:", "wall:"
 WALL_SETTINGS = ("source", "fold", "grid", "background", "trimmed", "events", "frames", "walls", "seed")
 _WALLED: WeakValueDictionary[tuple[str, str, int], ClipSource] = WeakValueDictionary()  # sources that walls share
@@ -33,8 +37,9 @@ def open_source(
     """Open one split of a source; a ClipSource is returned as it is.
 
     Args:
-        source: "synthetic", "synthetic-untrimmed", the path of a feature store, "lazy:" and the path of a description
-            of videos, whose features are computed on demand, or "wall:" and the path of a description of a wall.
+        source: "synthetic", "synthetic-easy", "synthetic-untrimmed", the path of a feature store, "lazy:" and the path
+            of a description of videos, whose features are computed on demand, or "wall:" and the path of a description
+            of a wall.
         split: "train", "validation" or "test".
         fold: which official split of the data set.
         window_seconds, stride_seconds: return windows that slide over the clips (`SlidingWindows`).

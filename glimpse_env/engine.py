@@ -19,7 +19,7 @@ _GLANCES_AT_ONCE = 16  # first cubes read together, which a source that runs a n
 
 
 class Outcome(NamedTuple):
-    """What n finished episodes came to; every field is (n,)."""
+    """Counts of n finished episodes; every field is (n,)."""
 
     true_positives: NDArray[np.int64]
     false_positives: NDArray[np.int64]
@@ -31,7 +31,7 @@ class EpisodeEngine:
     """N episodes over one clip source.
 
     Args:
-        source: where clips and features come from.
+        source: of clips and features.
         rules: of the episodes.
         num_envs: N.
 
@@ -39,9 +39,9 @@ class EpisodeEngine:
         clip: (N,) int64, the clip played; -1 before the first `begin`.
         frame: (N,) int64, the frame of the current observation, 1..T.
         done: (N,) bool, True after the last prediction.
-        cells: (N, m) int64, the cells seen in the current frame, -1 where a slot saw nothing (a repeated cell, or fewer
-            looks than K*K where glimpses are unlimited); meaningless in frame 1, which no look has chosen from.
-        predictions: (N, T) int64, the classes predicted so far; -1 where none is yet.
+        cells: (N, m) int64, the cells seen in the current frame, -1 for a slot that saw nothing (a repeated cell, or
+            fewer looks than K*K if glimpses are unlimited); meaningless in frame 1, which no look has chosen from.
+        predictions: (N, T) int64, the classes predicted so far; -1 for frames not reached yet.
         window: (N, T) int64, the index within the source's frames of the clip of each frame of the episode.
         label: (N,) int64 for a trimmed source (-1: unknown), otherwise (N, C) bool.
     """
@@ -72,15 +72,19 @@ class EpisodeEngine:
         at_once = min(num_envs, _GLANCES_AT_ONCE)
         self._cubes = np.empty((at_once, source.grid_size, source.grid_size, source.depth), np.float32)
 
+    def check_clip(self, clip: int) -> None:
+        """Raise IndexError if there is no such clip."""
+        if not 0 <= clip < self.source.num_clips:
+            raise IndexError(f"clip {clip} does not exist: this split has clips 0 to {self.source.num_clips - 1}")
+
     def begin(self, env: int, clip: int, generator: np.random.Generator) -> None:
-        """Start an episode of `clip` in `env`; `generator` places the window where `jitter` is on.
+        """Start an episode of `clip` in `env`; `generator` places the window if `jitter` is on.
 
         Raises:
             IndexError: there is no such clip.
         """
         source, frames = self.source, self.rules.frames
-        if not 0 <= clip < source.num_clips:
-            raise IndexError(f"clip {clip} does not exist: this split has clips 0 to {source.num_clips - 1}")
+        self.check_clip(clip)
         times = source.frame_times(clip)
         slack = max(0, len(times) - frames)
         offset = int(generator.integers(slack + 1)) if self.rules.jitter and slack else slack // 2
@@ -155,7 +159,7 @@ class EpisodeEngine:
         return Outcome(true_positives, false_positives, self._looks[envs], is_correct)
 
     def info(self) -> dict[str, NDArray[Any]]:
-        """Return what is told of every episode at every step, as new arrays of N rows."""
+        """Return the infos of every step, as new arrays of N rows."""
         return {
             "clip": self.clip.copy(),
             "clip_id": self._clip_ids.copy(),
@@ -165,7 +169,7 @@ class EpisodeEngine:
         }
 
     def final_info(self) -> dict[str, NDArray[Any]]:
-        """Return what is told besides at the end, as new arrays of N rows: zeros in unfinished episodes."""
+        """Return the infos added at the end of an episode, as new arrays of N rows: zeros in unfinished episodes."""
         ended = np.flatnonzero(self.done)
         infos = {}
         for key, values in self.outcome(ended)._asdict().items():
@@ -227,18 +231,18 @@ class EpisodeEngine:
             self._rows(out)[envs, cells] = 0
 
     def _cut_to_window(self, segments: tuple[Segment, ...], times: NDArray[np.float64]) -> tuple[Segment, ...]:
-        """Return what is true of the frames played, at (T,) `times`: a trimmed clip is one segment of all of them, the
-        segments of an untrimmed one are cut off where the window ends.
+        """Return the truth of the frames played, at (T,) `times`: a trimmed clip is one segment of all frames, the
+        segments of an untrimmed one are cut off at the ends of the window.
         """
         half = 0.5 / self.source.frames_per_second
         first, last = float(times[0] - half), float(times[-1] + half)
         if self.source.trimmed:
             return tuple(Segment(first, last, label) for _, _, label in segments)
-        # What lies outside comes out with its end before its start, and so overlaps nothing.
+        # A segment outside gets an end before its start, and so overlaps nothing.
         return tuple(Segment(max(start, first), min(end, last), label) for start, end, label in segments)
 
     def _chosen(self, looks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the (n, m) cells that checked actions choose, -1 where a slot chooses none."""
+        """Return the (n, m) cells that checked actions choose, -1 for a slot that chooses none."""
         if self.rules.glimpses is None:
             cells = np.arange(looks.shape[1])
             ascending = np.sort(np.where(looks == 1, cells, len(cells)), axis=1)
@@ -275,7 +279,7 @@ class EpisodeEngine:
         if len(envs) == self.num_envs:
             self.source.read_cubes(*self._places(envs), out)
         else:
-            # Row by row: a contiguous row is read in place, where a fancy-indexed block would be copied twice.
+            # Row by row: a contiguous row is read in place; a fancy-indexed block would be copied twice.
             for env in envs:
                 self.source.read_cubes(*self._places(np.array([env])), out[env : env + 1])
 

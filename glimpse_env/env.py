@@ -1,9 +1,9 @@
-"""`VideoGlimpse-v0`: learn where to look in a video, and say what happens in it.
+"""`VideoGlimpse-v0`: an agent looks at parts of a video and names what happens in it.
 
 **An episode** is one labelled clip of T frames. A frame is a feature cube X_n of K x K cells, each cell a slice of D
 activations. The agent sees X_1 whole. At frame n it answers with where to look in X_{n+1} and the class it believes in
 now; the step returns X_{n+1} as seen through those looks. After the T-th prediction the episode terminates (it is never
-truncated): where that step looks is checked and ignored, and its observation is all zeros.
+truncated): the looks of that step are checked and ignored, and its observation is all zeros.
 
 **An action** is one flat integer vector, the class last. With `glimpses=m` the cells looked at stand before it, and the
 same cell twice is one look; with `glimpses=None` a 0 or 1 for each of the K*K cells, any number of them.
@@ -29,10 +29,10 @@ longer the videos, but windows of that many seconds which slide over each of the
 the frame rate makes of it. A window has the labels of the segments that it overlaps, so one of background alone has
 none; its `clip_id` is the video's name and the second at which it begins, as in "abc@12.50".
 
-**`info`** tells the truth for training and measuring, and is never an observation: `clip` and `clip_id`, `frame` (of
-the observation), `label` (multi-hot where clips are untrimmed) and `frame_labels`, the classes true at the frame just
-predicted; at the end also `true_positives`, `false_positives`, `glimpses` (looks taken) and `is_correct`, whether the
-most frequent prediction is a label of the clip.
+**`info`** holds the truth, for training and measuring only; it is never an observation: `clip` and `clip_id`, `frame`
+(of the observation), `label` (multi-hot if clips are untrimmed) and `frame_labels`, the classes true at the frame just
+predicted; at the end also `true_positives`, `false_positives`, `glimpses` (looks taken) and `is_correct`: whether the
+most frequent prediction is a label of the clip. A rendered picture shows the truth too, so do not train on it.
 
     env = gym.make("VideoGlimpse-v0", glimpses=5, observation="glimpsed")
     observation, info = env.reset(seed=1)             # or options={"clip": 7}
@@ -106,7 +106,7 @@ def build_engine(
 
 
 def check_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, Any]:
-    """Return the options of a reset, after refusing (ValueError) those that are not `known`."""
+    """Return the options of a reset, or raise ValueError if one is not `known`."""
     options = options or {}
     if unknown := sorted(options.keys() - known):
         raise ValueError(f"unknown reset options {unknown}: reset takes {sorted(known)}")
@@ -123,18 +123,18 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
     """One episode at a time; see the module's docstring for what an episode is.
 
     Args:
-        source: "synthetic", "synthetic-untrimmed", the path of a feature store, "lazy:PATH", videos whose features are
-            computed when they are looked at, "wall:FILE", a wall of cameras (`python -m glimpse_env.wall`), or a
-            ClipSource (which is one split already: `split` and `fold` do not apply to it, and such an environment's
-            spec does not serialise).
+        source: "synthetic", "synthetic-easy", "synthetic-untrimmed", the path of a feature store, "lazy:PATH", videos
+            whose features are computed when they are looked at, "wall:FILE", a wall of cameras
+            (`python -m glimpse_env.wall`), or a ClipSource (which is one split already: `split` and `fold` do not apply
+            to it, and such an environment's spec does not serialise).
         split: "train", "validation" or "test".
         fold: which official split of the dataset.
         frames: T; the source's own without it.
-        window_seconds: plays windows of this length that slide over each video, in place of `frames`.
+        window_seconds: plays windows of this length that slide over each video, instead of `frames`.
         stride_seconds: from the start of one window to that of the next; half of `window_seconds` by default.
         glimpses: m, the cells looked at in every frame after the first, 5 by default; None: any set of cells.
         observation: "glimpsed" (default; (K, K, D) with unseen slices zeroed), "cube" ((K, K, D) whole), "slices"
-            ((m, D + 2), the chosen slices with their row and column in (0, 1); K*K rows where glimpses are unlimited)
+            ((m, D + 2), the chosen slices with their row and column in (0, 1); K*K rows if glimpses are unlimited)
             or "blind" ((1,), a zero).
         first_glance: "whole" (default) shows all of the first frame, which no look has chosen yet; "none" shows zeros
             instead ("slices": rows of zeros), so that the agent has to search. Neither counts as looks.
@@ -143,7 +143,7 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
         matching: "frame" (default) compares each prediction with the classes true at its frame's time, "segment" runs
             of equal predictions with the true segments.
         overlap_threshold: the temporal IoU that a segment must exceed to be true; 0.5 by default.
-        abstain: adds class C, "no prediction"; by default only where the source is untrimmed.
+        abstain: adds class C, "no prediction"; by default only if the source is untrimmed.
         look_cost: taken off the reward for every look, 0 by default.
         jitter: random instead of centred windows of clips longer than T; sliding windows are never longer.
         render_mode: "rgb_array" or None.
@@ -180,9 +180,11 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
         Raises:
             IndexError, TypeError, ValueError: the option is unknown or there is no such clip.
         """
+        chosen = check_options(options, {"clip"}).get("clip")
+        if chosen is not None:
+            self.engine.check_clip(_as_clip(chosen))  # before seeding: a refused reset changes nothing
         super().reset(seed=seed)
-        options = check_options(options, {"clip"})
-        clip = _as_clip(options["clip"] if "clip" in options else self.np_random.integers(self.num_clips))
+        clip = int(self.np_random.integers(self.num_clips)) if chosen is None else _as_clip(chosen)
         self.engine.begin(0, clip, self.np_random)
         return self._observe(), self._info()
 

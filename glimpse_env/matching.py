@@ -9,12 +9,18 @@ from numpy.typing import NDArray
 
 from glimpse_env.sources.protocol import Segment
 
+_SLACK = 1e-9  # seconds: a frame on the border of a segment is in it, whatever sums of decimals round to
+
 
 def classes_at(times: NDArray[np.float64], segments: Iterable[Segment], num_classes: int) -> NDArray[np.bool_]:
-    """Return (frames, C) bool: the classes whose segments contain each of the (frames,) `times` in seconds."""
+    """Return (frames, C) bool: the classes whose segments contain each of the (frames,) `times` in seconds.
+
+    A segment of label -1, whose class is unknown, makes no class true.
+    """
     labels = np.zeros((len(times), num_classes), np.bool_)
     for start, end, label in segments:
-        labels[(start <= times) & (times <= end), label] = True
+        if label >= 0:
+            labels[(start - _SLACK <= times) & (times <= end + _SLACK), label] = True
     return labels
 
 
@@ -40,7 +46,7 @@ def predicted_segments(
 
 
 def temporal_iou(first: Segment, second: Segment) -> float:
-    """Return the time two segments share over the time that either takes; 0 where neither takes any.
+    """Return the time two segments share over the time that either takes; 0 if neither takes any.
 
     It is rounded to nine decimals: half of a clip is half of it, whatever seconds its frames fall on.
     """

@@ -19,7 +19,7 @@ ABSTAINED = "no prediction"
 
 
 def check_render_mode(render_mode: str | None, modes: Sequence[str]) -> None:
-    """Raise where `render_mode` is unknown (ValueError) or Pillow is missing (DependencyNotInstalled)."""
+    """Raise if `render_mode` is unknown (ValueError) or Pillow is missing (DependencyNotInstalled)."""
     if render_mode is None:
         return
     if render_mode not in modes:
@@ -69,7 +69,7 @@ def draw(
         image: (height, width, 3) RGB.
         seen: (K, K) bool, the cells to show bright.
         title, prediction, truth: the caption.
-        is_right: writes the prediction green where it is True, red where it is False, and plain where it is None.
+        is_right: writes the prediction green if True, red if False, and plain if None.
         unseen_brightness: of the other cells, 0 to hide them.
 
     Returns:
@@ -115,7 +115,7 @@ def _class_name(engine: EpisodeEngine, label: int) -> str:
 
 
 def _is_right(engine: EpisodeEngine, env: int, predicted: int) -> bool | None:
-    """Judge a prediction by the classes true at its frame; None where there is none to judge, or no truth."""
+    """Judge a prediction by the classes true at its frame; None without a prediction or a truth."""
     is_said = 0 <= predicted < len(engine.source.class_names)
     return bool(engine.frame_labels()[env, predicted]) if is_said and _truth(engine, env) else None
 

@@ -21,7 +21,7 @@ FirstGlance = Literal["whole", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeRules:
-    """What `gym.make` may set about an episode, checked against the source it will be played on.
+    """Rules of an episode, as set by `gym.make`; `check_source` compares them with the source.
 
     Attributes:
         frames: T, the frames of an episode.
@@ -71,7 +71,7 @@ class EpisodeRules:
             if not isinstance(getattr(self, name), (bool, np.bool_)):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         for name in ("eta", "positive_reward", "negative_reward", "overlap_threshold", "look_cost"):
-            if not isinstance(getattr(self, name), Real):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), Real):
                 raise TypeError(f"{name} must be a number, got {getattr(self, name)!r}")
         for name, value in (("frames", self.frames), ("glimpses", 1 if self.glimpses is None else self.glimpses)):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
@@ -90,7 +90,7 @@ class EpisodeRules:
             raise ValueError(f"look_cost must be finite and not negative, got {self.look_cost}")
 
     def check_source(self, source: ClipSource) -> None:
-        """Raise ValueError where these rules cannot be played on `source`."""
+        """Raise ValueError if these rules cannot be played on `source`."""
         cells = source.grid_size**2
         if self.glimpses is not None and not 1 <= self.glimpses <= cells:
             raise ValueError(
@@ -107,7 +107,7 @@ class EpisodeRules:
             raise ValueError("the source has no clips in this split: choose another split or extract some videos")
 
     def most_looks(self, source: ClipSource) -> int:
-        """Return how many cells of one frame can be looked at: m, or K*K where glimpses are unlimited."""
+        """Return how many cells of one frame can be looked at: m, or K*K if glimpses are unlimited."""
         return source.grid_size**2 if self.glimpses is None else self.glimpses
 
     def action_space(self, source: ClipSource) -> spaces.MultiDiscrete:
@@ -119,14 +119,14 @@ class EpisodeRules:
         return spaces.MultiDiscrete([choices] * self.most_looks(source) + [classes])
 
     def observation_shape(self, source: ClipSource) -> tuple[int, ...]:
-        """Return (K, K, D), (m, D + 2) for "slices" (m is K*K where glimpses are unlimited), or (1,) for "blind"."""
+        """Return (K, K, D), (m, D + 2) for "slices" (m is K*K if glimpses are unlimited), or (1,) for "blind"."""
         size, depth = source.grid_size, source.depth
         if self.observation == "blind":
             return (1,)
         return (self.most_looks(source), depth + 2) if self.observation == "slices" else (size, size, depth)
 
     def observation_space(self, source: ClipSource) -> spaces.Box:
-        """Return a box bounded by the source's recorded maximum (and by 1, where places are part of it)."""
+        """Return a box bounded by the source's recorded maximum (and by 1, if places are part of it)."""
         high = max(source.max_feature, 1.0) if self.observation == "slices" else source.max_feature
         return spaces.Box(0.0, high, self.observation_shape(source), np.dtype(self.dtype).type)
 

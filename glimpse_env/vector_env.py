@@ -44,10 +44,16 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
         render_mode: str | None = None,
         **episode: Unpack[EpisodeArguments],
     ) -> None:
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+        if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
             raise ValueError(f"num_envs must be a positive integer, got {num_envs!r}")
+        if not isinstance(copy, bool):
+            raise TypeError(f"copy must be True or False, got {copy!r}")
+        num_envs = int(num_envs)
         check_render_mode(render_mode, RENDER_MODES)
         self.render_mode, self.num_envs, self.copy = render_mode, num_envs, copy
+        modes = [mode.value for mode in AutoresetMode]
+        if getattr(autoreset_mode, "value", autoreset_mode) not in modes:
+            raise ValueError(f"autoreset_mode must be one of {modes}, got {autoreset_mode!r}")
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {"render_modes": RENDER_MODES, "render_fps": 10, "autoreset_mode": self.autoreset_mode}
         self.engine = build_engine(num_envs, **episode)
@@ -87,7 +93,7 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
         """
         options = check_options(options, {"clip", "reset_mask"})
         mask = self._reset_mask(options.get("reset_mask"))
-        clips = self._clips(options.get("clip"))
+        clips = self._clips(options.get("clip"), mask)
         self._seed(seed, mask)
         self._erase()
         self._begin(mask, clips)
@@ -131,15 +137,21 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
         return tuple(render_engine(self.engine, env) for env in range(self.num_envs))
 
     def _seed(self, seed: int | Sequence[int | None] | None, mask: NDArray[np.bool_] | None = None) -> None:
-        if seed is not None and not isinstance(seed, (int, np.integer)) and len(seed) != self.num_envs:
-            raise ValueError(f"{self.num_envs} environments need as many seeds, got {len(seed)}")
+        if seed is not None and not isinstance(seed, (int, np.integer)):
+            if not hasattr(seed, "__len__"):
+                raise TypeError(f"seed must be None, an integer or {self.num_envs} of these, got {seed!r}")
+            if len(seed) != self.num_envs:
+                raise ValueError(f"{self.num_envs} environments need as many seeds, got {len(seed)}")
         if not self._generators:
             made = [seeding.np_random() for _ in range(self.num_envs)]
             self._generators, self._seeds = [pair[0] for pair in made], [pair[1] for pair in made]
+        accepted = {}
         for env in range(self.num_envs):
             own = seed if seed is None else int(seed) + env if isinstance(seed, (int, np.integer)) else seed[env]
             if own is not None and (mask is None or mask[env]):
-                self._generators[env], self._seeds[env] = seeding.np_random(own)
+                accepted[env] = seeding.np_random(own)
+        for env, pair in accepted.items():  # only after all seeds were accepted
+            self._generators[env], self._seeds[env] = pair
 
     def _reset_mask(self, mask: Any) -> NDArray[np.bool_]:
         if mask is None:
@@ -151,7 +163,7 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
             raise ValueError("options['reset_mask'] chooses no environment: set at least one True")
         return mask
 
-    def _clips(self, clip: Any) -> NDArray[np.int64] | None:
+    def _clips(self, clip: Any, mask: NDArray[np.bool_]) -> NDArray[np.int64] | None:
         if clip is None:
             return None
         clips = np.asarray(clip)
@@ -159,10 +171,10 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
             raise ValueError(
                 f"options['clip'] must be an integer or ({self.num_envs},) integers, got {clips.dtype} {clips.shape}"
             )
-        outside = clips[(clips < 0) | (clips >= self.num_clips)]
-        if outside.size:
-            raise IndexError(f"clip {outside.flat[0]} does not exist: this split has clips 0 to {self.num_clips - 1}")
-        return np.broadcast_to(clips, (self.num_envs,)).astype(np.int64)
+        clips = np.broadcast_to(clips, (self.num_envs,)).astype(np.int64)
+        for chosen in np.unique(clips[mask]).tolist():
+            self.engine.check_clip(chosen)
+        return clips
 
     def _begin(self, mask: NDArray[np.bool_], clips: NDArray[np.int64] | None) -> None:
         for env in np.flatnonzero(mask):
@@ -198,7 +210,7 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
 
 
 def _masked(values: dict[str, NDArray[Any]], mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Blank what lies outside the mask and put the mask beside each array, as Gymnasium's vector infos have it."""
+    """Blank the rows outside the mask and add the mask of each array, as in Gymnasium's vector infos."""
     infos: dict[str, Any] = {}
     for key, array in values.items():
         array[~mask] = None if array.dtype == object else 0

@@ -25,7 +25,7 @@ _MOST_ACTIONS = 2**20  # an output layer with more is a mistake: five looks of 4
 
 
 class DiscreteAction(gym.ActionWrapper[NDArray[Any], np.int64, NDArray[np.int64]], RecordConstructorArgs):
-    """One number for cells and class together, as DQN and its kind want: `cell * C + class` where glimpses is 1.
+    """One number for cells and class together, as DQN and its kind want: `cell * C + class` if glimpses is 1.
 
     Raises:
         ValueError: the action space is no MultiDiscrete, or has more than 2**20 actions.
@@ -42,8 +42,9 @@ class DiscreteAction(gym.ActionWrapper[NDArray[Any], np.int64, NDArray[np.int64]
         self._counts = tuple(counts.tolist())
 
     def action(self, action: np.int64) -> NDArray[np.int64]:
-        if not 0 <= action < prod(self._counts):
-            raise ValueError(f"an action must be 0 to {prod(self._counts) - 1}, got {action}")
+        is_integer = isinstance(action, (int, np.integer)) and not isinstance(action, bool)
+        if not is_integer or not 0 <= action < prod(self._counts):
+            raise ValueError(f"an action must be an integer from 0 to {prod(self._counts) - 1}, got {action!r}")
         return np.array(np.unravel_index(action, self._counts), np.int64)
 
 
@@ -61,6 +62,8 @@ class TupleAction(gym.ActionWrapper[NDArray[Any], tuple[Any, ...], NDArray[np.in
         self.action_space = spaces.Tuple((spaces.MultiDiscrete(counts[:-1]), spaces.Discrete(counts[-1])))
 
     def action(self, action: tuple[Any, ...]) -> NDArray[np.int64]:
+        if not isinstance(action, (tuple, list)) or len(action) != 2:
+            raise ValueError(f"an action must be (cells, class), got {action!r}")
         looks, prediction = action
         return np.append(looks, prediction)
 
@@ -105,22 +108,21 @@ class TimeLeft(gym.Wrapper[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArra
         super().__init__(env)
         if not isinstance(env.unwrapped, VideoGlimpseEnv):
             raise TypeError(f"TimeLeft counts the frames of a VideoGlimpseEnv, got {env.unwrapped}")
-        self._steps = env.unwrapped.engine.rules.frames
-        self._left = self._steps
+        self._engine = env.unwrapped.engine
         self.observation_space = _longer(env, np.zeros(1), np.ones(1))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], Any]:
         observation, info = self.env.reset(seed=seed, options=options)
-        self._left = self._steps
         return self._append(observation), info
 
     def step(self, action: NDArray[np.int64]) -> tuple[NDArray[Any], Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self._left -= 1
         return self._append(observation), reward, terminated, truncated, info
 
     def _append(self, observation: NDArray[Any]) -> NDArray[Any]:
-        return np.append(observation, np.asarray([self._left / self._steps], observation.dtype))
+        frames = self._engine.rules.frames
+        left = frames + 1 - int(self._engine.frame[0]) - int(self._engine.done[0])  # also if a wrapper repeats actions
+        return np.append(observation, np.asarray([left / frames], observation.dtype))
 
 
 class EpisodeStatistics(RecordEpisodeStatistics):

@@ -41,7 +41,10 @@ def test_a_second_signal_ends_without_a_traceback(capsys):
     assert capsys.readouterr().err == "stopped at once: a run resumes from its last saved state\n"
 
 
-@pytest.mark.parametrize("error", {*ERRORS, FileNotFoundError, SaveError} - {RankLostError, VideoError})
+EXPECTED = {*ERRORS, FileNotFoundError, SaveError} - {RankLostError, VideoError}
+
+
+@pytest.mark.parametrize("error", sorted(EXPECTED, key=lambda error: error.__name__))
 def test_an_expected_error_is_one_line(error):
     with pytest.raises(SystemExit, match=r"^error: the disk is full$"):
         run_command(raising(error("the disk is full")))

@@ -1,4 +1,4 @@
-"""Several processes train as one: the same numbers to rounding, one voice, and an end together."""
+"""Several processes that train as one: the same numbers up to rounding, one voice, and a common end."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from agent_toys import TINY_NETWORK, marked_source, tiny_config, write_marked_store
+from agent_toys import marked_source, tiny_config, write_marked_store
 from glimpse_agents.learning.glimpses import (
     draw_cells,
     draw_classes,
@@ -21,32 +21,28 @@ from glimpse_agents.learning.glimpses import (
     random_cells,
     random_sets,
 )
+from glimpse_agents.learning.models import MODELS
+from glimpse_agents.parallel.noise import Noise, Share
 from glimpse_agents.parallel.ranks import (
-    Share,
     average_gradients,
     current_share,
     from_first,
-    joined,
+    join_ranks,
     largest_over_ranks,
     mean_over_ranks,
     mean_scalars,
-    together,
-    uniform,
+    raise_together,
 )
 from glimpse_agents.playing.envs import check_device, make_envs, make_policy
-from glimpse_agents.playing.rollout import SOFT, Manner, collect_rollout
+from glimpse_agents.playing.rollout import PlaySettings, collect_rollout
 from glimpse_agents.playing.soft import play_softly
-from glimpse_agents.runs.folder import Checkpoints, read_json
+from glimpse_agents.runs.folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 SHARES = [Share(rank, 3) for rank in range(3)]
 
 
-def seeded():
-    return torch.Generator().manual_seed(7)
-
-
-# ---- what is drawn does not depend on the number of ranks
+# ---- random draws do not depend on the number of ranks
 
 LOGITS = torch.linspace(-1, 1, 12 * 5).reshape(12, 5).sin()
 
@@ -54,94 +50,95 @@ LOGITS = torch.linspace(-1, 1, 12 * 5).reshape(12, 5).sin()
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda rows, share: uniform((len(rows), 2), seeded(), share),
-        lambda rows, share: draw_cells(rows, 3, seeded(), share),
-        lambda rows, share: draw_classes(rows, seeded(), share),
-        lambda rows, share: random_cells(rows.shape, 3, seeded(), share),
-        lambda rows, share: oracle_cells(rows > 0, 3, seeded(), share),
-        lambda rows, share: draw_sets(rows, seeded(), share),
-        lambda rows, share: random_sets(rows.shape, seeded(), share),
+        lambda rows, noise: noise.uniform((len(rows), 2)),
+        lambda rows, noise: noise.gumbel((len(rows), 2)),
+        lambda rows, noise: draw_cells(rows, 3, noise),
+        lambda rows, noise: draw_classes(rows, noise),
+        lambda rows, noise: random_cells(rows.shape, 3, noise),
+        lambda rows, noise: oracle_cells(rows > 0, 3, noise),
+        lambda rows, noise: draw_sets(rows, noise),
+        lambda rows, noise: random_sets(rows.shape, noise),
     ],
-    ids=["uniform", "cells", "classes", "random cells", "oracle", "sets", "random sets"],
+    ids=["uniform", "gumbel", "cells", "classes", "random cells", "oracle", "sets", "random sets"],
 )
-def test_parts_of_a_draw_make_up_the_whole(draw):
-    whole = draw(LOGITS, Share())
-    parts = [draw(LOGITS[share.of(12)], share) for share in SHARES]
+def test_the_draws_of_all_ranks_make_up_those_of_one(draw):
+    whole = draw(LOGITS, Noise.seeded(7))
+    parts = [draw(LOGITS[share.of(12)], Noise.seeded(7, share=share)) for share in SHARES]
     assert torch.equal(torch.cat(parts), whole)
     assert not torch.equal(parts[0], parts[1])
 
 
-def test_one_rank_draws_what_torch_does():
-    assert torch.equal(uniform((4, 3), seeded()), torch.rand(4, 3, generator=seeded()))
+def test_one_rank_draws_the_numbers_of_torch():
+    drawn = torch.rand(4, 3, generator=torch.Generator().manual_seed(7))
+    assert torch.equal(Noise.seeded(7).uniform((4, 3)), drawn)
 
 
-MIXED = {"sample_classes": True, "mirror": True, "mirrored_together": 2, "random_share": 0.4}
-
-
-@pytest.mark.parametrize("looking", ["learned", "random", "oracle", "unlimited", "soft", "soft_top", "gumbel"])
-def test_episodes_do_not_depend_on_who_plays_them(looking):
-    config = tiny_config(observation="cube", abstain=True)
+@pytest.mark.parametrize("model", ["reinforce", "random", "oracle", "unlimited", "soft", "soft_top", "gumbel"])
+def test_episodes_do_not_depend_on_the_rank_that_plays_them(model):
+    config = tiny_config(observation="cube", abstain=True, model=model)
     source = marked_source(12)
-    policy = make_policy(config, source, looking)
-    way = play_softly if looking in (*SOFT, "gumbel") else collect_rollout
+    policy = make_policy(config, source)
+    play = play_softly if MODELS[model].learns in ("soft", "gumbel") else collect_rollout
+    settings = PlaySettings(
+        model=MODELS[model], in_view="cube", sample_classes=True, mirror=True, mirrored_together=2, random_share=0.4
+    )
     clips = np.arange(6).repeat(2)
 
-    def play(share):
-        mine = clips[share.of(12)]
-        envs = make_envs(config, source, len(mine), train=True, looking=looking)
-        generator = seeded()
-        masks = policy.draw_masks(len(mine), generator, share)
-        manner = Manner(looking=looking, **MIXED)
-        return way(envs, policy, mine, manner, generator=generator, masks=masks, share=share)
+    def played(share):
+        own = clips[share.of(12)]
+        envs, noise = make_envs(config, source, len(own), train=True), Noise.seeded(7, share=share)
+        masks = policy.draw_masks(len(own), noise)
+        return play(envs, policy, own, settings, noise=noise, masks=masks)
 
-    whole, parts = play(Share()), [play(share) for share in SHARES]
+    whole, parts = played(Share()), [played(share) for share in SHARES]
     for name in ("looked", "predictions", "rewards"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name)), name
     torch.testing.assert_close(torch.cat([part.class_logits for part in parts]), whole.class_logits)
-    if way is collect_rollout:
+    if play is collect_rollout:
         assert torch.equal(torch.cat([part.explored for part in parts]), whole.explored)
         assert 0 < whole.explored.sum() < whole.explored.numel()
 
 
-def test_dropout_does_not_depend_on_who_drops():
-    policy = make_policy(tiny_config(policy=TINY_NETWORK), marked_source(3), "learned")
-    whole, parts = policy.draw_masks(6, seeded()), [policy.draw_masks(2, seeded(), share) for share in SHARES]
+def test_dropout_does_not_depend_on_the_rank():
+    policy = make_policy(tiny_config(dropout=0.3, scorer_dropout=0.3), marked_source(3))
+    whole = policy.draw_masks(6, Noise.seeded(7))
+    parts = [policy.draw_masks(2, Noise.seeded(7, share=share)) for share in SHARES]
     for name in ("head", "scorer"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
 
 
-def test_classes_are_drawn_by_their_probabilities():
+def test_classes_are_drawn_with_their_probabilities():
     logits, count = torch.tensor([0.1, 0.2, 0.7]).log(), 40_000
-    drawn = draw_classes(logits.expand(count, 3), seeded())
+    drawn = draw_classes(logits.expand(count, 3), Noise.seeded(7))
     shares = torch.bincount(drawn, minlength=3) / count
     assert ((shares - logits.exp()).abs() < 4 * (logits.exp() * (1 - logits.exp()) / count).sqrt()).all()
 
 
-# ---- one rank has all and waits for nobody
+# ---- one rank
 
 
-def test_one_rank_has_everything():
+def test_one_rank_has_everything_and_waits_for_nobody():
     assert current_share() == Share(0, 1)
     assert Share().of(5) == slice(0, 5)
     weight = torch.nn.Parameter(torch.ones(2))
     weight.grad = torch.tensor([1.0, 2.0])
-    with joined() as share, together():
+    with join_ranks() as share, raise_together():
         average_gradients([weight])
         assert (share, from_first(lambda: "made"), largest_over_ranks(-3)) == (Share(), "made", -3)
     assert weight.grad.tolist() == mean_over_ranks(torch.tensor([1.0, 2.0])).tolist() == [1, 2]
     assert mean_scalars({"a": 0.1, "b": 2.0}) == {"a": 0.1, "b": 2.0}
 
 
-def test_an_error_of_the_only_rank_is_its_own():
-    with pytest.raises(ValueError, match="mine"), together():
+def test_an_error_of_the_only_rank_is_raised_as_it_is():
+    with pytest.raises(ValueError, match="mine"), raise_together():
         raise ValueError("mine")
 
 
-# ---- what is refused
+# ---- refusals
 
 
 def test_clips_that_cannot_be_shared_are_named():
-    message = "the 32 clips of an update cannot be shared evenly by 3 processes: set --clips to a multiple of 3, or"
+    message = "3 processes cannot share the 32 clips of an update evenly: set --clips to a multiple of 3, or start"
     with pytest.raises(ValueError, match=message):
         Share(1, 3).of(32)
 
@@ -153,10 +150,10 @@ def test_one_device_for_several_processes_is_refused():
 
 # ---- two processes, as torchrun starts them
 
-SIZES = ["--preset", "small", "--updates", "100", "--clips", "4", "--rollouts", "3", "--warmup-updates", "8"]
-SIZES += ["--glimpses", "2", "--validate-every", "50", "--checkpoint-seconds", "0", "--controls", "oracle"]
+SIZES = ["--preset", "small", "--updates", "100", "--clips", "4", "--rollouts", "3", "--warmup-share", "0.08"]
+SIZES += ["--glimpses", "2", "--validate-every", "50", "--checkpoint-seconds", "0", "--models", "reinforce", "oracle"]
 SIZES += ["--frames", "3", "--jitter", "--mirror", "--abstain", "True", "--random-share", "0.3"]
-SIZES += ["--policy.hidden-size", "8", "--policy.layers", "2", "--policy.dropout", "0.3"]
+SIZES += ["--hidden-size", "8", "--layers", "2", "--dropout", "0.3"]
 
 
 @pytest.fixture(scope="module")
@@ -182,18 +179,18 @@ def finish(processes, log, *arguments):
 
 
 def wait_for_training(process, run, log):
-    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():  # of ten updates
+    while not run.metrics():  # of ten updates
         assert process.poll() is None, log.read_text()
         time.sleep(0.01)
 
 
-def weights_of(arm):
-    return {name: weight for name, weight in Checkpoints(arm).load_last()["policy"].items() if weight.any()}
+def weights_of(run):
+    return {name: weight for name, weight in run.load_last()["policy"].items() if weight.any()}
 
 
 @pytest.fixture(scope="module")
 def whole(store, tmp_path_factory):
-    """The folder of a run of one process, unbroken."""
+    """The folder of an unbroken run of one process."""
     folder = tmp_path_factory.mktemp("whole")
     finish(1, folder / "log.txt", *SIZES, "--source", store, "--out", folder / "run")
     return folder / "run"
@@ -202,69 +199,75 @@ def whole(store, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.ci
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_a_stopped_run_goes_on_with_another_number_of_processes(store, whole, tmp_path, before, after):
-    """The numbers agree to rounding and no further: sums over a batch's parts are not those over all of it."""
-    run, log = tmp_path / "run", tmp_path / "log.txt"
-    process = start(before, log, *SIZES, "--source", store, "--out", run)
+def test_a_stopped_run_is_resumed_with_another_number_of_processes(store, whole, tmp_path, before, after):
+    """The numbers agree up to rounding: sums over the parts of a batch are not those over all of it."""
+    out, log = tmp_path / "run", tmp_path / "log.txt"
+    run = RunFolder(out / "reinforce")
+    process = start(before, log, *SIZES, "--source", store, "--out", out)
     wait_for_training(process, run, log)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == (143 if before == 1 else 1)  # torchrun has its own way to fail
-    update = Checkpoints(run).load_last()["update"]
-    told = re.findall(r"stopped by (\w+) after update (\d+): go on with --resume (.*)", log.read_text())
-    assert told == [("SIGTERM", str(update), str(run))]
+    assert process.wait(timeout=60) == (143 if before == 1 else 1)  # torchrun has a status of its own
+    update = run.updates_done()
+    printed = re.findall(
+        r"stopped by (\w+) after update (\d+) of reinforce: resume it with --resume (.*)", log.read_text()
+    )
+    assert printed == [("SIGTERM", str(update), str(out))]
+    assert log.read_text().count("Training reinforce, oracle on") == 1
     assert 10 <= update < 100
-    assert not (run / "evaluation.json").exists()
-    finish(after, log, "--resume", run)
-    for arm in (".", "controls/oracle"):
-        weights = weights_of(run / arm)
-        for name, expected in weights_of(whole / arm).items():
-            assert (weights[name] - expected).norm() <= 1e-4 * expected.norm(), (arm, name)
-    results = [read_json(folder / "result.json") for folder in (whole, run)]
-    assert results[0]["accuracy"] == results[1]["accuracy"]
-    assert log.read_text().count("wrote ") == 1
+    assert run.result() is None
+    finish(after, log, "--resume", out)
+    for model in ("reinforce", "oracle"):
+        weights = weights_of(RunFolder(out / model))
+        for name, expected in weights_of(RunFolder(whole / model)).items():
+            assert (weights[name] - expected).norm() <= 1e-4 * expected.norm(), (model, name)
+        accuracies = [RunFolder(folder / model).finished().measured.accuracy for folder in (whole, out)]
+        assert accuracies[0] == accuracies[1]
+    assert log.read_text().count("Wrote ") == 1
 
 
 @pytest.mark.slow
 @pytest.mark.ci
-def test_what_fails_on_all_is_told_once(store, tmp_path):
-    log = tmp_path / "log.txt"
-    process = start(
-        2, log, *SIZES, "--learning-rate", "1e37", "--source", store, "--out", tmp_path / "run", "--controls"
-    )
+def test_an_error_of_all_processes_is_printed_once(store, tmp_path):
+    log, out = tmp_path / "log.txt", tmp_path / "run"
+    finish(1, log, *SIZES, "--updates", "2", "--source", store, "--out", out, "--models", "reinforce")
+    path = out / "reinforce" / "config.json"
+    path.write_text(path.read_text().replace('"learning_rate": 0.003', '"learning_rate": 1e37'))
+    process = start(2, log, "--resume", out, "--updates", "100")
     assert process.wait(timeout=60) == 1
-    told = re.findall("^error: (.*)", log.read_text(), re.MULTILINE)
-    assert len(told) == 1, log.read_text()
-    assert re.match(r"the (loss|gradient) of update \d+ is not finite, on clips \['\w+', '\w+'\]: lower the", told[0])
-    weights = Checkpoints(tmp_path / "run").load_last()["policy"]
-    assert all(weight.isfinite().all() for weight in weights.values())
+    printed = re.findall("^error: (.*)", log.read_text(), re.MULTILINE)
+    assert len(printed) == 1, log.read_text()
+    assert re.match(
+        r"the (loss|gradient) of update \d+ is not finite, on the clips \w+, \w+: lower --learning", printed[0]
+    )
+    assert all(weight.isfinite().all() for weight in RunFolder(out / "reinforce").load_last()["policy"].values())
 
 
 @pytest.mark.slow
 @pytest.mark.ci
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds child processes as Linux shows them")
-def test_a_process_that_is_killed_takes_the_others_with_it(store, tmp_path):
-    run, log = tmp_path / "run", tmp_path / "log.txt"
-    process = start(2, log, *SIZES, "--updates", "100000", "--source", store, "--out", run)
+def test_a_process_that_is_killed_ends_the_others(store, tmp_path):
+    run, log = RunFolder(tmp_path / "run" / "reinforce"), tmp_path / "log.txt"
+    process = start(2, log, *SIZES, "--updates", "100000", "--source", store, "--out", tmp_path / "run")
     wait_for_training(process, run, log)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     ranks = {environment_of(child)["RANK"]: int(child) for child in children if "RANK" in environment_of(child)}
     os.kill(ranks["1"], signal.SIGKILL)
     assert process.wait(timeout=60) == 1
-    told = re.findall("^error: (.*)", log.read_text(), re.MULTILINE)
-    assert len(told) <= 1, log.read_text()  # torchrun may end the survivor before it has noticed
-    assert all(re.match("another process of this run has stopped .*: go on with --resume", line) for line in told)
-    assert Checkpoints(run).load_last()["update"] >= 1
+    printed = re.findall("^error: (.*)", log.read_text(), re.MULTILINE)
+    assert len(printed) <= 1, log.read_text()  # torchrun may end the survivor before it has noticed
+    assert all(re.match("another process of this run has stopped .*: resume with --resume", line) for line in printed)
+    assert run.updates_done() >= 1
 
 
 @pytest.mark.slow
-def test_a_lost_process_is_told_by_the_one_that_is_left(store, tmp_path):
-    """Without torchrun, which would end the other before it could speak."""
+def test_the_remaining_process_says_that_another_was_lost(store, tmp_path):
+    """Without torchrun, which would end it before it could print."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    run, logs, processes = tmp_path / "run", [tmp_path / "0.txt", tmp_path / "1.txt"], []
+    run, logs, processes = RunFolder(tmp_path / "run" / "reinforce"), [tmp_path / "0.txt", tmp_path / "1.txt"], []
     place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    arguments = [*SIZES, "--updates", "100000", "--source", store, "--out", str(run)]
+    arguments = [*SIZES, "--updates", "100000", "--source", store, "--out", str(tmp_path / "run")]
     for rank, log in enumerate(logs):
         with log.open("w") as output:
             own = {**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -274,8 +277,10 @@ def test_a_lost_process_is_told_by_the_one_that_is_left(store, tmp_path):
     processes[1].kill()
     assert processes[1].wait() == -signal.SIGKILL
     assert processes[0].wait(timeout=60) == 1
-    said = logs[0].read_text()
-    assert re.search(r"^error: another process of this run has stopped .*: go on with --resume", said, re.M), said
+    printed = logs[0].read_text()
+    assert re.search(r"^error: another process of this run has stopped .*: resume with --resume", printed, re.M), (
+        printed
+    )
 
 
 def environment_of(process):

@@ -212,7 +212,7 @@ def test_the_report_keeps_what_no_part_has(tmp_path):
     write_report(first, failures={"c": "no frame", "x": "broken"}, missing=["d", "y"])
     write_report(second, failures={"w": "empty"}, missing=["a", "b", "y", "z"])
     report = json.loads((merge_stores(tmp_path / "merged", [first, second]) / "report.json").read_bytes())
-    assert report == {"failures": {"w": "empty", "x": "broken"}, "missing": ["y", "z"], "runs": []}
+    assert report == {"failures": {"w": "empty", "x": "broken"}, "missing": ["y", "z"], "runs": [], "skipped": []}
 
 
 def test_a_killed_merge_leaves_nothing_that_looks_finished(tmp_path):

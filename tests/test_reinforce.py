@@ -72,12 +72,12 @@ def fit_here(trainer, path):
 
 def test_the_command_trains_every_model_and_prints_what_comes_next(store, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("glimpse_agents.runs.progress.SECONDS_BETWEEN_LINES", 0.0)
-    out, models = tmp_path / "run", ["reinforce", "centre", "mean", "oracle"]
+    out, models = tmp_path / "run", ["reinforce", "centre", "oracle", "mean"]
     assert run(monkeypatch, *FLAGS, "--source", store, "--out", out, "--models", *models) is None
     first, *lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
-        rf"Training reinforce, centre, mean, oracle on {store}: 3 classes \(chance 0\.333\), 12 / 6 / 6 clips to train / "
-        r"validate / test, 2 of 9 cells in each of 4 frames; about \d+ s",
+        rf"Training reinforce, centre, oracle, mean on {store}: 3 classes \(chance 0\.333\), 12 / 6 / 6 clips to train "
+        r"/ validate / test, 2 of 9 cells in each of 4 frames; about \d+ s",
         first,
     )
     progress, table = lines[:24], lines[24:]
@@ -89,7 +89,7 @@ def test_the_command_trains_every_model_and_prints_what_comes_next(store, tmp_pa
         measured = RunFolder(out / model).finished().measured
         assert line.split()[1] == f"{measured.accuracy:.3f}"
         assert re.search(r" \d\.\d{3} to \d\.\d{3} ", line)
-    assert table[3].split()[-2:] == ["-", "-"]  # the mean has no focus
+    assert table[4].split()[-2:] == ["-", "-"]  # the mean has no focus
     assert table[5].startswith("chance 0.333; 6 test videos of 6 films; the interval covers films, not seeds")
     assert table[-1] == f"Wrote {out}. Next: python -m agents.report {out} --out {out}/report.html"
     files = {path.name for path in (out / "reinforce").iterdir() if "tfevents" not in path.name}
@@ -246,7 +246,7 @@ def test_videos_are_judged_by_the_score_of_the_configuration(finished, tmp_path)
 
 
 def test_a_source_of_another_kind_is_refused(finished, store, tmp_path):
-    config, out, result = finished
+    config, out, _ = finished
     other = write_marked_store(tmp_path / "other", class_names=("x", "y", "z"))
     with pytest.raises(ValueError, match=r"other has class_names \('x', 'y', 'z'\), but the run was trained with"):
         evaluate_again([Job(config.with_settings({"source": str(other)}), out)], sampled=False)

@@ -283,6 +283,15 @@ def test_a_comparison_of_another_version_is_named(runs, tmp_path):
         report.main(report.Arguments(runs=(runs,), comparison=tmp_path, out=tmp_path / "page.html"))
 
 
+def test_the_film_strips_of_the_runs_are_shown(runs, tmp_path):
+    Image.new("RGB", (30, 20)).save(runs / "soft" / "glimpses.png")
+    (runs / "random" / "glimpses.png").unlink(missing_ok=True)
+    (runs / "reinforce" / "glimpses.png").unlink(missing_ok=True)
+    parser = write(runs, out=tmp_path / "report.html")
+    assert any(text.startswith("glimpses.png of soft: ") for text in parser.texts)
+    assert images_of(parser) == [*[("png", 1)] * 3, ("webp", 1)]
+
+
 def test_the_same_page_twice(runs, tmp_path):
     for name in ("one", "two"):
         write(runs, out=tmp_path / name)

@@ -40,6 +40,17 @@ def test_a_class_is_true_from_its_start_to_its_end():
     )
 
 
+def test_a_segment_of_an_unknown_class_makes_no_class_true():
+    assert not classes_at(np.arange(3.0), (Segment(0.0, 2.0, -1),), 2).any()
+
+
+def test_a_frame_on_the_border_is_in_the_segment_whatever_its_seconds_round_to():
+    times = 0.1 + np.arange(4) / 10  # 0.1 + 0.2 is 0.30000000000000004
+    labels = classes_at(times, (Segment(0.0, 0.3, 0), Segment(times[3] + 1e-12, 1.0, 1)), 2)
+    assert times[2] > 0.3
+    np.testing.assert_array_equal(labels, [[True, False], [True, False], [True, False], [False, True]])
+
+
 def test_no_segments_are_background():
     assert not classes_at(np.arange(3.0), (), 2).any()
 
@@ -58,6 +69,7 @@ def test_no_segments_are_background():
         ({"frames": -3}, ValueError, "frames must be at least 1, got -3"),
         ({"frames": 4.0}, TypeError, "frames must be an integer, got 4.0 of type float"),
         ({"glimpses": "5"}, TypeError, "glimpses must be an integer, got '5' of type str"),
+        ({"eta": True}, TypeError, "eta must be a number, got True"),
         ({"eta": 2}, ValueError, r"eta must lie in \[0, 1\], got 2"),
         ({"positive_reward": -1.0}, ValueError, r"positive_reward \(R\+\) must be positive and finite, got -1.0"),
         ({"positive_reward": np.inf}, ValueError, r"positive_reward \(R\+\) must be positive and finite, got inf"),

@@ -274,7 +274,7 @@ def test_arrays_of_the_wrong_shape_are_refused(store):
 def test_an_unfinished_store_is_refused_and_goes_on(tmp_path, store):
     path = tmp_path / "unfinished"
     StoreWriter(path, MANIFEST, CLIPS).write_shard(0, [arrays_of("a"), arrays_of("b")], {})
-    with pytest.raises(StoreError, match="unfinished is unfinished: run the command that began it again"):
+    with pytest.raises(StoreError, match="unfinished is unfinished: run the command that began it again to resume"):
         FeatureStore.open(path)
     (path / "shards" / "00001.partial").mkdir()
     writer = StoreWriter(path, MANIFEST, CLIPS)
@@ -476,7 +476,7 @@ def test_files_that_are_no_arrays_are_refused_when_they_are_mapped(store, conten
     file.write_bytes(content)
     rewrite(store, "shards/00000/features.npy")
     opened = FeatureStore.open(store)
-    with pytest.raises(StoreError, match=r"features\.npy is damaged \(.*\): extract the store anew"):
+    with pytest.raises(StoreError, match=r"features\.npy is damaged \(.*\): extract the store again"):
         opened.bank("features", 0)
 
 

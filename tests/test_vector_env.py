@@ -408,13 +408,29 @@ def test_a_number_of_environments_that_is_none(toy, num_envs):
 
 
 def test_an_unknown_autoreset_mode(toy):
-    with pytest.raises(ValueError, match="'Never' is not a valid AutoresetMode"):
+    with pytest.raises(ValueError, match=r"autoreset_mode must be one of \['NextStep', .*'Disabled'\], got 'Never'"):
         VideoGlimpseVectorEnv(2, source=toy, autoreset_mode="Never")
 
 
 def test_seeds_of_the_wrong_number(toy):
     with pytest.raises(ValueError, match="3 environments need as many seeds, got 2"):
         VideoGlimpseVectorEnv(3, source=toy).reset(seed=[1, 2])
+
+
+def test_refused_seeds_leave_all_generators_as_they_were(toy):
+    envs = VideoGlimpseVectorEnv(2, source=toy)
+    envs.reset(seed=[5, 6])
+    for seed, error in (([77, -1], ValueError), (1.5, TypeError)):
+        with pytest.raises((error, gym.error.Error)):
+            envs.reset(seed=seed)
+        assert envs.np_random_seed == (5, 6)
+
+
+def test_clips_of_environments_that_are_not_reset_are_ignored(toy):
+    envs = VideoGlimpseVectorEnv(2, source=toy)
+    envs.reset(seed=1, options={"clip": np.array([3, 4])})
+    envs.reset(options={"clip": np.array([-1, 2]), "reset_mask": np.array([False, True])})
+    assert envs.engine.clip.tolist() == [3, 2]
 
 
 @pytest.mark.parametrize(

@@ -48,11 +48,11 @@ def test_one_number_is_a_cell_and_a_class(toy):
     assert env.unwrapped.engine.predictions[0, 0] == 2
 
 
-@pytest.mark.parametrize("action", [-1, 27])
+@pytest.mark.parametrize("action", [-1, 27, True, 1.5])
 def test_a_number_out_of_range(toy, action):
     env = DiscreteAction(VideoGlimpseEnv(source=toy, glimpses=1))
     env.reset(seed=1)
-    with pytest.raises(ValueError, match=f"an action must be 0 to 26, got {action}"):
+    with pytest.raises(ValueError, match=f"an action must be an integer from 0 to 26, got {action}"):
         env.step(action)
 
 
@@ -90,6 +90,24 @@ def test_the_time_left_runs_from_one_to_zero(toy):
     for _ in range(2):
         left = [env.reset()[0][-1], *(env.step(np.array([0, 0]))[0][-1] for _ in range(4))]
         assert left == [1, 0.75, 0.5, 0.25, 0]
+
+
+def test_time_is_left_by_frames_not_by_calls(toy):
+    class Twice(gym.ActionWrapper):
+        def step(self, action):
+            self.env.step(action)
+            return self.env.step(action)
+
+    env = TimeLeft(Twice(FlattenObservation(VideoGlimpseEnv(source=toy, glimpses=1))))
+    left = [env.reset(options={"clip": 0})[0][-1], *(env.step(np.array([0, 0]))[0][-1] for _ in range(2))]
+    assert left == [1.0, 0.5, 0.0]  # four frames, two a call
+
+
+def test_a_pair_that_is_none(toy):
+    env = TupleAction(VideoGlimpseEnv(source=toy, glimpses=1))
+    env.reset(seed=1)
+    with pytest.raises(ValueError, match=r"an action must be \(cells, class\), got \(1, 2, 3\)"):
+        env.step((1, 2, 3))
 
 
 @pytest.mark.parametrize("wrapper", [PreviousAction, TimeLeft])

@@ -13,7 +13,7 @@ def check_types(block: Any) -> None:
     """Check that every field of a dataclass instance holds a value of its annotated type, and that floats are finite.
 
     Raises:
-        ValueError: names the field, its value and what is allowed.
+        ValueError: names the field, its value and the allowed values.
     """
     kind: Any = type(block)
     for field in fields(block):

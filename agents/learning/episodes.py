@@ -17,7 +17,7 @@ class Looks(NamedTuple):
     """Looks of one frame, or of several frames (a further axis before m).
 
     `content` is the weighted sum of the slices, (N, ..., D), with the "sum" encoder, and the slices themselves,
-    (N, ..., m, D), with "what_and_where": what needs no parameters is reduced before it is kept.
+    (N, ..., m, D), with "what_and_where": content that needs no parameters is reduced before it is stored.
     """
 
     content: Tensor
@@ -56,7 +56,7 @@ class Rollout:
 
     clips: NDArray[np.int64]  # (N,)
     attention: Tensor  # (N, T, K*K) l of eq. 3; soft models learn by its gradient
-    entropy: Tensor  # (N, T - 1) nats, of the choice of what is seen in frames 2..T
+    entropy: Tensor  # (N, T - 1) nats, of the choice of the cells that are seen in frames 2..T
     predictions: Tensor  # (N, T) int64
     class_logits: Tensor  # (N, T, outputs), as they were when acting
     frame_labels: Tensor  # (N, T, C) bool
@@ -69,7 +69,7 @@ class Rollout:
     values: Tensor | None = None  # (N, T, 1 or 2), of the states when acting, if the policy has values
 
     def rows(self, rows: slice | Tensor) -> Self:
-        """Return some of the episodes; those of a slice share memory with all of them."""
+        """Return some of the episodes; a slice of them shares memory with this rollout."""
         parts: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

@@ -113,6 +113,6 @@ def centre_cells(grid_size: int, glimpses: int) -> Tensor:
 
 
 def oracle_cells(actor: Tensor, glimpses: int, noise: Noise) -> Tensor:
-    """Draw m different cells from (..., K*K) bool, those of the actor before any other: (..., m) int64."""
+    """Draw m different cells, first from the actor's (..., K*K) bool cells, then from the others: (..., m) int64."""
     draws = noise.uniform(actor.shape)
     return (actor.to(draws.dtype) + draws).topk(glimpses, dim=-1).indices

@@ -59,7 +59,7 @@ class Model:
         learns: how it learns where to look: by REINFORCE, by straight-through Gumbel samples, or by back-propagation
             through soft attention; None if it does not learn that.
         rule: chooses m cells without learning.
-        ignores_content: whether its location logits see the state and the cell alone.
+        ignores_content: whether its location logits see only the state and the cell.
         pools_maximum: whether it attends to the maximum over cells instead of their weighted sum.
         encodes_slices: whether slices pass the configured slice encoder; otherwise they are summed as they are.
         needs_actor: whether it must know where the actor is.

@@ -213,8 +213,10 @@ class LocationHead(nn.Module):
         self.state = nn.Linear(config.hidden_size, advanced.scorer_size, bias=False)
         self.score = nn.Linear(advanced.scorer_size, 1, bias=False)
         if self.is_sequential:
-            # It draws no first weights, so that all others are those of a joint policy.
-            self.query = nn.Linear(projected, advanced.scorer_size, bias=False, device="meta").to_empty(device="cpu")
+            # It draws no random numbers, so all other weights start as those of the "joint" order.
+            self.query = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+                nn.Linear, projected, advanced.scorer_size, bias=False
+            )
             nn.init.zeros_(self.query.weight)
 
     def fit(self, slices: Tensor) -> None:
@@ -576,8 +578,8 @@ class GlimpsePolicy(nn.Module):
 def slice_weights(cell_logits: Tensor, cells: Tensor, kind: SliceWeights) -> Tensor:
     """Return l of eq. 3 over the chosen cells, (N, m), summing to 1; the update treats it as a constant.
 
-    They are uniform if `GlimpsePolicy.weighed` has still to weigh them.
-    If cells are drawn in sequence, the (N, K*K) logits are those of the first draw: different draws' do not compare.
+    If cells are drawn in sequence, the (N, K*K) logits are those of the first draw: logits of different draws cannot be
+    compared.
     """
     if kind == "softmax":
         return cell_logits.gather(1, cells).softmax(1)

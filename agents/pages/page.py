@@ -107,6 +107,7 @@ def experiment_section(number: int, experiment: Experiment, clips: Sequence[Draw
         *plots,
         tag("h3", "Clips as the models saw them"),
         *_clips(experiment, clips, left_out),
+        *_examples(experiment),
         tag("h3", "Configuration"),
         _configuration(experiment),
         id=f"run-{number}",
@@ -205,6 +206,18 @@ def _clips(experiment: Experiment, clips: Sequence[DrawnClip], left_out: str | N
             picture(clip.gif, f"All frames of {title}", kind="gif", alt=f"Movie of {title}"),
         ]
     return parts
+
+
+def _examples(experiment: Experiment) -> list[Markup]:
+    """Return the film strips that training left in the folders of the runs."""
+    caption = "glimpses.png of {}: the first two test videos that it gets right, and the first two that it gets wrong"
+    paths = {record.model.name: record.run.path / "glimpses.png" for record in experiment.records}
+    strips = [
+        picture(_as_webp(path.read_bytes()), caption.format(name), kind="webp")
+        for name, path in paths.items()
+        if path.exists()
+    ]
+    return [tag("h3", "Film strips of the runs"), *strips] if strips else []
 
 
 def _as_webp(content: bytes) -> bytes:

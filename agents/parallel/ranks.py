@@ -1,6 +1,6 @@
 """Several processes that train as one: started by `torchrun`, each is a rank.
 
-Without torchrun there is one rank. It owns all rows and waits for nobody.
+Without torchrun there is one rank. It owns all rows and waits for no other process.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def check_device(device: str, share: Share = WHOLE) -> None:
     """Check that a device exists, and that each rank can have its own.
 
     Raises:
-        ValueError: names the device and what to use instead.
+        ValueError: names the device and the devices that can be used.
     """
     try:
         wanted = torch.device(device)

@@ -1,7 +1,7 @@
 """Features that rollouts see: read from the source once per clip, or gathered from a bank on the policy's device.
 
-The environment keeps the rules in both cases. With a bank it shows nothing (observation "blind"): the policy plays a
-whole episode without waiting for it, and the actions of all frames are fetched from the device at once.
+The environment applies the rules in both cases. With a bank it shows nothing (observation "blind"): the policy plays a
+whole episode without waiting for it, and the actions of all frames are then copied from the device at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from glimpse_env.sources.protocol import computes_features
 from glimpse_env.store import StoreSplit
 
 CHUNK = 256  # frames uploaded at a time
-SHARE_OF_FREE_MEMORY = 0.5  # of a GPU's, that a bank may use
+SHARE_OF_FREE_MEMORY = 0.5  # the share of a GPU's free memory that a bank may use
 
 
 class FeatureReader(Protocol):
@@ -44,7 +44,7 @@ class FeatureReader(Protocol):
 
 
 def feature_reader(envs: VideoGlimpseVectorEnv, device: torch.device) -> FeatureReader:
-    """Return the features of the episodes that have just begun in environments."""
+    """Return a reader of the features of the episodes that have just begun in some environments."""
     return BankReader(envs, device) if envs.engine.rules.observation == "blind" else SourceReader(envs, device)
 
 
@@ -125,7 +125,7 @@ _banks: WeakKeyDictionary[ClipSource, dict[torch.device, FeatureBank]] = WeakKey
 
 
 def bank_of(source: ClipSource, device: torch.device) -> FeatureBank:
-    """Return the bank of a source on a device; it is made once and lives as long as the source."""
+    """Return the bank of a source on a device; it is made once and kept as long as the source exists."""
     banks, device = _banks.setdefault(source, {}), _numbered(device)
     if device not in banks:
         banks[device] = FeatureBank(source, device)

@@ -1,4 +1,4 @@
-"""Mirrored episodes: the policy sees the video flipped left to right, and the environment plays it as it is."""
+"""Mirrored episodes: the policy sees the video flipped left to right, and the environment plays it unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rollouts of models that choose cells: the policy steps the vector environment and keeps what it did.
+"""Rollouts of models that choose cells: the policy steps the vector environment and records its choices.
 
 Observations of chosen slices come from the environment. Whole cubes are read from the source, once for all episodes of
 a clip (agents/playing/features.py).
@@ -33,7 +33,7 @@ class PlaySettings:
 
     Attributes:
         model: the way to look.
-        in_view: what the location logits may see of a frame: the slices chosen in it, or the whole cube.
+        in_view: slices of a frame that the location logits may see: those chosen in it, or the whole cube.
         greedy: take the likeliest cells instead of drawing them.
         sample_classes: draw the predicted class instead of taking the likeliest.
         mirror: mirror episodes left to right with probability one half.
@@ -274,7 +274,7 @@ class _Player:
         return draw_classes(class_logits, self.noise) if self.settings.sample_classes else class_logits.argmax(1)
 
     def _explore(self, chosen: Tensor) -> Tensor:
-        """Replace a share of the N choices by random ones, and keep which."""
+        """Replace a share of the N choices by random ones, and record which."""
         explored = torch.zeros(len(chosen), dtype=torch.bool, device=chosen.device)
         if self.settings.random_share:
             explored = self.noise.uniform((len(chosen),)) < self.settings.random_share

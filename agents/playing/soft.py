@@ -3,7 +3,7 @@
 - "soft" (Sharma et al. 2015; Xu et al. 2015): frame n is seen through l_n, the softmax of the location logits of frame
   n's content and of the state after frame n - 1. Every slice is read and has some weight.
 - "soft_hidden": the same without content; only the state and the cell score, as in Sharma et al.
-- "soft_top": the softmax over the m likeliest cells alone; the others get no weight, though they are scored.
+- "soft_top": the softmax over only the m likeliest cells; the others are scored, but get no weight.
 - "gumbel": hard glimpses like those of REINFORCE, chosen at frame n for frame n + 1. In training they are the m largest
   of logits plus Gumbel noise, with the gradient of the softmax of the same numbers (straight through; Jang et al.
   2017). A trained policy is played like any other that chooses cells.

@@ -80,10 +80,11 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         for name in _COUNTERS:
             setattr(self, name, state[name])
-        commits = str(state["trained_by"]).split(", ")
+        commits = [state["trained_by"]]
         if self.num_updates < self.config.training.updates:
-            commits.append(str(self.trained_by))
-        self.trained_by = ", ".join(dict.fromkeys(commits))
+            commits.append(self.trained_by)
+        names = ", ".join(commit for commit in commits if commit).split(", ")
+        self.trained_by = ", ".join(dict.fromkeys(names)) or None
 
 
 _COUNTERS = ("num_updates", "seconds", "best_score", "best_update")

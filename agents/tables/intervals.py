@@ -142,9 +142,3 @@ def _interval(mean: float, parts: Sequence[tuple[float, float]], note: str, shar
         return Interval(float(mean), np.inf, note if freedom < 1 else "; ".join(filter(None, [NO_SPREAD, note])))
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
     return Interval(float(mean), float(np.sqrt(variance) * stats.t.ppf(0.975, freedom)), note)
-
-
-def mean_and_interval(values: ArrayLike, groups: ArrayLike | None = None) -> tuple[float, float]:
-    """Return `mean_interval` as a pair of mean and half, for callers that cannot print its note."""
-    interval = mean_interval(values, groups)
-    return interval.mean, interval.half

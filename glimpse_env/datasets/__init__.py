@@ -1,4 +1,4 @@
-"""What data sets' videos are: names, labels and official splits, read from folders and annotation files.
+"""Data sets of videos: names, labels and official splits, read from folders and annotation files.
 
 A description touches no video: it says which files to decode and what is true of them.
 """

@@ -1,4 +1,4 @@
-"""What a data set's description says: which files to decode, and what is true of them."""
+"""Descriptions of data sets: the files to decode, their labels and splits."""
 
 from __future__ import annotations
 

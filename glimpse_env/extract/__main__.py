@@ -5,7 +5,7 @@
     python -m glimpse_env.extract activitynet --videos DIR --annotations FILE --weights FILE --out STORE
     python -m glimpse_env.extract folder --videos DIR --weights FILE --out STORE
 
-A run that was killed goes on where it was with the same command, and gives the same store: what is lost is the share
+The same command resumes a run that was killed, and gives the same store: what is lost is the share
 of clips, a shard, that it was at. Videos that cannot be read are named, listed in the store's report.json and skipped,
 also those on which a decoder crashes or hangs.
 """

@@ -1,4 +1,4 @@
-"""What an extraction would do, before it does it."""
+"""Estimates of an extraction: clips, size and time, from a few videos."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from glimpse_env.video.readers import decoder_versions
 
 
 def extract(settings: Settings) -> Path:
-    """Extract a data set into a feature store, or go on where an earlier run was stopped.
+    """Extract a data set into a feature store, or resume where an earlier run stopped.
 
     Two runs never write the same store: a lock beside it, which ends with its process, keeps the second one out.
 

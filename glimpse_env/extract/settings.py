@@ -1,4 +1,4 @@
-"""What an extraction is told, by data set; the fields are the command line's flags."""
+"""Settings of an extraction, by data set; the fields are the command line's flags."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def _available_cores() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What every data set's extraction is told."""
+    """Settings of every data set's extraction."""
 
     videos: Path
     """folder of videos, with a folder per class"""
     out: Path
-    """folder of the store to write, or to go on with"""
+    """folder of the store to write, or to resume"""
     backbone: BackboneName = "bvlc_googlenet"
     """network whose last activations are kept"""
     weights: Path | None = None
@@ -78,7 +78,7 @@ class Settings:
     """stop at the first bad line of an annotation file, missing video or folder that cannot be opened, instead of
     naming and skipping it"""
     retry_failed: bool = False
-    """try videos again that could not be read before, such as on a disk that was gone: their shards are written anew"""
+    """try videos again that could not be read before, as on a disk that was gone: their shards are written again"""
     dry_run: bool = False
     """write nothing: say what extracting would do, its size and time, judged by a few videos"""
 

@@ -1,4 +1,4 @@
-"""Where clips come from: the protocol every source follows, and clips held in memory.
+"""Protocol of clip sources, and clips held in memory.
 
 A source is one split of one dataset. It knows nothing of episodes, windows or rewards: it numbers its clips, says what
 is true of them and copies features into arrays that the caller owns. A cell is an index 0..K*K-1, row-major; a frame
@@ -25,17 +25,17 @@ class Segment(NamedTuple):
 
 @runtime_checkable
 class ClipSource(Protocol):
-    """What an environment needs of a set of labelled clips.
+    """A set of labelled clips, as an environment needs it.
 
     Attributes:
         class_names: the C classes; a label is an index into them.
         num_clips: how many clips the split has; clips are 0..num_clips-1.
-        num_frames: T, the frames of an episode unless the environment is told otherwise.
+        num_frames: T, the frames of an episode by default.
         frames_per_second: the fixed rate at which clips were sampled.
         grid_size: K, the cells along each side of a cube.
         depth: D, the channels of a slice.
         max_feature: the largest activation of the whole dataset; activations are never negative.
-        trimmed: True where every clip is one segment of one class, False where clips are long and may have several.
+        trimmed: True if every clip is one segment of one class, False if clips are long and may have several.
     """
 
     @property
@@ -59,7 +59,7 @@ class ClipSource(Protocol):
         """Return the clip's name, unique in the dataset."""
 
     def segments(self, clip: int) -> tuple[Segment, ...]:
-        """Return the ground truth; empty where it is unknown."""
+        """Return the ground truth; empty if it is unknown."""
 
     def frame_times(self, clip: int) -> NDArray[np.float64]:
         """Return (length,) seconds, one for each frame held of the clip, ascending."""
@@ -73,10 +73,10 @@ class ClipSource(Protocol):
         """Copy single slices: `clips`, `frames` and `cells` are (n,), `out` is (n, D) in the dtype wanted."""
 
     def image(self, clip: int, frame: int) -> NDArray[np.uint8] | None:
-        """Return (height, width, 3) RGB of the frame, or None where the source keeps no pictures."""
+        """Return (height, width, 3) RGB of the frame, or None if the source keeps no pictures."""
 
     def actor(self, clip: int) -> NDArray[np.bool_] | None:
-        """Return (length, K, K), True where the actor covers more than a tenth of the cell; None where unknown."""
+        """Return (length, K, K), True for cells that the actor covers more than a tenth of; None if unknown."""
 
 
 def crop_of(source: ClipSource) -> int | None:
@@ -100,7 +100,7 @@ _WIDE = 2**13  # numbers: from here on a row at a time is fastest, and needs no 
 
 
 def gather_rows(bank: NDArray[Any], rows: NDArray[np.int64], out: NDArray[Any]) -> None:
-    """Copy `bank[rows]` into `out`, converting where the dtypes differ.
+    """Copy `bank[rows]` into `out`, converting if the dtypes differ.
 
     Args:
         bank: (rows, width) float16 or float32, finite and never negative.
@@ -139,12 +139,12 @@ class ArraySource:
 
     Args:
         features: (clips, T, K, K, D), float16 or float32, finite and never negative.
-        labels: (clips,) integers in 0..C-1, or -1 where the class is unknown.
+        labels: (clips,) integers in 0..C-1, or -1 if the class is unknown.
         class_names: the C classes.
         frames_per_second: the rate at which the frames were taken.
         clip_ids: one name for each clip; numbered names without it.
         images: (clips, T, height, width, 3) uint8 RGB, for rendering.
-        actors: (clips, T, K, K) bool, where the actor is.
+        actors: (clips, T, K, K) bool, True for the actor's cells.
 
     Raises:
         ValueError: the arrays do not fit together, or the features are negative or not finite.

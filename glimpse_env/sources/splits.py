@@ -1,4 +1,4 @@
-"""Which clips train, validate and test: groups of clips from one source video, and parts carved from them.
+"""Splits into train, validation and test by groups of clips from one source video.
 
 Clips cut from one film look alike, so a part that is held out holds whole groups. Everything here depends on names
 alone: the same names give the same parts on every machine and in every order.
@@ -28,14 +28,14 @@ def source_group(name: str, *, class_name: str) -> str:
         class_name: the clip's class, which HMDB-51 writes before the tags.
 
     Returns:
-        The name without class and tags (`April_09`); the whole name where it does not end in HMDB-51's tags.
+        The name without class and tags (`April_09`); the whole name if it does not end in HMDB-51's tags.
     """
     tags = _HMDB_TAGS.search(name)
     return name if tags is None else name[: tags.start()].removesuffix(f"_{class_name}")
 
 
 def carve_groups(groups: Iterable[str], *, share: float) -> frozenset[str]:
-    """Choose the groups of one class to hold out: those whose names have the smallest sha256.
+    """Choose the groups of one class to hold out: the ones whose names have the smallest sha256.
 
     Args:
         groups: group names, repeats allowed.

@@ -6,10 +6,12 @@ They need NumPy alone. A clip is a function of its split and index, in whatever 
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse_env.sources.bank import ClipBank
 from glimpse_env.sources.protocol import Segment, gather_rows
 from glimpse_env.sources.sprites import (
     CELL_PIXELS,
@@ -22,6 +24,7 @@ from glimpse_env.sources.sprites import (
     place_actor,
     render,
     write_script,
+    write_still_script,
 )
 
 CLASS_NAMES = ("AABC", "ABBC", "CBAA", "CBBA", "DDBC", "DBBC", "CBDD", "CBBD")
@@ -38,12 +41,13 @@ class SyntheticSource:
 
     A clip has 16 frames of 112 x 112 pixels, on a grid of 7 x 7 cells. The actor fills one cell, moves to a
     neighbouring one every fourth frame or so, and goes through four poses of about four frames each, which the class's
-    name spells: A is arms up, B lying, C legs apart, D standing. Eight distractors move alike, each through the
-    order of a class drawn at random, over grey clutter and noise.
+    name spells: A is arms up, B lying, C legs apart, D standing. Eight distractors move alike, over grey clutter and
+    noise: one through the order of each of the other seven classes, and one through that of a class drawn at random.
 
-    So no frame tells the class, most cells mislead, and the mean over cells mixes nine orders: who finds the actor and
-    follows it knows the action. Classes come in pairs that share their poses and pairs that share their timing, so that
-    each look that lands rules some out.
+    So every clip shows the same poses at the same times, and only their colour tells which are the actor's. No frame
+    tells the class, and neither does the mean, maximum or sum of squares over cells of all frames: logistic regression
+    stays at chance. A rule that follows the actor knows the class. Classes come in pairs that share their poses and
+    pairs that share their timing, so each look that lands rules some out.
 
     Features are 32 fixed contrasts of a cell's pixels, rectified and held as float16. Clips are made when first read,
     and kept.
@@ -72,12 +76,10 @@ class SyntheticSource:
             raise ValueError(f"the {self._name} source has no split {split!r}: choose one of {', '.join(_SPLITS)}")
         self.split = split
         self.num_clips = self._clips_per_split[_SPLITS.index(split)]
-        # Memory that was never written is not resident, so opening costs nothing.
-        self._cubes = np.empty((self.num_clips * self.num_frames, GRID_SIZE**2 * DEPTH), np.float16)
-        self._is_made = np.zeros(self.num_clips, np.bool_)
+        self._bank = _shared_bank(type(self), split, self.num_clips)
 
     def __reduce__(self) -> tuple[type[SyntheticSource], tuple[str]]:
-        return type(self), (self.split,)  # copies make their clips anew, which is cheaper than carrying them
+        return type(self), (self.split,)  # clips are made again, which is cheaper than carrying them
 
     def clip_id(self, clip: int) -> str:
         return f"{self._name}-{self.split}-{clip:04d}"
@@ -90,24 +92,25 @@ class SyntheticSource:
 
     def read_cubes(self, clips: NDArray[np.int64], frames: NDArray[np.int64], out: NDArray[Any]) -> None:
         self._make_missing(clips)
-        gather_rows(self._cubes, clips * self.num_frames + frames, out)
+        bank = self._bank
+        gather_rows(bank.rows, bank.firsts[clips] + frames, out)
 
     def read_slices(
         self, clips: NDArray[np.int64], frames: NDArray[np.int64], cells: NDArray[np.int64], out: NDArray[Any]
     ) -> None:
         self._make_missing(clips)
-        rows = (clips * self.num_frames + frames) * GRID_SIZE**2 + cells
-        gather_rows(self._cubes.reshape(-1, DEPTH), rows, out)
+        bank = self._bank
+        gather_rows(bank.rows.reshape(-1, DEPTH), (bank.firsts[clips] + frames) * self.grid_size**2 + cells, out)
 
     def image(self, clip: int, frame: int) -> NDArray[np.uint8]:
-        cells = self._pixels(clip)[frame].reshape(GRID_SIZE, GRID_SIZE, CELL_PIXELS, CELL_PIXELS, 3)
+        cells = self._pixels(clip)[frame].reshape(self.grid_size, self.grid_size, CELL_PIXELS, CELL_PIXELS, 3)
         return np.concatenate(np.concatenate(cells, axis=1), axis=1)
 
     def actor(self, clip: int) -> NDArray[np.bool_]:
-        return place_actor(self._script(self._generator(clip), clip))
+        return place_actor(self._script(self._generator(clip), clip), grid_size=self.grid_size)
 
     def _label(self, clip: int) -> int:
-        return clip % len(CLASS_NAMES)
+        return clip % len(self.class_names)
 
     def _generator(self, clip: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64([self._seed, _SPLITS.index(self.split), clip]))
@@ -115,11 +118,12 @@ class SyntheticSource:
     def _script(self, rng: np.random.Generator, clip: int) -> Script:
         """Draw what the actor does to act out its class, and what the distractors do, each acting out one of its own.
 
-        That class may be the actor's: if it never were, who sees many distractors could tell the label by what is
-        missing.
+        Each class is acted out at least once, so what all figures do together does not depend on the label. One of a
+        random class, which may be the actor's, keeps the missing one from telling the label.
         """
-        others = rng.integers(0, len(CLASS_NAMES), _NUM_DISTRACTORS)
-        orders = _POSE_ORDERS[np.append(others, self._label(clip))]  # (N, poses)
+        label, classes = self._label(clip), np.arange(len(CLASS_NAMES))
+        others = np.append(np.delete(classes, label), rng.integers(0, len(classes)))
+        orders = _POSE_ORDERS[np.append(others, label)]  # (N, poses)
         count, number = orders.shape
         changes = np.arange(1, number) * self.num_frames // number + rng.integers(-1, 2, (count, number - 1))
         frames = np.arange(self.num_frames)[:, None, None]
@@ -127,20 +131,30 @@ class SyntheticSource:
 
     def _pixels(self, clip: int) -> NDArray[np.uint8]:
         rng = self._generator(clip)
-        return render(rng, self._script(rng, clip))
+        return render(rng, self._script(rng, clip), grid_size=self.grid_size)
 
     def _make_missing(self, clips: NDArray[np.int64]) -> None:
-        missing = clips[~self._is_made[clips]]
+        missing = clips[self._bank.firsts[clips] < 0]
         for clip in np.unique(missing).tolist() if missing.size else ():
             features = embed(self._pixels(clip)).reshape(self.num_frames, -1)
-            self._cubes[clip * self.num_frames : (clip + 1) * self.num_frames] = features
-            self._is_made[clip] = True
+            self._bank.add(clip, self.num_frames)[...] = features
+
+
+_BANKS: WeakValueDictionary[tuple[type[SyntheticSource], str], ClipBank] = WeakValueDictionary()
+
+
+def _shared_bank(kind: type[SyntheticSource], split: str, num_clips: int) -> ClipBank:
+    """Return the clips that all sources of one kind and split share in this process."""
+    bank = _BANKS.get((kind, split))
+    if bank is None:
+        bank = _BANKS[kind, split] = ClipBank(num_clips, kind.grid_size**2 * DEPTH, np.float16)
+    return bank
 
 
 class UntrimmedSyntheticSource(SyntheticSource):
     """Longer clips in which the actor acts two or three times, in one or two classes, and ducks idly in between.
 
-    A clip has 48 frames at 8 a second. An action takes 10 to 14 of them and goes through the poses of its class as in
+    A clip has 48 frames at 8 a second. An action takes 10 to 14 frames and goes through the poses of its class as in
     `SyntheticSource`; before, between and after there is background, of at least one frame, in which no class is true.
     Distractors act and idle in the same way, each at times of its own.
 
@@ -186,3 +200,36 @@ class UntrimmedSyntheticSource(SyntheticSource):
                 changes = np.arange(1, len(order)) * (end - first) // len(order) + rng.integers(-1, 2, len(order) - 1)
                 poses[first:end, figure] = order[(np.arange(end - first)[:, None] >= changes).sum(1)]
         return write_script(rng, poses)
+
+
+class EasySyntheticSource(SyntheticSource):
+    """A first task: find the marked actor in the first frame, look at it afterwards, and name its pose.
+
+    A clip has 4 frames on a grid of 3 x 3 cells. An amber actor and three dull distractors keep to a cell each. In the
+    first frame all four duck; from the second one on each strikes one of the poses A, B, C and D, all different, and
+    the actor's is the class. The first frame shows where to look, but no pose, and the poses of all cells together
+    are the same for every class.
+
+    It is meant for `glimpses=1`, as `VideoGlimpseEasy-v0` has it: random looks then find the actor in 0.30 of the
+    clips, 1 - (8/9)^3, so that no agent that looks at random is right in more than 0.30 + 0.70 / 4 = 0.47.
+
+    Args:
+        split: "train", "validation" or "test"; no clip is in two of them.
+
+    Raises:
+        ValueError: there is no such split.
+    """
+
+    class_names: tuple[str, ...] = ("A", "B", "C", "D")
+    num_frames: int = 4
+    grid_size: int = 3
+
+    _clips_per_split: tuple[int, ...] = (2000, 200, 400)
+    _name: str = "synthetic-easy"
+    _seed: int = SEED + 2
+
+    def _script(self, rng: np.random.Generator, clip: int) -> Script:
+        label = self._label(clip)
+        poses = np.tile(np.append(np.delete(np.arange(4), label), label), (self.num_frames, 1))  # the actor last
+        poses[0] = _IDLE
+        return write_still_script(rng, poses, grid_size=self.grid_size)

@@ -19,12 +19,12 @@ _SLACK = 1e-9  # seconds: borders that agree but for rounding touch, and do not 
 class SlidingWindows:
     """A clip source whose clips are windows of T frames of another source's clips, here its videos.
 
-    The first window of a video begins with it, the next ones `stride_seconds` later each, and where these do not reach
+    The first window of a video begins with it, the next ones `stride_seconds` later each, and if these do not reach
     its end, one more window ends with it: every frame is in a window. A video no longer than a window is one window,
     of the frames that there are. Windows are numbered video by video, in order of time, and read from the source where
     they are: nothing is copied.
 
-    A window of an untrimmed video has the segments that overlap its time, whole, and none where there is background
+    A window of an untrimmed video has the segments that overlap its time, whole, and none if there is background
     alone. A window of a trimmed one is one segment of the video's class.
 
     Args:

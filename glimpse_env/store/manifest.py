@@ -149,7 +149,7 @@ def read_manifest(path: Path) -> tuple[Manifest, dict[str, dict[str, Any]]]:
     except StoreError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise StoreError(f"{file} is damaged ({type(error).__name__}: {error}): extract the store anew") from error
+        raise StoreError(f"{file} is damaged ({type(error).__name__}: {error}): extract the store again") from error
 
 
 def _content_sha256(content: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from glimpse_env.datasets.description import spell
 from glimpse_env.files import sync_folder, write_synced
 from glimpse_env.store.manifest import Manifest, StoreError, manifest_text, shard_folder
 from glimpse_env.store.reader import CLIP_ENTRIES, SEGMENT_ENTRIES, FeatureStore
-from glimpse_env.store.writer import file_facts, told_failures, write_report
+from glimpse_env.store.writer import file_facts, raising_store_error, write_report
 
 _JOINED = ("dataset", "decoder", "software", "device")
 _ZERO_WHERE_DIFFERENT = ("threads", "batch_size")
@@ -57,7 +57,7 @@ def merge_stores(out: Path, parts: Sequence[Path]) -> Path:
     _require_distinct_clips(stores)
     place = out.resolve()
     partial = place.with_name(f".{place.name}.partial")
-    with told_failures(out, partial, kept="the parts are untouched"):
+    with raising_store_error(out, partial, kept="the parts are untouched"):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         _fill(partial, manifest, stores)

@@ -49,7 +49,7 @@ class FeatureStore:
         path = Path(path)
         manifest, files = read_manifest(path)
         if not manifest.complete:
-            raise StoreError(f"{path} is unfinished: run the command that began it again, and it goes on")
+            raise StoreError(f"{path} is unfinished: run the command that began it again to resume")
         if files.keys() != manifest.file_names():
             raise StoreError(f"{path / 'manifest.json'} lists other files than a store of this format has")
         for name in sorted(files):
@@ -97,7 +97,7 @@ class FeatureStore:
         try:
             bank = MappedRows(file)
         except ValueError as error:
-            raise StoreError(f"{file} is damaged ({error}): extract the store anew") from error
+            raise StoreError(f"{file} is damaged ({error}): extract the store again") from error
         rows = bank.rows
         if rows.shape[1:] != shape or rows.dtype != dtype:
             raise StoreError(f"{file} holds {rows.dtype} {rows.shape}, expected {dtype} rows of {shape}")
@@ -126,16 +126,16 @@ class FeatureStore:
             StoreError: it was altered.
         """
         if file_sha256(self.path / name) != self.files[name]["sha256"]:
-            raise StoreError(f"{self.path / name} was altered: its sha256 is not the manifest's; extract it anew")
+            raise StoreError(f"{self.path / name} was altered: its sha256 is not the manifest's; extract it again")
 
 
 def _check_size(file: Path, expected: int) -> None:
     try:
         size = file.stat().st_size
     except FileNotFoundError:
-        raise StoreError(f"{file} is missing: extract the store anew") from None
+        raise StoreError(f"{file} is missing: extract the store again") from None
     if size != expected:
-        raise StoreError(f"{file} has {size} bytes instead of {expected}: it was cut or altered; extract it anew")
+        raise StoreError(f"{file} has {size} bytes instead of {expected}: it was cut or altered; extract it again")
 
 
 CLIP_ENTRIES = ("clip_ids", "labels", "shards", "first_rows", "num_frames", "starts", "splits")
@@ -148,14 +148,14 @@ def _read_index(file: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
         with np.load(file, allow_pickle=False) as arrays:
             index = {name: arrays[name] for name in names}
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise StoreError(f"{file} is damaged ({error}): extract the store anew") from error
+        raise StoreError(f"{file} is damaged ({error}): extract the store again") from error
     shapes = {name: array.shape for name, array in index.items()}
     count = len(index["clip_ids"])
     expected = {name: (manifest.num_folds, count) if name == "splits" else (count,) for name in CLIP_ENTRIES}
     if not manifest.trimmed:
         expected |= dict.fromkeys(SEGMENT_ENTRIES, (index["segment_clips"].size,))
     if shapes != expected:
-        raise StoreError(f"{file} is damaged (shapes {shapes}): extract the store anew")
+        raise StoreError(f"{file} is damaged (shapes {shapes}): extract the store again")
     _require_numbers(file, index, "shards", range(manifest.num_shards))
     for name in ("labels", "segment_labels"):
         if name in index:
@@ -168,7 +168,7 @@ def _require_numbers(file: Path, index: dict[str, NDArray[Any]], name: str, allo
     numbers = index[name]
     if numbers.dtype != np.int64 or (numbers.size and (numbers.min() not in allowed or numbers.max() not in allowed)):
         limits = f"int64 from {allowed.start} to {allowed.stop - 1}"
-        raise StoreError(f"{file} is damaged ({name} are not {limits}): extract the store anew")
+        raise StoreError(f"{file} is damaged ({name} are not {limits}): extract the store again")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -78,7 +78,7 @@ class StoreWriter:
         self.clips = clips
         begun = require_same(path, manifest)
         if begun is None:
-            with told_failures(path, kept="nothing is lost"):
+            with raising_store_error(path, kept="nothing is lost"):
                 write_atomically(path / "manifest.json", manifest_text(manifest, {}).encode())
         self.is_complete = begun is not None and begun.complete
         if begun is not None and begun.complete:
@@ -130,7 +130,7 @@ class StoreWriter:
         final = self.path / shard_folder(shard)
         # A worker that was only taken for dead may be at the same shard.
         partial = final.with_name(f"{final.name}.{uuid.uuid4().hex}.partial")
-        with told_failures(self.path, partial):
+        with raising_store_error(self.path, partial):
             partial.mkdir()
             for bank in self.manifest.banks:
                 write_synced(partial / f"{bank}.npy", self._saves(clips, bank))
@@ -170,7 +170,7 @@ class StoreWriter:
                 "mended, add --retry-failed"
             )
         if not self.is_complete:
-            with told_failures(self.path):
+            with raising_store_error(self.path):
                 self._complete(folders, records)
         return failures
 
@@ -317,7 +317,9 @@ def _rename_unless_there(partial: Path, final: Path) -> bool:
 
 
 @contextmanager
-def told_failures(path: Path, partial: Path | None = None, *, kept: str = "finished shards are kept") -> Iterator[None]:
+def raising_store_error(
+    path: Path, partial: Path | None = None, *, kept: str = "finished shards are kept"
+) -> Iterator[None]:
     """Turn a failure to write into a StoreError that names the store and the remedy.
 
     Args:

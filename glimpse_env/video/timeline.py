@@ -14,7 +14,7 @@ do not show (before a cut made without re-encoding, before the first key frame, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,9 @@ _JUMP = 0.5  # seconds: frames out of order, in damaged files, are nearer to eac
 Stamps = NDArray[np.float64]  # (n,) in units of the stream; NaN where the file has none
 
 
-def as_stamps(values: Sequence[int | None]) -> Stamps:
+def as_stamps(values: Iterable[int | None]) -> Stamps:
     """Return (n,) float64 of timestamps, NaN for those that are missing."""
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    return np.fromiter((np.nan if value is None else value for value in values), np.float64)
 
 
 def shown_seconds(pts: Stamps, dts: Stamps, *, unit: float, average_rate: float) -> NDArray[np.float64]:

@@ -1,10 +1,10 @@
-"""The native vector environment beside every other way of stepping N episodes, in one run.
+"""Steps per second of the native vector environment and of all other ways to step N episodes, in one run.
 
     pytest tests/benchmarks/test_rivals.py --benchmark-only
 
 7 x 7 x 1024 cubes, 16 frames, m = 5, actions drawn beforehand. `SyncVectorEnv` and Stable-Baselines3's `DummyVecEnv`
-step single environments on the same arrays in this process; `AsyncVectorEnv` and `SubprocVecEnv` give each its own
-process on one feature store, which all of them map: no more than 16, since each process imports everything anew.
+step single environments on the same arrays in this process. `AsyncVectorEnv` and `SubprocVecEnv` give each its own
+process, on one feature store that all of them map; at most 16, since each process imports everything again.
 """
 
 import time
