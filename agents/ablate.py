@@ -33,14 +33,14 @@ from .tables.records import accuracy_gain, mean_if_known
 
 Factor = Literal[
     "credit", "baseline", "encoder", "slice_weights", "penalty", "eta", "class_gradient", "glimpse_order", "reward",
-    "rollouts",
+    "rollouts", "scorer", "standardise",
 ]  # fmt: skip
 
 FACTORS: dict[Factor, dict[str, Settings]] = {
     "credit": {name: {"credit": name} for name in ("causal", "terminal")},
     "baseline": {name: {"baseline": name} for name in ("none", "value", "leave_one_out")},
     "encoder": {name: {"encoder": name} for name in ("sum", "what_and_where")},
-    "slice_weights": {name: {"slice_weights": name} for name in ("uniform", "softmax")},
+    "slice_weights": {name: {"slice_weights": name} for name in ("uniform", "softmax", "attended")},
     "penalty": {f"{weight:g}": {"penalty": weight} for weight in (0.0, 0.1, 1.0, 10.0)},
     "eta": {f"{eta:g}": {"abstain": True, "eta": eta} for eta in (0.25, 0.5, 0.75)},
     "class_gradient": {name: {"class_gradient": name == "drawn"} for name in ("likeliest", "drawn")},
@@ -53,11 +53,17 @@ FACTORS: dict[Factor, dict[str, Settings]] = {
         "4": {"rollouts": 4},
         "8": {"rollouts": 8},
     },
+    "scorer": {name: {"scorer": name} for name in ("grid", "memory")},
+    "standardise": {name: {"standardise": name == "yes"} for name in ("no", "yes")},
 }
 COMPANIONS: dict[tuple[Factor, str], Settings] = {
     # The log of the label's mean softmax is one number for the whole clip.
     ("credit", "causal"): {"reward": "frame_log_score"},
     ("reward", "clip_log_score"): {"credit": "terminal"},
+    # Only a memory scores single slices, and it holds what was looked at.
+    ("slice_weights", "attended"): {"scorer": "memory", "observation": "glimpsed"},
+    ("scorer", "grid"): {"slice_weights": "uniform"},
+    ("scorer", "memory"): {"observation": "glimpsed"},
 }
 """Settings that are changed with a value if the base does not allow the value alone."""
 COLUMNS = ("validation_accuracy", "accuracy", "minus_base", "focus", "focus_per_look", "train_seconds")

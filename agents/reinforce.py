@@ -187,10 +187,11 @@ def validate(trainer: Trainer, run: RunFolder) -> dict[str, float]:
     """Play the validation split, keep the weights if they are the best so far, and return the scalars to log."""
     measured = trainer.measure_validation()
     trainer.policy.train()
-    if measured.accuracy > trainer.best_score:
-        trainer.best_score, trainer.best_update = measured.accuracy, trainer.num_updates
+    score = getattr(measured, trainer.config.training.advanced.chosen_by)
+    if score is not None and score > trainer.best_score:
+        trainer.best_score, trainer.best_update = score, trainer.num_updates
         run.save_best(trainer.policy.state_dict())
-    names = ("accuracy", "vote_accuracy", "reward", "focus")
+    names = ("accuracy", "log_score", "vote_accuracy", "reward", "focus")
     return {f"validation/{name}": value for name in names if (value := getattr(measured, name)) is not None}
 
 

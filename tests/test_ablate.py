@@ -91,13 +91,15 @@ def test_the_factors_are_those_that_the_paper_leaves_open():
         "credit": ["causal", "terminal"],
         "baseline": ["none", "value", "leave_one_out"],
         "encoder": ["sum", "what_and_where"],
-        "slice_weights": ["uniform", "softmax"],
+        "slice_weights": ["uniform", "softmax", "attended"],
         "penalty": ["0", "0.1", "1", "10"],
         "eta": ["0.25", "0.5", "0.75"],
         "class_gradient": ["likeliest", "drawn"],
         "glimpse_order": ["joint", "sequential"],
         "reward": ["eq7", "frame_log_score", "clip_log_score"],
         "rollouts": ["1", "2", "4", "8"],
+        "scorer": ["grid", "memory"],
+        "standardise": ["no", "yes"],
     }
 
 
@@ -109,19 +111,22 @@ def test_values_of_the_base_share_its_runs():
     same = {("baseline", "leave_one_out"), ("class_gradient", "likeliest"), ("glimpse_order", "joint")}
     assert shared["small"] == same | {
         ("credit", "causal"), ("encoder", "what_and_where"), ("slice_weights", "uniform"), ("penalty", "0"),
-        ("reward", "eq7"), ("rollouts", "4"),
+        ("reward", "eq7"), ("rollouts", "4"), ("scorer", "grid"), ("standardise", "no"),
     }  # fmt: skip
     assert shared["features"] == same | {
-        ("credit", "terminal"), ("encoder", "sum"), ("slice_weights", "uniform"), ("penalty", "0"),
-        ("reward", "clip_log_score"), ("rollouts", "2"),
+        ("credit", "causal"), ("encoder", "sum"), ("slice_weights", "attended"), ("penalty", "0"),
+        ("reward", "frame_log_score"), ("rollouts", "4"), ("scorer", "memory"), ("standardise", "yes"),
     }  # fmt: skip
     assert all(one.folder == "base" for one in variants(PRESETS["small"]) if one.is_base)
 
 
 def test_a_value_that_the_base_does_not_allow_alone_changes_its_companion_too():
     features, small = PRESETS["features"], PRESETS["small"]
-    causal = variant_of(features, "credit", "causal")
-    assert causal.config == features.with_settings({"credit": "causal", "reward": "frame_log_score"})
+    whole_clip = features.with_settings({"credit": "terminal", "reward": "clip_log_score"})
+    causal = variant_of(whole_clip, "credit", "causal")
+    assert causal.config == features
+    grid = variant_of(features, "scorer", "grid")
+    assert grid.config == features.with_settings({"scorer": "grid", "slice_weights": "uniform"})
     whole = variant_of(small, "reward", "clip_log_score")
     assert whole.config == small.with_settings({"credit": "terminal", "reward": "clip_log_score"})
     assert not causal.is_alone

@@ -125,6 +125,18 @@ def test_json_of_another_version_is_refused_by_the_names_that_differ(block):
         Config.from_json(fields)
 
 
+def test_a_memory_holds_what_was_looked_at_alone():
+    with pytest.raises(ValueError, match=r"'memory' holds what was looked at, .* set observation 'glimpsed'"):
+        Config().with_settings({"scorer": "memory", "observation": "cube"})
+
+
+@pytest.mark.parametrize("other", ["softmax", "uniform"])
+def test_attended_weights_need_scores_of_single_slices(other):
+    with pytest.raises(ValueError, match="slice_weights 'attended' needs scores of single slices, and scorer 'grid'"):
+        Config().with_settings({"slice_weights": "attended"})
+    Config().with_settings({"slice_weights": other})
+
+
 def test_every_preset_has_its_name():
     assert {name: preset.preset for name, preset in PRESETS.items()} == {name: name for name in PRESETS}
 
@@ -173,7 +185,7 @@ def test_ten_updates_are_accepted_and_shorten_the_warmup():
 def test_epochs_are_accepted_with_any_warmup():
     config = parse_arguments(["--preset", "features", "--epochs", "100", "--warmup-share", "0.9"]).config
     trained = config.for_source(marked_source(64)).training
-    assert (trained.updates, trained.warmup_updates) == (200, 180)
+    assert (trained.updates, trained.warmup_updates) == (400, 360)
 
 
 @pytest.mark.parametrize("models", [("reinforce",), ("random", "soft"), ("reinforce", "mean", "oracle")])

@@ -22,6 +22,7 @@ SETTINGS = {
     "greedy": PlaySettings(greedy=True), "mirrored": PlaySettings(mirror=True), "all": PlaySettings(model=MODELS["all"])
 }  # fmt: skip
 DROPPING = {"dropout": 0.5, "input_dropout": 0.2, "scorer_dropout": 0.3}
+REMEMBERING = {"scorer": "memory", "slice_weights": "attended", "standardise": True}
 
 
 def network(**settings):
@@ -40,14 +41,15 @@ def wild_policy(seed=0, **settings):
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
-        components = policy.location_head.components
-        components.copy_(torch.randn(components.shape, generator=generator))
+        for name, buffer in policy.named_buffers():
+            drawn = torch.randn(buffer.shape, generator=generator)
+            buffer.copy_(drawn.exp() if name == "scale.std" else drawn)
     return policy
 
 
-def play(policy, settings=None, *, masks=None, episodes=6, seed=3):
+def play(policy, settings=None, *, masks=None, episodes=6, seed=3, source=None):
     """Play episodes of marked clips with two looks in each frame."""
-    source = marked_source(episodes)
+    source = source or marked_source(episodes)
     envs = VideoGlimpseVectorEnv(episodes, source=source, glimpses=2, observation="slices", autoreset_mode="Disabled")
     settings = settings or PlaySettings()
     return collect_rollout(envs, policy, np.arange(episodes), settings, noise=Noise.seeded(seed), masks=masks)
@@ -92,6 +94,25 @@ def test_forward_over_episodes_equals_play(skip, encoder, weights, in_view, sett
     if settings.greedy:
         assert (cell_logits.topk(2).indices == rollout.cells).all()
     assert (rollout.predictions == class_logits.argmax(2)).all()
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("weights", ["uniform", "softmax", "attended"])
+@pytest.mark.parametrize("encoder", ["sum", "what_and_where"])
+@pytest.mark.parametrize("order", ["joint", "sequential"])
+def test_forward_with_a_memory_equals_play(order, encoder, weights, settings):
+    chosen = {"encoder": encoder, "slice_weights": weights, "glimpse_order": order}
+    policy = wild_policy(**DROPPING | REMEMBERING | chosen)
+    masks = masks_for(policy)
+    rollout = play(policy, settings, masks=masks)
+    with torch.no_grad():
+        class_logits, cell_logits = policy(rollout.first, rollout.rest, rollout.views, masks)
+    stepped = step_through(policy, rollout, masks)
+    torch.testing.assert_close(class_logits, rollout.class_logits, rtol=1e-4, atol=1e-4)
+    first = cell_logits if cell_logits.ndim == 3 else cell_logits[:, :, 0]
+    torch.testing.assert_close(stepped[1], first, rtol=1e-4, atol=1e-4)
+    if settings.greedy and order == "joint":
+        assert (cell_logits.topk(2).indices == rollout.cells).all()
 
 
 def test_slice_weights_are_the_softmax_of_the_logits_that_chose():
@@ -246,6 +267,111 @@ def test_uniform_slice_weights_ignore_the_logits():
     torch.testing.assert_close(slice_weights(logits, cells, "softmax"), expected)
 
 
+# ---- a memory of every cell
+
+
+def test_views_hold_the_mean_of_the_slices_seen_of_each_cell():
+    policy = wild_policy(**REMEMBERING)
+    rollout = play(policy, PlaySettings(model=MODELS["reinforce"]))
+    cubes = torch.from_numpy(marked_source(6).features).flatten(2, 3)  # (N, T, 9, 4)
+    seen = rollout.views.seen
+    with torch.no_grad():
+        shown = policy.location_head.what((cubes[:, :3] - policy.scale.mean) / policy.scale.std) * seen[..., None]
+    for frame in range(3):
+        count = seen[:, : frame + 1].sum(1)
+        assert count.min() == 1  # the first glance
+        expected = shown[:, : frame + 1].sum(1) / count[..., None]
+        torch.testing.assert_close(rollout.views.content[:, frame], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_memory_scores_each_cell_by_itself():
+    head = new_policy(scorer="memory").location_head
+    views = Views(torch.zeros(1, 1, 9, 4), torch.zeros(1, 1, 9), torch.zeros(1, 1, 9))
+    views.content[0, 0, 2] = torch.tensor([1.0, 0.0, -1.0, 2.0])
+    views.seen[0, 0, 2] = 1.0
+    with torch.no_grad():
+        head.seen.weight.copy_(torch.tensor([[0.5, 0.0]] * 4))  # for a cell ever seen
+        head.seen.bias.fill_(0.1)
+        head.state.weight.fill_(0.2)
+        head.score.weight.fill_(1.0)
+        logits = head(torch.full((1, 1, 6), 0.5), views, None)[0, 0]
+    unseen = 4 * np.tanh(0.1 + 6 * 0.1)
+    seen = sum(np.tanh(value + 0.5 + 0.1 + 0.6) for value in (1, 0, -1, 2))
+    assert logits.tolist() == pytest.approx([unseen, unseen, seen] + 6 * [unseen])
+
+
+def test_attended_weights_are_the_softmax_of_the_scores_of_the_slices():
+    policy = wild_policy(**REMEMBERING, encoder="sum")
+    rollout, head = play(policy), policy.location_head
+    for looks in (rollout.first, rollout.rest):
+        with torch.no_grad():
+            scores = head.score(torch.tanh(head.what(looks.content) + head.seen(torch.ones(2))))[..., 0]
+        torch.testing.assert_close(looks.weights, scores.softmax(-1))
+        expected = (scores.softmax(-1)[..., None] * looks.content).sum(-2)
+        torch.testing.assert_close(policy.encoder(looks), expected)
+    assert rollout.first.weights.std() > 1e-3
+    torch.testing.assert_close(rollout.attention[:, 0], rollout.first.weights)
+
+
+def test_attended_weights_leave_out_unseen_slices():
+    head = wild_policy(**REMEMBERING).location_head
+    shown = head.project(torch.randn(2, 3, 4))
+    weights = head.attention(shown, torch.tensor([[0.5, 0.0, 0.5], [0.0, 0.0, 0.0]]), None)
+    alone = head.attention(shown[:1, [0, 2]], torch.ones(1, 2), None)
+    torch.testing.assert_close(weights[0, [0, 2]], alone[0])
+    assert weights[0, 1] == 0
+    assert weights[1].tolist() == [0, 0, 0]
+    weights.sum().backward()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in head.parameters())
+
+
+def test_class_logits_train_the_scores_that_weigh_slices():
+    policy = wild_policy(**REMEMBERING)
+    rollout = play(policy)
+    policy(rollout.first, rollout.rest, rollout.views, None)[0].square().sum().backward()
+    taught = {name for name, parameter in policy.location_head.named_parameters() if parameter.grad is not None}
+    assert taught == {"what.weight", "seen.weight", "seen.bias", "score.weight"}  # all but that of the state
+    assert all(policy.location_head.get_parameter(name).grad.abs().max() > 0 for name in taught)
+
+
+def test_location_logits_train_the_projection_in_every_frame():
+    policy = wild_policy(**REMEMBERING)
+    rollout = play(policy)
+    for frame in range(3):
+        policy.zero_grad()
+        policy(rollout.first, rollout.rest, rollout.views, None)[1][:, frame].square().sum().backward()
+        assert policy.location_head.what.weight.grad.abs().max() > 0
+
+
+# ---- scale of the input
+
+
+def test_channels_are_standardised_over_the_slices_given():
+    policy = new_policy(standardise=True)
+    slices = torch.randn(500, 4) * torch.tensor([1.0, 5.0, 0.1, 0.0]) + torch.tensor([3.0, -2.0, 0.0, 7.0])
+    policy.fit(slices)
+    scaled = policy.scale(slices)
+    torch.testing.assert_close(scaled.mean(0), torch.zeros(4), atol=1e-3, rtol=0.0)
+    torch.testing.assert_close(scaled.std(0)[:3], torch.ones(3), atol=1e-4, rtol=0.0)
+    assert scaled[:, 3].abs().max() < 1  # a constant channel is not blown up
+    assert (policy.scale(torch.zeros(2, 3, 4)) == 0).all()  # an unseen slice
+    other = new_policy(standardise=True)
+    other.load_state_dict(policy.state_dict())
+    assert torch.equal(other.scale(slices), scaled)
+
+
+def test_play_without_standardising_is_play_of_standardised_slices():
+    policy = wild_policy(**REMEMBERING)
+    policy.scale.mean.abs_().neg_()  # a source's features are never negative
+    plain = new_policy(**REMEMBERING | {"standardise": False})
+    source = marked_source(6)
+    scaled = policy.scale(torch.from_numpy(source.features)).numpy()
+    plain.load_state_dict({name: value for name, value in policy.state_dict().items() if not name.startswith("scale")})
+    ours, theirs = play(policy), play(plain, source=dataclasses.replace(source, features=scaled))
+    torch.testing.assert_close(ours.class_logits, theirs.class_logits, rtol=1e-4, atol=1e-4)
+    assert torch.equal(ours.cells, theirs.cells)
+
+
 # ---- principal components
 
 
@@ -255,7 +381,7 @@ def test_projection_spans_the_largest_components():
     scales = torch.tensor([3.0, 0.01, 1.0, 0.02], dtype=torch.float64)
     slices = (torch.randn(3000, 4, generator=rng, dtype=torch.float64) * scales) @ basis.T + 5.0
     head = new_policy().location_head
-    head.fit_components(slices)
+    head.fit(slices)
     fitted = head.components.double()
     # Largest first: the two columns are the directions of deviations 3 and 1, up to sign and a common scale.
     cosines = (fitted / fitted.norm(dim=0)).T @ basis[:, [0, 2]]
@@ -267,7 +393,7 @@ def test_projection_spans_the_largest_components():
 
 def test_narrow_slices_are_not_projected():
     head = new_policy(projection_size=32).location_head
-    head.fit_components(torch.randn(50, 4))
+    head.fit(torch.randn(50, 4))
     cubes = torch.randn(2, 9, 4)
     assert (head.project(cubes) == cubes).all()
 

@@ -453,6 +453,14 @@ def test_validation_chooses_the_checkpoint(tmp_path):
     assert trainer.best_update == next(number for number, value in validations if value == best)
 
 
+def test_the_log_score_can_choose_the_checkpoint(tmp_path):
+    trainer = trainer_of(updates=12, validate_every=3, warmup_share=0.0, chosen_by="log_score")
+    fit_here(trainer, tmp_path)
+    scores = {line["update"]: line["validation/log_score"] for line in metrics_of(tmp_path) if line["update"] % 3 == 0}
+    assert trainer.best_score == max(scores.values()) < 0
+    assert scores[trainer.best_update] == trainer.best_score
+
+
 @pytest.mark.parametrize("baseline", ["none", "value"])
 def test_single_rollouts_train_with_another_baseline(baseline, tmp_path):
     trainer = trainer_of(baseline=baseline, rollouts=1, warmup_share=0.0, class_gradient=True)

@@ -32,6 +32,7 @@ PARTS = {  # by module and method of the policy; a method's count leaves out the
     ("location_head", "project"): "choosing",
     ("location_head", "forward"): "choosing",
     ("location_head", "draw_in_sequence"): "choosing",
+    ("location_head", "attention"): "attending",
     ("encoder", "attend"): "attending",
     ("encoder", "forward"): "attending",
     ("memory", "step"): "recurrent",
@@ -44,7 +45,7 @@ PARTS = {  # by module and method of the policy; a method's count leaves out the
 def metered_methods(policy: GlimpsePolicy) -> Iterator[tuple[str, Any, str]]:
     """Yield the arguments of `Meter.on` for the modules of a policy."""
     for (name, method), part in PARTS.items():
-        if (module := getattr(policy, name)) is not None:
+        if hasattr(module := getattr(policy, name), method):
             yield part, module, method
 
 

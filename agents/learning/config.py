@@ -24,7 +24,9 @@ InView = Literal["glimpsed", "cube"]
 Precision = Literal["float32", "bfloat16"]
 Preset = Literal["small", "features", "paper"]
 Reward = Literal["eq7", "frame_log_score", "clip_log_score"]
-SliceWeights = Literal["uniform", "softmax"]
+Scorer = Literal["grid", "memory"]
+SliceWeights = Literal["uniform", "softmax", "attended"]
+Choice = Literal["accuracy", "log_score"]
 VideoScore = Literal["mean", "last16", "mode"]
 Settings = Mapping[str, Any]  # values by the name of a field, in whatever block it lies
 
@@ -71,7 +73,11 @@ class AdvancedPolicyConfig:
     """Details of the network."""
 
     slice_weights: SliceWeights = "uniform"
-    """Weights l of eq. 3 over the m cells of REINFORCE: 1/m each, or the softmax of their location logits."""
+    """Weights l of eq. 3 over the m cells: 1/m each ("uniform"), the "softmax" of the logits that chose them (REINFORCE
+    only), or "attended": the softmax of the scores that the scorer "memory" gives their slices now. The cross-entropy
+    trains these scores, also through the whole first frame. Soft attention, "mean" and "max" keep their own weights."""
+    standardise: bool = False
+    """Give every channel of a slice mean 0 and variance 1 over the training clips."""
     embedding_size: int = 64
     """Width of the what-and-where embedding; the plain sum keeps the depth D of the slices."""
     unit_input: bool = False
@@ -83,7 +89,10 @@ class AdvancedPolicyConfig:
     input_dropout: float = 0.0
     """Share of the LSTM's inputs that are dropped, one mask for a whole episode."""
     projection_size: int = 32
-    """Principal components of a slice that the location logits see; narrower slices are seen as they are."""
+    """Principal components of a slice that the scorer "grid" sees; narrower slices are seen as they are."""
+    scorer: Scorer = "grid"
+    """Location logits: of the slices of one frame, with those of neighbours and the place of the cell ("grid"), or of
+    the mean of all slices of the cell seen so far, through a learned projection ("memory")."""
     scorer_size: int = 32
     """Hidden units of the location logits."""
     scorer_dropout: float = 0.0
@@ -91,7 +100,7 @@ class AdvancedPolicyConfig:
     hidden_in_scorer: bool = True
     """Let the location logits see the LSTM's state as well as the visible slices."""
     repulsion: float = 0.0
-    """Initial strength with which the location logits avoid cells that were chosen before; it is learned."""
+    """Initial strength with which the scorer "grid" avoids cells that were chosen before; it is learned."""
     glimpse_order: GlimpseOrder = "joint"
     """Draw the m cells of a frame from the same logits ("joint"), or let each drawn cell's slice move the query for the
     next one, the paper's jumps ("sequential")."""
@@ -102,6 +111,11 @@ class AdvancedPolicyConfig:
         check_types(self)
         check_range(self, "embedding_size", "projection_size", "scorer_size", minimum=1)
         check_range(self, "input_dropout", "scorer_dropout", minimum=0, maximum=1, below=True)
+        if self.slice_weights == "attended" and self.scorer != "memory":
+            raise ValueError(
+                f"slice_weights 'attended' needs scores of single slices, and scorer {self.scorer!r} has none: set "
+                "scorer 'memory', or slice_weights 'uniform' or 'softmax'"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +139,11 @@ class PolicyConfig:
         check_types(self)
         check_range(self, "layers", "hidden_size", minimum=1)
         check_range(self, "dropout", minimum=0, maximum=1, below=True)
+        if self.advanced.scorer == "memory" and self.observation == "cube":
+            raise ValueError(
+                "scorer 'memory' holds what was looked at, and observation 'cube' shows every cell: set observation "
+                "'glimpsed', or scorer 'grid'"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +182,8 @@ class AdvancedTrainingConfig:
     predict a class ("mode")."""
     validate_every: int = 50
     """Updates between two passes over the validation split, which chooses the checkpoint."""
+    chosen_by: Choice = "accuracy"
+    """Measure of the validation split that chooses the checkpoint; few clips rank checkpoints better by "log_score"."""
     checkpoint_seconds: float = 60.0
     """Seconds between two saves; a kill loses at most this much training, and the update or validation in progress."""
 
@@ -380,11 +401,11 @@ PRESETS: dict[Preset, Config] = {
     "small": Config(),
     "features": Config(preset="features").with_settings(
         {
-            "observation": "cube", "encoder": "sum", "unit_input": True, "skip": True, "frame_embedding": False,
-            "hidden_size": 256, "dropout": 0.7, "input_dropout": 0.3, "scorer_size": 16, "scorer_dropout": 0.3,
-            "repulsion": 6.0, "mirror": True, "jitter": True, "updates": 160, "warmup_share": 0.5, "rollouts": 2,
-            "learning_rate": 1e-3, "weight_decay": 1e-5, "scorer_weight_decay": 1e-3, "credit": "terminal",
-            "reward": "clip_log_score", "random_share": 0.5, "validate_every": 20,
+            "encoder": "sum", "slice_weights": "attended", "standardise": True, "scorer": "memory", "skip": True,
+            "frame_embedding": False, "hidden_size": 256, "dropout": 0.5, "input_dropout": 0.3, "scorer_size": 64,
+            "scorer_dropout": 0.3, "jitter": True, "updates": 200, "warmup_share": 0.0, "clips": 16,
+            "learning_rate": 1e-3, "scorer_learning_rate": 1e-3, "weight_decay": 1e-5, "entropy_bonus": 0.01,
+            "reward": "frame_log_score", "validate_every": 20, "chosen_by": "log_score",
         }
     ),
     "paper": Config(preset="paper").with_settings(

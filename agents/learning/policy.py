@@ -71,12 +71,35 @@ class RecurrentState:
         return self.layers[-1][0][0]
 
 
+class InputScale(nn.Module):
+    """Standardise every channel of a slice; a slice of zeros belongs to an unseen cell, and stays zero."""
+
+    mean: Tensor  # (D,)
+    std: Tensor  # (D,)
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(depth))
+        self.register_buffer("std", torch.ones(depth))
+
+    def fit(self, slices: Tensor) -> None:
+        """Take the mean and the deviation of each channel of (n, D) slices; one that hardly varies stays small."""
+        self.mean.copy_(slices.mean(0))
+        self.std.copy_(slices.std(0).clamp_min(1e-3 * slices.std()).clamp_min(1e-8))
+
+    def forward(self, slices: Tensor) -> Tensor:
+        """Standardise (..., D) slices."""
+        return (slices - self.mean) / self.std * (slices != 0).any(-1, keepdim=True)
+
+
 class SliceEncoder(nn.Module):
     """Attended input X' of a frame (eq. 3): a weighted sum of slices, or of their what-and-where embeddings."""
 
     def __init__(self, config: PolicyConfig, cells: int, depth: int) -> None:
         super().__init__()
         self.is_sum, self.unit_input = config.encoder == "sum", config.advanced.unit_input
+        # A memory, and weights that learn, need the slices themselves.
+        self.reduces = self.is_sum and config.advanced.scorer == "grid"
         self.width = depth if self.is_sum else config.advanced.embedding_size
         if not self.is_sum:
             self.what = nn.Linear(depth, self.width)
@@ -84,13 +107,15 @@ class SliceEncoder(nn.Module):
 
     def attend(self, slices: Tensor, cells: Tensor, weights: Tensor) -> Looks:
         """Look at (N, m, D) `slices` at (N, m) `cells` with the weights l of eq. 3, (N, m)."""
-        content = torch.bmm(weights[:, None], slices)[:, 0] if self.is_sum else slices
+        content = torch.bmm(weights[:, None], slices)[:, 0] if self.reduces else slices
         return Looks(content, cells, weights)
 
     def forward(self, looks: Looks, *, soft: bool = False) -> Tensor:
         """Return X', (N, ..., width); `soft` weights count as the number of looks that they spread over."""
-        if self.is_sum:
+        if self.reduces:
             attended = looks.content
+        elif self.is_sum:
+            attended = (looks.weights[..., None] * looks.content).sum(-2)
         else:
             embedded = F.relu(self.what(looks.content) + self.where(looks.cells))
             attended = (looks.weights[..., None] * embedded).sum(-2)
@@ -168,30 +193,25 @@ def _run_layer(
 
 
 class LocationHead(nn.Module):
-    """Location logits of the next frame, from the visible slices of this one and the LSTM's state.
+    """Location logits of the next frame, from the views of the cells and the LSTM's state.
 
-    The logit of cell i for frame n + 1 is u . tanh(Wc * v_n + Wd h_n + e)_i. v_n holds the visible slices of frame n,
-    whether each cell was seen, and how often; Wc is a 3 x 3 convolution over the grid, so that neighbours of seen cells
-    can be chosen. A learned repulsion times v / (1 + v), with v the earlier visits of the cell, is subtracted.
+    The logit of cell i for frame n + 1 is u . tanh(v_n + Wd h_n)_i, with v_n from the views of the frame. With the
+    glimpse order "sequential" the j-th cell is drawn by its own logits, with Wq (x_1 + ... + x_j-1) added within the
+    tanh: the content of the view at the cells drawn before it.
 
-    With the glimpse order "sequential" the j-th cell is drawn by its own logits, with Wq (x_1 + ... + x_j-1) added
-    within the tanh: the projected slices of frame n at the cells drawn before it, zero if they were not seen.
+    Args:
+        config: of the network.
+        projected: width P of the content of a view.
     """
 
-    components: Tensor  # (D, P)
+    remembers = False  # whether the content of a view covers all frames so far, instead of the last one
 
-    def __init__(self, config: PolicyConfig, shape: InputShape) -> None:
+    def __init__(self, config: PolicyConfig, projected: int) -> None:
         super().__init__()
-        advanced, cells = config.advanced, shape.grid_size**2
-        self.grid_size, self.uses_state = shape.grid_size, advanced.hidden_in_scorer
-        self.is_sequential = advanced.glimpse_order == "sequential"
-        projected = min(advanced.projection_size, shape.depth)
-        self.register_buffer("components", torch.eye(shape.depth, projected))
-        self.visible = nn.Conv2d(projected + 2, advanced.scorer_size, 3, padding=1)
+        advanced = config.advanced
+        self.uses_state, self.is_sequential = advanced.hidden_in_scorer, advanced.glimpse_order == "sequential"
         self.state = nn.Linear(config.hidden_size, advanced.scorer_size, bias=False)
-        self.place = nn.Parameter(torch.zeros(cells, advanced.scorer_size))
         self.score = nn.Linear(advanced.scorer_size, 1, bias=False)
-        self.repulsion = nn.Parameter(torch.tensor(advanced.repulsion))
         if self.is_sequential:
             # It draws no random numbers, so all other weights start as those of the "joint" order.
             self.query = nn.utils.skip_init(  # type: ignore[no-untyped-call]
@@ -199,23 +219,16 @@ class LocationHead(nn.Module):
             )
             nn.init.zeros_(self.query.weight)
 
-    def fit_components(self, slices: Tensor) -> None:
-        """Set the projection to the principal components of (n, D) slices, scaled together to unit variance.
-
-        Slices that are no wider than the projection keep their channels.
-        """
-        depth, projected = self.components.shape
-        if depth <= projected:
-            return
-        centred = slices - slices.mean(0)
-        _, directions = torch.linalg.eigh(centred.T @ centred)  # ascending
-        components = directions[:, -projected:].flip(1)
-        self.components.copy_(components / (centred @ components).std())
+    def fit(self, slices: Tensor) -> None:
+        """Fit the projection to (n, D) training slices, if it is not learned."""
 
     def project(self, cubes: Tensor) -> Tensor:
-        """Return (N, K*K, P), the visible content of (N, K*K, D) cubes."""
-        depth, projected = self.components.shape
-        return cubes if depth == projected else F.linear(cubes, self.components.T)
+        """Return (..., P), the content of (..., D) slices in a view."""
+        raise NotImplementedError
+
+    def of_views(self, views: Views) -> Tensor:
+        """Return v, (N, T, K*K, S)."""
+        raise NotImplementedError
 
     def forward(self, hidden: Tensor, views: Views, masks: DropoutMasks | None) -> Tensor:
         """Score the cells of the next frame: hidden (N, T, H) and views of T frames -> (N, T, K*K)."""
@@ -277,21 +290,135 @@ class LocationHead(nn.Module):
 
     def _activations(self, hidden: Tensor, views: Views) -> Tensor:
         """Return (N, T, K*K, S): the argument of the tanh."""
-        episodes, frames = hidden.shape[:2]
-        size = self.grid_size
-        grid = torch.cat([views.content, views.seen[..., None], _familiarity(views)[..., None]], -1)
-        grid = grid.flatten(0, 1).transpose(1, 2).reshape(episodes * frames, -1, size, size)  # (N*T, P + 2, K, K)
-        inner: Tensor = self.visible(grid).flatten(2).transpose(1, 2).reshape(episodes, frames, size**2, -1)
-        inner = inner + self.place
+        inner = self.of_views(views)
         return inner + self.state(hidden)[:, :, None] if self.uses_state else inner
 
     def _score(self, inner: Tensor, views: Views, masks: DropoutMasks | None) -> Tensor:
         """Return (N, T, K*K) logits for the argument of their tanh."""
+        return self._unbiased(inner, masks)
+
+    def _unbiased(self, inner: Tensor, masks: DropoutMasks | None) -> Tensor:
+        """Return u . tanh of (N, ..., S)."""
         inner = torch.tanh(inner)
         if masks is not None:
-            inner = inner * masks.scorer[:, None, None]
-        scores: Tensor = self.score(inner)[..., 0]
-        return scores - self.repulsion * _familiarity(views)
+            inner = inner * masks.scorer.reshape(len(inner), *[1] * (inner.ndim - 2), -1)
+        return self.score(inner)[..., 0]  # type: ignore[no-any-return]
+
+
+class GridHead(LocationHead):
+    """Location logits from the principal components of the slices of one frame.
+
+    v_n is a 3 x 3 convolution over the grid of the visible slices of frame n, whether each cell was seen, and how
+    often, so that neighbours of seen cells can be chosen, plus a vector of the cell. A learned repulsion times
+    v / (1 + v), with v the earlier visits of the cell, is subtracted.
+    """
+
+    components: Tensor  # (D, P)
+
+    def __init__(self, config: PolicyConfig, shape: InputShape) -> None:
+        advanced, cells = config.advanced, shape.grid_size**2
+        projected = min(advanced.projection_size, shape.depth)
+        visible = nn.Conv2d(projected + 2, advanced.scorer_size, 3, padding=1)
+        super().__init__(config, projected)
+        self.grid_size, self.visible = shape.grid_size, visible
+        self.register_buffer("components", torch.eye(shape.depth, projected))
+        self.place = nn.Parameter(torch.zeros(cells, advanced.scorer_size))
+        self.repulsion = nn.Parameter(torch.tensor(advanced.repulsion))
+
+    def fit(self, slices: Tensor) -> None:
+        """Set the projection to the principal components of (n, D) slices, scaled together to unit variance.
+
+        Slices that are no wider than the projection keep their channels.
+        """
+        depth, projected = self.components.shape
+        if depth <= projected:
+            return
+        centred = slices - slices.mean(0)
+        _, directions = torch.linalg.eigh(centred.T @ centred)  # ascending
+        components = directions[:, -projected:].flip(1)
+        self.components.copy_(components / (centred @ components).std())
+
+    def project(self, cubes: Tensor) -> Tensor:
+        depth, projected = self.components.shape
+        return cubes if depth == projected else F.linear(cubes, self.components.T)
+
+    def of_views(self, views: Views) -> Tensor:
+        episodes, frames = views.seen.shape[:2]
+        size = self.grid_size
+        grid = torch.cat([views.content, views.seen[..., None], _familiarity(views)[..., None]], -1)
+        grid = grid.flatten(0, 1).transpose(1, 2).reshape(episodes * frames, -1, size, size)  # (N*T, P + 2, K, K)
+        inner: Tensor = self.visible(grid).flatten(2).transpose(1, 2).reshape(episodes, frames, size**2, -1)
+        return inner + self.place
+
+    def _score(self, inner: Tensor, views: Views, masks: DropoutMasks | None) -> Tensor:
+        return super()._score(inner, views, masks) - self.repulsion * _familiarity(views)
+
+
+class MemoryHead(LocationHead):
+    """Location logits from a memory of every cell, by itself: nothing depends on its place or on its neighbours.
+
+    v_n of a cell is the mean of its slices over the frames in which it was seen, the first glance included, through a
+    learned projection, plus a vector if it was ever seen and one if it is seen in frame n. The same scores, of the
+    slices of one frame and without the state, can weigh the slices in X' (eq. 3); the cross-entropy teaches them then.
+    """
+
+    remembers = True
+
+    def __init__(self, config: PolicyConfig, shape: InputShape) -> None:
+        size = config.advanced.scorer_size
+        super().__init__(config, size)
+        self.what = nn.Linear(shape.depth, size, bias=False)
+        self.seen = nn.Linear(2, size)
+        nn.init.zeros_(self.seen.weight)
+        nn.init.zeros_(self.seen.bias)
+
+    def project(self, cubes: Tensor) -> Tensor:
+        return self.what(cubes)  # type: ignore[no-any-return]
+
+    def of_views(self, views: Views) -> Tensor:
+        known = (views.content != 0).any(-1)  # the content of a cell that was never seen is zero
+        return views.content + self.seen(torch.stack([known.float(), views.seen], -1))  # type: ignore[no-any-return]
+
+    def remembered(self, first: Looks, rest: Looks, seen: Tensor) -> Tensor:
+        """Return (N, T - 1, K*K, P), the content of the views of frames 1..T-1.
+
+        Args:
+            first: looks of frame 1, at all cells in order.
+            rest: of frames 2..T.
+            seen: (N, T - 1, K*K), as in the views.
+        """
+        shown = self.project(rest.content[:, :-1]).float()
+        shown = shown * (rest.weights[:, :-1, :, None] > 0)
+        places = rest.cells[:, :-1, :, None].expand_as(shown)
+        later = shown.new_zeros(*shown.shape[:2], seen.shape[2], shown.shape[3]).scatter_add(2, places, shown)
+        total = torch.cat([self.project(first.content).float()[:, None], later], 1).cumsum(1)
+        return total / seen.cumsum(1).clamp_min(1)[..., None]
+
+    def attention(self, projected: Tensor, seen: Tensor, masks: DropoutMasks | None) -> Tensor:
+        """Return l of eq. 3, (N, ..., m): the softmax of the scores of (N, ..., m, P) slices that are `seen`.
+
+        Args:
+            projected: slices of one frame.
+            seen: (N, ..., m) in equal parts, 0 for slices that are not seen; weights are 0 if none is. It may carry the
+                gradient of a choice.
+            masks: of the episodes.
+        """
+        scores = self._unbiased(projected + self.seen.weight.sum(1) + self.seen.bias, masks).float()
+        kept = seen * (scores - scores.amax(-1, keepdim=True)).exp()
+        return kept / kept.sum(-1, keepdim=True).clamp_min(1e-30)
+
+
+class CellMeans:
+    """Running mean of the content of each cell."""
+
+    def __init__(self) -> None:
+        self._total: Tensor | float = 0.0
+        self._count: Tensor | float = 0.0
+
+    def add(self, shown: Tensor, seen: Tensor) -> Tensor:
+        """Add the (N, K*K, P) content of a frame, zero where (N, K*K) `seen` is 0, and return the means so far."""
+        self._total, self._count = self._total + shown.float(), self._count + seen
+        return self._total / self._count.clamp_min(1)[..., None]
 
 
 def _familiarity(views: Views) -> Tensor:
@@ -335,11 +462,13 @@ class GlimpsePolicy(nn.Module):
     def __init__(self, config: PolicyConfig, shape: InputShape) -> None:
         super().__init__()
         self.config, self.shape = config, shape
+        self.scale = InputScale(shape.depth) if config.advanced.standardise else nn.Identity()
         self.encoder = SliceEncoder(config, shape.grid_size**2, shape.depth)
-        projected = min(config.advanced.projection_size, shape.depth)
+        remembers = config.advanced.scorer == "memory"
+        projected = config.advanced.scorer_size if remembers else min(config.advanced.projection_size, shape.depth)
         self.memory = Memory(config, self.encoder.width, shape, projected)
         self.class_head = ClassHead(config, self.encoder.width, shape.outputs)
-        self.location_head = LocationHead(config, shape)
+        self.location_head = MemoryHead(config, shape) if remembers else GridHead(config, shape)
         for embedding in (module for module in self.modules() if isinstance(module, nn.Embedding)):
             nn.init.normal_(embedding.weight, std=0.1)
         self.value_head = ValueHead(config.hidden_size, shape.values) if shape.values else None
@@ -347,7 +476,23 @@ class GlimpsePolicy(nn.Module):
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return self.location_head.place.device
+        return self.location_head.score.weight.device
+
+    def fit(self, slices: Tensor) -> None:
+        """Fit the scale of slices, and the projection of the location head, to (n, D) training slices."""
+        if isinstance(self.scale, InputScale):
+            self.scale.fit(slices)
+        self.location_head.fit(self.scale(slices))
+
+    def weighed(self, looks: Looks, masks: DropoutMasks | None) -> Looks:
+        """Return looks with the weights of the location head if slice_weights is "attended", with their gradient."""
+        if self.config.advanced.slice_weights != "attended":
+            return looks
+        head = self.location_head
+        assert isinstance(head, MemoryHead)
+        with self.autocast():
+            seen = (looks.weights > 0).float()
+            return looks._replace(weights=head.attention(head.project(looks.content), seen, masks))
 
     def draw_masks(self, episodes: int, noise: Noise) -> DropoutMasks:
         """Draw the dropout of `episodes` episodes."""
@@ -400,7 +545,8 @@ class GlimpsePolicy(nn.Module):
         Args:
             first: looks of frame 1, without a frame axis.
             rest: looks of frames 2..T, (N, T - 1, ...).
-            views: of frames 1..T-1; None if the location logits chose nothing. They are zeros then.
+            views: of frames 1..T-1; None if the location logits chose nothing. They are zeros then. A memory is made
+                anew from the looks.
             masks: dropout that the episodes were played with.
             detach_scorer: keep the gradient of the location logits out of the LSTM.
 
@@ -409,10 +555,13 @@ class GlimpsePolicy(nn.Module):
             if cells are drawn in sequence (N, T - 1, m, K*K), the logits that each cell in `rest` was drawn by.
         """
         with self.autocast():
-            attended = torch.cat([self.encoder(first)[:, None], self.encoder(rest)], 1)
+            looks = self.weighed(first, masks), self.weighed(rest, masks)
+            attended = torch.cat([self.encoder(looks[0])[:, None], self.encoder(looks[1])], 1)
             hidden, inputs = self.memory(attended, masks)
             before = hidden[:, :-1].detach() if detach_scorer else hidden[:, :-1]
             class_logits = self.class_head(hidden, inputs, masks)
+            if views is not None and isinstance(self.location_head, MemoryHead):
+                views = views._replace(content=self.location_head.remembered(first, rest, views.seen))
             if views is None:
                 cell_logits = self._zero_logits(before)
             elif self.location_head.is_sequential:
@@ -432,6 +581,6 @@ def slice_weights(cell_logits: Tensor, cells: Tensor, kind: SliceWeights) -> Ten
     If cells are drawn in sequence, the (N, K*K) logits are those of the first draw: logits of different draws cannot be
     compared.
     """
-    if kind == "uniform":
-        return torch.full(cells.shape, 1 / cells.shape[1], device=cells.device)
-    return cell_logits.gather(1, cells).softmax(1)
+    if kind == "softmax":
+        return cell_logits.gather(1, cells).softmax(1)
+    return torch.full(cells.shape, 1 / cells.shape[1], device=cells.device)

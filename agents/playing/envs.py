@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv, open_source
+from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv, WallSource, open_source
 from glimpse_env.catalogue import EMBEDDED
 from glimpse_env.files import file_sha256
 from glimpse_env.store import StoreSplit
@@ -176,7 +176,8 @@ def make_policy(config: Config, source: ClipSource) -> GlimpsePolicy:
     if config.model != "reinforce":  # no other model draws in sequence
         network = dataclasses.replace(network, advanced=dataclasses.replace(network.advanced, glimpse_order="joint"))
     if not model.encodes_slices:
-        network = dataclasses.replace(network, encoder="sum")
+        plain = dataclasses.replace(network.advanced, scorer="grid", slice_weights="uniform")
+        network = dataclasses.replace(network, encoder="sum", advanced=plain)
     # One value for the choice of cells and, with sampled classes, one for the class.
     learns_values = config.training.advanced.baseline == "value" and model.learns in (None, "reinforce")
     shape = InputShape(
@@ -193,7 +194,14 @@ def make_policy(config: Config, source: ClipSource) -> GlimpsePolicy:
 
 
 def sample_slices(source: ClipSource, cubes: int = 256) -> Tensor:
-    """Read all slices of the middle frames of up to `cubes` clips spread over the source: (n, D) float32."""
+    """Read all slices of the middle frames of up to `cubes` clips spread over the source: (n, D) float32.
+
+    Of a wall these are slices of the clips that it shows, each once: most cameras show background, and the scale of
+    background makes events too large.
+    """
+    if isinstance(wall := videos_of(source), WallSource):
+        shown = wall.source
+        return sample_slices(shown, cubes).reshape(-1, shown.grid_size**2, shown.depth).mean(1)
     clips = np.unique(np.linspace(0, source.num_clips - 1, cubes).astype(np.int64))
     frames = np.array([len(source.frame_times(clip)) // 2 for clip in clips])
     size = source.grid_size

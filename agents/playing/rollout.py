@@ -21,7 +21,7 @@ from ..learning.config import InView
 from ..learning.episodes import GlimpseRollout, Looks, Views
 from ..learning.glimpses import choice_entropy, draw_cells, draw_classes, draw_sets, random_cells, random_sets
 from ..learning.models import MODELS, Model, Situation
-from ..learning.policy import DropoutMasks, GlimpsePolicy, slice_weights
+from ..learning.policy import CellMeans, DropoutMasks, GlimpsePolicy, slice_weights
 from ..parallel.noise import Noise
 from .features import feature_reader
 from .mirror import Mirror
@@ -161,10 +161,12 @@ class _Player:
         self.explored: list[Tensor] = []
         self.states: list[Tensor] = []
         self.glimpses = rules.glimpses
+        self.means = CellMeans() if policy.location_head.remembers else None
 
     def act(self, observations: NDArray[np.float32]) -> Tensor:
         """Answer the (N, m, D + 2) observations of one frame with (N, m + 1) actions, on the policy's device."""
         looks, view = self._look(observations)
+        looks = self.policy.weighed(looks, self.masks)
         class_logits, cell_logits, self.state = self.policy.step(self.state, looks, view, self.masks)
         prediction = self._predict(class_logits)
         chosen = self._explore(self._choose(cell_logits, view))
@@ -204,12 +206,13 @@ class _Player:
         scores = self.model.learns is not None
         visible: Tensor | None = None
         if attends_to_all or (scores and self.settings.in_view == "cube"):
-            cubes = self.features.cubes(self.state.frame)  # (U, K*K, D)
+            cubes = self.policy.scale(self.features.cubes(self.state.frame))  # (U, K*K, D)
             if scores:
                 visible = self.mirror.values(self._project(cubes)[self.features.window_index])
             if attends_to_all:
                 return Looks(self._content_of_all(cubes), self.all_cells, self.weights), self._view(visible)
-        slices = self.features.slices(self.state.frame, self.mirror.cells(self.cells), observations)  # (N, m, D)
+        cells = self.mirror.cells(self.cells)
+        slices = self.policy.scale(self.features.slices(self.state.frame, cells, observations))  # (N, m, D)
         if self.glimpses is None:  # a bank also has the slices that were not chosen
             slices = slices * (self.weights > 0)[..., None]
         if scores and visible is None:
@@ -222,6 +225,8 @@ class _Player:
         return self.policy.location_head.project(slices)
 
     def _view(self, visible: Tensor | None) -> Views | None:
+        if visible is not None and self.means is not None:
+            visible = self.means.add(visible, self.seen)
         return None if visible is None else Views(visible, self.seen, self.visits)
 
     def _content_of_all(self, cubes: Tensor) -> Tensor:
@@ -232,7 +237,7 @@ class _Player:
         content = encoder.attend(cubes, self.all_cells[:count], self.weights[:count]).content
         content = content[self.features.window_index]
         # A sum over all cells is the same if mirrored.
-        return content if encoder.is_sum else self.mirror.values(content)
+        return content if encoder.reduces else self.mirror.values(content)
 
     def rollout(self, clips: NDArray[np.int64], outcome: dict[str, Tensor]) -> GlimpseRollout:
         """Return the record of the episodes."""

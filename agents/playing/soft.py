@@ -25,7 +25,7 @@ from glimpse_env import VideoGlimpseVectorEnv
 
 from ..learning.episodes import Rollout, Views
 from ..learning.glimpses import draw_classes, first_draw_entropy, random_cells
-from ..learning.policy import DropoutMasks, GlimpsePolicy
+from ..learning.policy import CellMeans, DropoutMasks, GlimpsePolicy, MemoryHead
 from ..parallel.noise import Noise
 from .features import feature_reader
 from .rollout import PlaySettings, actor_cells, follow, play_out
@@ -94,6 +94,7 @@ class _Viewer:
             self._shown = [self._show(frame) for frame in range(policy.shape.frames)]
             mean = torch.stack([projected.mean(1) for _, projected in self._shown]).mean(0)
             self.state = policy.memory.state_of_mean(mean[self.features.window_index])
+        self.means = CellMeans() if policy.location_head.remembers else None
         self.attention: list[Tensor] = []  # T of (N, K*K)
         self.cell_logits: list[Tensor] = []  # of the choices of frames 2..T
         self._hidden: list[Tensor] = []
@@ -105,6 +106,11 @@ class _Viewer:
         projected = self.mirror.values(projected[self.features.window_index])
         if not self.model.is_soft:
             weights = self._choice(frame)
+            seen = (weights > 0).float()
+            if self.policy.config.advanced.slice_weights == "attended":
+                head = self.policy.location_head
+                assert isinstance(head, MemoryHead)
+                weights = head.attention(projected, weights, self.masks)
         else:
             logits = self._score(0 * projected if self.model.ignores_content else projected, self.state.output)
             weights = self._softmax(logits)
@@ -115,8 +121,8 @@ class _Viewer:
         self._hidden.append(hidden)
         self._inputs.append(inputs)
         if not self.model.is_soft and frame + 1 < self.policy.shape.frames:
-            seen = (weights > 0).float()
             shown = projected if self.settings.in_view == "cube" else projected * seen[..., None]
+            shown = shown if self.means is None else self.means.add(shown, seen)
             self.visits = self.visits if frame == 0 else self.visits + seen
             self.cell_logits.append(self._score(shown, hidden[:, 0], seen))
 
@@ -133,7 +139,7 @@ class _Viewer:
 
     def _show(self, frame: int) -> tuple[Tensor, Tensor]:
         """Return (U, K*K, D) cubes and their (U, K*K, P) content for the location logits."""
-        cubes = self.features.cubes(frame)
+        cubes = self.policy.scale(self.features.cubes(frame))
         return cubes, self.policy.location_head.project(cubes)
 
     def _score(self, shown: Tensor, hidden: Tensor, seen: Tensor | None = None) -> Tensor:
@@ -167,7 +173,7 @@ class _Viewer:
     def _attended(self, cubes: Tensor, weights: Tensor) -> Tensor:
         """Return (N, width): X' of eq. 3."""
         cubes, encoder = cubes[self.features.window_index], self.policy.encoder
-        if encoder.is_sum:  # mirroring the weights is cheaper, and gives the same sum
+        if encoder.reduces:  # mirroring the weights is cheaper, and gives the same sum
             looks = encoder.attend(cubes, self.all_cells, self.mirror.values(weights))
         else:
             looks = encoder.attend(self.mirror.values(cubes), self.all_cells, weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from glimpse_env import ClipSource, VideoGlimpseVectorEnv
@@ -26,8 +27,9 @@ class Trainer:
     def __init__(self, config: Config, sources: Sources) -> None:
         self.config, self.share = config, current_share()
         self.policy = make_policy(config, sources["train"])
-        if config.policy.advanced.projection_size < sources["train"].depth:
-            self.policy.location_head.fit_components(sample_slices(sources["train"]))
+        network = config.policy.advanced
+        if network.standardise or network.projection_size < sources["train"].depth:
+            self.policy.fit(sample_slices(sources["train"]))
         self.policy.load_state_dict(from_first(self.policy.state_dict))  # machines differ in the last digits
         self.policy.to(config.training.device)
         self.optimizer = make_optimizer(self.policy, config)
@@ -35,7 +37,7 @@ class Trainer:
         self.episodes = range(episodes)[self.share.of(episodes)]
         self.envs = make_envs(config, sources["train"], len(self.episodes), train=True)
         self.validation_envs = make_envs(config, sources["validation"], EVALUATION_ENVS, train=False)
-        self.num_updates, self.seconds, self.best_score, self.best_update = 0, 0.0, -1.0, 0
+        self.num_updates, self.seconds, self.best_score, self.best_update = 0, 0.0, -math.inf, 0
         self.trained_by: str | None = git_commit()
 
     def measure(self, envs: VideoGlimpseVectorEnv, *, seed: int) -> Evaluation:

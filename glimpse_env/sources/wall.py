@@ -124,6 +124,11 @@ class WallSource:
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(WallSource, **self._settings), (self._cameras.source,)
 
+    @property
+    def source(self) -> ClipSource:
+        """The clips that the cameras show."""
+        return self._cameras.source
+
     def clip_id(self, clip: int) -> str:
         """Return the wall's number and the id of its first event, which names the film that it was cut from."""
         return f"wall{clip:05d}/{self._cameras.source.clip_id(int(self._event_clips[clip, 0]))}"

@@ -1,0 +1,109 @@
+"""A memory of every cell, attended slices and standardised input: every model trains with them, and one learns."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from agent_toys import TINY_NETWORK, marked_source, marked_splits, tiny_config
+from glimpse_agents.cost.macs import macs_per_clip
+from glimpse_agents.learning.config import PRESETS
+from glimpse_agents.learning.models import MODELS
+from glimpse_agents.parallel.noise import Noise
+from glimpse_agents.playing.envs import greedy_play, make_envs, make_policy, sample_slices
+from glimpse_agents.playing.rollout import collect_rollout
+from glimpse_agents.playing.soft import play_softly
+from glimpse_agents.reinforce import train
+
+from glimpse_env import WallSource
+
+REMEMBERING = {"scorer": "memory", "slice_weights": "attended", "standardise": True, "encoder": "sum"}
+
+
+def fitted(model, source, **settings):
+    """Return environments, a network fitted to the source, and how it is played."""
+    config = tiny_config(model=model, **REMEMBERING | settings)
+    policy = make_policy(config, source)
+    policy.fit(sample_slices(source))
+    return make_envs(config, source, source.num_clips, train=False), policy, greedy_play(config)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_trains_and_has_costs(model, tmp_path):
+    sources = marked_splits()
+    config = tiny_config(model=model, updates=2, abstain=False, **REMEMBERING)
+    measured = train(config, tmp_path, sources=sources).measured
+    assert 0 <= measured.accuracy <= 1
+    envs, policy, settings = fitted(model, sources["test"])
+    macs = macs_per_clip(envs, policy, settings)
+    assert macs.policy > 0
+
+
+def test_the_scale_of_a_wall_is_that_of_its_clips():
+    clips = marked_source(12)
+    wall = WallSource(clips, background=("classa",), grid=2, walls=30)
+    slices = sample_slices(wall)
+    means = torch.from_numpy(clips.features[:, 2].reshape(12, 9, -1).mean(1))
+    torch.testing.assert_close(slices, means)
+
+
+@pytest.mark.parametrize("model", ["mean", "max"])
+def test_models_that_pool_keep_their_pool(model):
+    source = marked_source(6)
+    envs, policy, settings = fitted(model, source)
+    rollout = collect_rollout(envs, policy, np.arange(6), settings, noise=Noise.seeded(1))
+    cubes = torch.from_numpy(source.features).flatten(2, 3)
+    pooled = cubes.mean(2) if model == "mean" else cubes.amax(2)
+    expected = (pooled[:, 1:] - policy.scale.mean) / policy.scale.std
+    torch.testing.assert_close(rollout.rest.content, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_random_glimpses_attend_to_the_first_glance_as_learned_ones_do():
+    source = marked_source(6)
+    envs, policy, settings = fitted("random", source)
+    rollout = collect_rollout(envs, policy, np.arange(6), settings, noise=Noise.seeded(1))
+    assert rollout.attention[:, 0].std(1).min() > 1e-4
+    assert rollout.views is None
+
+
+def test_gumbel_trains_the_network_that_plays():
+    """Straight-through samples give the same attention and class logits as the same choices in play."""
+    source = marked_source(6)
+    envs, policy, settings = fitted("gumbel", source)
+    settings = dataclasses.replace(settings, greedy=False)  # both draw the same noise then
+    soft = play_softly(envs, policy, np.arange(6), settings, noise=Noise.seeded(1))
+    hard = collect_rollout(envs, policy, np.arange(6), settings, noise=Noise.seeded(1))
+    assert torch.equal(soft.looked, hard.looked)
+    torch.testing.assert_close(soft.attention.detach(), hard.attention)
+    torch.testing.assert_close(soft.class_logits.detach(), hard.class_logits)
+
+
+def test_gradient_of_gumbel_reaches_the_choice_through_attended_weights():
+    source = marked_source(6)
+    envs, policy, settings = fitted("gumbel", source)
+    rollout = play_softly(envs, policy, np.arange(6), settings, noise=Noise.seeded(1))
+    rollout.class_logits[:, -1].square().sum().backward()
+    assert policy.location_head.state.weight.grad.abs().max() > 0  # the state has a part in choices alone
+
+
+def test_unlimited_glimpses_may_be_none():
+    source = marked_source(6)
+    envs, policy, settings = fitted("unlimited", source)
+    with torch.no_grad():
+        policy.location_head.seen.bias.fill_(-50.0)
+        policy.location_head.score.weight.fill_(1.0)
+    rollout = collect_rollout(envs, policy, np.arange(6), settings, noise=Noise.seeded(1))
+    assert rollout.glimpses.sum() == 0
+    assert not rollout.attention[:, 1:].any()
+    assert rollout.class_logits.isfinite().all()
+
+
+def test_the_preset_features_learns_where_to_look(tmp_path):
+    """A mark in frame 1 shows where the class will be; random glimpses find it in two of nine frames."""
+    sources = {name: marked_source(96, seed=seed) for seed, name in enumerate(("train", "validation", "test"))}
+    small = TINY_NETWORK | {"hidden_size": 32, "scorer_size": 16, "scorer_dropout": 0.0, "dropout": 0.0}
+    rest = {"input_dropout": 0.0, "updates": 150, "learning_rate": 1e-2, "scorer_learning_rate": 1e-2, "glimpses": 2}
+    config = PRESETS["features"].with_settings(small | rest)
+    measured = train(config, tmp_path, sources=sources).measured
+    assert measured.focus > 0.9
+    assert measured.accuracy > 0.9
