@@ -114,19 +114,19 @@ def test_values_of_the_base_share_its_runs():
         ("reward", "eq7"), ("rollouts", "4"), ("scorer", "grid"), ("standardise", "no"),
     }  # fmt: skip
     assert shared["features"] == same | {
-        ("credit", "causal"), ("encoder", "sum"), ("slice_weights", "attended"), ("penalty", "0"),
-        ("reward", "frame_log_score"), ("rollouts", "4"), ("scorer", "memory"), ("standardise", "yes"),
+        ("credit", "terminal"), ("encoder", "sum"), ("slice_weights", "uniform"), ("penalty", "0"),
+        ("reward", "clip_log_score"), ("rollouts", "2"), ("scorer", "grid"), ("standardise", "no"),
     }  # fmt: skip
     assert all(one.folder == "base" for one in variants(PRESETS["small"]) if one.is_base)
 
 
 def test_a_value_that_the_base_does_not_allow_alone_changes_its_companion_too():
-    features, small = PRESETS["features"], PRESETS["small"]
-    whole_clip = features.with_settings({"credit": "terminal", "reward": "clip_log_score"})
+    attended, small = PRESETS["attended"], PRESETS["small"]
+    whole_clip = attended.with_settings({"credit": "terminal", "reward": "clip_log_score"})
     causal = variant_of(whole_clip, "credit", "causal")
-    assert causal.config == features
-    grid = variant_of(features, "scorer", "grid")
-    assert grid.config == features.with_settings({"scorer": "grid", "slice_weights": "uniform"})
+    assert causal.config == attended
+    grid = variant_of(attended, "scorer", "grid")
+    assert grid.config == attended.with_settings({"scorer": "grid", "slice_weights": "uniform"})
     whole = variant_of(small, "reward", "clip_log_score")
     assert whole.config == small.with_settings({"credit": "terminal", "reward": "clip_log_score"})
     assert not causal.is_alone

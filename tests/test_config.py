@@ -142,7 +142,7 @@ def test_every_preset_has_its_name():
 
 
 def test_an_unknown_preset_is_refused():
-    with pytest.raises(ValueError, match="preset must be one of small, features, paper, got 'big'"):
+    with pytest.raises(ValueError, match="preset must be one of small, features, attended, paper, got 'big'"):
         preset_for("synthetic", "big")
 
 
@@ -185,7 +185,7 @@ def test_ten_updates_are_accepted_and_shorten_the_warmup():
 def test_epochs_are_accepted_with_any_warmup():
     config = parse_arguments(["--preset", "features", "--epochs", "100", "--warmup-share", "0.9"]).config
     trained = config.for_source(marked_source(64)).training
-    assert (trained.updates, trained.warmup_updates) == (400, 360)
+    assert (trained.updates, trained.warmup_updates) == (200, 180)
 
 
 @pytest.mark.parametrize("models", [("reinforce",), ("random", "soft"), ("reinforce", "mean", "oracle")])
@@ -235,7 +235,7 @@ def test_a_wrong_flag_is_shown_with_the_reason(arguments, message, capsys, monke
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--preset big", "--preset must be one of small, features, paper, got 'big'"),
+        ("--preset big", "--preset must be one of small, features, attended, paper, got 'big'"),
         ("--resume a --evaluate b", "--resume and --evaluate are two commands: give one of them"),
         ("--sampled", "--sampled requires --evaluate RUN"),
         ("--resume a --glimpses 7 --seed=9", "--glimpses --seed cannot be used with --resume, .* leave out all flags"),

@@ -98,12 +98,12 @@ def test_unlimited_glimpses_may_be_none():
     assert rollout.class_logits.isfinite().all()
 
 
-def test_the_preset_features_learns_where_to_look(tmp_path):
+def test_the_preset_attended_learns_where_to_look(tmp_path):
     """A mark in frame 1 shows where the class will be; random glimpses find it in two of nine frames."""
     sources = {name: marked_source(96, seed=seed) for seed, name in enumerate(("train", "validation", "test"))}
     small = TINY_NETWORK | {"hidden_size": 32, "scorer_size": 16, "scorer_dropout": 0.0, "dropout": 0.0}
     rest = {"input_dropout": 0.0, "updates": 150, "learning_rate": 1e-2, "scorer_learning_rate": 1e-2, "glimpses": 2}
-    config = PRESETS["features"].with_settings(small | rest)
+    config = PRESETS["attended"].with_settings(small | rest)
     measured = train(config, tmp_path, sources=sources).measured
     assert measured.focus > 0.9
     assert measured.accuracy > 0.9

@@ -22,7 +22,7 @@ Encoder = Literal["sum", "what_and_where"]
 GlimpseOrder = Literal["joint", "sequential"]
 InView = Literal["glimpsed", "cube"]
 Precision = Literal["float32", "bfloat16"]
-Preset = Literal["small", "features", "paper"]
+Preset = Literal["small", "features", "attended", "paper"]
 Reward = Literal["eq7", "frame_log_score", "clip_log_score"]
 Scorer = Literal["grid", "memory"]
 SliceWeights = Literal["uniform", "softmax", "attended"]
@@ -268,8 +268,8 @@ class Config:
     """One model, trained on one task."""
 
     preset: Preset = "small"
-    """Defaults: "small" for synthetic cubes, "features" for real ones, "paper" for the paper's choices; by default the
-    source decides between the first two."""
+    """Defaults: "small" for synthetic cubes, "features" for real ones, "attended" for walls and for videos in which
+    content decides where to look, "paper" for the paper's choices; by default the source decides."""
     model: Annotated[ModelName, tyro.conf.Suppress] = "reinforce"
     """Model that is trained."""
     task: TaskConfig = field(default_factory=TaskConfig)
@@ -401,6 +401,15 @@ PRESETS: dict[Preset, Config] = {
     "small": Config(),
     "features": Config(preset="features").with_settings(
         {
+            "observation": "cube", "encoder": "sum", "unit_input": True, "skip": True, "frame_embedding": False,
+            "hidden_size": 256, "dropout": 0.7, "input_dropout": 0.3, "scorer_size": 16, "scorer_dropout": 0.3,
+            "repulsion": 6.0, "mirror": True, "jitter": True, "updates": 160, "warmup_share": 0.5, "rollouts": 2,
+            "learning_rate": 1e-3, "weight_decay": 1e-5, "scorer_weight_decay": 1e-3, "credit": "terminal",
+            "reward": "clip_log_score", "random_share": 0.5, "validate_every": 20,
+        }
+    ),
+    "attended": Config(preset="attended").with_settings(
+        {
             "encoder": "sum", "slice_weights": "attended", "standardise": True, "scorer": "memory", "skip": True,
             "frame_embedding": False, "hidden_size": 256, "dropout": 0.5, "input_dropout": 0.3, "scorer_size": 64,
             "scorer_dropout": 0.3, "jitter": True, "updates": 200, "warmup_share": 0.0, "clips": 16,
@@ -421,7 +430,7 @@ PRESETS: dict[Preset, Config] = {
 
 def preset_for(source: str, preset: Preset | None = None) -> Config:
     """Return the defaults of `preset`, or those that fit the source."""
-    name = preset or ("small" if source in EMBEDDED else "features")
+    name = preset or ("small" if source in EMBEDDED else "attended" if source.startswith("wall:") else "features")
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(get_args(Preset))}, got {name!r}")
     return PRESETS[name].with_settings({"source": source})

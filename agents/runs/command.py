@@ -37,8 +37,8 @@ class CommandLine(Generic[Output]):
     models: tuple[ModelName, ...]
     """Models to train, such as: reinforce random soft."""
     preset: Preset
-    """Defaults: "small" for synthetic cubes, "features" for real ones, "paper" for the paper's choices; by default the
-    source decides between the first two."""
+    """Defaults: "small" for synthetic cubes, "features" for real ones, "attended" for walls and for videos in which
+    content decides where to look, "paper" for the paper's choices; by default the source decides."""
     task: TaskConfig
     policy: PolicyConfig
     training: TrainingConfig
