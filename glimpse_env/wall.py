@@ -20,8 +20,8 @@ from glimpse_env.files import write_atomically
 from glimpse_env.sources.splits import SPLITS
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line."""
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m glimpse_env.wall", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -40,7 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("--fold", type=int, help="official split of the store (default: that of the environment)")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default 0)")
-    given = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    given = parse_arguments(arguments)
     settings = {
         "source": resolve_source(given.source, Path()),
         "fold": given.fold,

@@ -16,6 +16,7 @@ from glimpse_agents import ablate, compare, compute, predict, reinforce, report,
 from torch.distributed.run import get_args_parser
 
 from glimpse_env.extract.__main__ import parse_arguments as parse_extraction
+from glimpse_env.wall import parse_arguments as parse_wall
 
 ROOT = Path(__file__).parent.parent
 FRONT_PAGE = ROOT / "README.md"
@@ -98,6 +99,7 @@ PARSERS = {
     "tests/benchmarks/profile_training.py": lambda arguments: profile_training.parse_arguments(arguments),
     "glimpse_env.extract": parse_extraction,
     "glimpse_env.store": parse_store,
+    "glimpse_env.wall": parse_wall,
     "pytest": parse_pytest,
 } | {f"examples/{name}.py": parse_tyro_example(name) for name in TYRO_EXAMPLES}
 
