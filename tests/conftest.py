@@ -1,5 +1,7 @@
 """Clip sources small enough to work episodes out by hand."""
 
+import signal
+
 import numpy as np
 import pytest
 from clip_toys import UnevenSource, counted
@@ -9,6 +11,8 @@ from glimpse_env.sources.protocol import ArraySource, Segment
 
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 settings.load_profile("unhurried")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
