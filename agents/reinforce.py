@@ -48,7 +48,6 @@ from .playing.envs import (
     open_splits,
 )
 from .playing.rollout import PlaySettings, collect_rollout
-from .playing.soft import play_softly
 from .runs.command import CommandLine, parse_command, run_command
 from .runs.folder import MetricsLog, RunFolder, RunResult
 from .runs.jobs import Job, default_folder, evaluate_again, jobs_of_models, resumed_jobs, train_all
@@ -85,8 +84,7 @@ def collect(trainer: Trainer) -> tuple[Rollout, DropoutMasks]:
     clips = clips.repeat(config.training.rollouts)  # (B * R,)
     masks = trainer.policy.draw_masks(len(clips) // together, noise).repeated(together)
     windows = [seed + episode // together for episode in trainer.episodes]
-    play = play_softly if settings.model.learns in ("soft", "gumbel") else collect_rollout
-    return play(trainer.envs, trainer.policy, clips, settings, noise=noise, masks=masks, seed=windows), masks
+    return collect_rollout(trainer.envs, trainer.policy, clips, settings, noise=noise, masks=masks, seed=windows), masks
 
 
 def update(trainer: Trainer, rollout: Rollout, masks: DropoutMasks) -> dict[str, float]:

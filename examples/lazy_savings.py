@@ -39,7 +39,7 @@ from glimpse_agents.learning.policy import GlimpsePolicy
 from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing.envs import greedy_play, make_envs
 from glimpse_agents.playing.evaluation import EVALUATION_ENVS, evaluate, play_split
-from glimpse_agents.playing.play import play
+from glimpse_agents.playing.rollout import play
 from glimpse_agents.runs.files import SaveError, read_json, write_json
 from glimpse_agents.runs.folder import RunFolder, find_runs
 from glimpse_agents.runs.provenance import provenance

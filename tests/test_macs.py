@@ -11,7 +11,7 @@ from glimpse_agents.cost.macs import counting, macs_per_clip, macs_per_frame
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing.envs import greedy_play, make_envs, make_policy
-from glimpse_agents.playing.play import play
+from glimpse_agents.playing.rollout import play
 from torch import nn
 
 from glimpse_env.video.backbones import Backbone, load_backbone, normalise_imagenet

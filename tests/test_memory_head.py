@@ -11,8 +11,7 @@ from glimpse_agents.learning.config import PRESETS
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing.envs import greedy_play, make_envs, make_policy, sample_slices
-from glimpse_agents.playing.rollout import collect_rollout
-from glimpse_agents.playing.soft import play_softly
+from glimpse_agents.playing.rollout import collect_rollout, play
 from glimpse_agents.reinforce import train
 
 from glimpse_env import WallSource
@@ -71,8 +70,8 @@ def test_gumbel_trains_the_network_that_plays():
     source = marked_source(6)
     envs, policy, settings = fitted("gumbel", source)
     settings = dataclasses.replace(settings, greedy=False)  # both draw the same noise then
-    soft = play_softly(envs, policy, np.arange(6), settings, noise=Noise.seeded(1))
-    hard = collect_rollout(envs, policy, np.arange(6), settings, noise=Noise.seeded(1))
+    soft = collect_rollout(envs, policy, np.arange(6), settings, noise=Noise.seeded(1))
+    hard = play(envs, policy, np.arange(6), settings, noise=Noise.seeded(1))
     assert torch.equal(soft.looked, hard.looked)
     torch.testing.assert_close(soft.attention.detach(), hard.attention)
     torch.testing.assert_close(soft.class_logits.detach(), hard.class_logits)
@@ -81,7 +80,7 @@ def test_gumbel_trains_the_network_that_plays():
 def test_gradient_of_gumbel_reaches_the_choice_through_attended_weights():
     source = marked_source(6)
     envs, policy, settings = fitted("gumbel", source)
-    rollout = play_softly(envs, policy, np.arange(6), settings, noise=Noise.seeded(1))
+    rollout = collect_rollout(envs, policy, np.arange(6), settings, noise=Noise.seeded(1))
     rollout.class_logits[:, -1].square().sum().backward()
     assert policy.location_head.state.weight.grad.abs().max() > 0  # the state has a part in choices alone
 

@@ -9,11 +9,9 @@ from agent_toys import marked_source, marked_splits, tiny_config
 from glimpse_agents.learning.losses import Advantages, attention_penalty, class_choice_loss, class_loss, soft_losses
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.parallel.noise import Noise
-from glimpse_agents.playing import soft
+from glimpse_agents.playing import rollout as rollouts
 from glimpse_agents.playing.envs import make_envs, make_policy
-from glimpse_agents.playing.play import play
-from glimpse_agents.playing.rollout import PlaySettings, collect_rollout
-from glimpse_agents.playing.soft import play_softly
+from glimpse_agents.playing.rollout import PlaySettings, collect_rollout, play
 from glimpse_agents.reinforce import train
 
 KINDS = ("soft", "soft_hidden", "soft_top", "gumbel")
@@ -29,7 +27,7 @@ def wild_policy(model, source, **changes):
     return policy, config
 
 
-def play_model(model, source, *, policy=None, masks=None, way=play_softly, seed=2, clips=None, **changes):
+def play_model(model, source, *, policy=None, masks=None, way=collect_rollout, seed=2, clips=None, **changes):
     """Return an episode of each clip, and the environments after them."""
     made, config = wild_policy(model, source)
     clips = np.arange(source.num_clips) if clips is None else np.array(clips)
@@ -71,7 +69,7 @@ def test_without_scores_soft_attention_is_the_mean():
         policy.location_head.score.weight.zero_()
         policy.location_head.repulsion.zero_()
     attended, _ = play_model("soft", source, policy=policy)
-    pooled, _ = play_model("mean", source, policy=policy, way=collect_rollout)
+    pooled, _ = play_model("mean", source, policy=policy)
     torch.testing.assert_close(attended.class_logits, pooled.class_logits)
     torch.testing.assert_close(attended.attention, torch.full((6, 4, 9), 1 / 9))
 
@@ -109,6 +107,7 @@ def test_the_state_begins_from_the_mean_of_all_frames():
 def test_gumbel_without_noise_plays_like_a_policy_that_chooses(monkeypatch, mirror, in_view, encoder):
     """Training and playing agree: the same logits, cells and classes as frame by frame."""
     monkeypatch.setattr(Noise, "gumbel", lambda self, shape: torch.zeros(shape))
+    play_acting = torch.no_grad()(collect_rollout)
     source = marked_source(8)
     policy, config = wild_policy("gumbel", source, encoder=encoder)
     masks = policy.draw_masks(8, Noise.seeded(4))
@@ -116,7 +115,7 @@ def test_gumbel_without_noise_plays_like_a_policy_that_chooses(monkeypatch, mirr
     settings = PlaySettings(model=MODELS["gumbel"], in_view=in_view, greedy=True, mirror=mirror)
     one, two = (
         way(envs, policy, np.arange(8), settings, noise=Noise.seeded(2), masks=masks)
-        for way in (play_softly, collect_rollout)
+        for way in (collect_rollout, play_acting)
     )
     torch.testing.assert_close(one.class_logits.detach(), two.class_logits, rtol=1e-4, atol=1e-5)
     assert torch.equal(one.looked, two.looked)
@@ -199,7 +198,7 @@ def test_the_gumbel_gradient_is_that_of_the_softmax():
     policy, config = wild_policy("gumbel", source)
     envs = make_envs(config, source, 6, train=False)
     envs.reset(options={"clip": np.arange(6)})
-    viewer = soft._Viewer(envs, policy, PlaySettings(model=MODELS["gumbel"]), Noise.seeded(1), None)
+    viewer = rollouts._WeighingPlayer(envs, policy, PlaySettings(model=MODELS["gumbel"]), Noise.seeded(1), None)
     viewer.cell_logits.append(viewer_logits)
     weights = viewer._choice(1)
     assert ((weights == 0) | (weights == 0.5)).all()

@@ -21,8 +21,7 @@ from ..learning.config import Config
 from ..learning.policy import GlimpsePolicy
 from ..parallel.noise import Noise
 from ..playing.envs import greedy_play, make_envs, open_splits
-from ..playing.play import play
-from ..playing.rollout import PlaySettings
+from ..playing.rollout import PlaySettings, play
 from ..runs.folder import RunFolder
 from .clocks import clocks, now
 from .macs import PICTURE, metered_methods

@@ -22,8 +22,7 @@ from glimpse_env.video.backbones import Backbone
 
 from ..learning.policy import GlimpsePolicy
 from ..parallel.noise import Noise
-from ..playing.play import play
-from ..playing.rollout import PlaySettings
+from ..playing.rollout import PlaySettings, play
 from .clocks import Meter
 
 PICTURE = 224  # pixels along the side of a backbone's input

@@ -28,8 +28,7 @@ from ..learning.models import Model
 from ..learning.policy import GlimpsePolicy
 from ..parallel.noise import Noise
 from ..playing.evaluation import class_scores
-from ..playing.play import play
-from ..playing.rollout import PlaySettings
+from ..playing.rollout import PlaySettings, play
 from .brightness import brightness_of_cells, brightness_of_weights, cell_box, shaded
 
 SHOWN_CLASSES = 3

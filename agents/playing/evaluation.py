@@ -26,8 +26,7 @@ from ..learning.policy import GlimpsePolicy
 from ..parallel.noise import Noise
 from .envs import videos_of
 from .metrics import hit_at_k, mean_average_precision, mean_log_score, top_k_correct
-from .play import play
-from .rollout import PlaySettings
+from .rollout import PlaySettings, play
 
 
 @dataclass(frozen=True, kw_only=True)

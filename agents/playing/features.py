@@ -6,7 +6,6 @@ whole episode without waiting for it, and the actions of all frames are then cop
 
 from __future__ import annotations
 
-from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from glimpse_env import ArraySource, ClipSource, SlidingWindows, VideoGlimpseVectorEnv
-from glimpse_env.engine import EpisodeEngine
 from glimpse_env.sources.protocol import computes_features
 from glimpse_env.store import StoreSplit
 
@@ -23,65 +21,46 @@ CHUNK = 256  # frames uploaded at a time
 SHARE_OF_FREE_MEMORY = 0.5  # the share of a GPU's free memory that a bank may use
 
 
-class FeatureReader(Protocol):
-    """Features of N episodes that have just begun, for each of their frames 0..T-1.
+class FeatureReader:
+    """Features of N episodes that have just begun in some environments, for each of their frames 0..T-1.
 
     Attributes:
         window_index: (N,) int64, which of the U different windows of clips each episode plays.
     """
 
-    window_index: Tensor
+    def __init__(self, envs: VideoGlimpseVectorEnv, device: torch.device) -> None:
+        engine = envs.engine
+        begins = np.stack([engine.clip, engine.window[:, 0]], 1)  # a clip and a first frame identify a window
+        _, firsts, episodes = np.unique(begins, axis=0, return_index=True, return_inverse=True)
+        self.window_index = torch.from_numpy(episodes.ravel()).to(device)
+        self._source, self._device = envs.source, device
+        self._clips, self._frames = engine.clip[firsts], engine.window[firsts]
+        self._bank: FeatureBank | None = None
+        if engine.rules.observation == "blind":
+            self._bank = bank_of(envs.source, device)
+            self._rows = self._bank.rows(engine.clip, engine.window)  # (N, T)
+            self._firsts = torch.from_numpy(firsts).to(device)
 
     def cubes(self, frame: int) -> Tensor:
         """Return the (U, K*K, D) cubes of the U windows."""
-
-    def slices(self, frame: int, cells: Tensor, observations: NDArray[np.float32]) -> Tensor:
-        """Return the (N, m, D) slices at (N, m) `cells` of the source's grid.
-
-        Args:
-            observations: (N, m or more, D + 2), the slices that the environments showed of these cells, then zeros.
-        """
-
-
-def feature_reader(envs: VideoGlimpseVectorEnv, device: torch.device) -> FeatureReader:
-    """Return a reader of the features of the episodes that have just begun in some environments."""
-    return BankReader(envs, device) if envs.engine.rules.observation == "blind" else SourceReader(envs, device)
-
-
-class SourceReader:
-    """Features read from the source: whole cubes here, slices by the environments."""
-
-    def __init__(self, envs: VideoGlimpseVectorEnv, device: torch.device) -> None:
-        firsts, episodes = different_windows(envs.engine)
-        self._source, self._device = envs.source, device
-        self._clips, self._frames = envs.engine.clip[firsts], envs.engine.window[firsts]
-        self.window_index = torch.from_numpy(episodes).to(device)
-
-    def cubes(self, frame: int) -> Tensor:
+        if self._bank is not None:
+            return self._bank.features[self._rows[self._firsts, frame]].float()
         size, depth = self._source.grid_size, self._source.depth
         out = np.empty((len(self._clips), size, size, depth), np.float32)
         self._source.read_cubes(self._clips, self._frames[:, frame], out)
         return torch.from_numpy(out).flatten(1, 2).to(self._device)
 
     def slices(self, frame: int, cells: Tensor, observations: NDArray[np.float32]) -> Tensor:
+        """Return the (N, m, D) slices at (N, m) `cells` of the source's grid.
+
+        Args:
+            frame: from 0.
+            cells: of every episode.
+            observations: (N, m or more, D + 2), the slices that the environments showed of these cells, then zeros.
+        """
+        if self._bank is not None:
+            return self._bank.features[self._rows[:, frame, None], cells].float()
         return torch.from_numpy(observations[:, : cells.shape[1], :-2]).to(self._device)
-
-
-class BankReader:
-    """Features gathered from the bank of all features of the source."""
-
-    def __init__(self, envs: VideoGlimpseVectorEnv, device: torch.device) -> None:
-        self._bank, engine = bank_of(envs.source, device), envs.engine
-        firsts, episodes = different_windows(engine)
-        self.window_index = torch.from_numpy(episodes).to(device)
-        self._rows = self._bank.rows(engine.clip, engine.window)  # (N, T)
-        self._firsts = torch.from_numpy(firsts).to(device)
-
-    def cubes(self, frame: int) -> Tensor:
-        return self._bank.features[self._rows[self._firsts, frame]].float()
-
-    def slices(self, frame: int, cells: Tensor, observations: NDArray[np.float32]) -> Tensor:
-        return self._bank.features[self._rows[:, frame, None], cells].float()
 
 
 class FeatureBank:
@@ -169,10 +148,3 @@ def feature_type(source: ClipSource) -> np.dtype[np.float16] | np.dtype[np.float
     elif isinstance(clips, ArraySource) and clips.features.dtype == np.float16:
         stored = "float16"
     return np.dtype(np.float16) if stored == "float16" else np.dtype(np.float32)
-
-
-def different_windows(engine: EpisodeEngine) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return (U,) the first episode of each different window, and (N,) the window that each episode plays."""
-    begins = np.stack([engine.clip, engine.window[:, 0]], 1)  # a clip and a first frame identify a window
-    _, firsts, episodes = np.unique(begins, axis=0, return_index=True, return_inverse=True)
-    return firsts, episodes.ravel()

@@ -1,14 +1,28 @@
-"""Rollouts of models that choose cells: the policy steps the vector environment and records its choices.
+"""Rollouts of every model: the network steps the vector environments, and its looks are recorded.
 
-Observations of chosen slices come from the environment. Whole cubes are read from the source, once for all episodes of
-a clip (agents/playing/features.py).
+Models that choose cells act frame by frame. Observations of the chosen slices come from the environments. Whole cubes
+are read from the source, once for all episodes of a clip (features.py).
+
+Models that learn by back-propagation weigh all cells of a frame, and their attention carries the gradient:
+
+- "soft" (Sharma et al. 2015; Xu et al. 2015): frame n is seen through l_n, the softmax of the location logits of frame
+  n's content and of the state after frame n - 1. Every slice is read and has some weight.
+- "soft_hidden": the same without content; only the state and the cell score, as in Sharma et al.
+- "soft_top": the softmax over only the m likeliest cells; the others are scored, but get no weight.
+- "gumbel": hard glimpses like those of REINFORCE, chosen at frame n for frame n + 1. In training they are the m largest
+  of logits plus Gumbel noise, with the gradient of the softmax of the same numbers (straight through; Jang et al.
+  2017). A trained policy is played like any other that chooses cells.
+
+All but "gumbel" begin in a state made from the mean of all slices of the clip, as in Sharma et al. At frame 1 they know
+the average content of the whole clip; hard glimpses know only the first frame.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,13 +32,20 @@ from torch import Tensor
 from glimpse_env import VideoGlimpseVectorEnv
 
 from ..learning.config import InView
-from ..learning.episodes import GlimpseRollout, Looks, Views
-from ..learning.glimpses import choice_entropy, draw_cells, draw_classes, draw_sets, random_cells, random_sets
+from ..learning.episodes import GlimpseRollout, Looks, Rollout, Views
+from ..learning.glimpses import (
+    choice_entropy,
+    draw_cells,
+    draw_classes,
+    draw_sets,
+    first_draw_entropy,
+    random_cells,
+    random_sets,
+)
 from ..learning.models import MODELS, Model, Situation
-from ..learning.policy import CellMeans, DropoutMasks, GlimpsePolicy, slice_weights
+from ..learning.policy import CellMeans, DropoutMasks, GlimpsePolicy, MemoryHead, slice_weights
 from ..parallel.noise import Noise
-from .features import feature_reader
-from .mirror import Mirror
+from .features import FeatureReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,23 +70,7 @@ class PlaySettings:
     mirrored_together: int = 1
     random_share: float = 0.0
 
-    def draw_mirror(self, episodes: int, grid_size: int, noise: Noise) -> Mirror:
-        """Draw which of N episodes are mirrored."""
-        return Mirror(episodes, grid_size, chance=self.mirror, together=self.mirrored_together, noise=noise)
 
-
-def actor_cells(envs: VideoGlimpseVectorEnv) -> Tensor | None:
-    """Return (N, T, K*K) bool, the actor's cells in the episodes just begun; None if the source does not know them."""
-    actors = []
-    for clip, window in zip(envs.engine.clip.tolist(), envs.engine.window, strict=True):
-        actor = envs.source.actor(clip)
-        if actor is None:
-            return None
-        actors.append(actor[window].reshape(len(window), -1))
-    return torch.from_numpy(np.stack(actors))
-
-
-@torch.no_grad()
 def collect_rollout(
     envs: VideoGlimpseVectorEnv,
     policy: GlimpsePolicy,
@@ -75,8 +80,10 @@ def collect_rollout(
     noise: Noise,
     masks: DropoutMasks | None = None,
     seed: int | Sequence[int] | None = None,
-) -> GlimpseRollout:
+) -> Rollout:
     """Play one episode of each of the (N,) `clips`.
+
+    In grad mode, attention and class logits of models that learn by back-propagation carry gradients.
 
     Args:
         envs: N environments that show "slices", or that are "blind" because a bank on the policy's device has the
@@ -87,29 +94,44 @@ def collect_rollout(
         noise: of cells, classes and mirroring, on the policy's device.
         masks: dropout to act under; None acts without.
         seed: of the environments, which draw windows if `jitter` is on.
+
+    Returns:
+        a `GlimpseRollout` if cells were chosen.
     """
     observations, _ = envs.reset(seed=seed, options={"clip": clips})
-    player = _Player(policy, settings, noise, masks, actor_cells(envs), envs)
-    with policy.autocast():
-        if envs.engine.rules.observation == "blind":  # the policy needs nothing from the environments
-            planned = torch.stack([player.act(observations) for _ in range(policy.shape.frames)])
-            outcome = play_out(envs, observations, follow(planned), planned.device)
-        else:
-            outcome = play_out(envs, observations, lambda seen: player.act(seen).cpu().numpy(), policy.device)
-    return player.rollout(clips, outcome)
+    learns, in_grad_mode = settings.model.learns, torch.is_grad_enabled()
+    weighs = learns == "soft" or (learns == "gumbel" and in_grad_mode)
+    player = (_WeighingPlayer if weighs else _ChoosingPlayer)(envs, policy, settings, noise, masks)
+    with torch.set_grad_enabled(weighs and in_grad_mode):
+        with policy.autocast():
+            if isinstance(player, _ChoosingPlayer) and envs.engine.rules.observation == "slices":
+                act = player.act
+                outcome = _play_out(envs, observations, lambda seen: act(seen).cpu().numpy(), policy.device)
+            else:  # the policy needs nothing from the environments, and plays to the end before they are stepped
+                actions = iter(player.plan(observations).cpu().numpy())
+                outcome = _play_out(envs, observations, lambda _: next(actions), policy.device)
+        return player.rollout(clips, outcome)
 
 
-Act = Callable[[NDArray[Any]], NDArray[np.int64]]
+@torch.no_grad()
+def play(
+    envs: VideoGlimpseVectorEnv,
+    policy: GlimpsePolicy,
+    clips: NDArray[np.int64],
+    settings: PlaySettings,
+    *,
+    noise: Noise,
+    seed: int | Sequence[int] | None = None,
+) -> Rollout:
+    """Play one episode of each of the (N,) `clips` with a network that is not being trained."""
+    return collect_rollout(envs, policy, clips, settings, noise=noise, seed=seed)
 
 
-def follow(planned: Tensor) -> Act:
-    """Return a function that answers any observations with the next of (T, N, m + 1) actions."""
-    actions = iter(planned.cpu().numpy())
-    return lambda _: next(actions)
-
-
-def play_out(
-    envs: VideoGlimpseVectorEnv, observations: NDArray[Any], act: Act, device: torch.device
+def _play_out(
+    envs: VideoGlimpseVectorEnv,
+    observations: NDArray[Any],
+    act: Callable[[NDArray[Any]], NDArray[np.int64]],
+    device: torch.device,
 ) -> dict[str, Tensor]:
     """Step episodes that have just begun to their end, and return the environments' results as a rollout's fields."""
     frame_labels, rewards, infos = [], np.zeros(envs.num_envs), dict[str, Any]()
@@ -123,17 +145,62 @@ def play_out(
     } | {name: torch.from_numpy(infos[name]) for name in counted}
 
 
-class _Player:
+def _actor_cells(envs: VideoGlimpseVectorEnv) -> Tensor | None:
+    """Return (N, T, K*K) bool, the actor's cells in the episodes just begun; None if the source does not know them."""
+    actors = []
+    for clip, window in zip(envs.engine.clip.tolist(), envs.engine.window, strict=True):
+        actor = envs.source.actor(clip)
+        if actor is None:
+            return None
+        actors.append(actor[window].reshape(len(window), -1))
+    return torch.from_numpy(np.stack(actors))
+
+
+class Mirror:
+    """Converts between the environments' grid and the policy's for N episodes; the same conversion works both ways.
+
+    The policy sees a mirrored episode flipped left to right, and the environment plays it unchanged.
+
+    Args:
+        episodes: N.
+        grid_size: K.
+        settings: mirror each episode with probability one half, or none without drawing anything.
+        noise: on the device of the converted tensors.
+    """
+
+    def __init__(self, episodes: int, grid_size: int, settings: PlaySettings, noise: Noise) -> None:
+        cells = torch.arange(grid_size**2, device=noise.device)
+        self._flip = cells.reshape(grid_size, grid_size).flip(1).flatten()
+        self.mirrored: Tensor | None = None
+        if settings.mirror:
+            together = settings.mirrored_together
+            self.mirrored = (noise.uniform((episodes // together,)) < 0.5).repeat_interleave(together)
+
+    def cells(self, cells: Tensor) -> Tensor:
+        """Return the places of (N, ...) cells of one grid in the other grid."""
+        return cells if self.mirrored is None else torch.where(self._rows(cells), self._flip[cells], cells)
+
+    def values(self, values: Tensor, *, axis: int = 1) -> Tensor:
+        """Return (N, ...) values with one axis of cells in the order of the other grid."""
+        if self.mirrored is None:
+            return values
+        return torch.where(self._rows(values), values.index_select(axis, self._flip), values)
+
+    def _rows(self, like: Tensor) -> Tensor:
+        assert self.mirrored is not None
+        return self.mirrored.reshape([len(like)] + [1] * (like.ndim - 1))
+
+
+class _Player(ABC):
     """N episodes from the policy's side while they are played."""
 
     def __init__(
         self,
+        envs: VideoGlimpseVectorEnv,
         policy: GlimpsePolicy,
         settings: PlaySettings,
         noise: Noise,
         masks: DropoutMasks | None,
-        actors: Tensor | None,
-        envs: VideoGlimpseVectorEnv,
     ) -> None:
         episodes, rules, model = envs.num_envs, envs.engine.rules, settings.model
         device, size = policy.device, policy.shape.grid_size
@@ -142,43 +209,75 @@ class _Player:
             raise ValueError(f"rollouts need the observation 'slices' or 'blind', got {rules.observation!r}")
         if rules.glimpses is None and model.sees != "set" and model.name != "random":
             raise ValueError(f"{model.name!r} takes the same number of looks in every frame: set glimpses")
+        self.glimpses, self.features = rules.glimpses, FeatureReader(envs, device)
+        self.all_cells = torch.arange(size**2, device=device).expand(episodes, -1)
+        self.mirror = Mirror(episodes, size, settings, noise)
+        actors = _actor_cells(envs)
+        self.actors = None if actors is None else self.mirror.values(actors.to(device), axis=2)
         if model.needs_actor and actors is None:
             raise ValueError(f"model {model.name!r} needs a source that knows where the actor is")
-        self.features = feature_reader(envs, device)
-        self.all_cells = torch.arange(size**2, device=device).expand(episodes, -1)
-        self.mirror = settings.draw_mirror(episodes, size, noise)
-        self.actors = None if actors is None else self.mirror.values(actors.to(device), axis=2)
         self.state = policy.memory.initial_state(episodes)
         self.visits = torch.zeros(episodes, size**2, device=device)
+        self.means = CellMeans() if policy.location_head.remembers else None
+
+    @abstractmethod
+    def plan(self, observations: NDArray[np.float32]) -> Tensor:
+        """Play all frames, and return (T, N, m + 1) actions."""
+
+    @abstractmethod
+    def rollout(self, clips: NDArray[np.int64], outcome: dict[str, Tensor]) -> Rollout:
+        """Return the record of the episodes."""
+
+    def explore(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Replace a share of N choices by random ones; returns the choices, and (N,) bool, which were replaced."""
+        explored = torch.zeros(len(chosen), dtype=torch.bool, device=chosen.device)
+        if self.settings.random_share:
+            explored = self.noise.uniform((len(chosen),)) < self.settings.random_share
+            chosen = torch.where(explored[:, None], self.random(), chosen)
+        return chosen, explored
+
+    def random(self) -> Tensor:
+        """Return random (N, m) cells, or (N, K*K) bool."""
+        if self.glimpses is None:
+            return random_sets(self.visits.shape, self.noise)
+        return random_cells(self.visits.shape, self.glimpses, self.noise)
+
+
+class _Frame(NamedTuple):
+    """Record of one frame of a player that chooses cells; of all frames, each field is a list."""
+
+    looks: Any
+    view: Any
+    chosen: Any
+    explored: Any
+    prediction: Any
+    class_logits: Any
+    cell_logits: Any
+    hidden: Any
+
+
+class _ChoosingPlayer(_Player):
+    """Plays models that choose cells."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.seen = torch.ones_like(self.visits)
         self.cells, self.weights = self.all_cells, slice_weights(self.visits, self.all_cells, "uniform")
-        self.looks: list[Looks] = []
-        self.views: list[Views] = []
-        self.chosen: list[Tensor] = []
-        self.predictions: list[Tensor] = []
-        self.class_logits: list[Tensor] = []
-        self.cell_logits: list[Tensor] = []
-        self.explored: list[Tensor] = []
-        self.states: list[Tensor] = []
-        self.glimpses = rules.glimpses
-        self.means = CellMeans() if policy.location_head.remembers else None
+        self.frames: list[_Frame] = []
+
+    def plan(self, observations: NDArray[np.float32]) -> Tensor:
+        return torch.stack([self.act(observations) for _ in range(self.policy.shape.frames)])
 
     def act(self, observations: NDArray[np.float32]) -> Tensor:
         """Answer the (N, m, D + 2) observations of one frame with (N, m + 1) actions, on the policy's device."""
         looks, view = self._look(observations)
         looks = self.policy.weighed(looks, self.masks)
         class_logits, cell_logits, self.state = self.policy.step(self.state, looks, view, self.masks)
-        prediction = self._predict(class_logits)
-        chosen = self._explore(self._choose(cell_logits, view))
-        self.looks.append(looks)
-        if view is not None:
-            self.views.append(view)
-        self.chosen.append(chosen)
-        self.predictions.append(prediction)
-        self.class_logits.append(class_logits)
-        self.cell_logits.append(cell_logits)
-        if self.policy.value_head is not None:
-            self.states.append(self.state.output)
+        prediction = draw_classes(class_logits, self.noise) if self.settings.sample_classes else class_logits.argmax(1)
+        chosen, explored = self.explore(self._choose(cell_logits, view))
+        self.frames.append(
+            _Frame(looks, view, chosen, explored, prediction, class_logits, cell_logits, self.state.output)
+        )
         self._turn_to(chosen, cell_logits)
         return torch.cat([self._placed(chosen), prediction[:, None]], 1)
 
@@ -208,7 +307,7 @@ class _Player:
         if attends_to_all or (scores and self.settings.in_view == "cube"):
             cubes = self.policy.scale(self.features.cubes(self.state.frame))  # (U, K*K, D)
             if scores:
-                visible = self.mirror.values(self._project(cubes)[self.features.window_index])
+                visible = self.mirror.values(self.policy.location_head.project(cubes)[self.features.window_index])
             if attends_to_all:
                 return Looks(self._content_of_all(cubes), self.all_cells, self.weights), self._view(visible)
         cells = self.mirror.cells(self.cells)
@@ -216,13 +315,10 @@ class _Player:
         if self.glimpses is None:  # a bank also has the slices that were not chosen
             slices = slices * (self.weights > 0)[..., None]
         if scores and visible is None:
-            projected = self._project(slices)
+            projected = self.policy.location_head.project(slices)
             places = self.cells[..., None].expand_as(projected)
             visible = projected.new_zeros(*self.visits.shape, projected.shape[2]).scatter_(1, places, projected)
         return self.policy.encoder.attend(slices, self.cells, self.weights), self._view(visible)
-
-    def _project(self, slices: Tensor) -> Tensor:
-        return self.policy.location_head.project(slices)
 
     def _view(self, visible: Tensor | None) -> Views | None:
         if visible is not None and self.means is not None:
@@ -240,26 +336,23 @@ class _Player:
         return content if encoder.reduces else self.mirror.values(content)
 
     def rollout(self, clips: NDArray[np.int64], outcome: dict[str, Tensor]) -> GlimpseRollout:
-        """Return the record of the episodes."""
-        attention = [torch.zeros_like(self.visits).scatter_(1, look.cells, look.weights) for look in self.looks]
-        logits = torch.stack(self.cell_logits[:-1], 1)
-        states = torch.stack(self.states, 1) if self.states else None
-        views = None
-        if self.views:
-            views = Views(*(torch.stack(parts, 1) for parts in zip(*self.views[:-1], strict=True)))
-        has_choice = self.model.learns is not None or self.model.name == "random"
-        value_head = self.policy.value_head
+        played = _Frame(*zip(*self.frames, strict=True))  # of lists
+        attention = [torch.zeros_like(self.visits).scatter_(1, look.cells, look.weights) for look in played.looks]
+        views = [view for view in played.view if view is not None]
+        has_choice, value_head = self.model.learns is not None or self.model.name == "random", self.policy.value_head
+        states = None if value_head is None else torch.stack(played.hidden, 1)
+        cell_logits = torch.stack(played.cell_logits[:-1], 1)
         return GlimpseRollout(
             clips=clips,
             attention=torch.stack(attention, 1),
-            entropy=choice_entropy(logits, sets=self.glimpses is None) * has_choice,
-            first=self.looks[0],
-            rest=Looks.of_frames(self.looks[1:]),
-            views=views,
-            cells=torch.stack(self.chosen[:-1], 1),
-            explored=torch.stack(self.explored[:-1], 1),
-            predictions=torch.stack(self.predictions, 1),
-            class_logits=torch.stack(self.class_logits, 1),
+            entropy=choice_entropy(cell_logits, sets=self.glimpses is None) * has_choice,
+            first=played.looks[0],
+            rest=Looks.of_frames(played.looks[1:]),
+            views=Views(*(torch.stack(parts, 1) for parts in zip(*views[:-1], strict=True))) if views else None,
+            cells=torch.stack(played.chosen[:-1], 1),
+            explored=torch.stack(played.explored[:-1], 1),
+            predictions=torch.stack(played.prediction, 1),
+            class_logits=torch.stack(played.class_logits, 1),
             actors=self.actors,
             states=states,
             values=None if states is None or value_head is None else value_head(states),
@@ -270,35 +363,20 @@ class _Player:
         """Return a choice in the environment's coordinates."""
         return self.mirror.values(chosen).long() if chosen.dtype == torch.bool else self.mirror.cells(chosen)
 
-    def _predict(self, class_logits: Tensor) -> Tensor:
-        return draw_classes(class_logits, self.noise) if self.settings.sample_classes else class_logits.argmax(1)
-
-    def _explore(self, chosen: Tensor) -> Tensor:
-        """Replace a share of the N choices by random ones, and record which."""
-        explored = torch.zeros(len(chosen), dtype=torch.bool, device=chosen.device)
-        if self.settings.random_share:
-            explored = self.noise.uniform((len(chosen),)) < self.settings.random_share
-            chosen = torch.where(explored[:, None], self._random(), chosen)
-        self.explored.append(explored)
-        return chosen
-
-    def _random(self) -> Tensor:
-        if self.glimpses is None:
-            return random_sets(self.visits.shape, self.noise)
-        return random_cells(self.visits.shape, self.glimpses, self.noise)
-
     def _choose(self, cell_logits: Tensor, view: Views | None) -> Tensor:
         """Choose the cells of the next frame; the choice after the last frame is ignored."""
         glimpses = self.glimpses
         if glimpses is None:
             if self.model.rule is not None:
-                return self._random()
+                return self.random()
             return cell_logits > 0 if self.settings.greedy else draw_sets(cell_logits, self.noise)
         if self.model.learns is None:
             # Models that see all cells choose nothing; the environment still expects m cells.
             rule = self.model.rule or MODELS["centre"].rule
             assert rule is not None
-            return rule(self._situation(glimpses), self.noise)
+            actor = None if self.actors is None else self.actors[:, min(self.state.frame, self.actors.shape[1] - 1)]
+            situation = Situation(len(self.visits), self.policy.shape.grid_size, glimpses, actor)
+            return rule(situation, self.noise)
         if not self.policy.location_head.is_sequential:
             return self._draw(cell_logits, glimpses)
         assert view is not None
@@ -306,14 +384,114 @@ class _Player:
             self.state.output, view, self.masks, glimpses=glimpses, draw=lambda logits: self._draw(logits, 1)
         )
 
-    def _situation(self, glimpses: int) -> Situation:
-        actor = None
-        if self.actors is not None:
-            actor = self.actors[:, min(self.state.frame, self.actors.shape[1] - 1)]
-        return Situation(len(self.visits), self.policy.shape.grid_size, glimpses, actor)
-
     def _draw(self, logits: Tensor, glimpses: int) -> Tensor:
         """Return (N, glimpses) cells in order: drawn from (N, K*K) logits without replacement, or the likeliest."""
         if self.settings.greedy:
             return logits.topk(glimpses, dim=1).indices
         return draw_cells(logits, glimpses, self.noise)
+
+
+class _WeighingPlayer(_Player):
+    """Plays models that learn by back-propagation, with the graph of everything that was seen."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._shown: list[tuple[Tensor, Tensor]] = []  # `_show` of all T frames, if the initial state needs them
+        if self.policy.shape.starts_from_mean:
+            self._shown = [self._show(frame) for frame in range(self.policy.shape.frames)]
+            mean = torch.stack([projected.mean(1) for _, projected in self._shown]).mean(0)
+            self.state = self.policy.memory.state_of_mean(mean[self.features.window_index])
+        self.attention: list[Tensor] = []  # T of (N, K*K)
+        self.cell_logits: list[Tensor] = []  # of the choices of frames 2..T
+        self._hidden: list[Tensor] = []
+        self._inputs: list[Tensor] = []
+
+    def plan(self, observations: NDArray[np.float32]) -> Tensor:
+        for frame in range(self.policy.shape.frames):
+            self.see(frame)
+        hidden, inputs = torch.cat(self._hidden, 1), torch.cat(self._inputs, 1)
+        self.class_logits = self.policy.class_head(hidden, inputs, self.masks).float()
+        self.predictions = self.class_logits.argmax(2)
+        if self.settings.sample_classes:
+            drawn = draw_classes(self.class_logits.flatten(0, 1), self.noise)
+            self.predictions = drawn.reshape(self.predictions.shape)
+        # The m cells of the next frame with most weight; those of the last step are ignored.
+        assert self.glimpses is not None
+        cells = torch.stack(self.attention, 1).roll(-1, 1).topk(self.glimpses, dim=2).indices
+        return torch.cat([self.mirror.cells(cells), self.predictions[..., None]], 2).transpose(0, 1)
+
+    def rollout(self, clips: NDArray[np.int64], outcome: dict[str, Tensor]) -> Rollout:
+        return Rollout(
+            clips=clips,
+            attention=torch.stack(self.attention, 1),
+            entropy=first_draw_entropy(torch.stack(self.cell_logits, 1)),
+            predictions=self.predictions,
+            class_logits=self.class_logits,
+            actors=self.actors,
+            **outcome,
+        )
+
+    def see(self, frame: int) -> None:
+        """Attend to a frame, and advance the state."""
+        cubes, projected = self._shown[frame] if self._shown else self._show(frame)
+        projected = self.mirror.values(projected[self.features.window_index])
+        if not self.model.is_soft:
+            weights = self._choice(frame)
+            seen = (weights > 0).float()
+            if self.policy.config.advanced.slice_weights == "attended":
+                head = self.policy.location_head
+                assert isinstance(head, MemoryHead)
+                weights = head.attention(projected, weights, self.masks)
+        else:
+            logits = self._score(0 * projected if self.model.ignores_content else projected, self.state.output)
+            weights = self._softmax(logits)
+            if frame:
+                self.cell_logits.append(logits)
+        hidden, inputs, self.state = self.policy.memory.step(self.state, self._attended(cubes, weights), self.masks)
+        self.attention.append(weights)
+        self._hidden.append(hidden)
+        self._inputs.append(inputs)
+        if not self.model.is_soft and frame + 1 < self.policy.shape.frames:
+            shown = projected if self.settings.in_view == "cube" else projected * seen[..., None]
+            shown = shown if self.means is None else self.means.add(shown, seen)
+            self.visits = self.visits if frame == 0 else self.visits + seen
+            self.cell_logits.append(self._score(shown, hidden[:, 0], seen))
+
+    def _show(self, frame: int) -> tuple[Tensor, Tensor]:
+        """Return (U, K*K, D) cubes and their (U, K*K, P) content for the location logits."""
+        cubes = self.policy.scale(self.features.cubes(frame))
+        return cubes, self.policy.location_head.project(cubes)
+
+    def _score(self, shown: Tensor, hidden: Tensor, seen: Tensor | None = None) -> Tensor:
+        seen = torch.ones_like(self.visits) if seen is None else seen
+        view = Views(shown, seen, self.visits).as_one_frame()
+        return self.policy.location_head(hidden[:, None], view, self.masks)[:, 0].float()  # type: ignore[no-any-return]
+
+    def _softmax(self, logits: Tensor) -> Tensor:
+        if self.model.sees == "cells":
+            likeliest = torch.zeros_like(logits).scatter(1, logits.topk(self.glimpses or 0, dim=1).indices, 1.0)
+            logits = logits.masked_fill(likeliest == 0, -torch.inf)
+        return logits.softmax(1)
+
+    def _choice(self, frame: int) -> Tensor:
+        """Return the weights of m hard glimpses, with the gradient of a softmax; at random in a share of choices."""
+        if frame == 0:
+            return torch.full_like(self.visits, 1 / self.visits.shape[1])
+        logits = self.cell_logits[-1]
+        perturbed = logits + self.noise.gumbel(logits.shape)
+        relaxed = perturbed.softmax(1)
+        cells, explored = self.explore(perturbed.topk(self.glimpses or 0, dim=1).indices)
+        relaxed = torch.where(explored[:, None], relaxed.detach(), relaxed)
+        hard = torch.zeros_like(relaxed).scatter(1, cells, 1 / cells.shape[1])
+        # For cells that were not chosen the sum is exactly 0, so their slices have no part in the input.
+        return hard + (relaxed - relaxed.detach())
+
+    def _attended(self, cubes: Tensor, weights: Tensor) -> Tensor:
+        """Return (N, width): X' of eq. 3."""
+        cubes, encoder = cubes[self.features.window_index], self.policy.encoder
+        if encoder.reduces:  # mirroring the weights is cheaper, and gives the same sum
+            looks = encoder.attend(cubes, self.all_cells, self.mirror.values(weights))
+        else:
+            looks = encoder.attend(self.mirror.values(cubes), self.all_cells, weights)
+        # The number of hard glimpses is fixed, so it has no gradient.
+        return encoder(looks._replace(weights=weights), soft=self.model.is_soft)  # type: ignore[no-any-return]
