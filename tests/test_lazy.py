@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import gymnasium as gym
+import lazy_savings
 import numpy as np
 import pytest
 import torch
@@ -388,13 +389,18 @@ def test_a_gpu_keeps_no_bank_of_features_that_nobody_looked_at(lazy):
     assert lazy.stopwatch.seconds == {}
 
 
-def test_the_savings_are_measured(runs, tmp_path):
+def test_the_savings_are_measured(runs, tmp_path, capsys):
     out, kept = runs["reinforce"].path.parent, runs["reinforce"].path / "savings.json"
-    command = [
-        sys.executable, ROOT / "examples" / "lazy_savings.py", out, "--models", "reinforce", "random", "mean",
-        "--clips-alone", "2", "--out", tmp_path / "savings",
-    ]  # fmt: skip
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+    def run(clips_alone):
+        lazy_savings.main(
+            lazy_savings.Arguments(
+                runs=(out,), models=("reinforce", "random", "mean"), clips_alone=clips_alone, out=tmp_path / "savings"
+            )
+        )
+        return capsys.readouterr().out
+
+    printed = run(2)
     assert f"| {out}/reinforce | reinforce | crops of 64 | 2 | " in printed
     with (tmp_path / "savings.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -415,32 +421,28 @@ def test_the_savings_are_measured(runs, tmp_path):
 
     before = kept.read_bytes()
     (runs["random"].path / "savings.json").unlink()  # as after a kill between the two
-    again = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    again = run(2)
     assert kept.read_bytes() == before  # times included
     assert [line for line in printed.splitlines() if "| reinforce |" in line] == [
         line for line in again.splitlines() if "| reinforce |" in line
     ]
     assert (runs["random"].path / "savings.json").exists()
-    shorter = [*command[:-3], "1", *command[-2:]]
-    subprocess.run(shorter, capture_output=True, text=True, check=True, cwd=ROOT)
+    run(1)
     measured = json.loads(kept.read_bytes())
     assert measured["made_from"]["clips_alone"] == 1
     changed = measured | {"accuracy": 2.0, "made_from": measured["made_from"] | {"weights_sha256": "of others"}}
     kept.write_text(json.dumps(changed))
-    subprocess.run(shorter, capture_output=True, text=True, check=True, cwd=ROOT)
+    run(1)
     assert json.loads(kept.read_bytes())["accuracy"] == runs["reinforce"].finished().measured.accuracy
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "message"),
-    [
-        (["--clips-alone", "0"], 2, "--clips-alone must be at least 1, got 0"),
-        (["--out", "nowhere/savings"], 1, "error: --out nowhere/savings: there is no folder nowhere"),
-        (["--models", "oracle"], 1, "error: no run has finished any of the models oracle"),
-    ],
-)
-def test_savings_that_cannot_be_measured_are_refused(runs, words, code, message):
-    command = [sys.executable, ROOT / "examples" / "lazy_savings.py", runs["reinforce"].path, *words]
+def test_savings_that_cannot_be_measured_are_refused(runs):
+    run = str(runs["reinforce"].path)
+    with pytest.raises(ValueError, match="--clips-alone must be at least 1, got 0"):
+        lazy_savings.Arguments(runs=(run,), clips_alone=0)
+    with pytest.raises(FileNotFoundError, match="--out nowhere/savings: there is no folder nowhere"):
+        lazy_savings.Arguments(runs=(run,), out=Path("nowhere/savings"))
+    command = [sys.executable, ROOT / "examples" / "lazy_savings.py", run, "--models", "oracle"]
     failed = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert failed.returncode == code
-    assert message in failed.stderr
+    assert failed.returncode == 1
+    assert failed.stderr == "error: no run has finished any of the models oracle\n"
