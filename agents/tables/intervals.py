@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import stdtrit  # quantile of Student's t; scipy.stats takes a second to import
 
 FEW_FILMS = 10
 ROUNDING = 1e-12  # a smaller standard error comes from rounding
@@ -141,4 +141,4 @@ def _interval(mean: float, parts: Sequence[tuple[float, float]], note: str, shar
     if freedom < 1 or variance < ROUNDING**2:
         return Interval(float(mean), np.inf, note if freedom < 1 else "; ".join(filter(None, [NO_SPREAD, note])))
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
-    return Interval(float(mean), float(np.sqrt(variance) * stats.t.ppf(0.975, freedom)), note)
+    return Interval(float(mean), float(np.sqrt(variance) * stdtrit(freedom, 0.975)), note)
