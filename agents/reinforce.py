@@ -42,11 +42,11 @@ from .pictures.examples import save_examples
 from .playing.envs import (
     SourceRecord,
     Sources,
-    absolute_source,
-    check_device,
-    check_playable,
+    greedy_play,
     open_splits,
+    ready_config,
 )
+from .playing.evaluation import play_split
 from .playing.rollout import PlaySettings, collect_rollout
 from .runs.command import CommandLine, parse_command, run_command
 from .runs.folder import MetricsLog, RunFolder, RunResult
@@ -60,7 +60,7 @@ from .tables.summary import results_table
 
 
 def play_settings(config: Config, update: int) -> PlaySettings:
-    """Return how the episodes of an update are played; models that learn to choose cells warm up with random ones."""
+    """Return the play settings of an update; models that learn to choose cells warm up with random ones."""
     model, advanced = MODELS[config.model], config.training.advanced
     warms_up = model.looks_ahead and phase_of_update(config, update) == "warmup"
     learns = model.looks_ahead and not warms_up
@@ -157,7 +157,7 @@ def fit(trainer: Trainer, run: RunFolder, interruption: Interruption, progress: 
                 raise StoppedError(signum, f"update {trainer.num_updates} of {config.model}")
             scalars = update(trainer, *collect(trainer))
             trainer.num_updates += 1
-            validates = is_validation_due(trainer)
+            validates = validates_after(config, trainer.num_updates)
             if logs := validates or trainer.num_updates % 10 == 0:
                 scalars = mean_scalars(scalars)
             if validates:
@@ -171,14 +171,14 @@ def fit(trainer: Trainer, run: RunFolder, interruption: Interruption, progress: 
                 saved = time.perf_counter()
 
 
-def is_validation_due(trainer: Trainer) -> bool:
-    """Whether the last update is followed by a validation.
+def validates_after(config: Config, updates: int) -> bool:
+    """Whether that many updates are followed by a validation.
 
     There is none in the warm-up. Models without one wait as long, so that all choose among equally many checkpoints.
     """
-    training, done = trainer.config.training, trainer.num_updates
-    due = done % training.advanced.validate_every == 0 and done > training.warmup_updates
-    return due or done == training.updates
+    training = config.training
+    due = updates % training.advanced.validate_every == 0 and updates > training.warmup_updates
+    return due or updates == training.updates
 
 
 def validate(trainer: Trainer, run: RunFolder) -> dict[str, float]:
@@ -221,12 +221,8 @@ def train(
     run = RunFolder(out)
     with join_ranks() as share, Interruption() as interruption, ExitStack() as stack:
         with raise_together():
-            check_device(config.training.device, share)
-            share.of(config.training.clips)
-            config = config.with_settings({"source": absolute_source(config.task.source)})
             sources = sources or open_splits(config)
-            config = config.for_source(sources["train"])
-            check_playable(config, sources["train"])
+            config = ready_config(config, sources, share)
             if share.is_first:
                 stack.enter_context(run.lock())
                 run.begin(config, SourceRecord.of(config, sources["train"]), changes=changes)
@@ -245,13 +241,21 @@ def train(
         return result
 
 
-def seconds_per_update(config: Config, sources: Sources) -> float:
-    """Return the seconds of an update that trains everything, the most expensive kind."""
-    trainer = Trainer(config, sources)
+def expected_seconds(config: Config, sources: Sources) -> float:
+    """Return the expected seconds of a run, from those of an update that trains everything and of one batch of clips.
+
+    The run plays the validation split after some updates and once more at the end, and then the test split.
+    """
+    trainer, updates = Trainer(config, sources), config.training.updates
     for _ in range(2):  # the first one warms up
-        trainer.num_updates, started = config.training.updates - 1, time.perf_counter()
+        trainer.num_updates, started = updates - 1, time.perf_counter()
         update(trainer, *collect(trainer))
-    return time.perf_counter() - started
+        middle = time.perf_counter()
+        _, played = next(play_split(trainer.validation_envs, trainer.policy, greedy_play(config), seed=0))
+        ended = time.perf_counter()
+    validations = 1 + sum(validates_after(config, done) for done in range(1, updates + 1))
+    clips = validations * sources["validation"].num_clips + sources["test"].num_clips
+    return updates * (middle - started) + clips * (ended - middle) / played
 
 
 # ---- the command
@@ -304,7 +308,7 @@ def main() -> None:
         try:
             jobs = resumed_jobs(line, out) if output.resume else jobs_of_models(line, out, output.tuned)
             changes = RESUMED_FLAGS if output.resume else ()
-            results = train_all(jobs, train, estimate=seconds_per_update, changes=changes)
+            results = train_all(jobs, train, estimate=expected_seconds, changes=changes)
         except StoppedError as stopped:
             stopped.remedy = f"resume it with --resume {out}"
             raise

@@ -1,10 +1,11 @@
 """How commands end: with a status, or with one line that says what is wrong."""
 
 import signal
+from dataclasses import dataclass
 
 import pytest
 from glimpse_agents.parallel.ranks import RankLostError
-from glimpse_agents.runs.command import ERRORS, run_command
+from glimpse_agents.runs.command import ERRORS, parse_flags, run_command
 from glimpse_agents.runs.files import SaveError
 from glimpse_agents.runs.signals import StoppedError
 
@@ -73,3 +74,21 @@ def test_several_processes_are_for_reinforce_alone(monkeypatch):
     with pytest.raises(SystemExit):
         run_command(lambda: calls.append(1), ranks=True)
     assert calls == [1]
+
+
+def test_help_texts_do_not_break_at_line_breaks_of_the_source(capsys):
+    @dataclass(frozen=True)
+    class Flags:
+        """Flags of a test."""
+
+        out: str = "a"
+        """A long sentence whose first line ends early,
+        (and) goes on
+        "here".
+        """
+
+    with pytest.raises(SystemExit):
+        parse_flags(Flags, ["--help"], program="test")
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert 'A long sentence whose first line ends early, (and) goes on "here". (default: a)' in text
+    assert parse_flags(Flags, ["--out", "b"], program="test") == Flags("b")

@@ -5,7 +5,6 @@ import pytest
 from glimpse_agents.playing.metrics import (
     average_precision,
     hit_at_k,
-    interpolated_average_precision,
     mean_average_precision,
     mean_log_score,
     precision_and_recall,
@@ -32,22 +31,22 @@ def test_precision_and_recall_by_hand():
 
 def test_average_precision_by_hand():
     # (1/2 + 1/2 + 3/5) / 3; interpolated, the best later precision is 3/5 at every recall
-    assert average_precision(RANKED, RIGHT) == pytest.approx(8 / 15)
-    assert interpolated_average_precision(RANKED, RIGHT) == pytest.approx(3 / 5)
+    assert average_precision(RANKED, RIGHT, interpolated=False) == pytest.approx(8 / 15)
+    assert average_precision(RANKED, RIGHT, interpolated=True) == pytest.approx(3 / 5)
 
 
 def test_order_of_the_videos_has_no_effect():
     order = np.array([3, 0, 4, 2, 1])
-    assert average_precision(RANKED[order], RIGHT[order]) == pytest.approx(8 / 15)
-    assert interpolated_average_precision(RANKED[order], RIGHT[order]) == pytest.approx(3 / 5)
+    assert average_precision(RANKED[order], RIGHT[order], interpolated=False) == pytest.approx(8 / 15)
+    assert average_precision(RANKED[order], RIGHT[order], interpolated=True) == pytest.approx(3 / 5)
 
 
 def test_videos_with_equal_scores_are_retrieved_together():
     scores = np.array([0.9, 0.5, 0.5, 0.5])
     for truths in ([True, True, False, False], [True, False, False, True]):
         # recall 1/2 at precision 1, then the other half at 2/4
-        assert average_precision(scores, np.array(truths)) == pytest.approx(3 / 4)
-        assert interpolated_average_precision(scores, np.array(truths)) == pytest.approx(3 / 4)
+        assert average_precision(scores, np.array(truths), interpolated=False) == pytest.approx(3 / 4)
+        assert average_precision(scores, np.array(truths), interpolated=True) == pytest.approx(3 / 4)
 
 
 @pytest.mark.parametrize("decimals", [1, 8])
@@ -56,7 +55,9 @@ def test_plain_average_precision_equals_scikit_learn(decimals):
     for _ in range(30):
         scores, truths = rng.random(40).round(decimals), rng.random(40) < 0.2
         truths[rng.integers(40)] = True
-        assert average_precision(scores, truths) == pytest.approx(average_precision_score(truths, scores))
+        assert average_precision(scores, truths, interpolated=False) == pytest.approx(
+            average_precision_score(truths, scores)
+        )
 
 
 def test_interpolation_takes_the_best_later_precision():
@@ -64,7 +65,7 @@ def test_interpolation_takes_the_best_later_precision():
     for _ in range(30):
         scores, truths = rng.random(25), rng.random(25) < 0.3
         truths[0] = True
-        assert interpolated_average_precision(scores, truths) == pytest.approx(definition(scores, truths))
+        assert average_precision(scores, truths, interpolated=True) == pytest.approx(definition(scores, truths))
 
 
 # Five videos, four classes: the third video has two, the fourth has none, and class d has no video.

@@ -160,7 +160,7 @@ def test_resuming_a_folder_trains_the_models_that_were_not_begun(tmp_path, monke
     flags = ["--preset", "small", "--updates", "4", "--clips", "3", "--rollouts", "2", "--glimpses", "2"]
     with monkeypatch.context() as patch:
         patch.setattr(reinforce, "update", stop)
-        patch.setattr(reinforce, "seconds_per_update", lambda config, sources: 1.0)
+        patch.setattr(reinforce, "expected_seconds", lambda config, sources: 1.0)
         assert run(monkeypatch, *flags, "--source", store, "--out", out, "--models", "soft", "max") == 130
     assert capsys.readouterr().err.endswith(
         f"stopped by SIGINT after update 1 of soft: resume it with --resume {out}\n"

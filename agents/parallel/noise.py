@@ -11,12 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Share:
-    """The rows of a batch that belong to one rank: equal parts, in the order of the ranks.
-
-    Attributes:
-        rank: from 0.
-        ranks: number of processes.
-    """
+    """The rows of a batch that belong to one rank, counted from 0: equal parts, in the order of the ranks."""
 
     rank: int = 0
     ranks: int = 1
@@ -27,11 +22,7 @@ class Share:
         return self.rank == 0
 
     def of(self, total: int) -> slice:
-        """Return the rows of this rank among `total` rows.
-
-        Raises:
-            ValueError: the rows cannot be shared evenly.
-        """
+        """Return the rows of this rank among `total` rows; a ValueError if they cannot be shared evenly."""
         if total % self.ranks:
             raise ValueError(
                 f"{self.ranks} processes cannot share the {total} clips of an update evenly: set --clips to a multiple "
@@ -48,12 +39,8 @@ WHOLE = Share()
 class Noise:
     """A generator, and the rows of its draws that belong to this rank.
 
-    Every rank draws the numbers of the whole batch and keeps its own rows, so results do not depend on how many ranks
-    share a batch.
-
-    Attributes:
-        generator: in the same state on every rank.
-        share: of this rank.
+    Every rank has a generator in the same state, draws the numbers of the whole batch and keeps its own rows, so
+    results do not depend on how many ranks share a batch.
     """
 
     generator: torch.Generator
@@ -70,11 +57,7 @@ class Noise:
         return self.generator.device
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
-        """Draw from [0, 1).
-
-        Args:
-            shape: of this rank's part, rows first.
-        """
+        """Draw from [0, 1); `shape` is that of this rank's part, rows first."""
         rows = shape[0]
         drawn = torch.rand((rows * self.share.ranks, *shape[1:]), generator=self.generator, device=self.device)
         return drawn[self.share.of(len(drawn))]

@@ -1,7 +1,4 @@
-"""Several processes that train as one: started by `torchrun`, each is a rank.
-
-Without torchrun there is one rank. It owns all rows and waits for no other process.
-"""
+"""Several processes that train as one: torchrun starts them, and each is a rank. Without it there is one rank."""
 
 from __future__ import annotations
 

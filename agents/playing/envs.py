@@ -50,11 +50,7 @@ def videos_of(source: ClipSource) -> ClipSource:
 
 
 def check_device(device: str, share: Share = WHOLE) -> None:
-    """Check that a device exists, and that each rank can have its own.
-
-    Raises:
-        ValueError: names the device and the devices that can be used.
-    """
+    """Raise a ValueError if a device does not exist, or if not every rank can have its own."""
     try:
         wanted = torch.device(device)
     except RuntimeError as error:
@@ -66,12 +62,21 @@ def check_device(device: str, share: Share = WHOLE) -> None:
         raise ValueError(f"device {device!r} does not exist: this machine has {found} CUDA devices; use --device cpu")
 
 
-def check_playable(config: Config, source: ClipSource) -> None:
-    """Check that the configured model can be played on a source, before any work is done.
+def ready_config(config: Config, sources: Sources, share: Share = WHOLE) -> Config:
+    """Return a configuration as its run records it, after checking that it can be trained on its sources.
 
     Raises:
-        ValueError: an argument does not fit the source.
+        ValueError: an argument does not fit the machine, the number of ranks or the source.
     """
+    check_device(config.training.device, share)
+    share.of(config.training.clips)
+    config = config.with_settings({"source": absolute_source(config.task.source)}).for_source(sources["train"])
+    check_playable(config, sources["train"])
+    return config
+
+
+def check_playable(config: Config, source: ClipSource) -> None:
+    """Raise a ValueError if the configured model cannot be played on a source."""
     make_envs(config, source, 1, train=True)
     if (config.task.frames or source.num_frames) < 2:
         raise ValueError(
@@ -87,25 +92,15 @@ def check_playable(config: Config, source: ClipSource) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRecord:
-    """Facts about a run's source that config.json keeps.
-
-    Attributes:
-        grid_size: K.
-        depth: D.
-        frames: T.
-        class_names: the C classes.
-        frames_per_second: rate at which clips were sampled.
-        identity: sha256 of the store's manifest; None for sources without a store.
-        extraction: settings that turned videos into features, for playing other videos; None without a store.
-    """
+    """Facts about a run's source that config.json keeps; the last two are None without a store."""
 
     grid_size: int
     depth: int
     frames: int
     class_names: tuple[str, ...]
     frames_per_second: float
-    identity: str | None
-    extraction: dict[str, Any] | None
+    identity: str | None  # sha256 of the store's manifest
+    extraction: dict[str, Any] | None  # settings that turned videos into features, for playing other videos
 
     @classmethod
     def of(cls, config: Config, source: ClipSource) -> SourceRecord:
@@ -129,11 +124,7 @@ class SourceRecord:
         return cls(**(fields | {"class_names": tuple(fields["class_names"])}))
 
     def check_same_kind(self, other: SourceRecord, name: str) -> None:
-        """Check that another source, called `name`, has features of the same shape and the same classes.
-
-        Raises:
-            ValueError: it has not.
-        """
+        """Raise a ValueError if another source, called `name`, has features of another shape or other classes."""
         for field in ("grid_size", "depth", "frames", "class_names"):
             ours, theirs = getattr(self, field), getattr(other, field)
             if ours != theirs:
@@ -196,8 +187,8 @@ def make_policy(config: Config, source: ClipSource) -> GlimpsePolicy:
 def sample_slices(source: ClipSource, cubes: int = 256) -> Tensor:
     """Read all slices of the middle frames of up to `cubes` clips spread over the source: (n, D) float32.
 
-    Of a wall these are slices of the clips that it shows, each once: most cameras show background, and the scale of
-    background makes events too large.
+    A wall gives those of the clips that it shows, each once: most of its cameras show background, and scaled by it
+    events are too large.
     """
     if isinstance(wall := videos_of(source), WallSource):
         shown = wall.source

@@ -82,11 +82,7 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Evaluation:
-        """Rebuild an evaluation from evaluation.json, where tuples are lists.
-
-        Raises:
-            ValueError: a measure is missing or unknown, as in a file of another version.
-        """
+        """Rebuild an evaluation from evaluation.json; a ValueError if a measure is missing or unknown."""
         names = {field.name for field in fields(cls)}
         if values.keys() != names:
             raise ValueError(
@@ -144,8 +140,7 @@ def video_of_clip(source: ClipSource) -> NDArray[np.int64]:
 def film_of_video(source: ClipSource) -> NDArray[np.int64]:
     """Return (videos,) int64: the number of the film that each video was cut from.
 
-    Videos of one film look alike, so their results are not independent. Names of HMDB-51 and UCF-101 contain the film;
-    any other video counts as a film of its own.
+    Names of HMDB-51 and UCF-101 contain the film; any other video counts as a film of its own.
     """
     videos = videos_of(source)
     names = [group_of_clip(videos.clip_id(video)) for video in range(videos.num_clips)]
@@ -198,11 +193,7 @@ def evaluate(
     seed: int,
     video_score: VideoScore = "mean",
 ) -> Evaluation:
-    """Measure a policy on the environments' split; `seed` decides all random draws.
-
-    Raises:
-        ValueError: the settings mirror episodes, so that cells are not where the environment has them.
-    """
+    """Measure a policy on the environments' split; `seed` decides all random draws."""
     if settings.mirror:
         raise ValueError("mirrored episodes are for training: set mirror=False to measure")
     columns: dict[str, list[Tensor]] = {}

@@ -56,21 +56,17 @@ def precision_and_recall(scores: Scores, truths: Truths) -> tuple[NDArray[np.flo
     return found / (ends + 1), found / truths.sum()
 
 
-def average_precision(scores: Scores, truths: Truths) -> float:
-    """Return the plain average precision of (V,) scores: each gain in recall times the precision there."""
-    precision, recall = precision_and_recall(scores, truths)
-    return float((np.diff(recall, prepend=0.0) * precision).sum())
+def average_precision(scores: Scores, truths: Truths, *, interpolated: bool) -> float:
+    """Return the average precision of (V,) scores: the sum of each gain in recall times the precision there.
 
+    With `interpolated` the precision is the best one at that recall or a higher one.
 
-def interpolated_average_precision(scores: Scores, truths: Truths) -> float:
-    """Return ActivityNet's average precision of (V,) scores: each gain in recall times the best precision at that
-    recall or a higher one.
-
-    Source: ActivityNet's `eval_classification.py`, after PASCAL VOC 2011's development kit.
+    Source: ActivityNet's `eval_classification.py`, after PASCAL VOC 2011's development kit, for the interpolation.
     """
     precision, recall = precision_and_recall(scores, truths)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float((np.diff(recall, prepend=0.0) * envelope).sum())
+    if interpolated:
+        precision = np.maximum.accumulate(precision[::-1])[::-1]
+    return float((np.diff(recall, prepend=0.0) * precision).sum())
 
 
 def mean_average_precision(scores: Scores, truths: Truths, *, interpolated: bool) -> float | None:
@@ -84,6 +80,6 @@ def mean_average_precision(scores: Scores, truths: Truths, *, interpolated: bool
         truths: (V, C) bool.
         interpolated: as in ActivityNet, or plain.
     """
-    measure = interpolated_average_precision if interpolated else average_precision
     present = np.flatnonzero(truths.any(0)).tolist()
-    return float(np.mean([measure(scores[:, label], truths[:, label]) for label in present])) if present else None
+    values = [average_precision(scores[:, label], truths[:, label], interpolated=interpolated) for label in present]
+    return float(np.mean(values)) if values else None

@@ -1,7 +1,7 @@
 """Rollouts of every model: the network steps the vector environments, and its looks are recorded.
 
-Models that choose cells act frame by frame. Observations of the chosen slices come from the environments. Whole cubes
-are read from the source, once for all episodes of a clip (features.py).
+Models that choose cells act frame by frame. The environments show the chosen slices; whole cubes are read from the
+source, once for all episodes of a clip (features.py).
 
 Models that learn by back-propagation weigh all cells of a frame, and their attention carries the gradient:
 
@@ -113,18 +113,8 @@ def collect_rollout(
         return player.rollout(clips, outcome)
 
 
-@torch.no_grad()
-def play(
-    envs: VideoGlimpseVectorEnv,
-    policy: GlimpsePolicy,
-    clips: NDArray[np.int64],
-    settings: PlaySettings,
-    *,
-    noise: Noise,
-    seed: int | Sequence[int] | None = None,
-) -> Rollout:
-    """Play one episode of each of the (N,) `clips` with a network that is not being trained."""
-    return collect_rollout(envs, policy, clips, settings, noise=noise, seed=seed)
+play = torch.no_grad()(collect_rollout)
+"""Play with a network that is not being trained."""
 
 
 def _play_out(

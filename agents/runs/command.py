@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar, get_args
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_type_hints
 
+import docstring_parser
 import tyro
 from gymnasium.error import DependencyNotInstalled
 
@@ -23,6 +24,7 @@ from .folder import RunFolder
 from .signals import StoppedError
 
 Output = TypeVar("Output")
+Flags = TypeVar("Flags")
 ERRORS = (
     ValueError, OSError, FloatingPointError, ModuleNotFoundError, DependencyNotInstalled, VideoError, DecoderError,
     DeviceError, RankLostError,
@@ -62,11 +64,7 @@ class CommandLine(Generic[Output]):
         )
 
     def refuse_flags(self, command: str, allowed: Collection[str]) -> None:
-        """Check that only some flags were given.
-
-        Raises:
-            ValueError: names the others.
-        """
+        """Raise a ValueError that names the flags that were given and are not allowed."""
         if other := [flag for flag in self.given if flag not in allowed]:
             raise ValueError(
                 f"{' '.join(other)} cannot be used with {command}, which takes the run's own settings: leave out all "
@@ -85,12 +83,9 @@ def parse_command(
 
     Args:
         output: dataclass of the command's own flags, all with defaults; its docstring describes the command.
-        arguments: of the command line; those of this process by default.
+        arguments: those of this process by default.
         models: default of --models.
         program: name that the help shows.
-
-    Raises:
-        ValueError: a value is not allowed.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -116,6 +111,8 @@ def parse_command(
         output=output(),
         given=tuple(word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")),
     )
+    join_help_lines(CommandLine)
+    join_help_lines(output)
     parsed: CommandLine[Output] = tyro.cli(
         CommandLine[output],  # type: ignore[valid-type]
         args=words,
@@ -127,15 +124,27 @@ def parse_command(
     return parsed
 
 
+def parse_flags(arguments: type[Flags], words: Sequence[str] | None, *, program: str) -> Flags:
+    """Read the command line of a dataclass of flags."""
+    join_help_lines(arguments)
+    return tyro.cli(arguments, args=words, prog=program)
+
+
+def join_help_lines(block: Any) -> None:
+    """Remove the line breaks of the source, which tyro keeps, from the help of a dataclass and of its blocks."""
+    hints = get_type_hints(block, include_extras=True)
+    for parameter in docstring_parser.parse_from_object(block).params:
+        text = " ".join((parameter.description or "").split())
+        block.__annotations__[parameter.arg_name] = Annotated[hints[parameter.arg_name], tyro.conf.arg(help=text)]
+    for hint in hints.values():
+        if is_dataclass(hint):
+            join_help_lines(hint)
+
+
 def run_command(main: Callable[[], int | None], *, ranks: bool = False) -> None:
-    """Run a command, and end with its exit status or with one line that says what is wrong.
+    """Run a command, and end with its exit status, or with one line that says what is wrong.
 
-    Args:
-        main: reads the command line and does what it asks.
-        ranks: whether several processes of torchrun may run it together.
-
-    Raises:
-        SystemExit: with 128 plus the number of the signal, or with the message.
+    Several processes of torchrun may run it together only if `ranks` is set.
     """
     if started_ranks() > 1 and not ranks:
         sys.exit(

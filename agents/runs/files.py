@@ -1,4 +1,4 @@
-"""Files of a run: JSON written atomically, and errors that name the file and the remedy."""
+"""Files of a run: written whole, and errors that name the file and the remedy."""
 
 from __future__ import annotations
 
@@ -28,21 +28,13 @@ def raising_save_error(path: Path) -> Iterator[None]:
 
 
 def write_file(path: Path, content: bytes | str) -> None:
-    """Write a file atomically.
-
-    Raises:
-        SaveError: it cannot be written; an earlier file of that name stays.
-    """
+    """Write a file atomically; after a SaveError an earlier file of that name is still there."""
     with raising_save_error(path):
         write_atomically(path, content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON atomically.
-
-    Raises:
-        SaveError: it cannot be written; an earlier file of that name stays.
-    """
+    """Write indented JSON as `write_file` does."""
     write_file(path, json.dumps(value, indent=2) + "\n")
 
 

@@ -1,15 +1,14 @@
 """The folder of a run: one model, trained once.
 
-    config.json             configuration, source, versions, machine and git commit
-    metrics.jsonl           one line of scalars for each logged update, also as TensorBoard events
-    best.safetensors        weights that validation chose
-    last.pt                 state to resume from
-    evaluation.json         measures of the validation and the test split
-    glimpses.png            film strip of test clips
-    lock                    held by the process that trains; the system releases it if that process dies
+    config.json         configuration, source, versions, machine and git commit
+    metrics.jsonl       one line of scalars for each logged update, also as TensorBoard events
+    best.safetensors    weights that validation chose
+    last.pt             state to resume from
+    evaluation.json     measures of the validation and the test split
+    glimpses.png        film strip of test clips
+    lock                held by the process that trains; the system releases it if that process dies
 
-Files are written to a temporary name and renamed, so readers never see half a file. A command that trains several
-models makes one folder for each in a common folder; `find_runs` finds them.
+A command that trains several models makes one folder for each in a common folder; `find_runs` finds them.
 """
 
 from __future__ import annotations
@@ -57,42 +56,25 @@ class RunRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """Contents of evaluation.json.
+    """Contents of evaluation.json."""
 
-    Attributes:
-        validation: measures of the validation split, by the checkpoint that it chose.
-        test: measures of the test split; None if it was not played.
-        best_update: update of that checkpoint.
-        train_seconds: of training, validation included.
-        trained_by: git commits that trained the run.
-        tested_by: git commit that measured it.
-    """
-
-    validation: Evaluation
-    test: Evaluation | None
-    best_update: int
-    train_seconds: float
-    trained_by: str | None
+    validation: Evaluation  # by the checkpoint that it chose
+    test: Evaluation | None  # None if it was not played
+    best_update: int  # of that checkpoint
+    train_seconds: float  # validation included
+    trained_by: str | None  # git commits
     tested_by: str | None
 
     @property
     def measured(self) -> Evaluation:
-        """Measures of the test split.
-
-        Raises:
-            ValueError: it was not played.
-        """
+        """Measures of the test split; a ValueError if it was not played."""
         if self.test is None:
             raise ValueError("the test split of this run was not played")
         return self.test
 
 
 class RunFolder:
-    """One run on disk.
-
-    Args:
-        path: of the folder.
-    """
+    """One run on disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -100,11 +82,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Own the folder inside the block.
-
-        Raises:
-            ValueError: another process owns it.
-        """
+        """Own the folder inside the block; a ValueError if another process owns it."""
         with raising_save_error(self.path / "lock"):
             self.path.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(self.path / "lock", timeout=0)
@@ -129,10 +107,7 @@ class RunFolder:
     def begin(self, config: Config, source: SourceRecord, *, changes: Collection[str] = ()) -> None:
         """Write config.json, or check that the folder's run has the same configuration and source.
 
-        Args:
-            config: of the run.
-            source: its source.
-            changes: settings that may differ from those of the folder's run, and replace them.
+        Settings in `changes` may differ from those of the folder's run, and replace them.
 
         Raises:
             ValueError: another setting differs, or the source.
@@ -190,12 +165,7 @@ class RunFolder:
         return self._best.exists()
 
     def load_best(self) -> dict[str, Tensor]:
-        """Return the weights that validation chose.
-
-        Raises:
-            FileNotFoundError: there are none yet.
-            ValueError: the file is damaged.
-        """
+        """Return the weights that validation chose; an error if there are none yet or the file is damaged."""
         if not self.has_best:
             raise FileNotFoundError(f"no {self._best.name} in {self.path}: the run has not validated yet; --resume it")
         with _raising_damage(self._best, "train the run again"):
@@ -208,11 +178,7 @@ class RunFolder:
         write_file(self._last, buffer.getvalue())
 
     def load_last(self) -> dict[str, Any] | None:
-        """Return the state to resume from, or None if nothing was saved yet.
-
-        Raises:
-            ValueError: the file is damaged.
-        """
+        """Return the state to resume from, or None if nothing was saved yet; a ValueError if the file is damaged."""
         if not self._last.exists():
             return None
         with _raising_damage(self._last, "remove it, and --resume trains the run from the start"):
@@ -220,21 +186,12 @@ class RunFolder:
             return state
 
     def updates_done(self) -> int:
-        """Return how many updates the saved state has seen.
-
-        Raises:
-            ValueError: the file is damaged.
-        """
+        """Return how many updates the saved state has seen."""
         state = self.load_last()
         return 0 if state is None else int(state["num_updates"])
 
     def best_policy(self, config: Config, source: ClipSource) -> GlimpsePolicy:
-        """Return the network with the weights that validation chose, on the configured device.
-
-        Args:
-            config: of the run, perhaps with another device.
-            source: clips of the kind that the run was trained on.
-        """
+        """Return the network with the weights that validation chose, on the device that `config` names."""
         policy, weights = make_policy(config, source), self.load_best()
         with _raising_damage(self._best, "train the run again"):
             policy.load_state_dict(weights)
@@ -247,11 +204,7 @@ class RunFolder:
         write_json(self.path / "evaluation.json", dataclasses.asdict(result))
 
     def result(self) -> RunResult | None:
-        """Return the measures of a finished run; None if it is not finished.
-
-        Raises:
-            ValueError: the file is damaged, or of another version.
-        """
+        """Return the measures of a finished run, or None; a ValueError if the file is not of this version."""
         path = self.path / "evaluation.json"
         if not path.exists():
             return None
@@ -266,11 +219,7 @@ class RunFolder:
             raise ValueError(f"{path} does not fit this version ({error}): remove it, and --resume the run") from error
 
     def finished(self) -> RunResult:
-        """Return the measures of a finished run.
-
-        Raises:
-            FileNotFoundError: the run is not finished.
-        """
+        """Return the measures of a finished run; a FileNotFoundError if it is not finished."""
         result = self.result()
         if result is None:
             raise FileNotFoundError(
@@ -306,9 +255,7 @@ def find_runs(path: Path) -> list[RunFolder]:
 class MetricsLog:
     """Scalars of a run, as JSON lines and TensorBoard events.
 
-    Args:
-        folder: of the run.
-        update: the update that the run resumes from; later lines, written before a kill, are dropped.
+    A run resumes from `update`: later lines, written before a kill, are dropped.
     """
 
     def __init__(self, folder: RunFolder, update: int) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from ..learning.config import PATHS, Config, Settings
 from ..learning.models import MODELS, ModelName
@@ -16,12 +15,11 @@ from ..parallel.ranks import current_share, from_first, raise_together
 from ..playing.envs import (
     SourceRecord,
     Sources,
-    absolute_source,
     check_device,
-    check_playable,
     greedy_play,
     make_envs,
     open_splits,
+    ready_config,
     videos_of,
 )
 from ..playing.evaluation import EVALUATION_ENVS, Evaluation, evaluate
@@ -42,22 +40,6 @@ class Job(NamedTuple):
 
     config: Config
     path: Path
-
-
-class Train(Protocol):
-    """The function `train` of agents/reinforce.py."""
-
-    def __call__(
-        self,
-        config: Config,
-        out: Path,
-        *,
-        sources: Sources | None = None,
-        progress: Progress | None = None,
-        test: bool = True,
-        changes: Collection[str] = (),
-    ) -> RunResult:
-        """Train one model into a folder, or finish its run."""
 
 
 def jobs_of_models(line: CommandLine[Any], out: Path, tuned: Path | None = None) -> list[Job]:
@@ -85,12 +67,7 @@ def resumed_jobs(line: CommandLine[Any], path: Path) -> list[Job]:
 
 
 def read_tuned(path: Path | None, models: Sequence[str]) -> dict[str, Settings]:
-    """Read the settings.json of agents.tune: settings by the name of a model.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not such a file, or lacks one of the models.
-    """
+    """Read the settings.json of agents.tune, settings by the name of a model, and check that no model is missing."""
     if path is None:
         return {}
     if not path.exists():
@@ -117,19 +94,19 @@ def read_tuned(path: Path | None, models: Sequence[str]) -> dict[str, Settings]:
 def default_folder(config: Config) -> Path:
     """Make a new folder under runs/, named by source, seed and time; no two commands get the same one."""
     name = f"{Path(config.task.source).name}-seed{config.training.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-    for number in itertools.count(1):
-        path = Path("runs") / (name if number == 1 else f"{name}-{number}")
+    number, path = 1, Path("runs") / name
+    while True:
         try:
             path.mkdir(parents=True)
+            return path
         except FileExistsError:
-            continue
-        return path
-    raise AssertionError
+            number += 1
+            path = Path("runs") / f"{name}-{number}"
 
 
 def train_all(
     jobs: Sequence[Job],
-    train: Train,
+    train: Callable[..., RunResult],
     *,
     estimate: Callable[[Config, Sources], float] | None = None,
     test: bool = True,
@@ -142,7 +119,7 @@ def train_all(
     Args:
         jobs: on sources that may differ; each is opened once.
         train: `train` of agents/reinforce.py.
-        estimate: returns the expected seconds of one update, for the first line.
+        estimate: returns the expected seconds of a run, for the first line.
         test: play the test splits.
         keep_going: note a job whose numbers overflow in its failure.json, and continue with the next one.
         announce: print a first line.
@@ -163,55 +140,49 @@ def train_all(
             opened[key] = open_splits(config)
         return opened[key]
 
-    configs = [job.config.for_source(sources_of(job.config)["train"]) for job in jobs]
+    share = current_share()
     with raise_together():
-        for config in configs:
-            check_device(config.training.device, current_share())
-            current_share().of(config.training.clips)
-            check_playable(config, sources_of(config)["train"])
-    total, shows = sum(config.training.updates for config in configs), current_share().is_first
+        configs = [ready_config(job.config, sources_of(job.config), share) for job in jobs]
+    total = sum(config.training.updates for config in configs)
     if announce:
+        first, seconds = configs[0], None
         is_new = from_first(lambda: not any(RunFolder(job.path).exists for job in jobs))
-        seconds = None
         if estimate is not None and is_new:  # by all ranks, as they train
-            seconds = total * estimate(configs[0], sources_of(configs[0]))
-        if shows:
-            print(describe(configs, sources_of(configs[0]), seconds), flush=True)
+            seconds = total / first.training.updates * estimate(first, sources_of(jobs[0].config))
+        if share.is_first:
+            line = describe(configs, jobs[0].config.task.source, sources_of(jobs[0].config), seconds)
+            print(line, flush=True)
     with raise_together():
-        if shows:  # --resume finds all runs of a command, also those that it had not come to when it was stopped
+        if share.is_first:  # --resume finds all runs of a command, also those that were not reached before it stopped
             for job, config in zip(jobs, configs, strict=True):
-                config = config.with_settings({"source": absolute_source(config.task.source)})
                 run, record = RunFolder(job.path), SourceRecord.of(config, sources_of(job.config)["train"])
                 with run.lock():
                     run.begin(config, record, changes=changes)
     results: list[RunResult | None] = []
-    with Progress(total, shows=shows) as progress:
-        for job, config in zip(jobs, configs, strict=True):
+    with Progress(total, shows=share.is_first) as progress:
+        for config, path in jobs:
             try:
                 sources = sources_of(config)
-                results.append(
-                    train(job.config, job.path, sources=sources, progress=progress, test=test, changes=changes)
-                )
+                results.append(train(config, path, sources=sources, progress=progress, test=test, changes=changes))
             except FloatingPointError as error:
                 if not keep_going:
                     raise
-                print(f"{job.path} failed: {error}", file=sys.stderr, flush=True)
-                write_json(job.path / "failure.json", {"reason": str(error)})
+                print(f"{path} failed: {error}", file=sys.stderr, flush=True)
+                write_json(path / "failure.json", {"reason": str(error)})
                 results.append(None)
     return results
 
 
-def describe(configs: Sequence[Config], sources: Sources, seconds: float | None) -> str:
-    """Return the first line of a command that trains: what trains on what, chance level and expected time."""
-    config, source = configs[0], sources["train"]
+def describe(configs: Sequence[Config], source_name: str, sources: Sources, seconds: float | None) -> str:
+    """Return the first line of a command that trains: models, source, chance level and expected time."""
+    task, source = configs[0].task, sources["train"]
     models = list(dict.fromkeys(config.model for config in configs))
     clips = " / ".join(str(videos_of(sources[split]).num_clips) for split in ("train", "validation", "test"))
-    frames = config.task.frames or source.num_frames
-    cells = f"{config.task.glimpses} of {source.grid_size**2} cells in each of {frames} frames"
+    cells = f"{task.glimpses} of {source.grid_size**2} cells in each of {task.frames or source.num_frames} frames"
     runs = "" if len(configs) == len(models) else f" in {len(configs)} runs"
     time_needed = "" if seconds is None else f"; about {format_seconds(seconds)}"
     return (
-        f"Training {', '.join(models)}{runs} on {config.task.source}: {len(source.class_names)} classes (chance "
+        f"Training {', '.join(models)}{runs} on {source_name}: {len(source.class_names)} classes (chance "
         f"{1 / len(source.class_names):.3f}), {clips} clips to train / validate / test, {cells}{time_needed}"
     )
 
@@ -219,12 +190,7 @@ def describe(configs: Sequence[Config], sources: Sources, seconds: float | None)
 def evaluate_again(jobs: Sequence[Job], *, sampled: bool) -> list[tuple[ModelName, Evaluation]]:
     """Play the test split again with the best checkpoint of every job; nothing is written.
 
-    Args:
-        jobs: of existing runs, perhaps on another source of the same kind.
-        sampled: sample cells as in training, instead of taking the most likely ones.
-
-    Raises:
-        ValueError: a source is not of the kind that the run was trained on.
+    The jobs are of existing runs, perhaps on another source of the same kind. `sampled` cells are drawn as in training.
     """
     measured, playable = [], [job for job in jobs if RunFolder(job.path).has_best]
     for job in jobs if playable else ():

@@ -5,26 +5,20 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from types import TracebackType
 
 from tqdm.auto import tqdm
 
 SECONDS_BETWEEN_LINES = 30.0
 BAR = "{desc} |{bar}| {n_fmt}/{total_fmt}, {remaining} left, {rate_fmt}{postfix}"
-SHOWN = {
+SHOWN = {  # names on the screen of some scalars of the log
     "train/accuracy": "train acc",
     "train/focus": "train focus",
     "validation/accuracy": "valid acc",
-}  # scalars of the log that progress shows
+}
 
 
 class Progress:
-    """Shows how far a command is in all updates of all models that it trains.
-
-    Args:
-        total: updates of all models.
-        shows: whether this process prints at all.
-    """
+    """Shows how far a command is in all `total` updates of all models that it trains, if this process `shows` it."""
 
     def __init__(self, total: int, *, shows: bool = True) -> None:
         self._total, self._shows, self._done, self._counted = total, shows, 0, 0
@@ -37,7 +31,7 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def skip(self, updates: int) -> None:
@@ -60,18 +54,14 @@ class Progress:
             shown = ("train acc", "valid acc")  # more does not fit into 80 columns
             self._bar.set_postfix_str(" ".join(f"{n[:5]} {self._values[n]:.2f}" for n in shown if n in self._values))
         self._bar.update()
-        if self._shows and self._bar.disable and self._is_due(update == of):
-            self._printed = time.perf_counter()
-            print(self._line(update, of), flush=True)
-
-    def _is_due(self, last: bool) -> bool:
-        return last or self._counted == 1 or time.perf_counter() - self._printed >= SECONDS_BETWEEN_LINES
-
-    def _line(self, update: int, of: int) -> str:
-        rate = self._counted / (time.perf_counter() - self._started)
-        left = (self._total - self._done) / rate
-        values = "  ".join(f"{name} {value:.3f}" for name, value in self._values.items())
-        return f"{self._model} {update}/{of}  {rate:.1f} updates/s, {format_seconds(left)} left  {values}".rstrip()
+        now = time.perf_counter()
+        is_due = update == of or self._counted == 1 or now - self._printed >= SECONDS_BETWEEN_LINES
+        if self._shows and self._bar.disable and is_due:
+            self._printed = now
+            rate = self._counted / (now - self._started)
+            left = format_seconds((self._total - self._done) / rate)
+            values = "  ".join(f"{name} {value:.3f}" for name, value in self._values.items())
+            print(f"{model} {update}/{of}  {rate:.1f} updates/s, {left} left  {values}".rstrip(), flush=True)
 
 
 def format_seconds(seconds: float) -> str:

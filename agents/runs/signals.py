@@ -12,15 +12,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StoppedError(Exception):
-    """A signal asked training to stop, and its state is saved.
-
-    Args:
-        signum: number of the signal.
-        done: the last step that was saved.
-
-    Attributes:
-        remedy: how to resume.
-    """
+    """A signal asked training to stop; its state is saved, and `remedy` says how to resume."""
 
     def __init__(self, signum: int, done: str) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name} after {done}")
@@ -28,12 +20,9 @@ class StoppedError(Exception):
 
 
 class Interruption:
-    """Records the first SIGTERM or SIGINT while it is entered; a second one acts at once, as without this class.
+    """Records the first SIGTERM or SIGINT inside its block as `signum`, 0 if there was none.
 
-    A signal that nobody heeded inside the block is raised again after it.
-
-    Attributes:
-        signum: number of the signal; 0 if there was none.
+    A second one acts at once, as without this class. A signal that did not end the block is raised again after it.
     """
 
     def __init__(self) -> None:

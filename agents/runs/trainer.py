@@ -17,12 +17,7 @@ from .provenance import git_commit
 
 
 class Trainer:
-    """A model in training: its network, optimiser, environments and counters.
-
-    Args:
-        config: of the run, ready for its source.
-        sources: the three splits.
-    """
+    """A model in training, for a configuration that is ready for its sources (`Config.for_source`)."""
 
     def __init__(self, config: Config, sources: Sources) -> None:
         self.config, self.share = config, current_share()
