@@ -15,6 +15,7 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
+from common import installed_by
 from numpy.typing import NDArray
 
 import glimpse_env  # noqa: F401 - registers VideoGlimpse-v0
@@ -46,10 +47,8 @@ def draw(frames: int, clip: int) -> NDArray[np.uint8]:
 
 
 def main(out: Path, frames: int, clip: int) -> None:
-    try:
+    with installed_by('pip install -e ".[render]"'):
         from PIL import Image
-    except ModuleNotFoundError:
-        sys.exit('pillow is missing: pip install -e ".[render]"')
     try:
         Image.fromarray(draw(frames, clip)).quantize(64).save(out, optimize=True)
     except (ValueError, IndexError, OSError) as error:

@@ -30,16 +30,19 @@ from dataclasses import dataclass
 
 import gymnasium as gym
 import numpy as np
-import torch
-import torch.nn.functional as F
-import tyro
-from glimpse_agents.playing.evaluation import film_of_video
-from glimpse_agents.tables.intervals import Interval, mean_interval
+from common import installed_by
 from numpy.typing import NDArray
-from torch import Tensor
-from tqdm import tqdm
 
 from glimpse_env import ClipSource, open_source
+
+with installed_by('pip install -e ".[agents]"'):
+    import torch
+    import torch.nn.functional as F
+    import tyro
+    from glimpse_agents.playing.evaluation import film_of_video
+    from glimpse_agents.tables.intervals import Interval, mean_interval
+    from torch import Tensor
+    from tqdm import tqdm
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 SAMPLES = 24  # (frame, cells) of each training clip

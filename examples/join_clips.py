@@ -25,17 +25,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from common import installed_by
 
 from glimpse_env.datasets import VideoClip, VideoDataset, hmdb51
 from glimpse_env.files import write_atomically
 from glimpse_env.sources.splits import SPLITS, Split
 
-try:
+with installed_by('pip install -e ".[video]"'):
     import av
     import tyro
     from tqdm import tqdm
-except ModuleNotFoundError as error:
-    sys.exit(f'{error.name} is missing: pip install -e ".[video]"')
 
 FRAMES_PER_SECOND = 30
 WIDTH, HEIGHT = 320, 240

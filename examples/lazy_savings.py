@@ -29,31 +29,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-import tyro
-from glimpse_agents.cost.macs import counting, macs_per_frame
-from glimpse_agents.learning.config import Config
-from glimpse_agents.learning.models import ModelName
-from glimpse_agents.learning.policy import GlimpsePolicy
-from glimpse_agents.parallel.noise import Noise
-from glimpse_agents.playing.envs import greedy_play, make_envs
-from glimpse_agents.playing.evaluation import EVALUATION_ENVS, evaluate, play_split
-from glimpse_agents.playing.rollout import play
-from glimpse_agents.runs.files import SaveError, read_json, write_json
-from glimpse_agents.runs.folder import RunFolder, find_runs
-from glimpse_agents.runs.provenance import provenance
-from matplotlib.ticker import NullFormatter
-from tqdm import tqdm
+from common import installed_by
 
-from glimpse_env import open_source
-from glimpse_env.catalogue import LAZY
-from glimpse_env.extract.description import FILE_NAME, read_description
-from glimpse_env.files import file_sha256, write_atomically
-from glimpse_env.video.backbones import DeviceError
-from glimpse_env.video.decode import VideoError
-from glimpse_env.video.lazy import LazySource
-from glimpse_env.video.malloc import keep_freed_memory
+with installed_by('pip install -e ".[agents,video]"'):
+    import matplotlib.pyplot as plt
+    import tyro
+    from glimpse_agents.cost.macs import counting, macs_per_frame
+    from glimpse_agents.learning.config import Config
+    from glimpse_agents.learning.models import ModelName
+    from glimpse_agents.learning.policy import GlimpsePolicy
+    from glimpse_agents.parallel.noise import Noise
+    from glimpse_agents.playing.envs import greedy_play, make_envs
+    from glimpse_agents.playing.evaluation import EVALUATION_ENVS, evaluate, play_split
+    from glimpse_agents.playing.rollout import play
+    from glimpse_agents.runs.files import SaveError, read_json, write_json
+    from glimpse_agents.runs.folder import RunFolder, find_runs
+    from glimpse_agents.runs.provenance import provenance
+    from matplotlib.ticker import NullFormatter
+    from tqdm import tqdm
+
+    from glimpse_env import open_source
+    from glimpse_env.catalogue import LAZY
+    from glimpse_env.extract.description import FILE_NAME, read_description
+    from glimpse_env.files import file_sha256, write_atomically
+    from glimpse_env.video.backbones import DeviceError
+    from glimpse_env.video.decode import VideoError
+    from glimpse_env.video.lazy import LazySource
+    from glimpse_env.video.malloc import keep_freed_memory
 
 GIGA = 1e9
 
@@ -72,6 +75,8 @@ class Arguments:
     """Path of the files to write, without suffix: OUT.csv and OUT.png."""
 
     def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError("at least one run is required, such as runs/crops1")
         if self.clips_alone < 1:
             raise ValueError(f"--clips-alone must be at least 1, got {self.clips_alone}")
         if not self.out.parent.is_dir():

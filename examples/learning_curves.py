@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-
-FRAMES = 16  # of an episode of the synthetic source
+from common import installed_by
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -37,19 +36,18 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 if __name__ == "__main__":
     ARGUMENTS = parse_arguments()  # before the next import, so that --help works without it
 
-try:
+with installed_by('pip install -e ".[agents]"'):
     import matplotlib.pyplot as plt
-except ModuleNotFoundError as error:
-    sys.exit(f'{error.name} is missing: pip install -e ".[agents]"')
+    from glimpse_agents.runs.folder import RunFolder
 
 
-def reinforce_curve(model: Path) -> np.ndarray:
+def reinforce_curve(path: Path) -> np.ndarray:
     """Return (points, 2): environment steps and validation reward of one model of a run."""
-    config = json.loads((model / "config.json").read_text())["config"]
-    steps_per_update = config["clips"] * config["rollouts"] * FRAMES
-    lines = [json.loads(line) for line in (model / "metrics.jsonl").read_text().splitlines()]
-    validated = [line for line in lines if "eval/reward" in line]
-    return np.array([(line["update"] * steps_per_update, line["eval/reward"]) for line in validated])
+    run = RunFolder(path)
+    record = run.record()
+    steps_per_update = record.config.training.clips * record.config.training.rollouts * record.source.frames
+    validated = [line for line in run.metrics() if "validation/reward" in line]
+    return np.array([(line["update"] * steps_per_update, line["validation/reward"]) for line in validated])
 
 
 def draw(axes: plt.Axes, label: str, curves: list[np.ndarray]) -> None:
@@ -80,5 +78,5 @@ def main(runs: list[Path], sb3: list[Path], out: Path) -> None:
 if __name__ == "__main__":
     try:
         main(**vars(ARGUMENTS))
-    except FileNotFoundError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import gymnasium as gym
 import numpy as np
+from common import installed_by
 from gymnasium.error import DependencyNotInstalled
 from numpy.typing import NDArray
 
@@ -38,10 +39,8 @@ if __name__ == "__main__":
     ARGUMENTS = parse_arguments()  # before the next import, so that --help works without it
 
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-try:
+with installed_by('pip install -e ".[play]"'):
     import pygame
-except ModuleNotFoundError as error:
-    sys.exit(f'{error.name} is missing: pip install -e ".[play]"')
 
 LINE = 18
 CHOSEN = (255, 120, 40)

@@ -13,7 +13,6 @@ remembers them. PPO learns the looks and the predictions from the reward. An add
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,17 +20,16 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from common import installed_by
 
 import glimpse_env  # noqa: F401 - registers VideoGlimpse-v0
 
-try:
+with installed_by('pip install -e ".[agents]"'):
     import torch
     import tyro
     from torch import Tensor, nn
     from torch.distributions import Categorical
     from torch.utils.tensorboard import SummaryWriter
-except ModuleNotFoundError as error:
-    sys.exit(f'{error.name} is missing: pip install -e ".[agents]"')
 
 MARKS = 8  # channels of a seen slice that attract looks to the cells around it
 

@@ -14,40 +14,33 @@ ours. PuffeRL clips rewards to [-1, 1], and clears an LSTM's state between batch
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import own_features
-
-import glimpse_env  # noqa: F401 - registers VideoGlimpse-v0
+from common import installed_by, make_sources, play, task_parser
+from numpy.typing import NDArray
+from own_features import FRAMES
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train PufferLib's PuffeRL on a small task.")
-    parser.add_argument("--steps", type=int, default=60_000, help="Environment steps to train for.")
-    parser.add_argument("--seed", type=int, default=1, help="Seed of every random choice.")
+    parser = task_parser("Train PufferLib's PuffeRL on a small task.", steps=60_000)
     return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
     ARGUMENTS = parse_arguments()  # before the next imports, so that --help works without them
 
-try:
+with installed_by('pip install pufferlib-core==3.0.23 "numpy<2" && pip install -e .'):
     import pufferlib.emulation
     import pufferlib.models
     import pufferlib.vector
     import torch
     from pufferlib.pufferl import PuffeRL
-    from torch import nn
-except ModuleNotFoundError as error:
-    sys.exit(f'{error.name} is missing: pip install pufferlib-core==3.0.23 "numpy<2" && pip install -e .')
 
-FRAMES, ENVS = own_features.FRAMES, 256
-SIZES = {"clips": 2048, "grid": 3}  # a small grid, so that it learns in minutes
+ENVS = 256
 
 
 class FinalInfo(gym.Wrapper):
@@ -75,24 +68,9 @@ def make_env(source: Any, buf: Any = None, seed: int = 0) -> pufferlib.emulation
     return pufferlib.emulation.GymnasiumPufferEnv(env=FinalInfo(env), buf=buf, seed=seed)
 
 
-@torch.no_grad()
-def evaluate(policy: nn.Module, source: Any) -> tuple[float, float]:
-    """Play every clip once, greedily, in the native vector environment; return the mean return and the accuracy."""
-    clips = np.arange(source.num_clips)
-    envs = gym.make_vec("VideoGlimpse-v0", num_envs=len(clips), glimpses=1, source=source, autoreset_mode="Disabled")
-    observations, infos = envs.reset(options={"clip": clips})
-    state = {"lstm_h": None, "lstm_c": None}
-    rewards = np.zeros(len(clips))
-    for _ in range(FRAMES):
-        logits, _ = policy.forward_eval(torch.as_tensor(observations), state)
-        actions = torch.stack([part.argmax(1) for part in logits], 1)
-        observations, rewards, _, _, infos = envs.step(actions.numpy())
-    return float(rewards.mean()), float(infos["is_correct"].mean())
-
-
 def main(steps: int, seed: int) -> None:
     torch.manual_seed(seed)
-    source, held_out = (own_features.make_source(np.random.default_rng(s), **SIZES) for s in (seed, seed + 1))
+    source, test = make_sources(seed, grid=3)
     envs = pufferlib.vector.make(
         make_env, env_kwargs={"source": source}, backend=pufferlib.vector.Serial, num_envs=ENVS, seed=seed
     )
@@ -132,7 +110,14 @@ def main(steps: int, seed: int) -> None:
         "checkpoint_interval": 1_000_000,
         "data_dir": tempfile.mkdtemp(),  # a checkpoint is written at the end
     }
-    print("before: mean return {:.2f}, accuracy {:.2f}".format(*evaluate(policy, held_out)))
+
+    @torch.no_grad()
+    def act(observations: NDArray[np.float32], _: int, state: Any) -> tuple[NDArray[np.int64], Any]:
+        state = state or {"lstm_h": None, "lstm_c": None}
+        logits, _ = policy.forward_eval(torch.as_tensor(observations), state)
+        return torch.stack([part.argmax(1) for part in logits], 1).numpy(), state
+
+    print("before:", play(act, test, glimpses=1))
     trainer = Trainer(config, envs, policy)
     while trainer.global_step < config["total_timesteps"]:
         played = trainer.evaluate()
@@ -140,7 +125,7 @@ def main(steps: int, seed: int) -> None:
         print(f"{trainer.global_step} steps: reward {reward:.2f}, accuracy {correct:.2f}")
         trainer.train()
     trainer.utilization.stop()
-    print("after: mean return {:.2f}, accuracy {:.2f}".format(*evaluate(policy, held_out)))
+    print("after:", play(act, test, glimpses=1))
 
 
 if __name__ == "__main__":

@@ -16,22 +16,16 @@ The MultiDiscrete action and the LSTM are plain settings. Workers step the nativ
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
-import own_features
+from common import installed_by, make_sources, task_parser
 from gymnasium.wrappers.vector import FlattenObservation
-
-import glimpse_env  # noqa: F401 - registers VideoGlimpse-v0
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train RLlib's PPO on a small task.")
-    parser.add_argument("--steps", type=int, default=50_000, help="Environment steps to train for.")
-    parser.add_argument("--seed", type=int, default=1, help="Seed of every random choice.")
+    parser = task_parser("Train RLlib's PPO on a small task.", steps=50_000)
     parser.add_argument("--workers", type=int, default=2, help="Processes that play episodes, one core each.")
     parser.add_argument(
         "--address", help="Address of a Ray cluster, such as auto or ray://host:10001. By default Ray starts here."
@@ -42,20 +36,18 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 if __name__ == "__main__":
     ARGUMENTS = parse_arguments()  # before the next imports, so that --help works without them
 
-try:
+with installed_by('pip install "ray[rllib]==2.60.0" torch==2.13.0 && pip install -e .'):
     import ray
     from ray.rllib.algorithms.algorithm import Algorithm
     from ray.rllib.algorithms.ppo import PPOConfig
     from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
     from ray.rllib.env.single_agent_episode import SingleAgentEpisode
     from ray.tune import register_env
-except ModuleNotFoundError as error:
-    sys.exit(f'{error.name} is missing: pip install "ray[rllib]==2.60.0" torch==2.13.0 && pip install -e .')
 
 
 def make_envs(config: Any) -> gym.vector.VectorEnv:
-    """Make the native vector environment of one worker; the seed decides the clips."""
-    source = own_features.make_source(np.random.default_rng(config["seed"]), clips=2048, grid=3)
+    """Make the native vector environment of one worker, on the clips to train on or on those to test on."""
+    source = make_sources(config["seed"], grid=3)[config["is_test"]]
     return FlattenObservation(gym.make_vec("VideoGlimpse-v0", num_envs=config["num_envs"], source=source, glimpses=1))
 
 
@@ -74,14 +66,14 @@ def main(steps: int, seed: int, workers: int, address: str | None) -> None:
     register_env("glimpses", make_envs)
     config = (
         PPOConfig()
-        .environment("glimpses", env_config={"seed": seed})
+        .environment("glimpses", env_config={"seed": seed, "is_test": False})
         .env_runners(num_env_runners=workers, num_envs_per_env_runner=16, gym_env_vectorize_mode="vector_entry_point")
         .training(gamma=1.0, lr=2e-3, train_batch_size_per_learner=2048, minibatch_size=512, num_epochs=4)
         .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[128], use_lstm=True, lstm_cell_size=128))
         .evaluation(
             evaluation_interval=10,
             evaluation_duration=200,
-            evaluation_config=PPOConfig.overrides(explore=False, env_config={"seed": seed + 1}),
+            evaluation_config=PPOConfig.overrides(explore=False, env_config={"seed": seed, "is_test": True}),
         )
         .callbacks(on_episode_end=log_accuracy)
         .debugging(seed=seed)

@@ -14,22 +14,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
+from common import installed_by, task_parser
 from gymnasium.wrappers import FlattenObservation
 
 from glimpse_env.wrappers import DiscreteAction, TimeLeft
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train an algorithm of Stable-Baselines3 on VideoGlimpse.")
-    parser.add_argument("--steps", type=int, default=500_000, help="Environment steps to train for.")
-    parser.add_argument("--seed", type=int, default=1, help="Seed of every random choice.")
+    parser = task_parser("Train an algorithm of Stable-Baselines3 on VideoGlimpse.", steps=500_000)
     parser.add_argument(
         "--algorithm",
         choices=("ppo", "a2c", "recurrent_ppo", "dqn"),
@@ -51,7 +49,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 if __name__ == "__main__":
     ARGUMENTS = parse_arguments()  # before the next imports, so that --help works without them
 
-try:
+with installed_by('pip install -e ".[sb3,contrib]"'):
     from sb3_contrib import RecurrentPPO
     from stable_baselines3 import A2C, DQN, PPO
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -59,8 +57,6 @@ try:
     from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
     from glimpse_env.sb3 import FrameRewards, GlimpseVecEnv, SliceFeatures
-except ModuleNotFoundError as error:
-    sys.exit(f'{error.name} is missing: pip install -e ".[sb3,contrib]"')
 
 ENVS = 128
 

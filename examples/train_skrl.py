@@ -13,27 +13,25 @@ skrl flattens observations; the model undoes that. The agent learns from the rew
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from own_features import FRAMES, make_source
-
-from glimpse_env import ArraySource
+from common import installed_by, make_sources, play, task_parser
+from numpy.typing import NDArray
+from own_features import FRAMES
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train skrl's PPO on a small task.")
-    parser.add_argument("--steps", type=int, default=200_000, help="Environment steps to train for.")
-    parser.add_argument("--seed", type=int, default=1, help="Seed of every random choice.")
+    parser = task_parser("Train skrl's PPO on a small task.", steps=200_000)
     return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
     ARGUMENTS = parse_arguments()  # before the next imports, so that --help works without them
 
-try:
+with installed_by('pip install torch skrl==2.1.1 "gymnasium==1.4.0" && pip install -e .'):
     import torch
     from skrl.agents.torch.ppo import PPO_CFG, PPO_RNN
     from skrl.envs.wrappers.torch import wrap_env
@@ -42,16 +40,8 @@ try:
     from skrl.trainers.torch import SequentialTrainer
     from skrl.utils import set_seed
     from torch import nn
-except ModuleNotFoundError as error:
-    sys.exit(f'{error.name} is missing: pip install torch skrl==2.1.1 "gymnasium==1.4.0" && pip install -e .')
 
-NUM_ENVS, HIDDEN, GRID = 128, 64, 5  # a small grid: from the reward alone, the embedded source takes millions of steps
-
-
-def make_envs(source: ArraySource) -> gym.vector.VectorEnv:
-    return gym.make_vec(
-        "VideoGlimpse-v0", num_envs=NUM_ENVS, source=source, observation="slices", autoreset_mode="SameStep"
-    )
+NUM_ENVS, HIDDEN = 128, 64
 
 
 class ActorCritic(MultiCategoricalMixin, DeterministicMixin, Model):
@@ -88,23 +78,13 @@ class ActorCritic(MultiCategoricalMixin, DeterministicMixin, Model):
         return head(hidden.flatten(0, 1)), {"rnn": [*memory, age + length]}
 
 
-@torch.no_grad()
-def play(model: ActorCritic, source: ArraySource) -> tuple[float, float]:
-    """Play a batch of episodes and return the mean return and the share whose most frequent prediction is right."""
-    envs = wrap_env(make_envs(source), verbose=False)
-    observations, _ = envs.reset()
-    state = [torch.zeros(size) for size in model.get_specification()["rnn"]["sizes"]]
-    model.enable_training_mode(False)
-    for _ in range(FRAMES):
-        actions, outputs = model.act({"observations": observations, "rnn": state}, role="policy")
-        observations, rewards, _, _, infos = envs.step(actions)
-        state = outputs["rnn"]
-    return rewards.mean().item(), float(np.mean(infos["final_info"]["is_correct"]))
-
-
 def train(steps: int, seed: int) -> None:
     set_seed(seed)
-    envs = wrap_env(make_envs(make_source(np.random.default_rng(seed), clips=2000, grid=GRID)), verbose=False)
+    source, test = make_sources(seed, grid=5)
+    native = gym.make_vec(
+        "VideoGlimpse-v0", num_envs=NUM_ENVS, source=source, observation="slices", autoreset_mode="SameStep"
+    )
+    envs = wrap_env(native, verbose=False)
     model = ActorCritic(envs.observation_space, envs.action_space)
     config = PPO_CFG(
         rollouts=FRAMES,
@@ -125,11 +105,20 @@ def train(steps: int, seed: int) -> None:
         device="cpu",
         cfg=config,
     )
-    test = make_source(np.random.default_rng(seed + 1), clips=NUM_ENVS, grid=GRID)
-    print("before: mean return {:.2f}, accuracy {:.3f}".format(*play(model, test)))
+
+    @torch.no_grad()
+    def act(observations: NDArray[np.float32], frame: int, memory: Any) -> tuple[NDArray[np.int64], Any]:
+        if memory is None:
+            memory = [torch.zeros(1, len(observations), size) for size in (HIDDEN, HIDDEN, 1)]
+        model.enable_training_mode(False)
+        flat = torch.as_tensor(observations).flatten(1)
+        actions, outputs = model.act({"observations": flat, "rnn": memory}, role="policy")
+        return actions.numpy(), outputs["rnn"]
+
+    print("before:", play(act, test, observation="slices"))
     timesteps = max(FRAMES, steps // NUM_ENVS // FRAMES * FRAMES)
     SequentialTrainer(env=envs, agents=agent, cfg={"timesteps": timesteps, "headless": True}).train()
-    print("after: mean return {:.2f}, accuracy {:.3f}".format(*play(model, test)))
+    print("after:", play(act, test, observation="slices"))
 
 
 if __name__ == "__main__":

@@ -13,34 +13,30 @@ between frames, so the policy has to keep looking at the bright cell.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import own_features
+from common import installed_by, make_sources, play, task_parser
 from gymnasium.wrappers import FlattenObservation
-
-import glimpse_env  # noqa: F401 - registers VideoGlimpse-v0
+from numpy.typing import NDArray
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train Tianshou's PPO on a small task.")
-    parser.add_argument("--steps", type=int, default=150_000, help="Environment steps to train for.")
-    parser.add_argument("--seed", type=int, default=1, help="Seed of every random choice.")
+    parser = task_parser("Train Tianshou's PPO on a small task.", steps=150_000)
     return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
     ARGUMENTS = parse_arguments()  # before the next imports, so that --help works without them
 
-try:
+with installed_by("pip install tianshou==2.0.1 torch==2.13.0 && pip install -e ."):
     import torch
     from tianshou.algorithm import PPO
     from tianshou.algorithm.modelfree.reinforce import ProbabilisticActorPolicy
     from tianshou.algorithm.optim import AdamOptimizerFactory
-    from tianshou.data import Collector, CollectStats, VectorReplayBuffer
+    from tianshou.data import Batch, Collector, CollectStats, VectorReplayBuffer
     from tianshou.env import DummyVectorEnv
     from tianshou.trainer import OnPolicyTrainerParams
     from tianshou.utils.net.common import Net
@@ -48,13 +44,6 @@ try:
     from torch import Tensor
     from torch.distributions import Categorical, Independent
     from torch.nn.functional import pad
-except ModuleNotFoundError as error:
-    sys.exit(f"{error.name} is missing: pip install tianshou==2.0.1 torch==2.13.0 && pip install -e .")
-
-
-def make_envs(number: int, seed: int) -> DummyVectorEnv:
-    source = own_features.make_source(np.random.default_rng(seed), clips=2048, grid=3)
-    return DummyVectorEnv([lambda: FlattenObservation(gym.make("VideoGlimpse-v0", source=source, glimpses=1))] * number)
 
 
 def independent(logits: Tensor, counts: list[int]) -> Independent:
@@ -63,23 +52,11 @@ def independent(logits: Tensor, counts: list[int]) -> Independent:
     return Independent(Categorical(logits=torch.stack(parts, 1)), 1)
 
 
-def evaluate(policy: ProbabilisticActorPolicy, seed: int) -> tuple[float, float]:
-    """Play 400 episodes on held-out clips with sampled actions; return the mean return and the share judged right."""
-    correct: list[bool] = []
-
-    def note(episode: Any) -> None:
-        correct.append(bool(episode.info.is_correct[-1]))
-
-    collector = Collector[CollectStats](policy, make_envs(20, seed), on_episode_done_hook=note)
-    collector.reset(gym_reset_kwargs={"seed": seed})
-    stats = collector.collect(n_episode=400)
-    return float(stats.returns.mean()), float(np.mean(correct))
-
-
 def main(steps: int, seed: int) -> None:
     np.random.seed(seed)  # noqa: NPY002 - Tianshou shuffles with the global generator
     torch.manual_seed(seed)
-    envs = make_envs(32, seed)
+    source, test = make_sources(seed, grid=3)
+    envs = DummyVectorEnv([lambda: FlattenObservation(gym.make("VideoGlimpse-v0", source=source, glimpses=1))] * 32)
     observations, actions = envs.observation_space[0], envs.action_space[0]
     counts = actions.nvec.tolist()
     nets = [Net(state_shape=observations.shape, hidden_sizes=[128, 128]) for _ in range(2)]
@@ -97,7 +74,13 @@ def main(steps: int, seed: int) -> None:
         ent_coef=0.002,
         max_grad_norm=0.5,
     )
-    print("before: mean return {:.2f}, accuracy {:.2f}".format(*evaluate(policy, seed + 1)))
+
+    @torch.no_grad()
+    def act(observations: NDArray[np.float32], *_: Any) -> tuple[NDArray[np.int64], None]:
+        batch = Batch(obs=observations.reshape(len(observations), -1), info=Batch())
+        return policy(batch).act.numpy(), None
+
+    print("before:", play(act, test, glimpses=1))
     collector = Collector[CollectStats](algorithm, envs, VectorReplayBuffer(2048, len(envs)))
     collector.reset(gym_reset_kwargs={"seed": seed})
     algorithm.run_training(
@@ -110,7 +93,7 @@ def main(steps: int, seed: int) -> None:
             batch_size=256,
         )
     )
-    print("after: mean return {:.2f}, accuracy {:.2f}".format(*evaluate(policy, seed + 1)))
+    print("after:", play(act, test, glimpses=1))
 
 
 if __name__ == "__main__":

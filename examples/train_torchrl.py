@@ -14,27 +14,25 @@ of different sizes, so this file defines one. The agent learns from the reward a
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from own_features import FRAMES, make_source
-
-from glimpse_env import ArraySource
+from common import installed_by, make_sources, play, task_parser
+from numpy.typing import NDArray
+from own_features import FRAMES
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train TorchRL's PPO on a small task.")
-    parser.add_argument("--steps", type=int, default=200_000, help="Environment steps to train for.")
-    parser.add_argument("--seed", type=int, default=1, help="Seed of every random choice.")
+    parser = task_parser("Train TorchRL's PPO on a small task.", steps=200_000)
     return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
     ARGUMENTS = parse_arguments()  # before the next imports, so that --help works without them
 
-try:
+with installed_by('pip install torchrl==0.14.1 "gymnasium==1.4.0" && pip install -e .'):
     import torch
     from tensordict import TensorDict
     from tensordict.nn import ProbabilisticTensorDictModule as Draw
@@ -45,10 +43,8 @@ try:
     from torchrl.modules import LSTMModule, set_recurrent_mode
     from torchrl.objectives import ClipPPOLoss
     from torchrl.objectives.value import GAE
-except ModuleNotFoundError as error:
-    sys.exit(f'{error.name} is missing: pip install torchrl==0.14.1 "gymnasium==1.4.0" && pip install -e .')
 
-NUM_ENVS, HIDDEN, GRID = 128, 64, 5  # a small grid: from the reward alone, the embedded source takes millions of steps
+NUM_ENVS, HIDDEN = 128, 64
 
 
 class MultiCategorical(torch.distributions.Distribution):
@@ -84,36 +80,13 @@ class SliceEncoder(nn.Module):
         return self.embed(slices).sum(-2) + self.when(steps[..., 0])
 
 
-def make_envs(source: ArraySource) -> gym.vector.VectorEnv:
-    return gym.make_vec(
-        "VideoGlimpse-v0", num_envs=NUM_ENVS, source=source, observation="slices", autoreset_mode="Disabled"
-    )
-
-
-@torch.no_grad()
-def play(policy: nn.Module, source: ArraySource, seed: int) -> tuple[float, float]:
-    """Play test clips; return their mean return and the share whose most frequent prediction is right.
-
-    This steps the environment directly: TorchRL's readers of `info` require keys that exist in every step.
-    """
-    envs = make_envs(source)
-    observations, _ = envs.reset(seed=seed)
-    zeros = torch.zeros(NUM_ENVS, 1, HIDDEN)
-    data = TensorDict({"recurrent_state_h": zeros, "recurrent_state_c": zeros}, [NUM_ENVS])
-    for frame in range(FRAMES):
-        data["observation"] = torch.as_tensor(observations)
-        data["step_count"] = torch.full((NUM_ENVS, 1), frame)
-        data["is_init"] = torch.full((NUM_ENVS, 1), frame == 0)
-        policy(data)
-        observations, rewards, _, _, infos = envs.step(data["action"].numpy())
-        data = data["next"]
-    return float(rewards.mean()), float(infos["is_correct"].mean())
-
-
 def train(steps: int, seed: int) -> None:
     torch.manual_seed(seed)
     check_env_specs(GymEnv("VideoGlimpse-v0", categorical_action_encoding=True))
-    native = make_envs(make_source(np.random.default_rng(seed), clips=2000, grid=GRID))
+    source, test = make_sources(seed, grid=5)
+    native = gym.make_vec(
+        "VideoGlimpse-v0", num_envs=NUM_ENVS, source=source, observation="slices", autoreset_mode="Disabled"
+    )
     envs = TransformedEnv(GymWrapper(native), Compose(InitTracker(), StepCounter()))
     check_env_specs(envs)
     sizes = tuple(native.single_action_space.nvec.tolist())
@@ -138,8 +111,20 @@ def train(steps: int, seed: int) -> None:
     advantage = GAE(gamma=1.0, lmbda=0.95, value_network=value, average_gae=True, deactivate_vmap=True)
     loss = ClipPPOLoss(policy, value, entropy_coeff=0.003, critic_coeff=0.5, loss_critic_type="l2")
     optimizer = torch.optim.Adam(loss.parameters(), lr=1e-3)
-    test = make_source(np.random.default_rng(seed + 1), clips=NUM_ENVS, grid=GRID)
-    print("before: mean return {:.2f}, accuracy {:.3f}".format(*play(policy, test, seed)))
+
+    @torch.no_grad()
+    def act(observations: NDArray[np.float32], frame: int, data: TensorDict | None) -> tuple[NDArray[np.int64], Any]:
+        count = len(observations)
+        if data is None:
+            zeros = torch.zeros(count, 1, HIDDEN)
+            data = TensorDict({"recurrent_state_h": zeros, "recurrent_state_c": zeros}, [count])
+        data["observation"] = torch.as_tensor(observations)
+        data["step_count"] = torch.full((count, 1), frame)
+        data["is_init"] = torch.full((count, 1), frame == 0)
+        policy(data)
+        return data["action"].numpy(), data["next"]
+
+    print("before:", play(act, test, observation="slices"))
     batch = NUM_ENVS * FRAMES
     envs.set_seed(seed)
     collector = Collector(envs, policy, frames_per_batch=batch, total_frames=max(batch, steps // batch * batch))
@@ -157,7 +142,7 @@ def train(steps: int, seed: int) -> None:
                     (losses["loss_objective"] + losses["loss_critic"] + losses["loss_entropy"]).backward()
                     nn.utils.clip_grad_norm_(loss.parameters(), 1.0)
                     optimizer.step()
-    print("after: mean return {:.2f}, accuracy {:.3f}".format(*play(policy, test, seed)))
+    print("after:", play(act, test, observation="slices"))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,15 @@
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from agent_toys import tiny_config
+from finished_runs import evaluation, run_result, write_finished_run
+from glimpse_agents.runs.folder import MetricsLog
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -49,37 +53,83 @@ def test_an_episode_is_drawn(tmp_path):
             assert len(picture.getcolors()) > 32
 
 
+def test_learning_curves_are_drawn(tmp_path):
+    learning_curves = pytest.importorskip("learning_curves")
+    for model in ("reinforce", "random"):
+        run = write_finished_run(tmp_path / "run" / model, tiny_config(model=model), run_result(evaluation([True])))
+        log = MetricsLog(run, 0)
+        for update, scalars in (
+            (2, {"validation/reward": -4.0}),
+            (3, {"train/total": 1.0}),
+            (4, {"validation/reward": 2}),
+        ):
+            log.write(update, scalars)
+        log.close()
+    curve = learning_curves.reinforce_curve(tmp_path / "run" / "reinforce")
+    assert curve.tolist() == [[2 * 3 * 2 * 4, -4.0], [4 * 3 * 2 * 4, 2.0]]  # 3 clips, 2 rollouts, 4 frames an update
+    result = {"algorithm": "recurrent_ppo", "curve": [[50, 0.1, -6.0], [90, 0.2, -5.0]]}
+    (tmp_path / "ppo.json").write_text(json.dumps(result))
+    learning_curves.main([tmp_path / "run"], [tmp_path / "ppo.json"], tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
 LIBRARIES = {
-    "train_torchrl": "torchrl",
-    "train_skrl": "skrl",
-    "train_tianshou": "tianshou",
-    "train_rllib": "ray.rllib",
-    "train_pufferlib": "pufferlib",
-    "train_sb3": "sb3_contrib",
+    "draw_episode": "PIL",
+    "headroom": "torch",
+    "join_clips": "av",
+    "lazy_savings": "matplotlib",
     "learning_curves": "matplotlib",
     "play": "pygame",
+    "train_ppo": "tyro",
+    "train_pufferlib": "pufferlib",
+    "train_rllib": "ray.rllib",
+    "train_sb3": "sb3_contrib",
+    "train_skrl": "skrl",
+    "train_tianshou": "tianshou",
+    "train_torchrl": "tensordict",
 }
+REQUIRED = {
+    "draw_episode": ["x.png"],
+    "join_clips": ["--videos", "none", "--splits", "none", "--out", "none"],
+    "lazy_savings": ["none"],
+    "headroom": ["--source", "none"],
+    "learning_curves": ["--runs", "none", "--sb3", "none"],
+}
+NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != "common")
 
 
-def run_without(library, example, *words):
-    """Run an example on a machine that lacks a library."""
-    code = (
-        f"import runpy, sys; sys.modules[{library!r}] = None; "
-        f"sys.argv = {[example, *words]!r}; sys.path.insert(0, {str(EXAMPLES)!r}); "
-        f"runpy.run_path({str(EXAMPLES / example) + '.py'!r}, run_name='__main__')"
-    )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def exit_of(monkeypatch, example, *words):
+    """Run an example as a script, and return the status or the message it exits with."""
+    monkeypatch.setattr(sys, "argv", [example, *words])
+    with pytest.raises(SystemExit) as exited:
+        runpy.run_path(str(EXAMPLES / f"{example}.py"), run_name="__main__")
+    return exited.value.code
 
 
 @pytest.mark.parametrize(("example", "library"), LIBRARIES.items())
-def test_help_needs_no_library(example, library):
-    helped = run_without(library, example, "--help")
-    assert helped.returncode == 0, helped.stderr
-    assert "--" in helped.stdout
-    words = ["--runs", "none", "--sb3", "none"] if example == "learning_curves" else []
-    failed = run_without(library, example, *words)
-    assert failed.returncode == 1
-    assert re.fullmatch(r"\S+ is missing: pip install .*\n", failed.stderr)
+def test_a_missing_library_is_one_line(example, library, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
+    message = exit_of(monkeypatch, example, *REQUIRED.get(example, []))
+    assert re.fullmatch(rf"{library}(\.\w+)* is missing: pip install .*", message)
+    assert message.partition(": ")[2].removesuffix(" && pip install -e .") in (EXAMPLES / f"{example}.py").read_text()
+
+
+@pytest.mark.parametrize("example", NAMES)
+def test_help_needs_no_library_but_the_parser(example, monkeypatch, capsys):
+    parser = "tyro" if "import tyro" in (EXAMPLES / f"{example}.py").read_text() else None
+    monkeypatch.setitem(sys.modules, parser or LIBRARIES.get(example, "torch"), None)
+    left = exit_of(monkeypatch, example, "--help")
+    assert str(left).startswith("tyro is missing: pip install ") if parser else left == 0
+    assert parser or "--" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("example", NAMES)
+def test_unknown_and_missing_flags_are_refused_without_a_traceback(example, monkeypatch, capsys):
+    assert exit_of(monkeypatch, example, *REQUIRED.get(example, []), "--nonsense", "3") == 2
+    assert "--nonsense" in capsys.readouterr().err
+    if example in REQUIRED:
+        assert exit_of(monkeypatch, example) == 2
+        assert "required" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,12 @@
 """Headroom of choosing cells: on clips whose actor alone shows the class, the rules rank as they must."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
+import headroom
 import numpy as np
 import pytest
 import torch
 from agent_toys import marked_splits, write_marked_store
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-import headroom
 from glimpse_agents.tables.intervals import ONE_FILM, mean_interval
 
 from glimpse_env import ArraySource, UntrimmedSyntheticSource

@@ -1,8 +1,7 @@
 """Untrimmed videos joined from trimmed clips; the colour of a frame shows its clip."""
 
-import importlib.util
+import importlib
 import json
-import sys
 from collections import Counter
 from itertools import product
 from pathlib import Path
@@ -15,13 +14,7 @@ from glimpse_env.matching import classes_at
 from glimpse_env.sources.splits import source_group
 
 av = pytest.importorskip("av")
-
-_SPEC = importlib.util.spec_from_file_location(
-    "join_clips", Path(__file__).parent.parent / "examples" / "join_clips.py"
-)
-join_clips = importlib.util.module_from_spec(_SPEC)
-sys.modules["join_clips"] = join_clips  # dataclasses look up their annotations here
-_SPEC.loader.exec_module(join_clips)
+join_clips = importlib.import_module("join_clips")
 
 COLOURS = np.array(list(product((50, 110, 170, 230), repeat=3)))
 CLASSES = ("jump", "run", "walk")  # walk is background

@@ -1,8 +1,7 @@
 """Playing by hand: the game without a window, and the window without a screen."""
 
 import dataclasses
-import importlib.util
-from pathlib import Path
+import importlib
 
 import gymnasium as gym
 import numpy as np
@@ -12,10 +11,7 @@ from glimpse_env import VideoGlimpseEnv
 from glimpse_env.rendering import SIDE
 
 pygame = pytest.importorskip("pygame")
-
-_SPEC = importlib.util.spec_from_file_location("play", Path(__file__).parent.parent / "examples" / "play.py")
-play = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(play)
+play = importlib.import_module("play")
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import profile_training
 import pytest
+from common import task_parser
 from glimpse_agents import ablate, compare, compute, predict, reinforce, report, tune
 from torch.distributed.run import get_args_parser
 
@@ -57,22 +58,14 @@ def parse_file_arguments(path: Path, arguments: Sequence[str]) -> argparse.Names
     tree = ast.parse(path.read_text())
     kept = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "parse_arguments"]
     future = ast.parse("from __future__ import annotations").body
-    names = {"argparse": argparse, "Path": Path}
+    names = {"argparse": argparse, "Path": Path, "task_parser": task_parser}
     exec(compile(ast.Module([*future, *kept], []), path, "exec"), names)
     return names["parse_arguments"](arguments)
 
 
 def parse_tyro_example(name):
     """Return `parse_arguments` of an example whose libraries are installed with the tests."""
-
-    def parse(arguments):
-        sys.path.insert(0, str(ROOT / "examples"))
-        try:
-            return importlib.import_module(name).parse_arguments(arguments)
-        finally:
-            sys.path.remove(str(ROOT / "examples"))
-
-    return parse
+    return lambda arguments: importlib.import_module(name).parse_arguments(arguments)
 
 
 def parse_store(arguments):
