@@ -359,7 +359,7 @@ class MemoryHead(LocationHead):
 
     v_n of a cell is the mean of its slices over the frames in which it was seen, the first glance included, through a
     learned projection, plus a vector if it was ever seen and one if it is seen in frame n. The same scores, of the
-    slices of one frame and without the state, can weigh the slices in X' (eq. 3); the cross-entropy teaches them then.
+    slices of one frame, can weigh the slices in X' (eq. 3); the cross-entropy teaches them then.
     """
 
     remembers = True
@@ -394,16 +394,18 @@ class MemoryHead(LocationHead):
         total = torch.cat([self.project(first.content).float()[:, None], later], 1).cumsum(1)
         return total / seen.cumsum(1).clamp_min(1)[..., None]
 
-    def attention(self, projected: Tensor, seen: Tensor, masks: DropoutMasks | None) -> Tensor:
-        """Return l of eq. 3, (N, ..., m): the softmax of the scores of (N, ..., m, P) slices that are `seen`.
+    def attention(self, projected: Tensor, seen: Tensor, hidden: Tensor, masks: DropoutMasks | None) -> Tensor:
+        """Return l of eq. 3, (N, m): the softmax of the scores of the slices that are `seen`.
 
         Args:
-            projected: slices of one frame.
-            seen: (N, ..., m) in equal parts, 0 for slices that are not seen; weights are 0 if none is. It may carry the
+            projected: (N, m, P), of the slices of one frame.
+            seen: (N, m) in equal parts, 0 for slices that are not seen; weights are 0 if none is. It may carry the
                 gradient of a choice.
+            hidden: (N, H), the state before the frame.
             masks: of the episodes.
         """
-        scores = self._unbiased(projected + self.seen.weight.sum(1) + self.seen.bias, masks).float()
+        inner = projected + self.seen.weight.sum(1) + self.seen.bias
+        scores = self._unbiased(inner + self.state(hidden)[:, None] if self.uses_state else inner, masks).float()
         kept = seen * (scores - scores.amax(-1, keepdim=True)).exp()
         return kept / kept.sum(-1, keepdim=True).clamp_min(1e-30)
 
@@ -484,15 +486,15 @@ class GlimpsePolicy(nn.Module):
             self.scale.fit(slices)
         self.location_head.fit(self.scale(slices))
 
-    def weighed(self, looks: Looks, masks: DropoutMasks | None) -> Looks:
-        """Return looks with the weights of the location head if slice_weights is "attended", with their gradient."""
+    def weighed(self, looks: Looks, state: RecurrentState, masks: DropoutMasks | None) -> Looks:
+        """Return one frame's looks, weighed by the location head if slice_weights is "attended", with the gradient."""
         if self.config.advanced.slice_weights != "attended":
             return looks
         head = self.location_head
         assert isinstance(head, MemoryHead)
         with self.autocast():
             seen = (looks.weights > 0).float()
-            return looks._replace(weights=head.attention(head.project(looks.content), seen, masks))
+            return looks._replace(weights=head.attention(head.project(looks.content), seen, state.output, masks))
 
     def draw_masks(self, episodes: int, noise: Noise) -> DropoutMasks:
         """Draw the dropout of `episodes` episodes."""
@@ -555,9 +557,7 @@ class GlimpsePolicy(nn.Module):
             if cells are drawn in sequence (N, T - 1, m, K*K), the logits that each cell in `rest` was drawn by.
         """
         with self.autocast():
-            looks = self.weighed(first, masks), self.weighed(rest, masks)
-            attended = torch.cat([self.encoder(looks[0])[:, None], self.encoder(looks[1])], 1)
-            hidden, inputs = self.memory(attended, masks)
+            hidden, inputs = self._remember(first, rest, masks)
             before = hidden[:, :-1].detach() if detach_scorer else hidden[:, :-1]
             class_logits = self.class_head(hidden, inputs, masks)
             if views is not None and isinstance(self.location_head, MemoryHead):
@@ -569,6 +569,20 @@ class GlimpsePolicy(nn.Module):
             else:
                 cell_logits = self.location_head(before, views, masks)
         return class_logits.float(), cell_logits.float()
+
+    def _remember(self, first: Looks, rest: Looks, masks: DropoutMasks | None) -> tuple[Tensor, Tensor]:
+        """Return the memory's outputs (N, T, H) and inputs (N, T, width) of whole episodes.
+
+        Weights that depend on the state need one step for each frame.
+        """
+        if self.config.advanced.slice_weights != "attended":
+            return self.memory(torch.cat([self.encoder(first)[:, None], self.encoder(rest)], 1), masks)  # type: ignore[no-any-return]
+        state, steps = self.memory.initial_state(len(first.cells)), []
+        for looks in (first, *(Looks(*parts) for parts in zip(*(part.unbind(1) for part in rest), strict=True))):
+            hidden, inputs, state = self.memory.step(state, self.encoder(self.weighed(looks, state, masks)), masks)
+            steps.append((hidden, inputs))
+        hidden, inputs = (torch.cat(parts, 1) for parts in zip(*steps, strict=True))
+        return hidden, inputs
 
     def _zero_logits(self, hidden: Tensor) -> Tensor:
         """Return (N, T, K*K) zeros for (N, T, H) states."""

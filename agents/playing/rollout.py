@@ -261,7 +261,7 @@ class _ChoosingPlayer(_Player):
     def act(self, observations: NDArray[np.float32]) -> Tensor:
         """Answer the (N, m, D + 2) observations of one frame with (N, m + 1) actions, on the policy's device."""
         looks, view = self._look(observations)
-        looks = self.policy.weighed(looks, self.masks)
+        looks = self.policy.weighed(looks, self.state, self.masks)
         class_logits, cell_logits, self.state = self.policy.step(self.state, looks, view, self.masks)
         prediction = draw_classes(class_logits, self.noise) if self.settings.sample_classes else class_logits.argmax(1)
         chosen, explored = self.explore(self._choose(cell_logits, view))
@@ -431,7 +431,7 @@ class _WeighingPlayer(_Player):
             if self.policy.config.advanced.slice_weights == "attended":
                 head = self.policy.location_head
                 assert isinstance(head, MemoryHead)
-                weights = head.attention(projected, weights, self.masks)
+                weights = head.attention(projected, weights, self.state.output, self.masks)
         else:
             logits = self._score(0 * projected if self.model.ignores_content else projected, self.state.output)
             weights = self._softmax(logits)
