@@ -47,10 +47,10 @@ def wild_policy(seed=0, **settings):
     return policy
 
 
-def play(policy, settings=None, *, masks=None, episodes=6, seed=3, source=None):
+def play(policy, settings=None, *, masks=None, episodes=6, seed=3, source=None, **rules):
     """Play episodes of marked clips with two looks in each frame."""
-    source = source or marked_source(episodes)
-    envs = VideoGlimpseVectorEnv(episodes, source=source, glimpses=2, observation="slices", autoreset_mode="Disabled")
+    rules = {"glimpses": 2, "observation": "slices", "autoreset_mode": "Disabled"} | rules
+    envs = VideoGlimpseVectorEnv(episodes, source=source or marked_source(episodes), **rules)
     settings = settings or PlaySettings()
     return collect_rollout(envs, policy, np.arange(episodes), settings, noise=Noise.seeded(seed), masks=masks)
 
@@ -300,24 +300,35 @@ def test_memory_scores_each_cell_by_itself():
     assert logits.tolist() == pytest.approx([unseen, unseen, seen] + 6 * [unseen])
 
 
-def test_attended_weights_are_the_softmax_of_the_scores_of_the_slices():
-    policy = wild_policy(**REMEMBERING, encoder="sum")
-    rollout, head = play(policy), policy.location_head
-    for looks in (rollout.first, rollout.rest):
-        with torch.no_grad():
-            scores = head.score(torch.tanh(head.what(looks.content) + head.seen(torch.ones(2))))[..., 0]
-        torch.testing.assert_close(looks.weights, scores.softmax(-1))
-        expected = (scores.softmax(-1)[..., None] * looks.content).sum(-2)
+@torch.no_grad()
+def attention_by_hand(policy, looks, hidden):
+    """Return the softmax of u . tanh(what x + seen + Wd h) over the looks of one frame."""
+    head = policy.location_head
+    state = head.state(hidden) if head.uses_state else torch.zeros(len(hidden), 4)
+    scores = head.score(torch.tanh(head.what(looks.content) + head.seen(torch.ones(2)) + state[:, None]))[..., 0]
+    return scores.softmax(-1)
+
+
+@pytest.mark.parametrize("uses_state", [False, True])
+def test_attended_weights_are_the_softmax_of_the_scores_of_the_slices(uses_state):
+    policy = wild_policy(**REMEMBERING, encoder="sum", hidden_in_scorer=uses_state)
+    rollout, state = play(policy), policy.memory.initial_state(6)
+    for frame in range(4):
+        looks = rollout.first if frame == 0 else Looks(*(part[:, frame - 1] for part in rollout.rest))
+        torch.testing.assert_close(looks.weights, attention_by_hand(policy, looks, state.output))
+        expected = (looks.weights[..., None] * looks.content).sum(-2)
         torch.testing.assert_close(policy.encoder(looks), expected)
+        with torch.no_grad():
+            state = policy.step(state, looks, None, None)[2]
     assert rollout.first.weights.std() > 1e-3
     torch.testing.assert_close(rollout.attention[:, 0], rollout.first.weights)
 
 
 def test_attended_weights_leave_out_unseen_slices():
     head = wild_policy(**REMEMBERING).location_head
-    shown = head.project(torch.randn(2, 3, 4))
-    weights = head.attention(shown, torch.tensor([[0.5, 0.0, 0.5], [0.0, 0.0, 0.0]]), None)
-    alone = head.attention(shown[:1, [0, 2]], torch.ones(1, 2), None)
+    shown, hidden = head.project(torch.randn(2, 3, 4)), torch.randn(2, 6)
+    weights = head.attention(shown, torch.tensor([[0.5, 0.0, 0.5], [0.0, 0.0, 0.0]]), hidden, None)
+    alone = head.attention(shown[:1, [0, 2]], torch.ones(1, 2), hidden[:1], None)
     torch.testing.assert_close(weights[0, [0, 2]], alone[0])
     assert weights[0, 1] == 0
     assert weights[1].tolist() == [0, 0, 0]
@@ -330,8 +341,25 @@ def test_class_logits_train_the_scores_that_weigh_slices():
     rollout = play(policy)
     policy(rollout.first, rollout.rest, rollout.views, None)[0].square().sum().backward()
     taught = {name for name, parameter in policy.location_head.named_parameters() if parameter.grad is not None}
-    assert taught == {"what.weight", "seen.weight", "seen.bias", "score.weight"}  # all but that of the state
+    assert taught == {"what.weight", "seen.weight", "seen.bias", "state.weight", "score.weight"}
     assert all(policy.location_head.get_parameter(name).grad.abs().max() > 0 for name in taught)
+
+
+@pytest.mark.parametrize("network", [{}, REMEMBERING, {"encoder": "sum"}], ids=["grid", "memory", "sum"])
+@pytest.mark.parametrize("model", ["reinforce", "random"])
+def test_an_agent_without_a_first_glance_sees_nothing_of_the_first_frame(network, model):
+    policy, settings = wild_policy(**network), PlaySettings(model=MODELS[model])
+    with torch.no_grad():
+        rollout = play(policy, settings, first_glance="none")
+        class_logits, cell_logits = policy(rollout.first, rollout.rest, rollout.views, None)
+    # All clips look alike before the first look, and differ after it.
+    assert rollout.class_logits[:, 0].std(0).max() < 1e-6
+    assert rollout.class_logits[:, 1].std(0).min() > 1e-3
+    assert rollout.attention[:, 0].max() == 0
+    torch.testing.assert_close(class_logits, rollout.class_logits, rtol=1e-4, atol=1e-4)
+    if model == "reinforce":
+        assert rollout.views.seen[:, 0].max() == 0
+        assert cell_logits[:, 0].std(0).max() < 1e-6
 
 
 def test_location_logits_train_the_projection_in_every_frame():

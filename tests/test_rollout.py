@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from agent_toys import Watched, marked_source, tiny_config
-from glimpse_agents.learning.models import MODELS
+from glimpse_agents.learning.models import MODELS, Situation
 from glimpse_agents.learning.policy import GlimpsePolicy, InputShape
 from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing.envs import make_envs, make_policy
@@ -155,6 +155,20 @@ def test_a_share_of_choices_is_random_even_if_greedy(toy):
 def test_the_centre_looks_at_the_centre(toy):
     rollout, _ = play(toy, by("centre"), clips=[0, 1])
     assert (rollout.cells == torch.tensor([4, 1])).all()
+
+
+@pytest.mark.parametrize("in_view", ["glimpsed", "cube"])
+def test_the_norm_looks_at_the_largest_of_the_cells_seen_least(toy, in_view):
+    rollout, _ = play(toy, by("norm", in_view=in_view), clips=[0, 1])
+    assert rollout.cells.tolist() == [[[8, 7], [6, 5], [4, 3]]] * 2  # the toy's slices grow with the cell
+
+
+def test_the_norm_returns_to_cells_that_were_large_when_last_seen():
+    norms, visits = torch.tensor([[9.0, 2.0, 7.0, 8.0]]), torch.tensor([[1.0, 1.0, 1.0, 1.0]])
+    rule = MODELS["norm"].rule
+    assert rule(Situation(2, 3, None, visits, norms), Noise.seeded(1)).tolist() == [[0, 3, 2]]
+    visits[0, 0] = 2
+    assert rule(Situation(2, 3, None, visits, norms), Noise.seeded(1)).tolist() == [[3, 2, 1]]
 
 
 @pytest.mark.parametrize("mirror", [False, True])

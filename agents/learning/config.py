@@ -12,6 +12,7 @@ import tyro
 
 from glimpse_env import ClipSource
 from glimpse_env.catalogue import EMBEDDED
+from glimpse_env.rules import FirstGlance
 
 from .checks import check_range, check_types
 from .models import MODELS, ModelName
@@ -42,6 +43,9 @@ class TaskConfig:
     """Official split of the data set."""
     glimpses: int = 5
     """Number m of cells that are looked at in every frame after the first."""
+    first_glance: FirstGlance = "whole"
+    """First frame: seen "whole", or "none" of it, so that the agent has to search. Models that see all cells of every
+    frame see it whole."""
     frames: int | None = None
     """Number T of frames of an episode; the source's own by default."""
     window_seconds: float | None = None

@@ -112,6 +112,13 @@ def centre_cells(grid_size: int, glimpses: int) -> Tensor:
     return distance.flatten().argsort(stable=True)[:glimpses]
 
 
+def largest_of_least_seen(norms: Tensor, visits: Tensor, glimpses: int) -> Tensor:
+    """Return (N, m) int64: the cells with the fewest of (N, K*K) visits, the largest of (N, K*K) norms first."""
+    by_norm = norms.argsort(dim=1, descending=True, stable=True)
+    order = visits.gather(1, by_norm).argsort(dim=1, stable=True)[:, :glimpses]
+    return by_norm.gather(1, order)
+
+
 def oracle_cells(actor: Tensor, glimpses: int, noise: Noise) -> Tensor:
     """Draw m different cells, first from the actor's (..., K*K) bool cells, then from the others: (..., m) int64."""
     draws = noise.uniform(actor.shape)

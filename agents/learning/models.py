@@ -13,22 +13,25 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from ..parallel.noise import Noise
-from .glimpses import centre_cells, oracle_cells, random_cells
+from .glimpses import centre_cells, largest_of_least_seen, oracle_cells, random_cells
 
 ModelName = Literal[
     "reinforce", "unlimited", "gumbel", "soft", "soft_hidden", "soft_top",
-    "random", "centre", "oracle", "mean", "max", "all",
+    "random", "centre", "norm", "oracle", "mean", "max", "all",
 ]  # fmt: skip
 
 
 class Situation(NamedTuple):
     """Input of a rule that chooses the cells of the next frame for N episodes."""
 
-    episodes: int
     grid_size: int
     glimpses: int
     actor: Tensor | None
     """(N, K*K) bool: the actor's cells in the next frame; None if the source does not know them."""
+    visits: Tensor
+    """(N, K*K): number of times that each cell was chosen."""
+    norms: Tensor
+    """(N, K*K): length of the slice that each cell was last seen with, 0 before."""
 
 
 Rule = Callable[[Situation, Noise], Tensor]
@@ -36,16 +39,20 @@ Rule = Callable[[Situation, Noise], Tensor]
 
 
 def _random(situation: Situation, noise: Noise) -> Tensor:
-    return random_cells((situation.episodes, situation.grid_size**2), situation.glimpses, noise)
+    return random_cells(situation.visits.shape, situation.glimpses, noise)
 
 
 def _centre(situation: Situation, noise: Noise) -> Tensor:
-    return centre_cells(situation.grid_size, situation.glimpses).to(noise.device).expand(situation.episodes, -1)
+    return centre_cells(situation.grid_size, situation.glimpses).to(noise.device).expand(len(situation.visits), -1)
 
 
 def _oracle(situation: Situation, noise: Noise) -> Tensor:
     assert situation.actor is not None
     return oracle_cells(situation.actor, situation.glimpses, noise)
+
+
+def _norm(situation: Situation, noise: Noise) -> Tensor:
+    return largest_of_least_seen(situation.norms, situation.visits, situation.glimpses)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +70,7 @@ class Model:
         pools_maximum: whether it attends to the maximum over cells instead of their weighted sum.
         encodes_slices: whether slices pass the configured slice encoder; otherwise they are summed as they are.
         needs_actor: whether it must know where the actor is.
+        uses_norms: whether its rule depends on the length of the slices that were seen.
     """
 
     name: ModelName
@@ -74,6 +82,7 @@ class Model:
     pools_maximum: bool = False
     encodes_slices: bool = True
     needs_actor: bool = False
+    uses_norms: bool = False
 
     @property
     def has_budget(self) -> bool:
@@ -107,6 +116,7 @@ MODELS: dict[ModelName, Model] = {
         Model(name="soft_top", title="soft attention, its m likeliest cells", sees="cells", learns="soft"),
         Model(name="random", title="random, m cells", sees="cells", rule=_random),
         Model(name="centre", title="centre, m cells", sees="cells", rule=_centre),
+        Model(name="norm", title="largest of the least seen, m cells", sees="cells", rule=_norm, uses_norms=True),
         Model(name="oracle", title="oracle, m cells", sees="cells", rule=_oracle, needs_actor=True),
         Model(name="mean", title="mean of all cells", sees="all", encodes_slices=False),
         Model(name="max", title="maximum over all cells", sees="all", encodes_slices=False, pools_maximum=True),

@@ -145,6 +145,7 @@ def make_envs(config: Config, source: ClipSource, num_envs: int, *, train: bool)
         source=source,
         glimpses=None if model.sees == "set" else task.glimpses,
         observation="blind" if fits(source, torch.device(config.training.device)) else "slices",
+        first_glance=task.first_glance,
         frames=task.frames,
         eta=task.eta,
         look_cost=0.0 if model.reads_all else advanced.look_cost,

@@ -200,6 +200,7 @@ class _Player(ABC):
         if rules.glimpses is None and model.sees != "set" and model.name != "random":
             raise ValueError(f"{model.name!r} takes the same number of looks in every frame: set glimpses")
         self.glimpses, self.features = rules.glimpses, FeatureReader(envs, device)
+        self.sees_first = rules.first_glance == "whole"  # models that see all of every frame see the first one too
         self.all_cells = torch.arange(size**2, device=device).expand(episodes, -1)
         self.mirror = Mirror(episodes, size, settings, noise)
         actors = _actor_cells(envs)
@@ -253,6 +254,7 @@ class _ChoosingPlayer(_Player):
         super().__init__(*arguments)
         self.seen = torch.ones_like(self.visits)
         self.cells, self.weights = self.all_cells, slice_weights(self.visits, self.all_cells, "uniform")
+        self.norms = torch.zeros_like(self.visits)  # of the slice that each cell was last seen with
         self.frames: list[_Frame] = []
 
     def plan(self, observations: NDArray[np.float32]) -> Tensor:
@@ -293,15 +295,23 @@ class _ChoosingPlayer(_Player):
         """Return the looks at the frame and, if cells are scored, the view of the location logits."""
         attends_to_all = self.state.frame == 0 or self.model.sees == "all"
         scores = self.model.learns is not None
+        if self.state.frame == 0 and not self.sees_first and not self.model.reads_all:
+            return self._look_at_nothing(scores)
         visible: Tensor | None = None
         if attends_to_all or (scores and self.settings.in_view == "cube"):
-            cubes = self.policy.scale(self.features.cubes(self.state.frame))  # (U, K*K, D)
+            raw = self.features.cubes(self.state.frame)  # (U, K*K, D)
+            cubes = self.policy.scale(raw)
+            if self.model.uses_norms:
+                self.norms = self.mirror.values(raw.norm(dim=-1)[self.features.window_index])
             if scores:
                 visible = self.mirror.values(self.policy.location_head.project(cubes)[self.features.window_index])
             if attends_to_all:
                 return Looks(self._content_of_all(cubes), self.all_cells, self.weights), self._view(visible)
         cells = self.mirror.cells(self.cells)
-        slices = self.policy.scale(self.features.slices(self.state.frame, cells, observations))  # (N, m, D)
+        slices = self.features.slices(self.state.frame, cells, observations)  # (N, m, D)
+        if self.model.uses_norms:
+            self.norms = self.norms.scatter(1, self.cells, slices.norm(dim=-1))
+        slices = self.policy.scale(slices)
         if self.glimpses is None:  # a bank also has the slices that were not chosen
             slices = slices * (self.weights > 0)[..., None]
         if scores and visible is None:
@@ -309,6 +319,14 @@ class _ChoosingPlayer(_Player):
             places = self.cells[..., None].expand_as(projected)
             visible = projected.new_zeros(*self.visits.shape, projected.shape[2]).scatter_(1, places, projected)
         return self.policy.encoder.attend(slices, self.cells, self.weights), self._view(visible)
+
+    def _look_at_nothing(self, scores: bool) -> tuple[Looks, Views | None]:
+        """Return the looks and the view of a first frame that shows nothing."""
+        self.weights, self.seen = torch.zeros_like(self.weights), torch.zeros_like(self.seen)
+        episodes, size = len(self.visits), self.policy.shape
+        nothing = self.visits.new_zeros(episodes, size.grid_size**2, size.depth)
+        visible = self.policy.location_head.project(nothing) if scores else None
+        return self.policy.encoder.attend(nothing, self.all_cells, self.weights), self._view(visible)
 
     def _view(self, visible: Tensor | None) -> Views | None:
         if visible is not None and self.means is not None:
@@ -365,7 +383,7 @@ class _ChoosingPlayer(_Player):
             rule = self.model.rule or MODELS["centre"].rule
             assert rule is not None
             actor = None if self.actors is None else self.actors[:, min(self.state.frame, self.actors.shape[1] - 1)]
-            situation = Situation(len(self.visits), self.policy.shape.grid_size, glimpses, actor)
+            situation = Situation(self.policy.shape.grid_size, glimpses, actor, self.visits, self.norms)
             return rule(situation, self.noise)
         if not self.policy.location_head.is_sequential:
             return self._draw(cell_logits, glimpses)
@@ -466,7 +484,7 @@ class _WeighingPlayer(_Player):
     def _choice(self, frame: int) -> Tensor:
         """Return the weights of m hard glimpses, with the gradient of a softmax; at random in a share of choices."""
         if frame == 0:
-            return torch.full_like(self.visits, 1 / self.visits.shape[1])
+            return torch.full_like(self.visits, self.sees_first / self.visits.shape[1])
         logits = self.cell_logits[-1]
         perturbed = logits + self.noise.gumbel(logits.shape)
         relaxed = perturbed.softmax(1)
