@@ -6,7 +6,9 @@
 You see the first frame whole. Click the cells of the next frame that you want to see. One click too many replaces the
 oldest choice. Without a click you look at the first cell, unless looks are unlimited (`--glimpses 0`). Press the number
 of your class, or move through the classes with the arrow keys. Press space for the next frame. At the end you see your
-score; space starts another clip, escape quits.
+score and the whole clip again, with the actor marked; space starts another clip, escape quits.
+
+In the embedded clips, the action is the order of the poses of the amber figure. The window shows the poses by letter.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from common import installed_by
 from gymnasium.error import DependencyNotInstalled
 from numpy.typing import NDArray
 
-from glimpse_env import VideoGlimpseEnv
+from glimpse_env import SyntheticSource, VideoGlimpseEnv
 from glimpse_env.rendering import ABSTAINED, SIDE, draw
+from glimpse_env.sources.sprites import POSES
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -43,7 +46,11 @@ with installed_by('pip install -e ".[play]"'):
     import pygame
 
 LINE = 18
-CHOSEN = (255, 120, 40)
+CHOSEN, ACTOR, AMBER = (255, 120, 40), (90, 220, 255), (210, 158, 52)
+GREY, WHITE, BACKGROUND = (70, 70, 70), (230, 230, 230), (20, 20, 20)
+POSE_PIXELS = 42
+REPLAY_MILLISECONDS = 500
+HELP = "click: choose a cell   1-9, up, down: guess   space: next   escape: quit"
 
 
 class Game:
@@ -62,6 +69,8 @@ class Game:
         self.cells: list[int] = []
         self.guess = 0
         self.reward: float | None = None
+        self.replayed = 0
+        self.actor: list[tuple[int, int]] = []
         self.seen = self.picture_of_frame()
 
     def click(self, x: int, y: int) -> None:
@@ -94,15 +103,36 @@ class Game:
         self.seen = self.picture_of_frame()
         if terminated:
             self.reward = reward
+            self.replay()
+
+    def replay(self) -> None:
+        """Show the next frame of a clip that is over, whole, with the actor's cell if the source knows it."""
+        if self.reward is None:
+            return
+        engine, clip = self.env.engine, int(self.env.engine.clip[0])
+        frame = int(engine.window[0, self.replayed])
+        self.replayed = (self.replayed + 1) % engine.rules.frames
+        everything = np.ones((self.size, self.size), np.bool_)
+        self.seen = self.picture(clip, frame, everything)
+        actor = self.env.source.actor(clip)
+        self.actor = [] if actor is None else [(int(row), int(column)) for row, column in np.argwhere(actor[frame])]
 
     def picture_of_frame(self) -> NDArray[np.uint8]:
         """Return the visible part of the current frame."""
         engine = self.env.engine
-        image = self.env.source.image(int(engine.clip[0]), engine.source_frame(0))
+        return self.picture(int(engine.clip[0]), engine.source_frame(0), engine.seen(0))
+
+    def picture(self, clip: int, frame: int, seen: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        image = self.env.source.image(clip, frame)
         if image is None:
             sys.exit("error: this source keeps no pictures of its frames: choose another --source")
-        title = f"frame {engine.frame[0]} of {engine.rules.frames}"
-        return draw(image, engine.seen(0), title=title, prediction="", truth="", unseen_brightness=0.0)[:SIDE]
+        return draw(image, seen, title="", prediction="", truth="", unseen_brightness=0.0)[:SIDE]
+
+    def poses(self) -> list[str]:
+        """Return the letters of the poses that the names of the classes consist of."""
+        letters = {letter for name in self.env.class_names for letter in name}
+        embedded = isinstance(self.env.source, SyntheticSource)
+        return sorted(letters & set("ABCD")) if embedded else []
 
     def lines(self) -> list[str]:
         """Return the lines below the picture."""
@@ -114,42 +144,72 @@ class Game:
             engine = self.env.engine
             left = self.most - len(self.cells)
             return [
-                f"frame {engine.frame[0]} of {engine.rules.frames}: {left} looks left, space: next frame",
+                f"frame {engine.frame[0]} of {engine.rules.frames}, looks left: {left}",
                 *rows,
+                HELP,
             ]
         labels = np.atleast_1d(self.info["label"])
         labels = np.flatnonzero(labels) if labels.dtype == np.bool_ else labels[labels >= 0]
         truth = " and ".join(self.env.class_names[label] for label in labels) or "unknown"
         score = f"{self.info['true_positives']} of {self.env.engine.rules.frames} right, reward {self.reward:.1f}"
-        return [f"it was {truth}: {score}, space: another clip", *rows]
+        return [f"it was {truth}: {score}", *rows, "space: another clip   escape: quit"]
+
+
+def draw_pose(letter: str) -> pygame.Surface:
+    """Draw a pose of the embedded clips' actor."""
+    body = np.array([[mark == "#" for mark in row] for row in POSES["ABCD".index(letter)]])
+    pixels = body.T[..., None] * np.array(AMBER, np.uint8)
+    return pygame.transform.scale(pygame.surfarray.make_surface(pixels), (POSE_PIXELS, POSE_PIXELS))
 
 
 def show(game: Game, screen: pygame.Surface, font: pygame.font.Font) -> None:
     """Draw the game into the window."""
-    screen.fill((20, 20, 20))
+    screen.fill(BACKGROUND)
     screen.blit(pygame.surfarray.make_surface(game.seen.swapaxes(0, 1)), (0, 0))
     side = SIDE / game.size
-    for cell in game.cells:
-        row, column = divmod(cell, game.size)
-        pygame.draw.rect(screen, CHOSEN, (column * side, row * side, side, side), width=3)
+    for line in range(1, game.size):
+        pygame.draw.line(screen, GREY, (line * side, 0), (line * side, SIDE))
+        pygame.draw.line(screen, GREY, (0, line * side), (SIDE, line * side))
+    marked = [(divmod(cell, game.size), CHOSEN) for cell in game.cells]
+    marked += [(place, ACTOR) for place in game.actor]
+    for (row, column), colour in marked:
+        pygame.draw.rect(screen, colour, (column * side, row * side, side, side), width=3)
+    for number, letter in enumerate(game.poses()):
+        top = 10 + number * (POSE_PIXELS + 30)
+        screen.blit(font.render(letter, True, WHITE), (SIDE + 14, top))
+        screen.blit(draw_pose(letter), (SIDE + 34, top))
     for number, line in enumerate(game.lines()):
-        screen.blit(font.render(line, True, (230, 230, 230)), (6, SIDE + 6 + number * LINE))
+        screen.blit(font.render(line, True, WHITE), (6, SIDE + 6 + number * LINE))
     pygame.display.flip()
+
+
+def open_window(height: int) -> pygame.Surface:
+    """Open the window, or exit if this machine has no screen."""
+    try:
+        pygame.display.init()
+        shown = "SDL_VIDEODRIVER" in os.environ or pygame.display.get_driver() not in ("dummy", "offscreen")
+    except pygame.error:
+        shown = False
+    if not shown:
+        sys.exit("error: no display: run this on a desktop, or log in with ssh -X")
+    pygame.display.set_caption("VideoGlimpse")
+    return pygame.display.set_mode((SIDE + 100, height))
 
 
 def play(game: Game) -> None:
     """Run the window until it is closed."""
-    pygame.init()
+    screen = open_window(SIDE + 12 + len(game.lines()) * LINE)
+    pygame.font.init()
     try:
-        screen = pygame.display.set_mode((SIDE + 80, SIDE + 12 + len(game.lines()) * LINE))
-        pygame.display.set_caption("VideoGlimpse")
         font = pygame.font.Font(None, 18)
         while True:
             show(game, screen, font)
-            event = pygame.event.wait()
+            event = pygame.event.wait(REPLAY_MILLISECONDS)
             if event.type == pygame.QUIT or (event.type == pygame.KEYDOWN and event.key == pygame.K_ESCAPE):
                 return
-            if event.type == pygame.MOUSEBUTTONDOWN:
+            if event.type == pygame.NOEVENT:
+                game.replay()
+            elif event.type == pygame.MOUSEBUTTONDOWN:
                 game.click(*event.pos)
             elif event.type == pygame.KEYDOWN and event.key == pygame.K_SPACE:
                 game.advance()

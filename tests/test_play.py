@@ -58,6 +58,58 @@ def test_a_person_who_knows_wins_and_plays_again(game):
     assert game.env.engine.frame[0] == 1
 
 
+def test_the_clip_is_shown_again_with_its_actor(game):
+    game.replay()
+    assert (game.replayed, game.actor) == (0, [])  # not before the end
+    for _ in range(16):
+        game.advance()
+    source, clip = game.env.source, int(game.env.engine.clip[0])
+    for frame in (0, 1, 2):
+        assert game.actor == [tuple(place) for place in np.argwhere(source.actor(clip)[frame]).tolist()]
+        assert game.seen.reshape(7, SIDE // 7, 7, SIDE // 7, 3).max((1, 3, 4)).all()
+        game.replay()
+    for _ in range(14):
+        game.replay()
+    assert game.replayed == 2  # after frame 16 comes frame 1
+    game.advance()
+    assert (game.replayed, game.actor) == (0, [])
+
+
+def test_the_poses_of_embedded_clips_are_explained(game, toy):
+    assert game.poses() == ["A", "B", "C", "D"]
+    images = np.zeros((5, 4, 30, 30, 3), np.uint8)
+    own = dataclasses.replace(toy, images=images, class_names=("A", "B", "C"))
+    assert play.Game(VideoGlimpseEnv(source=own, glimpses=1), seed=1).poses() == []
+    pose = pygame.surfarray.array3d(play.draw_pose("B"))  # lying: nothing above and below
+    assert pose.any((1, 2)).all()
+    assert np.flatnonzero(pose.any((0, 2))).tolist() == list(range(12, 30))
+
+
+def test_the_window_draws_choices_grid_poses_and_help(game, monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    screen = play.open_window(SIDE + 100)
+    pygame.font.init()
+    font = pygame.font.Font(None, 18)
+    game.click(*middle(8))
+    play.show(game, screen, font)
+    pixels = pygame.surfarray.array3d(screen)
+    assert tuple(pixels[SIDE // 7 + 1, SIDE // 7 + 5]) == play.CHOSEN
+    assert tuple(pixels[3 * SIDE // 7, 5]) == play.GREY
+    assert (pixels[SIDE:] == play.AMBER).all(2).any()
+    for line in game.lines():
+        assert font.size(line)[0] < screen.get_width() - 6, line
+    assert play.HELP in game.lines()
+    pygame.quit()
+
+
+def test_without_a_display_it_exits_in_one_line(game, monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pygame.display, "get_driver", lambda: "offscreen")
+    with pytest.raises(SystemExit, match="error: no display: run this on a desktop"):
+        play.play(game)
+
+
 def test_any_number_of_looks_and_no_prediction():
     game = play.Game(VideoGlimpseEnv(source="synthetic-untrimmed", glimpses=None), seed=1)
     assert game.choices[-1] == "no prediction"
@@ -91,7 +143,7 @@ def test_the_window_takes_keys_and_clicks(game, monkeypatch):
         pygame.event.Event(pygame.KEYDOWN, key=pygame.K_SPACE),
         pygame.event.Event(pygame.QUIT),
     ]
-    monkeypatch.setattr(pygame.event, "wait", lambda: events.pop(0))
+    monkeypatch.setattr(pygame.event, "wait", lambda _: events.pop(0))
     play.play(game)
     assert game.env.engine.predictions[0, 0] == 2
     assert game.env.engine.cells[0].tolist() == [8, -1]
