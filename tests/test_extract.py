@@ -1,4 +1,4 @@
-"""Extraction end to end on videos written here: what comes out, what is skipped, and what a kill leaves behind."""
+"""Extraction end to end on videos written here: stores, skipped videos, and stores after a kill."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def test_the_store_holds_what_the_network_makes_of_the_sampled_frames(store, set
             assert source.class_names[source.segments(clip)[0].label] == source.clip_id(clip).split("/")[0]
 
 
-def test_a_file_that_is_no_video_is_told_and_skipped(settings, store, tmp_path, capsys):
+def test_a_file_that_is_no_video_is_named_and_skipped(settings, store, tmp_path, capsys):
     extract(replace(settings, out=tmp_path / "again"))
     captured = capsys.readouterr()
     assert "skipped: " in captured.out + captured.err
@@ -99,7 +99,7 @@ def test_a_file_that_is_no_video_is_told_and_skipped(settings, store, tmp_path, 
     assert contents(tmp_path / "again") == contents(settings.out)
 
 
-def test_the_manifest_says_how_the_store_was_made(store, settings):
+def test_the_manifest_records_how_the_store_was_made(store, settings):
     manifest = store.manifest
     assert (manifest.dataset, manifest.class_names, manifest.num_folds) == ("folder", ("run", "walk"), 1)
     assert (manifest.backbone, manifest.resize_rule) == ("bvlc_googlenet", "direct-bilinear-224")
@@ -109,7 +109,7 @@ def test_the_manifest_says_how_the_store_was_made(store, settings):
     assert manifest.max_feature > 1
 
 
-def test_an_interrupted_extraction_goes_on_to_the_same_store(settings, store, tmp_path, capsys):
+def test_an_interrupted_extraction_resumes_to_the_same_store(settings, store, tmp_path, capsys):
     again = replace(settings, out=tmp_path / "again")
     extract(again)
     whole = contents(again.out)
@@ -165,7 +165,7 @@ def test_twenty_kills_at_random_moments_leave_the_store_of_an_unbroken_run(tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shards", [0, 1, 3])
-def test_a_killed_extraction_goes_on_to_the_same_store(settings, store, tmp_path, shards):
+def test_a_killed_extraction_resumes_to_the_same_store(settings, store, tmp_path, shards):
     out = tmp_path / "killed"
     arguments = [sys.executable, "-m", "glimpse_env.extract", *command(settings, out)]
     running = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -179,25 +179,25 @@ def test_a_killed_extraction_goes_on_to_the_same_store(settings, store, tmp_path
     assert contents(out) == contents(settings.out)
 
 
-def test_a_dry_run_writes_nothing_and_says_what_would_be_done(settings, tmp_path, capsys):
+def test_a_dry_run_writes_nothing_and_prints_an_estimate(settings, tmp_path, capsys):
     out = tmp_path / "nowhere"
     extract(replace(settings, out=out, dry_run=True))
     assert list(tmp_path.iterdir()) == []
-    told = capsys.readouterr().out
-    assert f"folder: 7 clips of 2 classes into {out}" in told
-    assert "fold 1: 3 train, 2 validation, 2 test" in told
-    assert "tried 7 videos, of which 1 cannot be read" in told
+    printed = capsys.readouterr().out
+    assert f"folder: 7 clips of 2 classes into {out}" in printed
+    assert "fold 1: 3 train, 2 validation, 2 test" in printed
+    assert "tried 7 videos; 1 cannot be read" in printed
     # 4 + 2 + 6 + 3 + 1 + 3 samples of 100 kB and 38 kB.
-    assert re.search(r"about 19 frames, 0\.00 GB, \d+ minutes", told)
+    assert re.search(r"about 19 frames, 0\.00 GB, \d+ minutes", printed)
 
 
-def test_a_dry_run_counts_what_is_there_and_knows_other_settings(settings, store, tmp_path, capsys):
+def test_a_dry_run_counts_shards_and_notices_other_settings(settings, store, tmp_path, capsys):
     again = replace(settings, out=tmp_path / "store")
     extract(again)
     shutil.rmtree(again.out / "shards" / "00002")
     before = contents(again.out)
     extract(replace(again, dry_run=True))
-    assert "3 of 4 shards are there already" in capsys.readouterr().out
+    assert "3 of 4 shards exist already" in capsys.readouterr().out
     assert contents(again.out) == before
     with pytest.raises(StoreError, match=r"begun with other settings \(frames_per_second 15\.0 there and 30\.0 now\)"):
         extract(replace(again, dry_run=True, fps=30.0))
@@ -211,13 +211,13 @@ def test_a_dry_run_counts_what_is_there_and_knows_other_settings(settings, store
         pytest.param({"compile": True, "precision": "bfloat16"}, 2e-2, marks=pytest.mark.slow),
     ],
 )
-def test_faster_arithmetic_changes_features_a_little_and_is_told(settings, store, tmp_path, changes, largest):
+def test_faster_arithmetic_changes_features_a_little_and_is_recorded(settings, store, tmp_path, changes, largest):
     other = FeatureStore.open(extract(replace(settings, out=tmp_path / "store", **changes)))
     assert other.manifest.precision == changes.get("precision", "float32")
     assert other.manifest.software.endswith(", compiled") == ("compile" in changes)
     for shard in range(4):
         cubes, reference = (
-            s.bank("features", shard).astype(np.float32).reshape(-1, 7 * 7 * 1024) for s in (other, store)
+            s.mapped("features", shard).rows.astype(np.float32).reshape(-1, 7 * 7 * 1024) for s in (other, store)
         )
         errors = np.linalg.norm(cubes - reference, axis=1) / np.linalg.norm(reference, axis=1)
         assert (errors < largest).all()
@@ -241,12 +241,10 @@ def test_a_second_extraction_of_the_same_store_is_refused_until_the_first_is_dea
     with subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE) as first:
         try:
             assert first.stdout.readline() == b"held\n"
-            with pytest.raises(
-                StoreError, match=r"store is being written by another extraction: wait for it, or choose"
-            ):
+            with pytest.raises(StoreError, match=r"store is being written by another process: wait for it, or choose"):
                 extract(replace(settings, out=out))
             (tmp_path / "alias").symlink_to(out)
-            with pytest.raises(StoreError, match=r"alias is being written by another extraction"):
+            with pytest.raises(StoreError, match=r"alias is being written by another process"):
                 extract(replace(settings, out=tmp_path / "alias"))
         finally:
             first.kill()
@@ -258,8 +256,8 @@ def test_a_file_system_without_locks_is_named(settings, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr("glimpse_env.extract.run.FileLock.acquire", refuse)
-    with pytest.raises(StoreError, match=r"cannot be locked \(\[Errno 37\] No locks available\): choose an --out on"):
+    monkeypatch.setattr("glimpse_env.store.writer.FileLock.acquire", refuse)
+    with pytest.raises(StoreError, match=r"cannot be locked \(\[Errno 37\] No locks available\): choose a folder on"):
         extract(replace(settings, out=tmp_path / "store"))
 
 
@@ -283,14 +281,14 @@ def test_each_clip_records_its_decoder_and_bad_lines_reach_the_report(settings, 
     assert f"left out: {note}" in capsys.readouterr().out
 
 
-def test_other_settings_do_not_go_on_with_a_store(settings, store):
+def test_other_settings_do_not_resume_a_store(settings, store):
     with pytest.raises(StoreError, match=r"begun with other settings \(frames_per_second 15\.0 there and 30\.0 now\)"):
         extract(replace(settings, fps=30.0))
     with pytest.raises(StoreError, match=r"\(threads 1 there and 2 now\): give --threads 1, or choose another --out"):
         extract(replace(settings, threads=2))
 
 
-def test_a_data_set_that_has_grown_does_not_go_on_with_a_store(settings, store, tmp_path):
+def test_a_grown_data_set_does_not_resume_a_store(settings, store, tmp_path):
     shutil.copytree(settings.videos, tmp_path / "videos")
     write_video(tmp_path / "videos" / "run" / "d.mp4", frames=3)
     with pytest.raises(
@@ -438,7 +436,7 @@ def test_there_are_as_many_decoders_as_cores_and_memory_allow(settings, monkeypa
     assert replace(settings, **changes).num_decoders == decoders
 
 
-def test_ray_that_is_not_installed_is_told_before_any_work(settings, tmp_path, monkeypatch):
+def test_a_missing_ray_is_reported_before_any_work(settings, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(DeviceError, match=r'--engine ray needs Ray: pip install "videoglimpse\[ray\]"'):
         extract(replace(settings, engine="ray", out=tmp_path / "store"))
@@ -474,7 +472,7 @@ def test_a_damaged_report_costs_no_work(settings, store, tmp_path):
     assert json.loads((again.out / "report.json").read_text())["runs"][0]["clips"] == 2
 
 
-def test_a_name_that_is_no_text_is_extracted_and_told(settings, tmp_path):
+def test_a_name_that_is_no_text_is_extracted_and_printed(settings, tmp_path):
     folder = tmp_path / "videos" / "run"
     folder.mkdir(parents=True)
     write_video(folder / "b.mp4", frames=3)
@@ -492,7 +490,7 @@ def test_a_name_that_is_no_text_is_extracted_and_told(settings, tmp_path):
     assert FeatureStore.open(tmp_path / "store").index["clip_ids"].tolist() == ["run/a\udcff.mp4", "run/b.mp4"]
 
 
-def test_coverage_that_is_none_is_refused(settings, tmp_path):
+def test_a_coverage_file_of_another_format_is_refused(settings, tmp_path):
     (tmp_path / "notes.npz").write_text("text")
     np.save(tmp_path / "array.npy", np.zeros(3))
     for name, message in (("notes.npz", r"notes\.npz cannot be read as \.npz"), ("array.npy", "holds one array")):
@@ -509,7 +507,7 @@ def test_features_of_any_videos_in_memory(settings, store, videos):
     np.testing.assert_allclose(long.times, np.arange(2, 8) / 15)
     np.testing.assert_array_equal(long.numbers, np.arange(4, 16, 2))
     assert short.thumbnails.shape == (4, 112, 112, 3)
-    np.testing.assert_array_equal(short.features, store.bank("features", 0)[:4])
+    np.testing.assert_array_equal(short.features, store.mapped("features", 0).rows[:4])
 
 
 def run_main(monkeypatch, arguments):
@@ -525,7 +523,7 @@ def test_the_command_line_is_the_settings(settings, store, tmp_path, monkeypatch
     )
 
 
-def test_the_command_line_tells_errors_in_a_line(settings, tmp_path, monkeypatch, capsys):
+def test_errors_of_the_command_line_are_one_line(settings, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="error: no weights file at"):
         run_main(monkeypatch, command(replace(settings, weights=tmp_path / "none"), tmp_path / "store"))
     with pytest.raises(SystemExit, match=r"error: device 'cuda:99' is not available here"):

@@ -44,10 +44,14 @@ def write_part(path, names, *, class_names=("run", "walk"), trimmed=True, **chan
     return path
 
 
+def names_in(folder):
+    return sorted(entry.name for entry in folder.iterdir())
+
+
 def read_all(path):
-    """Return everything that the splits of a store tell, by split, fold and clip."""
+    """Return everything that the splits of a store return, by split, fold and clip."""
     store = FeatureStore.open(path)
-    told = {}
+    read = {}
     for fold, split in [(1, "train"), (1, "test"), (2, "train"), (2, "test")]:
         source = store.split(split, fold=fold)
         for clip in range(source.num_clips):
@@ -57,7 +61,7 @@ def read_all(path):
             source.read_cubes(clips, frames, cubes)
             slices = np.empty((len(frames), 3), np.float32)
             source.read_slices(clips, frames, frames % 4, slices)
-            told[fold, split, clip] = [
+            read[fold, split, clip] = [
                 source.clip_id(clip),
                 [(s.start, s.end, source.class_names[s.label]) for s in source.segments(clip)],
                 source.frame_times(clip).tolist(),
@@ -66,8 +70,8 @@ def read_all(path):
                 [source.image(clip, frame).tolist() for frame in frames],
                 source.actor(clip).tolist(),
             ]
-        told[fold, split] = (source.class_names, source.max_feature, source.num_clips)
-    return told
+        read[fold, split] = (source.class_names, source.max_feature, source.num_clips)
+    return read
 
 
 @pytest.mark.parametrize("trimmed", [True, False])
@@ -82,7 +86,7 @@ def test_a_merged_store_reads_as_one_extracted_in_one_go(tmp_path, trimmed, part
         np.testing.assert_array_equal(index[name], expected[name])
         assert index[name].dtype == expected[name].dtype
     assert len(list(FeatureStore.open(merged).verify())) == 4 * 4 + 1
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(["merged", "whole", *parts])
+    assert names_in(tmp_path) == sorted([".merged.lock", "merged", "whole", *parts])
 
 
 @pytest.mark.parametrize("trimmed", [True, False])
@@ -104,7 +108,7 @@ def test_classes_in_an_order_that_all_share_keep_it(tmp_path):
     assert FeatureStore.open(merge_stores(tmp_path / "merged", parts)).manifest.class_names == ("walk", "run")
 
 
-def test_the_manifest_says_how_all_parts_were_made(tmp_path):
+def test_the_manifest_names_how_all_parts_were_made(tmp_path):
     first = write_part(tmp_path / "a", "a", threads=2, decoder="av 12", max_frames=5, clips_per_shard=3, num_shards=1)
     second = write_part(tmp_path / "b", "b", threads=4, decoder="av 13", clips_sha256="2" * 64, max_frames=7)
     third = write_part(tmp_path / "c", "c", threads=2, decoder="av 12", device="cuda", max_frames=6)
@@ -136,7 +140,7 @@ def test_parts_whose_features_mean_something_else_are_refused(tmp_path, field, v
     old = getattr(MANIFEST, field)
     with pytest.raises(StoreError, match=rf"1 and .*2 do not go together: {field} is {old!r} in .* and {value!r} in"):
         merge_stores(tmp_path / "merged", [first, second])
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["1", "2"]
+    assert names_in(tmp_path) == ["1", "2"]
 
 
 def test_trimmed_and_untrimmed_parts_are_refused(tmp_path):
@@ -156,10 +160,10 @@ def test_one_store_is_nothing_to_merge(tmp_path):
         merge_stores(tmp_path / "merged", [tmp_path / "one"])
 
 
-def test_what_is_there_is_not_written_over(tmp_path):
+def test_existing_files_are_not_overwritten(tmp_path):
     parts = [write_part(tmp_path / names, names) for names in ("ab", "cd")]
     for out in (parts[0], parts[0] / "manifest.json"):
-        with pytest.raises(StoreError, match="is there already and no empty folder: choose another"):
+        with pytest.raises(StoreError, match="exists and is no empty folder: choose another"):
             merge_stores(out, parts)
     (tmp_path / "empty").mkdir()
     FeatureStore.open(merge_stores(tmp_path / "empty", parts))
@@ -174,7 +178,7 @@ def test_damaged_parts_are_refused_before_anything_is_written(tmp_path, name):
     (second / name).write_bytes(content[:-1] if name.endswith(".npy") else content)
     with pytest.raises(StoreError, match=rf"cd/{name} (was altered|is damaged|has \d+ bytes)"):
         merge_stores(tmp_path / "merged", [first, second])
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["ab", "cd"]
+    assert names_in(tmp_path) == ["ab", "cd"]
 
 
 def test_unfinished_parts_are_refused(tmp_path):
@@ -207,7 +211,7 @@ def test_shards_are_copied_where_they_cannot_be_linked(tmp_path, monkeypatch):
     assert not (copied / "shards/00002/features.npy").samefile(parts[1] / "shards/00000/features.npy")
 
 
-def test_the_report_keeps_what_no_part_has(tmp_path):
+def test_the_report_keeps_clips_that_no_part_holds(tmp_path):
     first, second = (write_part(tmp_path / names, names) for names in ("ab", "cd"))
     write_report(first, failures={"c": "no frame", "x": "broken"}, missing=["d", "y"])
     write_report(second, failures={"w": "empty"}, missing=["a", "b", "y", "z"])
@@ -236,7 +240,7 @@ def test_a_killed_merge_leaves_nothing_that_looks_finished(tmp_path):
     assert not out.exists()
     assert [path for path in tmp_path.rglob("manifest.json") if path.parent not in parts] == []
     merge_stores(out, parts)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["ab", "cd", "merged"]
+    assert names_in(tmp_path) == [".merged.lock", "ab", "cd", "merged"]
     assert read_all(out) == read_all(write_part(tmp_path / "whole", "abcd"))
 
 
@@ -245,5 +249,5 @@ def test_the_command_line_merges(tmp_path, monkeypatch, capsys):
     run_main(monkeypatch, "merge", tmp_path / "merged", *parts)
     assert "4, 11 frames" in capsys.readouterr().out
     run_main(monkeypatch, "verify", tmp_path / "merged")
-    with pytest.raises(SystemExit, match=r"error: .*merged is there already"):
+    with pytest.raises(SystemExit, match=r"error: .*merged exists and is no empty folder"):
         run_main(monkeypatch, "merge", tmp_path / "merged", *parts)

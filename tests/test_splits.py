@@ -25,22 +25,36 @@ def test_source_group_strips_class_and_tags(name, class_name, group):
 def test_carve_groups_takes_the_smallest_sha256():
     groups = [f"film{number}" for number in range(10)]
     by_hash = sorted(groups, key=lambda group: hashlib.sha256(group.encode()).hexdigest())
-    assert carve_groups(groups, share=0.15) == set(by_hash[:2])  # 1.5 rounds up
-    assert carve_groups(reversed(groups * 3), share=0.15) == set(by_hash[:2])
+    assert carve_groups({group: {0} for group in groups}, share=0.15) == set(by_hash[:2])  # 1.5 rounds up
+    assert carve_groups({f"walk/{group}": {0} for group in reversed(groups)}, share=0.15) == {
+        f"walk/{group}" for group in by_hash[:2]
+    }
 
 
 @pytest.mark.parametrize(
     ("count", "carved"), [(0, 0), (1, 0), (2, 1), (3, 1), (9, 1), (10, 2), (16, 2), (17, 3), (100, 15)]
 )
 def test_carve_groups_rounds_halves_up_and_never_takes_all(count, carved):
-    assert len(carve_groups([str(number) for number in range(count)], share=0.15)) == carved
-    assert len(carve_groups([str(number) for number in range(count)], share=1.0)) == max(count - 1, 0)
+    groups = {str(number): {0} for number in range(count)}
+    assert len(carve_groups(groups, share=0.15)) == carved
+    assert len(carve_groups(groups, share=1.0)) == max(count - 1, 0)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
 def test_carve_groups_refuses_a_share_outside_0_and_1(share):
     with pytest.raises(ValueError, match=r"share must lie in \[0, 1\], got"):
-        carve_groups(["a"], share=share)
+        carve_groups({"a": {0}}, share=share)
+
+
+def test_a_film_of_several_classes_is_held_out_of_all_of_them():
+    # Hashes of a, b, c and d begin with ca, 3e, 2e and 18: the order is d, c, b, a.
+    classes = {"d": {0}, "c": {0, 1}, "b": {1}, "a": {1, 2}}
+    # Class 0 takes d, and then may not lose c, its last; class 1 takes b instead; class 2 has only a.
+    assert carve_groups(classes, share=0.15) == {"d", "b"}
+    # Class 1 needs the first film of three, c, which class 0 loses with it, beyond its own share.
+    assert carve_groups({"d": {0}, "c": {0, 1}, "b": {1}, "a": {0}}, share=0.15) == {"d", "c"}
+    train = {"run/d1": (0, "d"), "run/c1": (0, "c"), "walk/c2": (1, "c"), "walk/b1": (1, "b"), "run/a1": (0, "a")}
+    assert carve_validation(train) == {"run/d1", "run/c1", "walk/c2"}
 
 
 def test_validation_holds_whole_groups_of_every_class_with_two():

@@ -1,4 +1,4 @@
-"""The feature store: what is written is read, and damage is noticed."""
+"""The feature store: reading returns what was written, and damage is noticed."""
 
 import errno
 import hashlib
@@ -154,7 +154,7 @@ def test_the_actor_is_where_more_than_a_tenth_is_covered(store):
     assert not source.actor(0).all()
 
 
-def test_without_coverage_nobody_knows_where_the_actor_is(tmp_path):
+def test_without_coverage_the_actor_is_unknown(tmp_path):
     source = FeatureStore.open(write_store(tmp_path, replace(MANIFEST, has_coverage=False))).split("train")
     assert source.actor(0) is None
 
@@ -183,7 +183,7 @@ def contents(store):
     return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
 
 
-def test_a_store_that_is_not_there(tmp_path):
+def test_a_missing_store(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"^no feature store at .*: write one with python -m glimpse_env\.extract$"
     ):
@@ -254,7 +254,7 @@ def test_a_manifest_that_names_other_files_is_refused(store, name, replaced):
 
 
 @pytest.mark.parametrize("facts", [None, 3, {}, {"bytes": "many", "sha256": ""}])
-def test_a_manifest_that_does_not_say_what_a_file_is_like_is_refused(store, facts):
+def test_a_manifest_without_facts_of_a_file_is_refused(store, facts):
     manifest, files = read_manifest(store)
     (store / "manifest.json").write_text(manifest_text(manifest, {**files, "index.npz": facts}))
     with pytest.raises(StoreError, match=r"manifest\.json is damaged \("):
@@ -266,12 +266,13 @@ def test_arrays_of_the_wrong_shape_are_refused(store):
     (store / "manifest.json").write_text(manifest_text(replace(manifest, depth=4), files))
     source = FeatureStore.open(store).split("train")
     with pytest.raises(
-        StoreError, match=r"features\.npy holds float16 \(8, 2, 2, 3\), expected float16 rows of \(2, 2, 4\)"
+        StoreError,
+        match=r"features\.npy holds float16 \(8, 2, 2, 3\), expected float16 \(8, 2, 2, 4\): extract it again",
     ):
         source.read_cubes(np.array([0]), np.array([0]), np.empty((1, 2, 2, 4)))
 
 
-def test_an_unfinished_store_is_refused_and_goes_on(tmp_path, store):
+def test_an_unfinished_store_is_refused_and_resumed(tmp_path, store):
     path = tmp_path / "unfinished"
     StoreWriter(path, MANIFEST, CLIPS).write_shard(0, [arrays_of("a"), arrays_of("b")], {})
     with pytest.raises(StoreError, match="unfinished is unfinished: run the command that began it again to resume"):
@@ -287,7 +288,7 @@ def test_an_unfinished_store_is_refused_and_goes_on(tmp_path, store):
     assert complete.missing_shards() == []
 
 
-def test_a_store_of_other_settings_is_not_gone_on_with(store):
+def test_a_store_of_other_settings_is_not_resumed(store):
     with pytest.raises(StoreError, match=r"begun with other settings \(num_frames 3 there and 4 now\): choose another"):
         StoreWriter(store, replace(MANIFEST, num_frames=4), CLIPS)
 
@@ -315,14 +316,14 @@ def test_activations_and_the_largest_of_them_are_written(tmp_path, value):
 
 
 @pytest.mark.parametrize("value", [-1, np.inf, np.nan])
-def test_features_that_are_no_activations_are_not_written(tmp_path, value):
+def test_impossible_features_are_not_written(tmp_path, value):
     clip = arrays_of("a")
     clip.features[1, 0, 1, 2] = value
-    with pytest.raises(StoreError, match="features of 'a' are negative, or too large for float16"):
+    with pytest.raises(StoreError, match="features of 'a' are negative, too large for float16, or no numbers"):
         StoreWriter(tmp_path, MANIFEST, CLIPS).write_shard(0, [clip], {})
 
 
-def test_clips_that_failed_are_left_out_and_told(tmp_path):
+def test_unreadable_clips_are_left_out_and_reported(tmp_path):
     writer = StoreWriter(tmp_path, MANIFEST, CLIPS)
     writer.write_shard(0, [arrays_of("b")], {"a": "broken"})
     writer.write_shard(1, [], {"c": "empty", "d": "text"})
@@ -341,7 +342,7 @@ def test_a_store_without_clips_is_not_finished(tmp_path):
         writer.finish()
 
 
-def test_the_report_keeps_every_run_and_is_no_part_of_the_store(store):
+def test_the_report_keeps_every_run_and_is_not_checksummed(store):
     write_report(store, failures={"x": "broken"}, run={"frames": 10, "frames_per_second": 5.0})
     write_report(store, failures={"x": "broken"}, run={"frames": 0, "frames_per_second": 0.0})
     report = json.loads((store / "report.json").read_text())
@@ -386,7 +387,7 @@ def test_a_disk_too_full_for_the_index_leaves_the_store_unfinished(tmp_path, sto
     assert contents(path) == contents(store)
 
 
-def test_a_shard_that_two_workers_finish_is_the_firsts(tmp_path, store):
+def test_the_first_of_two_workers_writes_a_shard(tmp_path, store):
     writer = StoreWriter(tmp_path / "twice", MANIFEST, CLIPS)
     for clips in ([arrays_of("a"), arrays_of("b")], [arrays_of("a")]):
         writer.write_shard(0, clips, {})
@@ -396,7 +397,7 @@ def test_a_shard_that_two_workers_finish_is_the_firsts(tmp_path, store):
     assert contents(tmp_path / "twice") == contents(store)
 
 
-def test_stores_from_before_precisions_and_crops_were_told_have_whole_frames_in_float32(store):
+def test_the_oldest_stores_have_whole_frames_in_float32(store):
     manifest, files = read_manifest(store)
     content = json.loads(manifest_text(manifest, files))
     del content["precision"], content["crop"], content["sha256"]
@@ -447,8 +448,8 @@ def test_a_full_disk_noticed_on_forcing_files_to_it(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="reads Linux's smaps")
 @pytest.mark.parametrize("name", ["features", "thumbnails"])
-def test_the_kernel_is_told_not_to_read_around(store, name):
-    bank = FeatureStore.open(store).bank(name, 1)
+def test_maps_ask_the_kernel_not_to_read_around(store, name):
+    bank = FeatureStore.open(store).mapped(name, 1).rows
     maps = Path("/proc/self/smaps").read_text().split(str(store / f"shards/00001/{name}.npy"))[1:]
     assert len(bank)
     assert [re.search(r"^VmFlags:.* rr\b", text, re.MULTILINE) is not None for text in maps] == [True]
@@ -463,7 +464,7 @@ def test_rows_can_be_announced_again_and_again(store, monkeypatch):
 
 
 def rewrite(store, name):
-    """Let the manifest say of a file what it holds now."""
+    """Update the manifest's entry of a file."""
     manifest, files = read_manifest(store)
     (store / "manifest.json").write_text(manifest_text(manifest, {**files, name: file_facts(store / name)}))
 
@@ -471,28 +472,28 @@ def rewrite(store, name):
 @pytest.mark.parametrize(
     "content", [b"", b"PK\3\4", b"\x93NUMPY\1\0\x05\0junk\n"], ids=["empty", "another format", "a broken header"]
 )
-def test_files_that_are_no_arrays_are_refused_when_they_are_mapped(store, content):
+def test_files_of_other_formats_are_refused_when_mapped(store, content):
     file = store / "shards/00000/features.npy"
     file.write_bytes(content)
     rewrite(store, "shards/00000/features.npy")
     opened = FeatureStore.open(store)
     with pytest.raises(StoreError, match=r"features\.npy is damaged \(.*\): extract the store again"):
-        opened.bank("features", 0)
+        opened.mapped("features", 0)
 
 
 @pytest.mark.parametrize("array", [np.float16(1), np.array([{}])], ids=["a scalar", "objects"])
-def test_arrays_that_are_no_rows_are_refused_when_they_are_mapped(store, array):
+def test_arrays_without_rows_are_refused_when_mapped(store, array):
     file = store / "shards/00000/features.npy"
     np.save(file, array)
     rewrite(store, "shards/00000/features.npy")
     with pytest.raises(StoreError, match=r"features\.npy (is damaged|holds float16 \(\), expected)"):
-        FeatureStore.open(store).bank("features", 0)
+        FeatureStore.open(store).mapped("features", 0)
 
 
 @pytest.mark.parametrize(
     ("name", "number"), [("shards", -1), ("shards", 2), ("labels", 2), ("labels", -2), ("segment_labels", 2)]
 )
-def test_an_index_that_names_what_is_not_there_is_refused(tmp_path, name, number):
+def test_an_index_of_missing_shards_and_classes_is_refused(tmp_path, name, number):
     clips = [replace(clip, segments=(Segment(0.0, 1.0, clip.label),)) for clip in CLIPS]
     store = write_store(tmp_path / "store", replace(MANIFEST, trimmed=False), clips)
     with np.load(store / "index.npz") as arrays:
@@ -500,7 +501,7 @@ def test_an_index_that_names_what_is_not_there_is_refused(tmp_path, name, number
     index[name][1] = number
     np.savez(store / "index.npz", **index)
     rewrite(store, "index.npz")
-    with pytest.raises(StoreError, match=rf"index\.npz is damaged \({name} are not int64 from -?\d to 1\)"):
+    with pytest.raises(StoreError, match=rf"index\.npz is damaged \(ValueError: {name} are not int64 from -?\d to 1\)"):
         FeatureStore.open(store)
 
 
@@ -533,6 +534,6 @@ def test_a_folder_with_the_notes_of_a_file_manager_alone_is_empty(tmp_path):
     write_store(tmp_path)
 
 
-def test_the_command_line_tells_errors_in_a_line(tmp_path, monkeypatch):
+def test_errors_of_the_command_line_are_one_line(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="error: no feature store at"):
         run_main(monkeypatch, "info", tmp_path / "none")

@@ -1,4 +1,4 @@
-"""ActivityNet v1.3: untrimmed videos named by their ids, and one JSON file with everything that is true of them."""
+"""ActivityNet v1.3: untrimmed videos named by their ids, and one JSON file of annotations."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from glimpse_env.datasets.description import (
     spell,
 )
 from glimpse_env.sources.protocol import Segment
-from glimpse_env.sources.splits import Split, carve_validation
+from glimpse_env.sources.splits import carve_validation
 
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Annotation:
-    """What ActivityNet's file says of one video.
+    """The entry of one video in ActivityNet's file.
 
     Attributes:
         subset: "training", "validation" or "testing".
-        segments: class names and seconds, as they stand: some have no length, some end after the video does.
-        held_out: a video of the training part that is to validate.
+        segments: starts, ends and class names as written: some have no length, some end after the video does.
+        held_out: a video of the training part that belongs to the validation part.
     """
 
     subset: str
@@ -40,22 +40,22 @@ class Annotation:
 
 
 def activitynet(videos: Path, annotations: Path, *, strict: bool = False) -> VideoDataset:
-    """Describe ActivityNet, as far as its videos are there.
+    """Describe the videos of ActivityNet that are present.
 
     Args:
-        videos: holds `v_<id>` or `<id>` with any video suffix, at any depth, also behind links to folders.
+        videos: folder of `v_<id>` or `<id>` with any video suffix, at any depth, also behind links to folders.
         annotations: the official JSON file.
         strict: raise at the first bad entry, instead of skipping its video.
 
     Returns:
-        One fold. The official validation part tests, since the testing part has no labels; of the training part
-        `carve_validation` holds out the validation part, a video counting for the first of its classes, unless
-        entries say `"held_out": true`, which ActivityNet's own never do: then those validate. Videos that are gone, as
-        many are, stand in `missing`.
+        One fold. Its test part is the official validation part, since the testing part has no labels. Its validation
+        part is the videos of the training part with `"held_out": true`, which ActivityNet's own file never has; without
+        them `carve_validation` chooses it, a video counting for the first of its classes. `missing` lists the videos
+        without a file.
 
     Raises:
-        DatasetError: the file cannot be read, an id is no plain name, two files have the same id, or no video that is
-            annotated is there.
+        DatasetError: the file cannot be read, an id is no plain name, two files have the same id, or no annotated video
+            is present.
 
     Source: Heilbron et al., "ActivityNet: a large-scale video benchmark for human activity understanding", CVPR 2015.
     """
@@ -67,34 +67,32 @@ def activitynet(videos: Path, annotations: Path, *, strict: bool = False) -> Vid
         raise DatasetError(
             f"none of the {len(labelled)} videos of {annotations} is in {videos}: v_<id>.mp4 and the like"
         )
-    # Carved from all that is annotated: which videos are still there must not move the others between parts.
-    train = {
-        video: (min(class_names.index(name) for _, _, name in note.segments), video)
+    segments = {
+        video: tuple(Segment(start, end, class_names.index(name)) for start, end, name in note.segments)
         for video, note in labelled.items()
-        if note.subset == "training"
     }
-    held_out = frozenset(video for video in train if labelled[video].held_out)
-    validation = held_out or carve_validation(train)
+    # Missing videos count too, so that they do not move others between the parts.
+    train = {video for video, note in labelled.items() if note.subset == "training"}
+    validation = {video for video in train if labelled[video].held_out} or carve_validation(
+        {video: (min(segment.label for segment in segments[video]), video) for video in train}
+    )
     clips = tuple(
         VideoClip(
             clip_id=video,
             path=found[video],
             label=-1,
-            splits=(_part(video, labelled[video], validation),),
-            segments=tuple(
-                Segment(start, end, class_names.index(name)) for start, end, name in labelled[video].segments
-            ),
+            splits=("test" if video not in train else "validation" if video in validation else "train",),
+            segments=segments[video],
         )
         for video in sorted(found)
     )
-    missing = tuple(sorted(labelled.keys() - found.keys()))
     return VideoDataset(
         name="activitynet",
         class_names=class_names,
         num_folds=1,
         clips=clips,
         trimmed=False,
-        missing=missing,
+        missing=tuple(sorted(labelled.keys() - found.keys())),
         skipped=tuple(problems.notes),
     )
 
@@ -105,14 +103,14 @@ def read_activitynet(
     """Read the official file.
 
     Args:
-        annotations: its path.
-        problems: takes a note of each bad entry; without it the first one raises.
+        annotations: path of the JSON file.
+        problems: notes each bad entry; without it the first one raises.
 
     Returns:
         The class names in alphabetical order, and the annotation of every video by its id.
 
     Raises:
-        DatasetError: it is missing, no JSON, or does not say what ActivityNet's file says.
+        DatasetError: the file is missing, no JSON, or of another form than ActivityNet's file.
     """
     if not annotations.is_file():
         raise DatasetError(f"no annotations at {annotations}: they are ActivityNet's activity_net.v1-3.min.json")
@@ -159,14 +157,8 @@ def _note(video: str, entry: dict[str, Any]) -> Annotation:
     return Annotation(subset=subset, segments=tuple(segments), held_out=held_out)
 
 
-def _part(video: str, note: Annotation, validation: frozenset[str]) -> Split:
-    if note.subset == "validation":
-        return "test"
-    return "validation" if video in validation else "train"
-
-
 def _find_videos(videos: Path, wanted: set[str], problems: Problems) -> dict[str, Path]:
-    """Return the file of each wanted id that is there."""
+    """Return the file of each wanted id that has one."""
     found: dict[str, list[Path]] = {}
     for path in sorted(files_under(videos, problems)):
         name = path.stem if path.stem in wanted else path.stem.removeprefix("v_")

@@ -5,21 +5,19 @@
     python -m glimpse_env.extract activitynet --videos DIR --annotations FILE --weights FILE --out STORE
     python -m glimpse_env.extract folder --videos DIR --weights FILE --out STORE
 
-The same command resumes a run that was killed, and gives the same store: what is lost is the share
-of clips, a shard, that it was at. Videos that cannot be read are named, listed in the store's report.json and skipped,
-also those on which a decoder crashes or hangs.
+After an interruption the same command resumes, and gives the same store; it repeats one shard at most. Unreadable
+videos, also those on which a decoder crashes or hangs, are named, listed in the store's report.json and skipped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
 
 import tyro
 
 from glimpse_env.datasets import DatasetError
 from glimpse_env.extract.run import extract
-from glimpse_env.extract.settings import HMDB51, UCF101, ActivityNet, Folder, Settings
+from glimpse_env.extract.settings import COMMANDS, Settings
 from glimpse_env.store import StoreError
 from glimpse_env.terminal import escape_unprintable
 from glimpse_env.video.backbones import DeviceError, WeightsError
@@ -28,13 +26,9 @@ from glimpse_env.video.readers import DecoderError
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Settings:
     """Read the command line: a data set and its settings."""
-    command = (
-        Annotated[HMDB51, tyro.conf.subcommand("hmdb51")]
-        | Annotated[UCF101, tyro.conf.subcommand("ucf101")]
-        | Annotated[ActivityNet, tyro.conf.subcommand("activitynet")]
-        | Annotated[Folder, tyro.conf.subcommand("folder")]
+    settings: Settings = tyro.extras.subcommand_cli_from_dict(
+        {**COMMANDS}, args=arguments, prog="python -m glimpse_env.extract", description=__doc__
     )
-    settings: Settings = tyro.cli(command, args=arguments, prog="python -m glimpse_env.extract", description=__doc__)
     return settings
 
 

@@ -1,58 +1,44 @@
-"""What it takes to compute a store's features on demand, in a JSON file: `lazy.json` beside every extracted store.
+"""Descriptions of videos whose features are computed on demand: JSON files, such as a store's `lazy.json`.
 
     {"dataset": "hmdb51", "videos": "videos", "splits": "splits", "weights": "bvlc_googlenet.safetensors",
      "crop": 64, "fps": 7.5, "frames": 8}
 
-`dataset` is the extraction's command, and the rest are its settings, with its defaults; paths that are not absolute
-start at the file's folder. An extraction adds what it found: `weights_sha256`, `max_feature`, the largest feature, and
-`unreadable`, the ids of the clips to leave out.
+`dataset` is the extraction's command, and the rest are its settings, with its defaults; relative paths start at the
+file's folder. An extraction adds `weights_sha256`, `max_feature` (the largest feature), and `unreadable`, the ids of
+clips to leave out.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from glimpse_env.extract.settings import HMDB51, UCF101, ActivityNet, Folder, Settings
-from glimpse_env.store.manifest import Manifest
+from glimpse_env.extract.settings import COMMANDS, Settings
+from glimpse_env.store.manifest import LARGEST_HALF, Manifest
 from glimpse_env.store.writer import write_changed
 
 FILE_NAME = "lazy.json"
-_COMMANDS: dict[str, type[Settings]] = {
-    "hmdb51": HMDB51,
-    "ucf101": UCF101,
-    "activitynet": ActivityNet,
-    "folder": Folder,
-}
 _PATHS = ("videos", "splits", "annotations", "weights", "actor_coverage")
-_SETTINGS = (*_PATHS, "backbone", "precision", "device", "crop", "fps", "frames", "max_frames", "decoder")
-_LARGEST_HALF = 65504.0
+_SETTINGS = (*_PATHS, "classes", "backbone", "precision", "device", "crop", "fps", "frames", "max_frames", "decoder")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """A data set's videos and how features are made of them.
+    """A data set's videos and how features are made of them."""
 
-    Attributes:
-        settings: of the extraction that would keep them; its `out` is the description's folder.
-        weights_sha256: of the weights file; None takes any.
-        max_feature: the largest feature; where nobody has looked, the largest that float16 can hold.
-        unreadable: ids of clips that are left out.
-    """
-
-    settings: Settings
-    weights_sha256: str | None = None
-    max_feature: float = _LARGEST_HALF
-    unreadable: frozenset[str] = frozenset()
+    settings: Settings  # of the extraction; its `out` is the description's folder
+    weights_sha256: str | None = None  # of the weights file; None takes any
+    max_feature: float = LARGEST_HALF  # the largest feature, if known
+    unreadable: frozenset[str] = frozenset()  # ids of clips that are left out
 
 
 def write_description(settings: Settings, manifest: Manifest, unreadable: Iterable[str]) -> None:
-    """Write the description of a finished store beside it."""
+    """Write the description of a finished store into its folder."""
     settings = settings.absolute()
-    (command,) = (name for name, kind in _COMMANDS.items() if type(settings) is kind)
+    (command,) = (name for name, kind in COMMANDS.items() if type(settings) is kind)
     kept = {name: getattr(settings, name) for name in _SETTINGS if hasattr(settings, name)}
     content = {
         "dataset": command,
@@ -68,14 +54,14 @@ def read_description(path: Path) -> Description:
     """Read a description; `path` is its file, or a folder with a `lazy.json`.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
         ValueError: it is no JSON object, or a setting is unknown, missing or out of range.
     """
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(
-            f"no description of a data set at {file}: python -m glimpse_env.extract writes one beside a store, and the "
-            "top of glimpse_env/extract/description.py shows what to write by hand"
+            f"no description of a data set at {file}: python -m glimpse_env.extract writes one into every store, and "
+            "the top of glimpse_env/extract/description.py shows how to write one by hand"
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -87,15 +73,18 @@ def read_description(path: Path) -> Description:
 
 def _described(content: dict[str, Any], folder: Path) -> Description:
     command = content.pop("dataset")
-    if command not in _COMMANDS:
-        raise ValueError(f"dataset must be one of {', '.join(_COMMANDS)}, got {command!r}")
+    if command not in COMMANDS:
+        raise ValueError(f"dataset must be one of {', '.join(COMMANDS)}, got {command!r}")
     found: dict[str, Any] = {name: content.pop(name) for name in ("weights_sha256", "max_feature") if name in content}
     unreadable = frozenset(content.pop("unreadable", ()))
-    kind = _COMMANDS[command]
+    kind = COMMANDS[command]
     known = {field.name for field in fields(kind)} & set(_SETTINGS)
     if unknown := sorted(content.keys() - known):
         raise ValueError(f"unknown settings {unknown}: {command} takes {sorted(known)}")
-    if missing := sorted({"videos", "splits", "annotations"} & known - content.keys()):
+    required = {field.name for field in fields(kind) if field.default is field.default_factory is MISSING}
+    if missing := sorted(required & known - content.keys()):
         raise ValueError(f"{', '.join(missing)} must be given")
     given = {name: folder / value if name in _PATHS and value is not None else value for name, value in content.items()}
+    if "classes" in given:
+        given["classes"] = tuple(given["classes"])
     return Description(settings=kind(out=folder, **given), unreadable=unreadable, **found)

@@ -1,7 +1,7 @@
 """Extraction by Ray's workers, on this machine or on a cluster whose machines share a file system.
 
-Each worker fills whole shards and writes them itself. A worker that dies is started anew, on another machine if need
-be, and begins its shard again; a shard that is there is whole, so that nothing counts that was written by halves.
+Each worker fills and writes whole shards. A worker that dies is restarted, if need be on another machine, and begins
+its shard again; an existing shard is whole, so nothing half written counts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import ray
 
 from glimpse_env.datasets import VideoClip
 from glimpse_env.extract.settings import Settings
-from glimpse_env.extract.shards import ShardExtractor, Told, Work, load_network, make_decoders
+from glimpse_env.extract.shards import Report, ShardExtractor, Work, load_network, make_decoders
 from glimpse_env.store.manifest import StoreError
 from glimpse_env.store.writer import StoreWriter
 from glimpse_env.video.backbones import DeviceError
@@ -25,14 +25,14 @@ from glimpse_env.video.decode import VideoError
 from glimpse_env.video.process import software
 from glimpse_env.video.readers import decoder_versions
 
-_RETRIES = 20  # of a shard, for workers that die of something else
+_RETRIES = 20  # of a shard
 
 
-def fill_on_ray(settings: Settings, writer: StoreWriter, shards: Sequence[int], told: Told) -> Work:
-    """Fill shards of a store with Ray's workers, as `ShardExtractor.fill` does with this process.
+def fill_on_ray(settings: Settings, writer: StoreWriter, shards: Sequence[int], report: Report) -> Work:
+    """Fill shards of a store with Ray's workers, as `ShardExtractor.fill` does in this process.
 
-    `$RAY_ADDRESS` says which cluster; without it Ray is started here for as long as the work takes. Paths have to be
-    absolute, and to lead to the same files everywhere.
+    `$RAY_ADDRESS` names the cluster; without it Ray is started on this machine for the time of the work. Paths must be
+    absolute, and lead to the same files everywhere.
 
     Raises:
         DeviceError: no worker, or not as many as asked for, would fit.
@@ -40,19 +40,19 @@ def fill_on_ray(settings: Settings, writer: StoreWriter, shards: Sequence[int], 
     """
     ray.init(address=os.environ.get("RAY_ADDRESS", "local"), include_dashboard=False, log_to_driver=False)
     try:
-        return _fill(settings, writer, shards, told)
+        return _fill(settings, writer, shards, report)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayActorError as error:
         raise StoreError(
-            f"a worker was lost {_RETRIES} times over ({str(error).splitlines()[0]}): what it had finished is kept; "
-            "run the same command again"
+            f"a worker died {_RETRIES} times ({str(error).splitlines()[0]}): its finished shards are kept; run the "
+            "same command again"
         ) from error
     finally:
         ray.shutdown()
 
 
-def _fill(settings: Settings, writer: StoreWriter, shards: Sequence[int], told: Told) -> Work:
+def _fill(settings: Settings, writer: StoreWriter, shards: Sequence[int], report: Report) -> Work:
     gpus = int(settings.device.startswith("cuda"))
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     if gpus:
@@ -81,12 +81,12 @@ def _fill(settings: Settings, writer: StoreWriter, shards: Sequence[int], told: 
         work.add(done)
         for clip in writer.share(shard):
             reason = reasons.get(clip.clip_id)
-            told(clip, reason and VideoError(clip.path, reason))
+            report(clip, reason and VideoError(clip.path, reason))
     return work
 
 
 def _cores_a_gpu(threads: int, machines: Sequence[Mapping[str, float]]) -> int:
-    """Return how many cores there are for each GPU on the machine that has the fewest, at most `threads`."""
+    """Return the cores for each GPU on the machine with the fewest, at most `threads`."""
     shares = [int(machine.get("CPU", 0) // machine["GPU"]) for machine in machines if machine.get("GPU", 0) >= 1]
     return max(1, min([threads, *shares]))
 
@@ -112,16 +112,16 @@ class _Worker:
         self._extractor: ShardExtractor | None = None
 
     def fill(self, settings: Settings, writer: StoreWriter, shard: int) -> tuple[Work, dict[str, str]]:
-        """Return what was done, and why clips of the shard could not be read."""
+        """Fill a shard, and return the work and why each unreadable clip was left out."""
         # Not in the constructor, whose errors Ray reports as a dead worker.
         self._extractor = self._extractor or _prepare(settings, writer)
         reasons: dict[str, str] = {}
 
-        def told(clip: VideoClip, error: VideoError | None) -> None:
+        def report(clip: VideoClip, error: VideoError | None) -> None:
             if error is not None:
                 reasons[clip.clip_id] = error.reason
 
-        return self._extractor.fill([shard], told), reasons
+        return self._extractor.fill([shard], report), reasons
 
 
 def _prepare(settings: Settings, writer: StoreWriter) -> ShardExtractor:
@@ -131,7 +131,7 @@ def _prepare(settings: Settings, writer: StoreWriter) -> ShardExtractor:
     )
     if here != begun:
         raise StoreError(
-            f"the worker on {socket.gethostname()} has {here}, and the store is begun with {begun}: install the same "
+            f"the worker on {socket.gethostname()} has {here}, and the store was begun with {begun}: install the same "
             "versions everywhere"
         )
     # The decoders end with the worker.

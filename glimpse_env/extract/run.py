@@ -1,35 +1,38 @@
-"""An extraction from its settings to a finished store."""
+"""An extraction, from its settings to a finished store, and the estimate of a dry run."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+import numpy as np
 from tqdm import tqdm
 
 from glimpse_env.datasets import VideoClip, VideoDataset
 from glimpse_env.extract.description import write_description
-from glimpse_env.extract.dry_run import estimate, report_left_out
 from glimpse_env.extract.settings import Settings
 from glimpse_env.extract.shards import ShardExtractor, Work, load_network, make_decoders, open_coverage
-from glimpse_env.store.manifest import Manifest, StoreError
-from glimpse_env.store.writer import StoreWriter, write_report
+from glimpse_env.sources.splits import SPLITS
+from glimpse_env.store.manifest import Manifest
+from glimpse_env.store.writer import StoreWriter, locked, missing_shards, require_same, write_report
 from glimpse_env.video.backbones import Backbone, DeviceError
-from glimpse_env.video.decode import RESIZE_RULE, VideoError
+from glimpse_env.video.decode import RESIZE_RULE, THUMBNAIL_SIZE, DecodedClip, VideoError
 from glimpse_env.video.decoders import Decoders
+from glimpse_env.video.features import embed
 from glimpse_env.video.process import parse_device, software
 from glimpse_env.video.readers import decoder_versions
+from glimpse_env.video.stopwatch import Stopwatch
+
+_SAMPLED = 8  # videos that a dry run tries
+_SHOWN = 10  # notes that are printed
 
 
 def extract(settings: Settings) -> Path:
     """Extract a data set into a feature store, or resume where an earlier run stopped.
-
-    Two runs never write the same store: a lock beside it, which ends with its process, keeps the second one out.
 
     Returns:
         The store's folder.
@@ -37,52 +40,32 @@ def extract(settings: Settings) -> Path:
     Raises:
         DatasetError: the data set is empty or its files contradict each other.
         WeightsError: the weights do not fit.
-        DeviceError: the processors asked for are not there.
+        DeviceError: the requested processors do not exist.
         StoreError: the folder holds something else or a store with other settings, no video could be read, or another
-            run is writing it.
+            process is writing it.
     """
     if settings.engine == "ray":
-        _require_ray()
+        if importlib.util.find_spec("ray") is None:
+            raise DeviceError('--engine ray needs Ray: pip install "videoglimpse[ray]"')
         settings = settings.absolute()
     dataset = settings.dataset()
     open_coverage(settings.actor_coverage, dataset.clips)
     with make_decoders(settings) as decoders:
         if settings.engine == "local":
             decoders.start()  # while the network is being loaded
-        # The machine that hands work out to Ray's need not have their GPU.
+        # This machine hands out the work, and need not have the workers' GPU.
         backbone = load_network(settings, device="cpu" if settings.engine == "ray" else None)
         manifest = describe(settings, dataset, backbone)
         if settings.dry_run:
-            estimate(settings, dataset, manifest, backbone, decoders)
+            _estimate(settings, dataset, manifest, backbone, decoders)
         else:
-            with _locked(settings.out):
+            with locked(settings.out):
                 _extract(settings, dataset, manifest, backbone, decoders)
     return settings.out
 
 
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    place = out.resolve()  # by whichever name it is called, a store has one lock
-    place.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(place.with_name(f".{place.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise StoreError(
-            f"{out} is being written by another extraction: wait for it, or choose another --out"
-        ) from None
-    except (NotImplementedError, OSError) as error:
-        raise StoreError(
-            f"{out} cannot be locked ({error}): choose an --out on another file system, such as a local disk"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def describe(settings: Settings, dataset: VideoDataset, backbone: Backbone) -> Manifest:
-    """Return the manifest of the store that the settings ask for."""
+    """Return the manifest of a new store."""
     clips = json.dumps([(clip.clip_id, clip.label, clip.splits, *clip.segments) for clip in dataset.clips])
     return Manifest(
         dataset=dataset.name,
@@ -115,21 +98,32 @@ def describe(settings: Settings, dataset: VideoDataset, backbone: Backbone) -> M
 def _extract(
     settings: Settings, dataset: VideoDataset, manifest: Manifest, backbone: Backbone, decoders: Decoders
 ) -> None:
-    report_left_out(settings, dataset)
+    _print_left_out(settings, dataset)
     writer = StoreWriter(settings.out, manifest, dataset.clips)
     if settings.retry_failed:
         writer.drop_failed_shards()
-    missing = writer.missing_shards()
     work = Work()
     with work.stopwatch.measure("total"):
-        if missing:
+        if missing := writer.missing_shards():
             work.add(_fill(settings, writer, missing, backbone, decoders))
         failures = writer.finish()
     write_description(settings, writer.manifest, failures)
-    write_report(
-        settings.out, failures=failures, missing=dataset.missing, skipped=dataset.skipped, run=work.as_report()
+    run = {
+        "clips": work.clips,
+        "frames": work.frames,
+        "bytes": work.num_bytes,
+        "frames_per_second": work.frames_per_second,
+        "seconds": work.stopwatch.seconds,
+    }
+    write_report(settings.out, failures=failures, missing=dataset.missing, skipped=dataset.skipped, run=run)
+    for clip, reason in failures.items():
+        print(f"not read: {clip}: {reason}")
+    seconds = ", ".join(f"{activity} {value:.1f} s" for activity, value in work.stopwatch.seconds.items())
+    print(f"{settings.out}: {len(dataset.clips) - len(failures)} of {len(dataset.clips)} clips")
+    print(
+        f"this run: {work.clips} clips, {work.frames} frames, {work.num_bytes / 1e6:.1f} MB, "
+        f"{work.frames_per_second:.1f} frames a second ({seconds})"
     )
-    _tell(settings.out, len(dataset.clips), work, failures)
 
 
 def _fill(
@@ -139,29 +133,69 @@ def _fill(
     done = total - sum(len(writer.share(shard)) for shard in shards)
     with tqdm(total=total, initial=done, unit="clip") as bar:
 
-        def told(clip: VideoClip, error: VideoError | None) -> None:
+        def report(clip: VideoClip, error: VideoError | None) -> None:
             if error is not None:
                 bar.write(f"skipped: {error}")
             bar.update()
 
         if settings.engine == "local":
-            return ShardExtractor(settings, writer, backbone, decoders).fill(shards, told)
+            return ShardExtractor(settings, writer, backbone, decoders).fill(shards, report)
         from glimpse_env.extract.ray_engine import fill_on_ray
 
-        return fill_on_ray(settings, writer, shards, told)
+        return fill_on_ray(settings, writer, shards, report)
 
 
-def _require_ray() -> None:
-    if importlib.util.find_spec("ray") is None:
-        raise DeviceError('--engine ray needs Ray: pip install "videoglimpse[ray]"')
+def _estimate(
+    settings: Settings, dataset: VideoDataset, manifest: Manifest, backbone: Backbone, decoders: Decoders
+) -> None:
+    """Print the clips, size and time of an extraction, estimated from a few videos spread over the data set.
+
+    Raises:
+        StoreError: `settings.out` holds something else, or a store with other settings.
+    """
+    require_same(settings.out, manifest)
+    left = len(missing_shards(settings.out, manifest))
+    clips = dataset.clips
+    print(f"{dataset.name}: {len(clips)} clips of {len(dataset.class_names)} classes into {settings.out}")
+    for fold in range(dataset.num_folds):
+        counts = Counter(clip.splits[fold] for clip in clips)
+        print(f"fold {fold + 1}: " + ", ".join(f"{counts[part]} {part}" for part in SPLITS))
+    _print_left_out(settings, dataset)
+    if left < manifest.num_shards:
+        print(f"{manifest.num_shards - left} of {manifest.num_shards} shards exist already")
+    places = np.unique(np.linspace(0, len(clips) - 1, _SAMPLED).astype(int)).tolist()
+    lengths, seconds = _try([clips[place].path for place in places], settings, backbone, decoders)
+    print(f"tried {len(places)} videos; {len(places) - len(lengths)} cannot be read")
+    if lengths:
+        frames = len(clips) * sum(lengths) / len(places)
+        a_frame = backbone.grid_size**2 * (2 * backbone.depth + manifest.has_coverage) + 3 * THUMBNAIL_SIZE**2
+        minutes = left / manifest.num_shards * frames / sum(lengths) * seconds / 60
+        # The speed of Ray's workers cannot be measured here.
+        time = f"{minutes:,.0f} minutes to go" if settings.engine == "local" else "time depends on Ray's workers"
+        print(f"about {frames:,.0f} frames, {frames * a_frame / 1e9:.2f} GB, {time}")
 
 
-def _tell(out: Path, clips: int, work: Work, failures: Mapping[str, str]) -> None:
-    for clip, reason in failures.items():
-        print(f"not read: {clip}: {reason}")
-    seconds = ", ".join(f"{activity} {value:.1f} s" for activity, value in work.stopwatch.seconds.items())
-    print(f"{out}: {clips - len(failures)} of {clips} clips")
-    print(
-        f"this run: {work.clips} clips, {work.frames} frames, {work.num_bytes / 1e6:.1f} MB, "
-        f"{work.frames_per_second:.1f} frames a second ({seconds})"
-    )
+def _print_left_out(settings: Settings, dataset: VideoDataset) -> None:
+    for note in dataset.skipped[:_SHOWN]:
+        print(f"left out: {note}")
+    if len(dataset.skipped) > _SHOWN:
+        print(f"left out: {len(dataset.skipped) - _SHOWN} more, listed in report.json")
+    if dataset.missing:
+        print(f"{len(dataset.missing)} annotated videos are not in {settings.videos}; report.json lists them")
+
+
+def _try(paths: list[Path], settings: Settings, backbone: Backbone, decoders: Decoders) -> tuple[list[int], float]:
+    """Return the number of frames of each readable video, and the seconds for all without warming up."""
+    stopwatch = Stopwatch()
+    decoded = decoders.decode([paths[0], *paths])
+    first = next(decoded)
+    if isinstance(first, DecodedClip):
+        embed([(paths[0], first)], backbone, batch_size=settings.batch_size, crop=settings.crop, stopwatch=Stopwatch())
+    with stopwatch.measure("total"):
+        clips = zip(paths, decoded, strict=True)
+        results = embed(clips, backbone, batch_size=settings.batch_size, crop=settings.crop, stopwatch=stopwatch)
+    lengths = [len(result.features) for result in results if not isinstance(result, VideoError)]
+    spent = stopwatch.seconds
+    # A few videos were decoded before the clock ran; in the long run the slower of the two sides decides.
+    decoding = (spent.get("decode", 0) + spent.get("resize", 0)) / settings.num_decoders
+    return lengths, max(spent["total"], decoding)

@@ -1,9 +1,10 @@
-"""Settings of an extraction, by data set; the fields are the command line's flags."""
+"""Settings of an extraction for each data set; the fields are the command line's flags."""
 
 from __future__ import annotations
 
 import math
 import os
+from abc import abstractmethod
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ _FRAMES_IN_DECODERS = 4800  # of all decoders: each holds its clip twice, 2 GB t
 
 
 def _available_cores() -> int:
-    """Return how many cores this process may use, which a batch system limits."""
+    """Return the number of cores that this process may use, which a batch system limits."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -30,57 +31,56 @@ class Settings:
     """Settings of every data set's extraction."""
 
     videos: Path
-    """folder of videos, with a folder per class"""
+    """Folder of videos, with a folder per class."""
     out: Path
-    """folder of the store to write, or to resume"""
+    """Folder of the store to write or to resume."""
     backbone: BackboneName = "bvlc_googlenet"
-    """network whose last activations are kept"""
+    """Network whose last activations are stored."""
     weights: Path | None = None
-    """its weights: .safetensors, for googlenet also torchvision's .pth"""
+    """Weights of the network: a .safetensors file, for googlenet also torchvision's .pth. For bvlc_googlenet make one
+    with `python -m glimpse_env.weights convert`."""
     frames: int = 30
-    """frames of an episode"""
+    """Number of frames of an episode."""
     fps: float = 30.0
-    """frames sampled per second of video"""
+    """Frames sampled per second of video."""
     max_frames: int | None = None
-    """most frames to keep of a clip, its middle ones; more than --frames lets training jitter (default: --frames)"""
+    """Most frames to keep of a clip, its middle ones. More than --frames lets training jitter. By default --frames."""
     actor_coverage: Path | None = None
-    """.npz with, under each clip's id, uint8 (frames, 7, 7): how much of each cell the actor covers, 255 = all; ids are
-    `<class>/<name>`, of your own videos with the suffix"""
+    """.npz file with an array per clip id, uint8 (frames, 7, 7): how much of each cell the actor covers, 255 = all. Ids
+    are `<class>/<name>`, for your own videos with the suffix."""
     batch_size: int = 16
-    """frames per network call; 256 suits a GPU"""
+    """Frames per network call. 256 suits a GPU."""
     device: str = "cpu"
-    """cpu, cuda or cuda:<number>"""
+    """Device of the network: cpu, cuda or cuda:<number>."""
     crop: int | None = None
-    """pixels along the side of a crop around each cell, which is what the network sees of every frame but a clip's
-    first: a store to train on that `lazy:` sources compute where they are looked at (64 gives every cell a crop of its
-    own at 8 % of a frame's work)"""
+    """Side in pixels of a crop around each cell. In every frame but a clip's first the network sees only these crops.
+    Train on such a store to play `lazy:` sources. 64 gives every cell its own crop at 8 % of a frame's work."""
     precision: Precision = "float32"
-    """of the convolutions: bfloat16 and float16 (on a GPU) are faster, and change features by 1 % and 0.2 %"""
+    """Precision of the convolutions. bfloat16 (or float16 on a GPU) is faster, and changes features by 1 % (0.2 %)."""
     compile: bool = False
-    """compile the network first, half a minute: for long runs"""
+    """Compile the network first, which takes half a minute and pays off in long runs."""
     threads: int = field(default_factory=num_threads)
-    """of the network on the CPU"""
+    """Threads of the network on the CPU."""
     decoder: DecoderChoice = "auto"
-    """library that decodes: auto takes decord for files in which it is proven to give the frames that PyAV gives, and
-    PyAV for all others; torchcodec needs pip install "videoglimpse[torchcodec]" """
+    """Library that decodes. auto takes decord for files in which it is proven to give the same frames as PyAV, and PyAV
+    for all others. torchcodec needs pip install "videoglimpse[torchcodec]"."""
     decoders: int | None = None
-    """processes that decode (default: one for every 8 cores, with a GPU one for each but one, up to 16, fewer where
-    clips are long)"""
+    """Number of processes that decode. By default one for every 8 cores, with a GPU one for each core but one, at most
+    16, and fewer for long clips."""
     seconds_per_video: float = SECONDS_PER_VIDEO
-    """of decoding, after which a video is given up"""
+    """Seconds of decoding after which a video is given up."""
     shard_frames: int = 1024
-    """frames that a shard of the store may hold: what a killed run computes again at most (100 MB for 1024)"""
+    """Most frames in a shard of the store, which a killed run computes again (100 MB for 1024)."""
     engine: Literal["local", "ray"] = "local"
-    """where the work is done: in this process, or by Ray's workers, on this machine or the cluster of $RAY_ADDRESS"""
+    """Place of the work: this process, or Ray's workers, on this machine or the cluster of $RAY_ADDRESS."""
     workers: int | None = None
-    """of Ray, each with --threads cores, on CUDA with a GPU each (default: as many as fit)"""
+    """Number of Ray's workers, each with --threads cores and on CUDA with a GPU. By default as many as fit."""
     strict: bool = False
-    """stop at the first bad line of an annotation file, missing video or folder that cannot be opened, instead of
-    naming and skipping it"""
+    """Stop at the first bad line of an annotation file, missing video or closed folder, instead of skipping it."""
     retry_failed: bool = False
-    """try videos again that could not be read before, as on a disk that was gone: their shards are written again"""
+    """Try unreadable videos of an earlier run again, for example after a disk was gone. Rewrites their shards."""
     dry_run: bool = False
-    """write nothing: say what extracting would do, its size and time, judged by a few videos"""
+    """Write nothing. Print the clips, size and time of the extraction, estimated from a few videos."""
 
     def __post_init__(self) -> None:
         names = ("frames", "fps", "batch_size", "threads", "decoders", "seconds_per_video", "shard_frames", "workers")
@@ -123,14 +123,12 @@ class Settings:
 
     def absolute(self) -> Settings:
         """Return the same with absolute paths, for processes that run in other folders."""
-        paths: dict[str, Any] = {
-            name: value.absolute() for name, value in vars(self).items() if isinstance(value, Path)
-        }
+        paths: dict[str, Any] = {key: value.absolute() for key, value in vars(self).items() if isinstance(value, Path)}
         return replace(self, **paths)
 
+    @abstractmethod
     def dataset(self) -> VideoDataset:
         """Describe the videos."""
-        return folder(self.videos, strict=self.strict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,11 +136,16 @@ class HMDB51(Settings):
     """HMDB-51, or J-HMDB, with its official splits."""
 
     splits: Path
-    """folder of `<class>_test_split<fold>.txt`"""
+    """Folder of `<class>_test_split<fold>.txt`."""
+    classes: tuple[str, ...] = ()
+    """Classes to keep. By default all."""
+    allow_missing: bool = False
+    """Skip missing videos even with --strict."""
 
     def dataset(self) -> VideoDataset:
-        """Describe the videos."""
-        return hmdb51(self.videos, self.splits, strict=self.strict)
+        return hmdb51(
+            self.videos, self.splits, strict=self.strict, classes=self.classes, allow_missing=self.allow_missing
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,32 +153,53 @@ class UCF101(Settings):
     """UCF-101 with its official splits."""
 
     splits: Path
-    """folder of classInd.txt, trainlist<fold>.txt and testlist<fold>.txt"""
+    """Folder of classInd.txt, trainlist<fold>.txt and testlist<fold>.txt."""
+    classes: tuple[str, ...] = ()
+    """Classes to keep. By default all."""
+    allow_missing: bool = False
+    """Skip missing videos even with --strict."""
 
     def dataset(self) -> VideoDataset:
-        """Describe the videos."""
-        return ucf101(self.videos, self.splits, strict=self.strict)
+        return ucf101(
+            self.videos, self.splits, strict=self.strict, classes=self.classes, allow_missing=self.allow_missing
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActivityNet(Settings):
-    """ActivityNet v1.3, untrimmed, with as many of its videos as are there."""
+    """ActivityNet v1.3, untrimmed: all of its videos that are present."""
 
     videos: Path
-    """folder of videos, v_<id>.mp4 and the like, at any depth"""
+    """Folder of videos, v_<id>.mp4 and the like, at any depth."""
     annotations: Path
-    """the official JSON file"""
+    """The official JSON file."""
     fps: float = 2.0
-    """frames sampled per second of video"""
+    """Frames sampled per second of video."""
     max_frames: int | None = 600
-    """most frames to keep of a video, its middle ones; episodes are windows of --frames of them"""
+    """Most frames to keep of a video, its middle ones. Episodes are windows of --frames of these."""
     shard_frames: int = 4096
-    """frames that a shard of the store may hold: what a killed run computes again at most (100 MB for 1024)"""
+    """Most frames in a shard of the store, which a killed run computes again (100 MB for 1024)."""
 
     def dataset(self) -> VideoDataset:
-        """Describe the videos."""
         return activitynet(self.videos, self.annotations, strict=self.strict)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Folder(Settings):
-    """Your own videos, split by name into train, validation and test."""
+    """Your own videos, in a folder per class. Folders train, val and test, a CSV file or the names split them."""
+
+    videos: Path
+    """Folder of the class folders, or of the folders train, val and test of class folders."""
+    splits: Path | None = None
+    """CSV file of rows such as `walk/a.mp4,train`: a video and train, val or test."""
+
+    def dataset(self) -> VideoDataset:
+        return folder(self.videos, splits=self.splits, strict=self.strict)
+
+
+COMMANDS: dict[str, type[Settings]] = {
+    "hmdb51": HMDB51,
+    "ucf101": UCF101,
+    "activitynet": ActivityNet,
+    "folder": Folder,
+}

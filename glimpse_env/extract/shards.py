@@ -1,4 +1,4 @@
-"""The work itself: shares of a data set's clips in, shards of a store out."""
+"""Shards of a store, filled with the clips of a data set."""
 
 from __future__ import annotations
 
@@ -22,17 +22,12 @@ from glimpse_env.video.features import VideoFeatures, embed
 from glimpse_env.video.process import prepare_process
 from glimpse_env.video.stopwatch import Stopwatch
 
+Report = Callable[[VideoClip, VideoError | None], object]  # called after each clip, with the error if it is unreadable
+
 
 @dataclass
 class Work:
-    """What an extraction has done so far.
-
-    Attributes:
-        clips: read and kept.
-        frames: of them.
-        num_bytes: of their arrays.
-        stopwatch: where the time went, that of all processes and threads added up; they work at the same time.
-    """
+    """Amount of an extraction's work, and its times, summed over processes and threads that work at the same time."""
 
     clips: int = 0
     frames: int = 0
@@ -43,42 +38,16 @@ class Work:
     def frames_per_second(self) -> float:
         return self.frames / self.stopwatch.seconds["total"]
 
-    def as_report(self) -> dict[str, Any]:
-        """Return what the store's report.json keeps of a run; "total" is the clock's time."""
-        return {
-            "clips": self.clips,
-            "frames": self.frames,
-            "bytes": self.num_bytes,
-            "frames_per_second": self.frames_per_second,
-            "seconds": self.stopwatch.seconds,
-        }
-
-    def count(self, arrays: Sequence[ClipArrays]) -> None:
-        """Add the clips of a shard."""
-        self.clips += len(arrays)
-        self.frames += sum(len(clip.features) for clip in arrays)
-        self.num_bytes += sum(clip.num_bytes for clip in arrays)
-
     def add(self, other: Work) -> None:
-        """Add what another worker has done."""
+        """Add the work of a shard or of another worker."""
         self.clips += other.clips
         self.frames += other.frames
         self.num_bytes += other.num_bytes
         self.stopwatch.add(other.stopwatch.seconds)
 
 
-Told = Callable[[VideoClip, VideoError | None], object]  # about a clip that is done, and why it cannot be read
-
-
 class ShardExtractor:
-    """Fills shards of a store, one after the other, in this process.
-
-    Args:
-        settings: of the extraction.
-        writer: of the store.
-        backbone: the network.
-        decoders: that decode at the settings' rate.
-    """
+    """Fills shards of a store, one after the other, in this process."""
 
     def __init__(self, settings: Settings, writer: StoreWriter, backbone: Backbone, decoders: Decoders) -> None:
         self._settings = settings
@@ -87,25 +56,16 @@ class ShardExtractor:
         self._decoders = decoders
         self._coverage = open_coverage(settings.actor_coverage, writer.clips)
 
-    def fill(self, shards: Sequence[int], told: Told) -> Work:
-        """Decode, embed and write the clips of some shards.
-
-        Args:
-            shards: their numbers.
-            told: is called after each clip, with the error if it cannot be read.
-
-        Returns:
-            What was done.
-        """
+    def fill(self, shards: Sequence[int], report: Report) -> Work:
+        """Decode, embed and write the clips of some shards."""
         work = Work()
         shares = [self._writer.share(shard) for shard in shards]
         decoded = self._decoders.decode(clip.path for share in shares for clip in share)
         written: Future[dict[str, float]] | None = None
         with ThreadPoolExecutor(1) as disk:
             for shard, share in zip(shards, shares, strict=True):
-                clips = _watched(share, decoded, told, work.stopwatch)
                 results = embed(
-                    clips,
+                    _reported(share, decoded, report, work.stopwatch),
                     self._backbone,
                     batch_size=self._settings.batch_size,
                     crop=self._settings.crop,
@@ -114,7 +74,8 @@ class ShardExtractor:
                 arrays, failures = _sorted_out(share, results, self._coverage)
                 _wait(written, work.stopwatch)
                 written = disk.submit(self._write, shard, arrays, failures)
-                work.count(arrays)
+                frames = sum(len(clip.features) for clip in arrays)
+                work.add(Work(len(arrays), frames, sum(clip.num_bytes for clip in arrays)))
             _wait(written, work.stopwatch)
         return work
 
@@ -126,7 +87,7 @@ class ShardExtractor:
 
 
 def load_network(settings: Settings, *, device: str | None = None) -> Backbone:
-    """Load the network as the settings ask for it, or on another device, and set this process up to run it."""
+    """Load the network of the settings, on their device or another, and prepare this process to run it."""
     prepare_process(threads=settings.threads)
     return load_backbone(
         settings.backbone,
@@ -138,7 +99,7 @@ def load_network(settings: Settings, *, device: str | None = None) -> Backbone:
 
 
 def make_decoders(settings: Settings) -> Decoders:
-    """Return the decoders that the settings ask for."""
+    """Return the decoders of the settings."""
     return Decoders(
         frames_per_second=settings.fps,
         max_frames=settings.frames_kept,
@@ -149,10 +110,10 @@ def make_decoders(settings: Settings) -> Decoders:
 
 
 def open_coverage(path: Path | None, clips: Sequence[VideoClip]) -> Any:
-    """Open the actors' places; None where there are none.
+    """Open the file of the actors' places, if there is one.
 
     Raises:
-        DatasetError: it cannot be read, or some clips are missing.
+        DatasetError: it cannot be read, or lacks some of the clips.
     """
     if path is None:
         return None
@@ -174,20 +135,20 @@ def _wait(written: Future[dict[str, float]] | None, stopwatch: Stopwatch) -> Non
             stopwatch.add(written.result())
 
 
-def _watched(
-    clips: Sequence[VideoClip], decoded: Iterator[DecodedClip | VideoError], told: Told, stopwatch: Stopwatch
+def _reported(
+    clips: Sequence[VideoClip], decoded: Iterator[DecodedClip | VideoError], report: Report, stopwatch: Stopwatch
 ) -> Iterator[tuple[Path, DecodedClip | VideoError]]:
     for clip in clips:
         with stopwatch.measure("waiting for decoded frames"):
             outcome = next(decoded)
         yield clip.path, outcome
-        told(clip, outcome if isinstance(outcome, VideoError) else None)
+        report(clip, outcome if isinstance(outcome, VideoError) else None)
 
 
 def _sorted_out(
     clips: Sequence[VideoClip], results: Sequence[VideoFeatures | VideoError], coverage: Any
 ) -> tuple[list[ClipArrays], dict[str, str]]:
-    """Tell the clips that could be read from the reasons why others could not."""
+    """Return the arrays of readable clips, and the reasons why others are unreadable."""
     arrays, failures = [], {}
     for clip, result in zip(clips, results, strict=True):
         try:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 Split = Literal["train", "validation", "test"]
@@ -34,44 +34,53 @@ def source_group(name: str, *, class_name: str) -> str:
     return name if tags is None else name[: tags.start()].removesuffix(f"_{class_name}")
 
 
-def carve_groups(groups: Iterable[str], *, share: float) -> frozenset[str]:
-    """Choose the groups of one class to hold out: the ones whose names have the smallest sha256.
+def carve_groups(classes: Mapping[str, Collection[int]], *, share: float) -> frozenset[str]:
+    """Choose the groups to hold out, in the order of the sha256 of their names.
 
     Args:
-        groups: group names, repeats allowed.
-        share: part of the groups to hold out, in [0, 1].
+        classes: for each group the classes of its clips. The name of a group is hashed without the folder before it.
+        share: part of each class's groups to hold out, in [0, 1].
 
     Returns:
-        `share` of the distinct groups, rounded to the nearest whole number with halves up, but at least one of two or
-        more groups and never all of them: a class with a single group keeps it.
+        `share` of each class's groups, rounded to the nearest whole number with halves up, but at least one of two or
+        more groups and never all of them: a class with a single group keeps it. A group of several classes is held out
+        for all of them as soon as one needs it, so a class can lose more than its share.
 
     Raises:
         ValueError: share lies outside [0, 1].
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must lie in [0, 1], got {share}")
+    totals = Counter(label for labels in classes.values() for label in labels)
+    wanted = {label: min(max(int(share * total + 0.5), 1), total - 1) for label, total in totals.items()}
     # File names need not be UTF-8.
-    digests = {group: hashlib.sha256(group.encode("utf-8", "surrogateescape")).digest() for group in groups}
-    ordered = sorted(digests, key=lambda group: (digests[group], group))
-    count = min(max(int(share * len(ordered) + 0.5), 1), len(ordered) - 1)
-    return frozenset(ordered[: max(count, 0)])
+    digests = {
+        group: hashlib.sha256(group.rpartition("/")[2].encode("utf-8", "surrogateescape")).digest() for group in classes
+    }
+    held: Counter[int] = Counter()
+    chosen = set()
+    for group in sorted(classes, key=lambda group: (digests[group], group)):
+        labels = classes[group]
+        if any(held[label] < wanted[label] for label in labels) and all(
+            held[label] < totals[label] - 1 for label in labels
+        ):
+            chosen.add(group)
+            held.update(labels)
+    return frozenset(chosen)
 
 
 def carve_validation(train: Mapping[str, tuple[int, str]], *, share: float = VALIDATION_SHARE) -> frozenset[str]:
-    """Choose the clips of an official train part that validate instead.
+    """Choose the clips of an official train part that validate instead: all clips of the groups of `carve_groups`.
 
     Args:
         train: for each clip id its label and its source group.
         share: part of each class's groups to hold out.
-
-    Returns:
-        The ids of all clips in the groups that `carve_groups` chooses class by class.
     """
-    groups = defaultdict(set)
+    classes: dict[str, set[int]] = defaultdict(set)
     for label, group in train.values():
-        groups[label].add(group)
-    carved = {label: carve_groups(names, share=share) for label, names in groups.items()}
-    return frozenset(clip for clip, (label, group) in train.items() if group in carved[label])
+        classes[group].add(label)
+    carved = carve_groups(classes, share=share)
+    return frozenset(clip for clip, (_, group) in train.items() if group in carved)
 
 
 def split_groups(clips: Mapping[str, tuple[int, str]], *, share: float = VALIDATION_SHARE) -> dict[str, Split]:

@@ -24,24 +24,24 @@ def verify(path: Path) -> None:
 
 
 def info(path: Path) -> None:
-    """Print what a store holds."""
+    """Print the contents of a store."""
     store = FeatureStore.open(path)
-    for name, value in asdict(store.manifest).items():
-        print(f"{name:18} {', '.join(value) if isinstance(value, tuple) else value}")
-    decoders = Counter(store.decoders())
-    print(f"{'decoded by':18} {', '.join(f'{name} {count}' for name, count in sorted(decoders.items()))}")
-    print(f"{'clips':18} {len(store.index['clip_ids'])}, {store.index['num_frames'].sum()} frames")
+    rows = {name: ", ".join(v) if isinstance(v, tuple) else v for name, v in asdict(store.manifest).items()}
+    rows["decoded by"] = ", ".join(f"{name} {count}" for name, count in sorted(Counter(store.decoders()).items()))
+    rows["clips"] = f"{len(store.index['clip_ids'])}, {store.index['num_frames'].sum()} frames"
     for fold, codes in enumerate(store.index["splits"], start=1):
-        counts = ", ".join(f"{name} {(codes == code).sum()}" for name, code in SPLIT_CODES.items() if name)
-        print(f"{f'fold {fold}':18} {counts}")
-    print(f"{'bytes':18} {sum(file['bytes'] for file in store.files.values())}")
+        counts = (f"{name} {(codes == code).sum()}" for name, code in SPLIT_CODES.items() if name)
+        rows[f"fold {fold}"] = ", ".join(counts)
+    rows["bytes"] = sum(file["bytes"] for file in store.files.values())
+    for name, value in rows.items():
+        print(f"{name:18} {value}")
 
 
 def merge(
     out: Annotated[Path, tyro.conf.arg(metavar="OUT")],
     stores: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="STORE STORE [...]")],
 ) -> None:
-    """Join complete stores, parts of one data set from several machines say, into a new one.
+    """Join complete stores, such as parts of one data set from several machines, into a new one.
 
     Args:
         out: folder of the new store

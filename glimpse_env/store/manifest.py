@@ -1,9 +1,12 @@
-"""The manifest of a feature store: what it says, how it is written and checked."""
+"""The manifest of a feature store: its fields, and how it is written, read and checked."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +14,7 @@ from typing import Any, Literal
 FORMAT = "videoglimpse feature store"
 FORMAT_VERSION = 1
 SPLIT_CODES: dict[str | None, int] = {None: 0, "train": 1, "validation": 2, "test": 3}
+LARGEST_HALF = 65504.0
 Bank = Literal["features", "thumbnails", "coverage"]
 
 
@@ -20,67 +24,38 @@ class StoreError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a store holds and how it was made; `manifest.json` without format, sizes and checksums.
+    """Contents of a store and how it was made: `manifest.json` without format, sizes and checksums.
 
-    In a merged store `dataset`, `decoder`, `software` and `device` name all that its parts had, joined with "; ",
-    `clips_per_shard` and the maxima are the largest of theirs, and `clips_sha256` is of theirs, one after the other.
-
-    Attributes:
-        dataset: name of the data set.
-        class_names: the C classes.
-        num_folds: how many official splits there are.
-        clips_sha256: of the list of clips, labels and splits that the extraction was asked for.
-        trimmed: every clip is one segment of one class.
-        backbone: name of the network.
-        weights_sha256: of its weights file.
-        precision: of the network's convolutions.
-        crop: pixels along the side of the crop that the network saw of a cell in every frame but a clip's first, which
-            it saw whole; None where it saw all frames whole.
-        resize_rule: how frames became its input.
-        decoder: the choice of decoder and the libraries it may use, with their versions; record.json has each clip's.
-        software: versions of what else decides the last bits.
-        device: kind of processor that the network ran on.
-        threads: of the network on the CPU; 0 on a GPU, and where the parts of a merged store differ.
-        batch_size: to which the network's batches were padded; 0 where the parts of a merged store differ.
-        frames_per_second: of the samples.
-        num_frames: T, frames of an episode.
-        max_frames: the most frames stored of a clip.
-        grid_size: K.
-        depth: D.
-        dtype: of the features.
-        has_coverage: whether it is known where the actor is.
-        clips_per_shard: videos whose frames share a shard.
-        num_shards: how many shards there are.
-        max_feature: the largest feature.
-        complete: whether the extraction has finished.
+    In a merged store `dataset`, `decoder`, `software` and `device` name those of all parts, joined with "; ",
+    `clips_per_shard` and the maxima are the largest of the parts, and `clips_sha256` is the sha256 of theirs in a row.
     """
 
     dataset: str
     class_names: tuple[str, ...]
-    num_folds: int
-    clips_sha256: str
-    trimmed: bool
-    backbone: str
+    num_folds: int  # official splits
+    clips_sha256: str  # of the clips, labels and splits that the extraction was asked for
+    trimmed: bool  # every clip is one segment of one class
+    backbone: str  # name of the network
     weights_sha256: str
-    resize_rule: str
-    decoder: str
-    software: str
-    device: str
-    threads: int
-    batch_size: int
+    resize_rule: str  # how frames became the network's input
+    decoder: str  # choice of decoder and versions of the libraries it may use; record.json has each clip's
+    software: str  # versions of everything else that decides the last bits
+    device: str  # kind of processor that ran the network
+    threads: int  # of the network on the CPU; 0 on a GPU, and if the parts of a merged store differ
+    batch_size: int  # padded size of the network's batches; 0 if the parts of a merged store differ
     frames_per_second: float
-    num_frames: int
-    max_frames: int
-    grid_size: int
-    depth: int
-    dtype: str
-    has_coverage: bool
+    num_frames: int  # T, frames of an episode
+    max_frames: int  # most frames stored of a clip
+    grid_size: int  # K
+    depth: int  # D
+    dtype: str  # of the features
+    has_coverage: bool  # whether the actor's place is known
     clips_per_shard: int
     num_shards: int
-    precision: str = "float32"
-    crop: int | None = None
-    max_feature: float = 0.0
-    complete: bool = False
+    precision: str = "float32"  # of the network's convolutions
+    crop: int | None = None  # side in pixels of the crop around a cell, except in first frames; None: no crops
+    max_feature: float = 0.0  # the largest feature
+    complete: bool = False  # whether the extraction has finished
 
     def row(self, bank: Bank) -> tuple[tuple[int, ...], str]:
         """Return the shape and dtype of a frame's row in an array."""
@@ -102,7 +77,7 @@ class Manifest:
         return ("record.json", *(f"{bank}.npy" for bank in self.banks))
 
     def file_names(self) -> frozenset[str]:
-        """Return the names of all files that a complete store has beside manifest and report."""
+        """Return the names of all files of a complete store except manifest and report."""
         shards = {f"{shard_folder(shard)}/{name}" for shard in range(self.num_shards) for name in self.shard_files}
         return frozenset(shards | {"index.npz"})
 
@@ -119,10 +94,10 @@ def manifest_text(manifest: Manifest, files: dict[str, dict[str, Any]]) -> str:
 
 
 def read_manifest(path: Path) -> tuple[Manifest, dict[str, dict[str, Any]]]:
-    """Read and check the manifest of the store at `path`; complete or not.
+    """Read and check the manifest of the store at `path`, complete or not.
 
     Returns:
-        The manifest, and for each of the store's files its `bytes` and `sha256`.
+        The manifest, and the `bytes` and `sha256` of each of the store's files.
 
     Raises:
         FileNotFoundError: there is no store at `path`.
@@ -131,8 +106,8 @@ def read_manifest(path: Path) -> tuple[Manifest, dict[str, dict[str, Any]]]:
     file = path / "manifest.json"
     if not file.is_file():
         raise FileNotFoundError(f"no feature store at {path}: write one with python -m glimpse_env.extract")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+    with damage_as_store_error(file):
+        content = json.loads(file.read_bytes())
         if content["format"] != FORMAT:
             raise StoreError(f"{file} is of format {content['format']!r}, not a {FORMAT}")
         if content["format_version"] > FORMAT_VERSION:
@@ -142,14 +117,80 @@ def read_manifest(path: Path) -> tuple[Manifest, dict[str, dict[str, Any]]]:
             )
         if content.pop("sha256") != _content_sha256(content):
             raise StoreError(f"{file} was altered: its content does not have the sha256 that it states")
-        content = {"precision": "float32", "crop": None} | content  # stores of the first days do not say them
+        content = {"precision": "float32", "crop": None} | content  # stores of the first days lack them
         known = {key: content[key] for key in (entry.name for entry in fields(Manifest))}
         files = {name: {"bytes": int(f["bytes"]), "sha256": str(f["sha256"])} for name, f in content["files"].items()}
-        return Manifest(**{**known, "class_names": tuple(known["class_names"])}), files
+        if not isinstance(known["class_names"], list):
+            raise ValueError(f"class_names are {known['class_names']!r}, not a list")
+        manifest = Manifest(**{**known, "class_names": tuple(known["class_names"])})
+        if problem := next(_problems(manifest), None):
+            raise ValueError(problem)
+        return manifest, files
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """Read a shard's `record.json`.
+
+    Raises:
+        StoreError: it is missing or damaged.
+    """
+    with damage_as_store_error(file):
+        record: dict[str, Any] = json.loads(file.read_bytes())
+        for clip in record["clips"]:
+            if type(clip["clip_id"]) is not str or type(clip["num_frames"]) is not int or clip["num_frames"] < 1:
+                raise ValueError(f"clip {clip}")
+            if not (math.isfinite(clip["start"]) and isinstance(clip.get("decoder", ""), str)):
+                raise ValueError(f"clip {clip}")
+        if not all(isinstance(reason, str) for reason in record["failures"].values()):
+            raise ValueError("a failure without a reason")
+        if not 0 <= record["max_feature"] <= LARGEST_HALF:
+            raise ValueError(f"max_feature {record['max_feature']}")
+        record["files"].items()
+        return record
+
+
+@contextmanager
+def damage_as_store_error(file: Path) -> Iterator[None]:
+    """Turn every error of a block that reads a file of a store into a StoreError with the file's name."""
+    try:
+        yield
     except StoreError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise StoreError(f"{file} is damaged ({type(error).__name__}: {error}): extract the store again") from error
+    except Exception as error:  # parsers of JSON, zip and .npy raise dozens of types
+        if isinstance(error, OSError) and error.filename is not None:
+            raise StoreError(f"{file} cannot be read ({error.strerror}): is its disk there?") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise StoreError(f"{file} is damaged ({reason}): extract the store again") from error
+
+
+_LEAST = {"num_folds": 1, "threads": 0, "batch_size": 0, "num_frames": 1, "max_frames": 1, "grid_size": 1, "depth": 1,
+          "clips_per_shard": 1, "num_shards": 1}  # fmt: skip
+_MOST = 10**9
+_TEXTS = ("dataset", "clips_sha256", "backbone", "weights_sha256", "resize_rule", "decoder", "software", "device",
+          "precision")  # fmt: skip
+_FLAGS = ("trimmed", "has_coverage", "complete")
+
+
+def _problems(manifest: Manifest) -> Iterator[str]:
+    values = asdict(manifest)
+    for name, least in _LEAST.items():
+        if type(values[name]) is not int or not least <= values[name] <= _MOST:
+            yield f"{name} is {values[name]!r}, not a whole number from {least} to {_MOST}"
+    for names, kind in ((_TEXTS, str), (_FLAGS, bool)):
+        for name in names:
+            if type(values[name]) is not kind:
+                yield f"{name} is {values[name]!r}, not a {kind.__name__}"
+    classes = manifest.class_names
+    if not classes or not all(isinstance(name, str) and name for name in classes) or len(set(classes)) < len(classes):
+        yield f"class_names are {classes!r}, not different names"
+    if manifest.dtype != "float16":
+        yield f"dtype is {manifest.dtype!r}, not 'float16'"
+    if manifest.crop is not None and (type(manifest.crop) is not int or not 1 <= manifest.crop <= _MOST):
+        yield f"crop is {manifest.crop!r}, not None or a number of pixels"
+    if not 0 < manifest.frames_per_second < math.inf:
+        yield f"frames_per_second is {manifest.frames_per_second!r}, not positive and finite"
+    if not 0 <= manifest.max_feature <= LARGEST_HALF or (manifest.complete and not manifest.max_feature):
+        yield f"max_feature is {manifest.max_feature!r}, not positive and at most {LARGEST_HALF}"
 
 
 def _content_sha256(content: dict[str, Any]) -> str:

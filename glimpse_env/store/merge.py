@@ -1,11 +1,13 @@
-"""Joining complete stores, such as parts of one data set that were extracted on several machines."""
+"""Merging of complete stores, such as parts of one data set that were extracted on several machines."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -19,48 +21,60 @@ from glimpse_env.datasets.description import spell
 from glimpse_env.files import sync_folder, write_synced
 from glimpse_env.store.manifest import Manifest, StoreError, manifest_text, shard_folder
 from glimpse_env.store.reader import CLIP_ENTRIES, SEGMENT_ENTRIES, FeatureStore
-from glimpse_env.store.writer import file_facts, raising_store_error, write_report
+from glimpse_env.store.writer import file_facts, locked, raising_store_error, write_report
 
 _JOINED = ("dataset", "decoder", "software", "device")
-_ZERO_WHERE_DIFFERENT = ("threads", "batch_size")
+_ZERO_IF_DIFFERENT = ("threads", "batch_size")
 _LARGEST = ("max_frames", "clips_per_shard", "max_feature")
-_OF_THE_PARTS = ("clips_sha256", "class_names", "num_shards")
+_OF_EACH_PART = ("clips_sha256", "class_names", "num_shards")
 
 
 def merge_stores(out: Path, parts: Sequence[Path]) -> Path:
     """Join complete stores into a new one, which reads as if it had been extracted in one go.
 
-    Shards are linked where the file system can, so that nothing is copied and the parts may be deleted; elsewhere they
-    are copied. Classes are joined by name. Every clip keeps the splits that its part gave it: where these were drawn
-    rather than official, videos cut from one film have to be in one part, or they may come to train and test.
+    Shards are linked if the file system can, so nothing is copied and the parts may be deleted; otherwise they are
+    copied. Classes are joined by name. Every clip keeps the splits of its part. Parts with drawn instead of official
+    splits must not share films, or a film may be in both train and test.
 
     Args:
-        out: folder of the new store; it may be empty. Until the store is whole it grows in `.<name>.partial` beside it.
+        out: folder of the new store; it may be empty. The store grows in `.<name>.<number>.partial` next to it.
         parts: folders of the stores, two or more.
 
     Returns:
         `out`.
 
     Raises:
-        FileNotFoundError: a part is not there.
-        StoreError: there is one part only, `out` holds something, a part is unfinished or damaged, parts differ in
-            what decides what their features mean, two hold the same clip, or the disk is full.
+        FileNotFoundError: a part does not exist.
+        StoreError: there is one part only, `out` holds something or another process writes it, a part is unfinished or
+            damaged, features of the parts do not mean the same, two parts hold the same clip, or the disk is full.
     """
     if len(parts) < 2:
         raise StoreError(f"merging takes two stores or more, got {len(parts)}")
-    if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
-        raise StoreError(f"{out} is there already and no empty folder: choose another")
+    _require_free(out)
     stores = [FeatureStore.open(part) for part in parts]
-    for store in stores:
-        store.verify_file("index.npz")  # what is read here gets a new checksum, which must not cover up old damage
     manifest = _joined_manifest(stores)
-    _require_distinct_clips(stores)
+    counts = Counter(clip for store in stores for clip in store.index["clip_ids"].tolist())
+    if twice := [clip for clip, count in counts.items() if count > 1]:
+        raise StoreError(f"{len(twice)} of the clips are in several of the stores: {spell(twice)}")
+    failures, missing = _joined_reports(stores)
     place = out.resolve()
-    partial = place.with_name(f".{place.name}.partial")
-    with raising_store_error(out, partial, kept="the parts are untouched"):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _fill(partial, manifest, stores)
+    partial = place.with_name(f".{place.name}.{uuid.uuid4().hex}.partial")
+    with locked(out), raising_store_error(out, partial, kept="the parts are untouched"):
+        _require_free(out)
+        for leftover in place.parent.glob(f".{glob.escape(place.name)}.*.partial"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        partial.mkdir()
+        files = _gather_shards(partial, stores)
+        index = _joined_index(manifest, stores)
+        write_synced(partial / "index.npz", lambda file: np.savez(file, **index))  # type: ignore[arg-type]
+        files["index.npz"] = file_facts(partial / "index.npz")
+        write_report(
+            partial,
+            failures={clip: reason for clip, reason in failures.items() if clip not in counts},
+            missing=sorted(missing - counts.keys()),
+        )
+        write_synced(partial / "manifest.json", manifest_text(manifest, files).encode())
+        sync_folder(partial)
         if place.exists():
             place.rmdir()  # the empty folder, which not every system lets a rename replace
         partial.rename(place)
@@ -68,61 +82,42 @@ def merge_stores(out: Path, parts: Sequence[Path]) -> Path:
     return out
 
 
-def _fill(folder: Path, manifest: Manifest, stores: Sequence[FeatureStore]) -> None:
-    files = _gather_shards(folder, stores)
-    index = _joined_index(manifest, stores)
-    write_synced(folder / "index.npz", lambda file: np.savez(file, **index))  # type: ignore[arg-type]
-    files["index.npz"] = file_facts(folder / "index.npz")
-    there = set(index["clip_ids"].tolist())
-    failures, missing = _joined_reports(stores)
-    write_report(
-        folder,
-        failures={clip: reason for clip, reason in failures.items() if clip not in there},
-        missing=sorted(missing - there),
-    )
-    write_synced(folder / "manifest.json", manifest_text(manifest, files).encode())
-    sync_folder(folder)
+def _require_free(out: Path) -> None:
+    if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
+        raise StoreError(f"{out} exists and is no empty folder: choose another")
 
 
 def _joined_manifest(stores: Sequence[FeatureStore]) -> Manifest:
-    manifests = [store.manifest for store in stores]
-    every = [asdict(manifest) for manifest in manifests]
-    free = {*_JOINED, *_ZERO_WHERE_DIFFERENT, *_LARGEST, *_OF_THE_PARTS}
-    for store, fields in zip(stores, every, strict=True):
-        for name in fields:
-            if name not in free and fields[name] != every[0][name]:
+    every = [asdict(store.manifest) for store in stores]
+    free = {*_JOINED, *_ZERO_IF_DIFFERENT, *_LARGEST, *_OF_EACH_PART}
+    for store, values in zip(stores, every, strict=True):
+        for name in values.keys() - free:
+            if values[name] != every[0][name]:
                 raise StoreError(
                     f"{stores[0].path} and {store.path} do not go together: {name} is {every[0][name]!r} in the first "
-                    f"and {fields[name]!r} in the second"
+                    f"and {values[name]!r} in the second"
                 )
-    values = {name: [fields[name] for fields in every] for name in free}
-    # A part may have been merged itself: its texts are taken apart, so that each is named once.
-    changes: dict[str, Any] = {name: "; ".join(dict.fromkeys("; ".join(values[name]).split("; "))) for name in _JOINED}
-    changes |= {name: values[name][0] if len(set(values[name])) == 1 else 0 for name in _ZERO_WHERE_DIFFERENT}
-    changes |= {name: max(values[name]) for name in _LARGEST}
-    classes = values["class_names"]
+    columns = {name: [values[name] for values in every] for name in free}
+    # A part may be a merged store: its texts are split, so that each is named once.
+    changes: dict[str, Any] = {name: "; ".join(dict.fromkeys("; ".join(columns[name]).split("; "))) for name in _JOINED}
+    changes |= {name: columns[name][0] if len(set(columns[name])) == 1 else 0 for name in _ZERO_IF_DIFFERENT}
+    changes |= {name: max(columns[name]) for name in _LARGEST}
+    classes = columns["class_names"]
     return replace(
-        manifests[0],
+        stores[0].manifest,
         **changes,
-        clips_sha256=hashlib.sha256("".join(values["clips_sha256"]).encode()).hexdigest(),
+        clips_sha256=hashlib.sha256("".join(columns["clips_sha256"]).encode()).hexdigest(),
         class_names=classes[0] if len(set(classes)) == 1 else tuple(sorted(set().union(*classes))),
-        num_shards=sum(values["num_shards"]),
+        num_shards=sum(columns["num_shards"]),
     )
 
 
-def _require_distinct_clips(stores: Sequence[FeatureStore]) -> None:
-    counts = Counter(clip for store in stores for clip in store.index["clip_ids"].tolist())
-    if twice := sorted(clip for clip, count in counts.items() if count > 1):
-        raise StoreError(f"{len(twice)} of the clips are in several of the stores: {spell(twice)}")
-
-
 def _joined_index(manifest: Manifest, stores: Sequence[FeatureStore]) -> dict[str, NDArray[Any]]:
-    """Return all clips in the order of their ids, and their segments in the order of the clips."""
     parts = []
     shards = clips = 0  # of the parts before
     for store in stores:
         part = dict(store.index)
-        # Label -1, of clips without one, takes the last entry, which is -1 again.
+        # Label -1 (unknown) takes the last entry, which is -1 again.
         renumbered = np.array([*map(manifest.class_names.index, store.manifest.class_names), -1], np.int64)
         part["labels"] = renumbered[part["labels"]]
         part["shards"] = part["shards"] + shards
@@ -144,10 +139,7 @@ def _joined_index(manifest: Manifest, stores: Sequence[FeatureStore]) -> dict[st
 
 
 def _gather_shards(folder: Path, stores: Sequence[FeatureStore]) -> dict[str, dict[str, Any]]:
-    """Link or copy all shards, numbered on, and return their files' sizes and checksums.
-
-    Nothing in a shard, its record included, tells the shard's number or a class's, so all files stay as they are.
-    """
+    """Link or copy all shards under new numbers, and return their files' sizes and checksums."""
     files = {}
     sources = [(store, shard) for store in stores for shard in range(store.manifest.num_shards)]
     for number, (store, shard) in enumerate(sources):
@@ -170,7 +162,7 @@ def _link_or_copy(source: Path, place: Path) -> None:
 
 
 def _joined_reports(stores: Sequence[FeatureStore]) -> tuple[dict[str, str], set[str]]:
-    """Return the parts' failures and missing clips; some of them another part may have."""
+    """Return the parts' failures and missing clips, some of which another part may hold."""
     failures: dict[str, str] = {}
     missing: set[str] = set()
     for store in stores:

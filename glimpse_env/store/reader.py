@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
-from collections.abc import Iterator
+import mmap
+import sys
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,22 @@ from numpy.typing import NDArray
 from glimpse_env.files import file_sha256
 from glimpse_env.sources.protocol import Segment, widen
 from glimpse_env.sources.splits import SPLITS
-from glimpse_env.store.manifest import SPLIT_CODES, Bank, Manifest, StoreError, read_manifest, shard_folder
-from glimpse_env.store.mapping import MappedRows, most_maps
+from glimpse_env.store.manifest import (
+    SPLIT_CODES,
+    Bank,
+    Manifest,
+    StoreError,
+    damage_as_store_error,
+    read_manifest,
+    read_record,
+    shard_folder,
+)
 
 COVERED = 255 / 10  # a cell is the actor's when more than a tenth of it is covered
+CLIP_ENTRIES = ("clip_ids", "labels", "shards", "first_rows", "num_frames", "starts", "splits")
+SEGMENT_ENTRIES = ("segment_clips", "segment_starts", "segment_ends", "segment_labels")
+_ADVISES = hasattr(mmap, "MADV_RANDOM")  # Windows takes no advice
+_REMEMBERED = 60.0  # seconds; older pages may have left memory again
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +40,7 @@ class FeatureStore:
 
     Attributes:
         path: its folder.
-        manifest: what it holds.
+        manifest: its manifest.
         files: `bytes` and `sha256` of each of its files.
         index: the arrays of `index.npz`.
     """
@@ -40,21 +53,24 @@ class FeatureStore:
 
     @classmethod
     def open(cls, path: str | Path) -> FeatureStore:
-        """Open a store after checking its manifest and the sizes of its files, but not what is in them.
+        """Open a store after checking its manifest, its index and the sizes of its files, but not their content.
 
         Raises:
             FileNotFoundError: there is no store at `path`.
-            StoreError: it is unfinished, a file is missing or has the wrong size, or its format is newer.
+            StoreError: it is unfinished, damaged, a file is missing or has the wrong size, or its format is newer.
         """
-        path = Path(path)
+        path = Path(path).absolute()  # arrays are opened later, when the process may have changed its folder
         manifest, files = read_manifest(path)
         if not manifest.complete:
             raise StoreError(f"{path} is unfinished: run the command that began it again to resume")
-        if files.keys() != manifest.file_names():
+        if len(files) != 1 + manifest.num_shards * len(manifest.shard_files) or files.keys() != manifest.file_names():
             raise StoreError(f"{path / 'manifest.json'} lists other files than a store of this format has")
         for name in sorted(files):
             _check_size(path / name, files[name]["bytes"])
-        return cls(path, manifest, files, _read_index(path / "index.npz", manifest))
+        store = cls(path, manifest, files, {})
+        store.verify_file("index.npz")
+        store.index.update(_read_index(path / "index.npz", manifest))
+        return store
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FeatureStore.open, (self.path,)
@@ -73,44 +89,40 @@ class FeatureStore:
         members = np.flatnonzero(self.index["splits"][fold - 1] == SPLIT_CODES[split])
         if not len(members):
             raise ValueError(f"split {split!r} of fold {fold} has no clips in {self.path}")
-        return StoreSplit(store=self, split=split, fold=int(fold), members=members)
+        return StoreSplit(self, split, int(fold), members)
 
-    def bank(self, kind: Bank, shard: int) -> NDArray[Any]:
+    def mapped(self, kind: Bank, shard: int) -> MappedRows:
         """Return one array of a shard, mapped read-only.
 
         Raises:
-            StoreError: the file is not the array that the manifest promises.
+            StoreError: the file is not the array that manifest and index describe.
         """
-        return self.mapped(kind, shard).rows
-
-    def mapped(self, kind: Bank, shard: int) -> MappedRows:
-        """Return one array of a shard as `bank` does, with the means to announce what will be read of it."""
         bank = self._banks.get((kind, shard))
         if bank is None:
-            while len(self._banks) >= most_maps():  # the oldest closes when nobody reads it any more
+            while len(self._banks) >= _most_maps():  # the oldest closes when its last reader is done
                 self._banks.pop(next(iter(self._banks)))
-            bank = self._banks[kind, shard] = self._map(kind, self.path / shard_folder(shard) / f"{kind}.npy")
+            bank = self._banks[kind, shard] = self._map(kind, shard)
         return bank
 
-    def _map(self, kind: Bank, file: Path) -> MappedRows:
-        shape, dtype = self.manifest.row(kind)
-        try:
+    def _map(self, kind: Bank, shard: int) -> MappedRows:
+        file = self.path / shard_folder(shard) / f"{kind}.npy"
+        row, dtype = self.manifest.row(kind)
+        shape = (int(self.index["num_frames"][self.index["shards"] == shard].sum()), *row)
+        with damage_as_store_error(file):
             bank = MappedRows(file)
-        except ValueError as error:
-            raise StoreError(f"{file} is damaged ({error}): extract the store again") from error
         rows = bank.rows
-        if rows.shape[1:] != shape or rows.dtype != dtype:
-            raise StoreError(f"{file} holds {rows.dtype} {rows.shape}, expected {dtype} rows of {shape}")
+        if rows.shape != shape or rows.dtype != dtype or not rows.flags.c_contiguous:
+            raise StoreError(f"{file} holds {rows.dtype} {rows.shape}, expected {dtype} {shape}: extract it again")
         return bank
 
     def decoders(self) -> list[str]:
-        """Return which library decoded each clip, in the order of the shards; "unknown" if no record says it."""
+        """Return the library that decoded each clip, in the order of the shards; "unknown" without a record of it."""
         folders = [self.path / shard_folder(shard) for shard in range(self.manifest.num_shards)]
-        records = [json.loads((folder / "record.json").read_bytes()) for folder in folders]
+        records = [read_record(folder / "record.json") for folder in folders]
         return [clip.get("decoder") or "unknown" for record in records for clip in record["clips"]]
 
     def verify(self) -> Iterator[str]:
-        """Read every file and compare its checksum, yielding the names of those that are right.
+        """Read every file and compare its checksum, yielding the names of correct files.
 
         Raises:
             StoreError: at the first file that was altered.
@@ -125,7 +137,9 @@ class FeatureStore:
         Raises:
             StoreError: it was altered.
         """
-        if file_sha256(self.path / name) != self.files[name]["sha256"]:
+        with damage_as_store_error(self.path / name):
+            digest = file_sha256(self.path / name)
+        if digest != self.files[name]["sha256"]:
             raise StoreError(f"{self.path / name} was altered: its sha256 is not the manifest's; extract it again")
 
 
@@ -138,99 +152,79 @@ def _check_size(file: Path, expected: int) -> None:
         raise StoreError(f"{file} has {size} bytes instead of {expected}: it was cut or altered; extract it again")
 
 
-CLIP_ENTRIES = ("clip_ids", "labels", "shards", "first_rows", "num_frames", "starts", "splits")
-SEGMENT_ENTRIES = ("segment_clips", "segment_starts", "segment_ends", "segment_labels")
-
-
 def _read_index(file: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
     names = CLIP_ENTRIES + (() if manifest.trimmed else SEGMENT_ENTRIES)
-    try:
+    with damage_as_store_error(file):
         with np.load(file, allow_pickle=False) as arrays:
             index = {name: arrays[name] for name in names}
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise StoreError(f"{file} is damaged ({error}): extract the store again") from error
-    shapes = {name: array.shape for name, array in index.items()}
-    count = len(index["clip_ids"])
-    expected = {name: (manifest.num_folds, count) if name == "splits" else (count,) for name in CLIP_ENTRIES}
-    if not manifest.trimmed:
-        expected |= dict.fromkeys(SEGMENT_ENTRIES, (index["segment_clips"].size,))
-    if shapes != expected:
-        raise StoreError(f"{file} is damaged (shapes {shapes}): extract the store again")
-    _require_numbers(file, index, "shards", range(manifest.num_shards))
-    for name in ("labels", "segment_labels"):
-        if name in index:
-            _require_numbers(file, index, name, range(-1, len(manifest.class_names)))
+        if problem := next(_problems(index, manifest), None):
+            raise ValueError(problem)
     return index
 
 
-def _require_numbers(file: Path, index: dict[str, NDArray[Any]], name: str, allowed: range) -> None:
-    """Refuse an index whose numbers name shards or classes that the store does not have."""
-    numbers = index[name]
-    if numbers.dtype != np.int64 or (numbers.size and (numbers.min() not in allowed or numbers.max() not in allowed)):
-        limits = f"int64 from {allowed.start} to {allowed.stop - 1}"
-        raise StoreError(f"{file} is damaged ({name} are not {limits}): extract the store again")
+def _problems(index: dict[str, NDArray[Any]], manifest: Manifest) -> Iterator[str]:
+    count, segments, huge = index["clip_ids"].size, index.get("segment_clips", np.empty(0)).size, np.finfo(float).max
+    # name: shape, dtype, least, most
+    table: dict[str, tuple[tuple[int, ...], str, float, float]] = {
+        "labels": ((count,), "int64", -1, len(manifest.class_names) - 1),
+        "shards": ((count,), "int64", 0, manifest.num_shards - 1),
+        "first_rows": ((count,), "int64", 0, 2**62),
+        "num_frames": ((count,), "int64", 1, manifest.max_frames),
+        "starts": ((count,), "float64", -huge, huge),
+        "splits": ((manifest.num_folds, count), "uint8", 0, max(SPLIT_CODES.values())),
+        "segment_clips": ((segments,), "int64", 0, count - 1),
+        "segment_starts": ((segments,), "float64", -huge, huge),
+        "segment_ends": ((segments,), "float64", -huge, huge),
+        "segment_labels": ((segments,), "int64", -1, len(manifest.class_names) - 1),
+    }
+    for name, (shape, dtype, least, most) in table.items():
+        values = index.get(name)
+        if values is None:
+            continue
+        if values.shape != shape:
+            yield f"{name} have shape {values.shape} instead of {shape}"
+        # NaN is neither less nor more than a limit.
+        elif values.dtype != dtype or not ((values >= least) & (values <= most)).all():
+            yield f"{name} are not {dtype} from {least} to {most}"
+    ids = index["clip_ids"]
+    if ids.dtype.kind != "U" or ids.shape != (count,) or len(np.unique(ids)) < count:
+        yield "clip_ids are not different names"
+    order = np.lexsort((index["first_rows"], index["shards"]))
+    shards, lengths = index["shards"][order], index["num_frames"][order]
+    before = np.cumsum(lengths) - lengths
+    if (index["first_rows"][order] != before - before[np.searchsorted(shards, shards)]).any():
+        yield "first_rows do not follow each other in their shards"
+    if segments:
+        if (np.diff(index["segment_clips"]) < 0).any():
+            yield "segment_clips are not in the order of the clips"
+        if (index["segment_starts"] > index["segment_ends"]).any():
+            yield "segment_starts lie after segment_ends"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class StoreSplit:
     """One split of a store as a `ClipSource`.
 
     Attributes:
         store: the open store.
         split: name of the split.
-        fold: which of the official splits, from 1.
-        members: (clips,) where each clip stands in the store's index.
+        fold: number of the official split, from 1.
+        members: (clips,) place of each clip in the store's index.
+        crop: side in pixels of the crops that the network saw; None without crops.
     """
 
-    store: FeatureStore = field(repr=False)
-    split: str
-    fold: int
-    members: NDArray[np.int64] = field(repr=False)
-    _shards: NDArray[np.int64] = field(init=False, repr=False)
-    _first_rows: NDArray[np.int64] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_shards", self.store.index["shards"][self.members])
-        object.__setattr__(self, "_first_rows", self.store.index["first_rows"][self.members])
+    def __init__(self, store: FeatureStore, split: str, fold: int, members: NDArray[np.int64]) -> None:
+        self.store, self.split, self.fold, self.members = store, split, fold, members
+        manifest = store.manifest
+        self.class_names, self.trimmed, self.crop = manifest.class_names, manifest.trimmed, manifest.crop
+        self.num_clips, self.num_frames = len(members), manifest.num_frames
+        self.frames_per_second, self.max_feature = manifest.frames_per_second, manifest.max_feature
+        self.grid_size, self.depth = manifest.grid_size, manifest.depth
+        self._shards = store.index["shards"][members]
+        self._first_rows = store.index["first_rows"][members]
+        self._most_bits = np.float16(manifest.max_feature).view(np.uint16)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.store.path, self.split, self.fold)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.store.manifest.class_names
-
-    @property
-    def num_clips(self) -> int:
-        return len(self.members)
-
-    @property
-    def num_frames(self) -> int:
-        return self.store.manifest.num_frames
-
-    @property
-    def frames_per_second(self) -> float:
-        return self.store.manifest.frames_per_second
-
-    @property
-    def grid_size(self) -> int:
-        return self.store.manifest.grid_size
-
-    @property
-    def depth(self) -> int:
-        return self.store.manifest.depth
-
-    @property
-    def max_feature(self) -> float:
-        return self.store.manifest.max_feature
-
-    @property
-    def trimmed(self) -> bool:
-        return self.store.manifest.trimmed
-
-    @property
-    def crop(self) -> int | None:
-        return self.store.manifest.crop
 
     def clip_id(self, clip: int) -> str:
         return str(self._entry("clip_ids", clip))
@@ -255,7 +249,9 @@ class StoreSplit:
             bank.announce(wanted)
             # A cube is so long that one by one is fastest, and needs no buffer.
             for row, position in zip(wanted, chosen.tolist(), strict=True):
-                _copy(bank.rows[row], out[position])
+                cube = bank.rows[row]
+                self._check(cube, shard)
+                _copy(cube, out[position])
 
     def read_slices(
         self, clips: NDArray[np.int64], frames: NDArray[np.int64], cells: NDArray[np.int64], out: NDArray[Any]
@@ -266,7 +262,9 @@ class StoreSplit:
             bank = self.store.mapped("features", shard)
             wanted = rows[chosen]
             bank.announce(wanted.tolist(), parts_per_row=self.grid_size**2)
-            slices[chosen] = bank.rows.reshape(-1, self.depth)[wanted]  # (rows, K, K, D) -> (rows * K * K, D)
+            found = bank.rows.reshape(-1, self.depth)[wanted]  # (rows, K, K, D) -> (rows * K * K, D)
+            self._check(found, shard)
+            slices[chosen] = found
         _copy(slices, out)
 
     def image(self, clip: int, frame: int) -> NDArray[np.uint8] | None:
@@ -280,7 +278,15 @@ class StoreSplit:
             return None
         first = int(self._first_rows[clip])
         rows = slice(first, first + int(self._entry("num_frames", clip)))
-        return np.asarray(self.store.bank("coverage", int(self._shards[clip]))[rows] > COVERED)
+        return np.asarray(self.store.mapped("coverage", int(self._shards[clip])).rows[rows] > COVERED)
+
+    def _check(self, features: NDArray[np.float16], shard: int) -> None:
+        # From 0 to infinity the bits of float16 are in order, and many times faster to compare; NaN is above.
+        if features.size and features.view(np.uint16).max() > self._most_bits:
+            if ((features >= 0) & (features <= self.max_feature)).all():  # -0.0
+                return
+            file = self.store.path / shard_folder(shard) / "features.npy"
+            raise StoreError(f"{file} is damaged: a feature is not between 0 and {self.max_feature}; extract it again")
 
     def _annotated(self, member: int) -> tuple[Segment, ...]:
         index = self.store.index
@@ -310,3 +316,58 @@ def _by_shard(shards: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64
 
 def _reopen(path: Path, split: str, fold: int) -> StoreSplit:
     return FeatureStore.open(path).split(split, fold=fold)
+
+
+def _most_maps() -> int:
+    # Each mapped file costs an open file, of which the system allows so many.
+    if sys.platform == "win32":
+        return 512
+    import resource
+
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 4096 if allowed == resource.RLIM_INFINITY else max(1, min(4096, allowed // 4))
+
+
+class MappedRows:
+    """A `.npy` file, mapped read-only; its first axis are the rows.
+
+    Around a page that is read the kernel fetches more, on some disks megabytes: more for one slice than for a whole
+    cube. So the map is declared random, which makes a slice cost its one or two pages. Rows are announced before they
+    are read, so that their pages are not fetched one by one.
+    """
+
+    def __init__(self, file: Path) -> None:
+        mapped = np.lib.format.open_memmap(file, mode="r")
+        self.rows = np.asarray(mapped)  # the plain view indexes faster than the map itself
+        self._pages = cast(mmap.mmap, mapped.base)
+        self._first_byte = mapped.offset % mmap.ALLOCATIONGRANULARITY  # of row 0 in the map, which begins at a page
+        self._announced: dict[int, bytearray] = {}  # for rows in so many parts, a flag for each part
+        self._forgets_at = 0.0
+        if _ADVISES:
+            self._pages.madvise(mmap.MADV_RANDOM)
+
+    def announce(self, parts: Iterable[int], *, parts_per_row: int = 1) -> None:
+        """Have parts of the rows fetched from the disk, all at once, before they are read.
+
+        This takes microseconds even if they are in memory, a tenth and more of copying a cube, so no part is announced
+        twice within a minute.
+
+        Args:
+            parts: numbers of the parts, counted over all rows.
+            parts_per_row: number of equal parts of a row.
+        """
+        if not _ADVISES:
+            return
+        now = time.monotonic()
+        if now >= self._forgets_at:
+            self._announced, self._forgets_at = {}, now + _REMEMBERED
+        announced = self._announced.get(parts_per_row)
+        if announced is None:
+            announced = self._announced[parts_per_row] = bytearray(len(self.rows) * parts_per_row)
+        size = self.rows.strides[0] // parts_per_row
+        for part in parts:
+            if not announced[part]:
+                announced[part] = True
+                begin = self._first_byte + part * size
+                page = begin - begin % mmap.PAGESIZE
+                self._pages.madvise(mmap.MADV_WILLNEED, page, begin + size - page)

@@ -1,7 +1,7 @@
 """Writing a feature store, shard by shard, so that a killed process loses one shard at most.
 
-A shard holds a fixed share of the clips, decided before the first frame is decoded. It is written in a folder beside
-its place, forced to the disk and renamed: what has its final name is whole.
+A shard holds a fixed share of the clips, decided before the first frame is decoded. It is written in a folder next to
+its place, forced to the disk and renamed, so a folder with its final name is whole.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from glimpse_env.datasets import VideoClip
+from glimpse_env.datasets.description import spell
 from glimpse_env.files import file_sha256, sync_folder, write_atomically, write_synced
 from glimpse_env.store.manifest import (
     SPLIT_CODES,
@@ -27,6 +29,7 @@ from glimpse_env.store.manifest import (
     StoreError,
     manifest_text,
     read_manifest,
+    read_record,
     shard_folder,
 )
 
@@ -36,23 +39,14 @@ _INFINITY = np.float16(np.inf).view(np.uint16)
 
 @dataclass(frozen=True, kw_only=True)
 class ClipArrays:
-    """What a store keeps of one clip.
-
-    Attributes:
-        clip_id: its name.
-        start: seconds of its first frame.
-        features: (n, K, K, D) float16.
-        thumbnails: (n, 112, 112, 3) uint8 RGB.
-        coverage: (n, K, K) uint8, or None in a store without it.
-        decoder: library that decoded it, "" if no video was decoded.
-    """
+    """One clip of a store."""
 
     clip_id: str
-    start: float
-    features: NDArray[np.float16]
-    thumbnails: NDArray[np.uint8]
-    coverage: NDArray[np.uint8] | None = None
-    decoder: str = ""
+    start: float  # seconds of its first frame
+    features: NDArray[np.float16]  # (n, K, K, D)
+    thumbnails: NDArray[np.uint8]  # (n, 112, 112, 3) RGB
+    coverage: NDArray[np.uint8] | None = None  # (n, K, K), None in a store without it
+    decoder: str = ""  # library that decoded it, "" if no video was decoded
 
     @property
     def num_bytes(self) -> int:
@@ -61,11 +55,11 @@ class ClipArrays:
 
 
 class StoreWriter:
-    """Begins a store, or goes on with one, and finishes it.
+    """Begins a store, or resumes one, and finishes it.
 
     Args:
-        path: the store's folder; made where it is missing.
-        manifest: what the store is to hold.
+        path: the store's folder; made if it is missing.
+        manifest: manifest of the new store.
         clips: all clips asked for; shard k takes the k-th `manifest.clips_per_shard` of them.
 
     Raises:
@@ -73,13 +67,10 @@ class StoreWriter:
     """
 
     def __init__(self, path: Path, manifest: Manifest, clips: Sequence[VideoClip]) -> None:
-        self.path = path
-        self.manifest = manifest
-        self.clips = clips
+        self.path, self.manifest, self.clips = path, manifest, clips
         begun = require_same(path, manifest)
         if begun is None:
-            with raising_store_error(path, kept="nothing is lost"):
-                write_atomically(path / "manifest.json", manifest_text(manifest, {}).encode())
+            self._write_manifest(kept="nothing is lost")
         self.is_complete = begun is not None and begun.complete
         if begun is not None and begun.complete:
             self.manifest = begun  # with the largest feature
@@ -92,22 +83,22 @@ class StoreWriter:
         return missing_shards(self.path, self.manifest)
 
     def drop_failed_shards(self) -> None:
-        """Remove the shards in which a video could not be read, so that they are to be written again."""
-        failed = [
-            folder
-            for folder in (self.path / shard_folder(shard) for shard in range(self.manifest.num_shards))
-            if folder.is_dir() and json.loads((folder / "record.json").read_bytes())["failures"]
-        ]
+        """Remove the shards in which a video could not be read, so that they are written again."""
+        folders = [self.path / shard_folder(shard) for shard in range(self.manifest.num_shards)]
+        failed = [folder for folder in folders if folder.is_dir() and read_record(folder / "record.json")["failures"]]
         if not failed:
             return
         self.manifest = replace(self.manifest, max_feature=0.0, complete=False)
-        write_atomically(self.path / "manifest.json", manifest_text(self.manifest, {}).encode())
+        self._write_manifest()
         self.is_complete = False
         (self.path / "index.npz").unlink(missing_ok=True)
         for folder in failed:
-            # Renamed first: what is half removed must not look whole.
-            folder.rename(folder.with_name(f"{folder.name}.partial"))
-            shutil.rmtree(folder.with_name(f"{folder.name}.partial"))
+            # Renamed first: a half removed folder must not look whole.
+            shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}.partial")))
+
+    def _write_manifest(self, files: dict[str, Any] | None = None, *, kept: str = "finished shards are kept") -> None:
+        with raising_store_error(self.path, kept=kept):
+            write_atomically(self.path / "manifest.json", manifest_text(self.manifest, files or {}).encode())
 
     def share(self, shard: int) -> Sequence[VideoClip]:
         """Return the clips asked for whose frames a shard holds."""
@@ -119,16 +110,16 @@ class StoreWriter:
 
         Args:
             shard: its number.
-            clips: those that could be read, in order.
-            failures: why the others of its share could not be read.
+            clips: its readable clips, in order.
+            failures: why each other clip of its share could not be read.
 
         Raises:
-            StoreError: a feature is negative, infinite or no number, or the disk is full; what was written of the
-                shard before that is removed.
+            StoreError: a feature is negative, infinite or no number, or the disk is full; the half written shard is
+                removed.
         """
         largest = max((_largest(clip) for clip in clips), default=0.0)
         final = self.path / shard_folder(shard)
-        # A worker that was only taken for dead may be at the same shard.
+        # Another worker, which was taken for dead, may be writing the same shard.
         partial = final.with_name(f"{final.name}.{uuid.uuid4().hex}.partial")
         with raising_store_error(self.path, partial):
             partial.mkdir()
@@ -145,23 +136,23 @@ class StoreWriter:
             }
             write_synced(partial / "record.json", _json(record))
             sync_folder(partial)
-            if _rename_unless_there(partial, final):
-                sync_folder(final.parent)
-            else:
+            try:
+                partial.rename(final)
+            except OSError:
+                if not final.is_dir():
+                    raise
                 shutil.rmtree(partial, ignore_errors=True)
+            sync_folder(final.parent)
 
     def finish(self) -> dict[str, str]:
-        """Write index and manifest once every shard is there.
-
-        Returns:
-            The clips that could not be read, with the reasons.
+        """Write index and manifest once every shard is there, and return why each unreadable clip was left out.
 
         Raises:
-            StoreError: no clip could be read at all, or the disk is full.
+            StoreError: no clip could be read at all, a record is damaged, or the disk is full.
         """
         assert not self.missing_shards()
         folders = [shard_folder(shard) for shard in range(self.manifest.num_shards)]
-        records = [json.loads((self.path / folder / "record.json").read_bytes()) for folder in folders]
+        records = [read_record(self.path / folder / "record.json") for folder in folders]
         failures = {clip: reason for record in records for clip, reason in record["failures"].items()}
         if not any(record["clips"] for record in records):
             first = next(iter(failures.values()))
@@ -169,26 +160,27 @@ class StoreWriter:
                 f"none of the {len(failures)} videos could be read, so {self.path} is empty: {first}; once that is "
                 "mended, add --retry-failed"
             )
-        if not self.is_complete:
-            with raising_store_error(self.path):
-                self._complete(folders, records)
+        if self.is_complete:
+            return failures
+        index = self._index(records)
+        with raising_store_error(self.path):
+            write_atomically(self.path / "index.npz", lambda file: np.savez(file, **index))  # type: ignore[arg-type]
+            files = {
+                f"{folder}/{name}": facts
+                for folder, record in zip(folders, records, strict=True)
+                for name, facts in record["files"].items()
+            }
+            for name in ("index.npz", *(f"{folder}/record.json" for folder in folders)):
+                files[name] = file_facts(self.path / name)
+        self.manifest = replace(
+            self.manifest, max_feature=max(record["max_feature"] for record in records), complete=True
+        )
+        self._write_manifest(files)
+        self.is_complete = True
         return failures
 
-    def _complete(self, folders: Sequence[str], records: Sequence[Mapping[str, Any]]) -> None:
-        index = self._index(records)
-        write_atomically(self.path / "index.npz", lambda file: np.savez(file, **index))  # type: ignore[arg-type]
-        files = {
-            f"{f}/{name}": facts for f, r in zip(folders, records, strict=True) for name, facts in r["files"].items()
-        }
-        for name in ("index.npz", *(f"{folder}/record.json" for folder in folders)):
-            files[name] = file_facts(self.path / name)
-        largest = max(record["max_feature"] for record in records)
-        self.manifest = replace(self.manifest, max_feature=largest, complete=True)
-        write_atomically(self.path / "manifest.json", manifest_text(self.manifest, files).encode())
-        self.is_complete = True
-
     def _saves(self, clips: Sequence[ClipArrays], bank: Bank) -> Callable[[IO[bytes]], object]:
-        """Return what writes the clips' rows as one `.npy` file, without joining them in memory first."""
+        """Return a function that writes the clips' rows as one `.npy` file, without joining them in memory."""
         row, dtype = self.manifest.row(bank)
 
         def save(file: IO[bytes]) -> None:
@@ -206,6 +198,8 @@ class StoreWriter:
     def _index(self, records: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
         entries = [(shard, entry) for shard, record in enumerate(records) for entry in record["clips"]]
         asked = {clip.clip_id: clip for clip in self.clips}
+        if unknown := {entry["clip_id"] for _, entry in entries} - asked.keys():
+            raise StoreError(f"{self.path} has shards of other clips ({spell(unknown)}): extract it to another folder")
         clips = [asked[entry["clip_id"]] for _, entry in entries]
         shards = np.array([shard for shard, _ in entries], np.int64)
         lengths = np.array([entry["num_frames"] for _, entry in entries], np.int64)
@@ -239,17 +233,20 @@ def write_report(
     skipped: Sequence[str] = (),
     run: Mapping[str, Any] | None = None,
 ) -> None:
-    """Note in the store's `report.json` what could not be read and what this run did, after those before it.
+    """Write the store's `report.json`, and keep the earlier runs that it lists.
 
     Args:
         path: the store's folder.
-        failures: clips that could not be read, with the reasons.
-        missing: clips that are annotated and were not there.
+        failures: why each unreadable clip was left out.
+        missing: annotated clips without a file.
         skipped: a sentence for each bad line, folder and file that was left out.
-        run: what it has read, and where the time went; left out where it read nothing.
+        run: amount and times of this run's work; left out if it read nothing.
     """
     file = path / "report.json"
-    runs = _runs_so_far(file)
+    try:
+        runs = list(json.loads(file.read_bytes())["runs"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # a report is no part of the store
+        runs = []
     if run and run["frames"]:
         runs.append(dict(run))
     content = {"failures": dict(failures), "missing": list(missing), "skipped": list(skipped), "runs": runs}
@@ -262,24 +259,16 @@ def write_changed(file: Path, content: bytes) -> None:
         write_atomically(file, content)
 
 
-def _runs_so_far(file: Path) -> list[Any]:
-    try:
-        runs = json.loads(file.read_bytes())["runs"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # a report is no part of the store
-        return []
-    return runs if isinstance(runs, list) else []
-
-
 def missing_shards(path: Path, manifest: Manifest) -> list[int]:
     """Return the numbers of the shards that are still to be written to the store at `path`."""
     return [shard for shard in range(manifest.num_shards) if not (path / shard_folder(shard)).is_dir()]
 
 
 def require_same(path: Path, manifest: Manifest) -> Manifest | None:
-    """Return the manifest of the store that was begun at `path`, None where there is nothing yet.
+    """Return the manifest of the store that was begun at `path`, None if there is none yet.
 
     Raises:
-        StoreError: it was begun with other settings, or there is something else.
+        StoreError: it was begun with other settings, or the folder holds something else.
     """
     if not (path / "manifest.json").exists():
         if path.exists() and {entry.name for entry in path.iterdir()} - _NO_CONTENT:
@@ -305,28 +294,11 @@ def _remedy(differing: Sequence[str], old: Mapping[str, Any]) -> str:
     return "choose another --out or delete it"
 
 
-def _rename_unless_there(partial: Path, final: Path) -> bool:
-    """Give a folder its name, or return False where another has it; no folder takes the place of one with files."""
-    try:
-        partial.rename(final)
-    except OSError:
-        if final.is_dir():
-            return False
-        raise
-    return True
-
-
 @contextmanager
 def raising_store_error(
     path: Path, partial: Path | None = None, *, kept: str = "finished shards are kept"
 ) -> Iterator[None]:
-    """Turn a failure to write into a StoreError that names the store and the remedy.
-
-    Args:
-        path: the store's folder.
-        partial: folder that is half written then, and is removed after any failure.
-        kept: what the failure spares.
-    """
+    """Turn a failure to write the store at `path` into a StoreError; after any failure remove the folder `partial`."""
     try:
         yield
     except BaseException as error:
@@ -340,8 +312,32 @@ def raising_store_error(
         raise
 
 
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the lock of the store at `out`, which ends with its process.
+
+    Raises:
+        StoreError: another process holds it, or the file system has no locks.
+    """
+    place = out.resolve()  # a store has one lock, whatever path leads to it
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(place.with_name(f".{place.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StoreError(f"{out} is being written by another process: wait for it, or choose another folder") from None
+    except (NotImplementedError, OSError) as error:
+        raise StoreError(
+            f"{out} cannot be locked ({error}): choose a folder on another file system, such as a local disk"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def file_facts(file: Path) -> dict[str, Any]:
-    """Return what a manifest says of a file."""
+    """Return the manifest's entry of a file."""
     return {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
 
 
@@ -350,18 +346,13 @@ def _json(content: Any) -> bytes:
 
 
 def _largest(clip: ClipArrays) -> float:
-    """Return the largest feature.
-
-    Raises:
-        StoreError: a feature is negative, infinite or no number.
-    """
     if not clip.features.size:
         return 0.0
     # From 0 to infinity the bits of float16 are in order, and many times faster to compare.
     bits = clip.features.view(np.uint16).max()
     if bits < _INFINITY:
         return float(bits.view(np.float16))
-    smallest, largest = clip.features.min(), clip.features.max()  # -0.0 is none of the others
+    smallest, largest = clip.features.min(), clip.features.max()  # -0.0 is allowed
     if not (smallest >= 0 and np.isfinite(largest)):
-        raise StoreError(f"features of {clip.clip_id!r} are negative, or too large for float16")
+        raise StoreError(f"features of {clip.clip_id!r} are negative, too large for float16, or no numbers")
     return float(largest)

@@ -4,7 +4,7 @@
 
 Bytes are those that Linux charges to a fresh process for fetching from the disk, of files that were written, forced to
 the disk and dropped from memory before. Half of the clips are played, each once, in random order, with looks at 5
-random cells a frame. Beside it stands the same without what `glimpse_env.store.mapping` tells the kernel.
+random cells a frame. The same is measured without the advice that `glimpse_env.store.reader` gives to the kernel.
 """
 
 import os
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from glimpse_env.datasets import VideoClip
-from glimpse_env.store import FeatureStore, mapping
+from glimpse_env.store import FeatureStore, reader
 from glimpse_env.store.manifest import Manifest, manifest_text, shard_folder
 from glimpse_env.store.writer import ClipArrays, StoreWriter, file_facts
 
@@ -42,10 +42,10 @@ from pathlib import Path
 import gymnasium as gym
 import glimpse_env
 import numpy as np
-from glimpse_env.store import mapping
+from glimpse_env.store import reader
 
 path, observation, num_envs, advised = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "True"
-mapping._ADVISES = advised
+reader._ADVISES = advised
 envs = gym.make_vec(
     "VideoGlimpse-v0", num_envs=num_envs, source=path, observation=observation, glimpses=5, dtype="float16", copy=False
 )
@@ -146,7 +146,7 @@ def test_announcing_costs_little_in_memory(benchmark, report, store, monkeypatch
     times = {True: [], False: []}
 
     def read(advised):
-        monkeypatch.setattr(mapping, "_ADVISES", advised)
+        monkeypatch.setattr(reader, "_ADVISES", advised)
         begun = time.perf_counter()
         for place, looked_at in zip(places, cells, strict=True):
             if what == "cubes":
