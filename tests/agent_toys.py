@@ -20,7 +20,7 @@ TINY_NETWORK = {"embedding_size": 6, "hidden_size": 8, "scorer_size": 5, "projec
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Watched(ArraySource):
-    """A source that counts the clips that are read, and that fails like a disk after `limit` of them."""
+    """A source that counts the clips that are read, and that fails like a disk after `limit` clips."""
 
     limit: float = float("inf")
     count: list = field(default_factory=list)
@@ -50,7 +50,7 @@ def marked_source(clips, *, frames=4, classes=3, seed=0, kind=ArraySource, **fie
 
     Channel 0 marks the actor's cell, which does not move. The other channels are the classes: from frame 2 on the
     actor's cell shows the class of the clip, and every other cell shows a random class, drawn for each frame. So frame
-    1 shows where to look, and only looking there shows the class.
+    1 shows the place to look at, and only a look there shows the class.
     """
     rng = np.random.default_rng(seed)
     labels = np.arange(clips) % classes

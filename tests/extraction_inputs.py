@@ -16,9 +16,9 @@ def write_video(path, *, frames, fps=30, codec="libx264", size=(96, 64), timesta
     """Write a video in which every frame differs: a white bar moves over a ground that brightens.
 
     Args:
-        path: file to write; its suffix tells the container.
+        path: file to write; its suffix decides the container.
         frames: how many.
-        fps: constant rate, where there are no timestamps.
+        fps: constant rate; not used with timestamps.
         codec: of FFmpeg.
         size: width and height in pixels.
         timestamps: one for each frame, in 1/600 s.

@@ -89,7 +89,7 @@ def remux(source, path, *, after=0.0, muxer=None, keeps=lambda number: True):
 
     Args:
         source: the film.
-        path: where to.
+        path: file to write.
         after: seconds; what shows before is cut away, at the key frame before it, and time begins here.
         muxer: options of the container.
         keeps: which packets, by their number.

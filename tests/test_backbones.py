@@ -91,7 +91,7 @@ def test_cubes_are_channel_last_and_independent_of_the_rest_of_the_batch(weights
     assert torch.equal(backbone.cubes(torch.cat([frames[:1], torch.zeros_like(frames[1:])]))[0], cubes[0])
 
 
-def test_the_folded_torchvision_trunk_computes_what_torchvision_does(tmp_path):
+def test_the_folded_trunk_equals_torchvisions(tmp_path):
     network = living_torchvision_network()
     torch.save(network.state_dict(), tmp_path / "googlenet.pth")
     backbone = load_backbone("googlenet", weights=tmp_path / "googlenet.pth")

@@ -141,7 +141,7 @@ def grown_by_arrays():
 def test_memory_is_measured_at_its_peak():
     one, two, after = in_fresh_process(grown_by_arrays)  # this process may keep freed memory for the next array
     if one is None:
-        pytest.skip("the system does not tell")
+        pytest.skip("this system does not report memory")
     assert one > 39e6
     assert two > 119e6
     assert after < 10e6

@@ -125,7 +125,7 @@ def test_json_of_another_version_is_refused_by_the_names_that_differ(block):
         Config.from_json(fields)
 
 
-def test_a_memory_holds_what_was_looked_at_alone():
+def test_a_memory_holds_only_the_cells_looked_at():
     with pytest.raises(ValueError, match=r"'memory' holds what was looked at, .* set observation 'glimpsed'"):
         Config().with_settings({"scorer": "memory", "observation": "cube"})
 

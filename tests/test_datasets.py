@@ -1,4 +1,4 @@
-"""What data sets' folders and annotation files say, and what is wrong with them."""
+"""Folders and annotation files of data sets, and their faults."""
 
 import functools
 import json
@@ -57,7 +57,7 @@ def test_jhmdb_is_read_with_all_its_folds():
         assert 0.10 * train < counts["validation"] < 0.20 * train
 
 
-def test_hmdb51_keeps_all_folds_and_leaves_out_what_none_uses(tmp_path):
+def test_hmdb51_keeps_all_folds_and_leaves_out_videos_of_no_fold(tmp_path):
     cuts = [f"film{film}_walk_f_cm_np1_ri_med_{cut}.avi" for film in (1, 2) for cut in (0, 1)]
     splits = write_splits(
         tmp_path / "splits", walk=dict.fromkeys(cuts, (1, 2)) | {"spare.avi": (0, 0)}, run={"my run.avi": (2, 0)}
@@ -351,8 +351,8 @@ def test_videos_that_are_held_out_by_name_validate(tmp_path):
     for name in held_out:
         content["database"][name * 11]["held_out"] = True
     notes.write_text(json.dumps(content))
-    told = {clip.clip_id[0]: clip.splits[0] for clip in all_videos(tmp_path / "videos", notes)}
-    assert told == {name: "validation" if name in held_out else "train" for name in "abc"} | {"d": "test"}
+    found = {clip.clip_id[0]: clip.splits[0] for clip in all_videos(tmp_path / "videos", notes)}
+    assert found == {name: "validation" if name in held_out else "train" for name in "abc"} | {"d": "test"}
 
 
 def all_videos(folder, notes):
@@ -403,7 +403,7 @@ def test_a_video_with_two_files(tmp_path):
         activitynet(tmp_path / "videos", write_activitynet(tmp_path / "notes.json"))
 
 
-# ---- what is left out, and named
+# ---- videos that are left out, and named
 
 
 def test_bad_lines_of_hmdb51_are_named_and_their_videos_skipped(tmp_path):
@@ -476,7 +476,7 @@ def test_folds_that_begin_late_are_named(tmp_path):
         read_hmdb_splits(tmp_path)
 
 
-def test_folder_names_what_it_leaves_out(tmp_path):
+def test_folder_names_the_files_that_it_leaves_out(tmp_path):
     for name in ("walk/a.m2ts", "run/a.vob", "sports/jump/c.mp4", "stray.mp4", "run/notes.txt", "run/Thumbs.db"):
         touch(tmp_path / name)
     dataset = folder(tmp_path)

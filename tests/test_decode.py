@@ -233,7 +233,7 @@ def test_files_that_cannot_be_decoded_raise_one_error(tmp_path, name, decoder, c
 
 
 @pytest.mark.parametrize("name", ["one.mkv", "one.mpg", "one.ts", "one.webm"])
-def test_a_single_frame_is_decoded_from_what_decord_cannot_open(tmp_path, name):
+def test_a_single_frame_is_decoded_from_files_that_decord_cannot_open(tmp_path, name):
     codec = {"one.mpg": "mpeg1video", "one.webm": "libvpx-vp9"}.get(name, "libx264")
     write_video(tmp_path / name, frames=1, codec=codec)
     assert decode_clip(tmp_path / name, frames_per_second=30, max_frames=30).times.tolist() == [0.0]

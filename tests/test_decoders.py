@@ -1,4 +1,4 @@
-"""Decoding in other processes: the same samples, and what a decoder that crashes or hangs costs."""
+"""Decoding in other processes: the same samples, and the cost of a decoder that crashes or hangs."""
 
 import os
 import signal

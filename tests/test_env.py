@@ -1,4 +1,4 @@
-"""The single environment: the contract with Gymnasium, and what an episode means, worked out by hand."""
+"""The single environment: the contract with Gymnasium, and the rules of an episode, worked out by hand."""
 
 import gymnasium as gym
 import numpy as np
@@ -111,7 +111,7 @@ def test_abstain_is_one_more_class(toy):
     assert VideoGlimpseEnv(source=toy, glimpses=1, abstain=True).action_space == gym.spaces.MultiDiscrete([9, 4])
 
 
-# ---- what is seen: clip 1's slices are (v, v + 1) with v = 73 + 18 n + 2 k at frame n and cell k, both from 0
+# ---- observations: clip 1's slices are (v, v + 1) with v = 73 + 18 n + 2 k at frame n and cell k, both from 0
 
 
 def test_the_first_glance_is_whole(toy):
@@ -232,7 +232,7 @@ def test_a_float16_bank_gives_float32_observations(toy, observation):
 
 @settings(max_examples=30)
 @given(value=st.floats(0, 1e4, width=32))
-@example(value=0.9)  # the float32 mean of 49 of them is 0.90000004
+@example(value=0.9)  # the float32 mean of 49 such values is 0.90000004
 def test_the_mean_glance_never_leaves_its_space(value):
     source = ArraySource(
         features=np.full((1, 1, 7, 7, 1), value, np.float32), labels=np.array([0]), class_names=("run",)
@@ -243,7 +243,7 @@ def test_the_mean_glance_never_leaves_its_space(value):
     assert (first[:, 0] == np.float32(value)).all()
 
 
-# ---- what is paid and told
+# ---- reward and info
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_a_repeated_cell_is_one_look(toy):
     cells = [[4, 0, 4], [8, 8, 8], [1, 2, 3], [5, 6, 7]]
     assert play(env, [0, 0, 0, 0], cells)[4]["glimpses"] == 2 + 1 + 3  # the last row looks at no frame
     env.reset(options={"clip": 0})
-    assert play(env, [0, 0, 0, 0], [[4, 4, 4]] * 4)[4]["glimpses"] == 3  # counted anew
+    assert play(env, [0, 0, 0, 0], [[4, 4, 4]] * 4)[4]["glimpses"] == 3  # counted from zero again
 
 
 @pytest.mark.parametrize("abstain", [False, True])
@@ -310,7 +310,7 @@ def test_every_prediction_counts_once(toy, abstain, data):
     assert info["glimpses"] == sum(len(set(looks)) for looks in cells[:3])
 
 
-def test_info_is_what_is_promised(toy):
+def test_info_has_the_documented_keys_and_types(toy):
     env = VideoGlimpseEnv(source=toy, glimpses=1)
     observation, info = env.reset(options={"clip": 3})
     assert info.keys() == INFO
@@ -464,7 +464,7 @@ def test_the_same_seed_plays_the_same_episodes(observation):
 
 @pytest.mark.parametrize("observation", MODES)
 def test_nothing_that_is_returned_is_used_again(toy, observation):
-    """Whoever scribbles on what was returned, or on the action that was passed, changes nothing that comes later."""
+    """Writing into returned arrays, or into an action that was passed, changes nothing later."""
     bank = toy.features.copy()
     clean, scribbled = (VideoGlimpseEnv(source=toy, observation=observation, glimpses=2) for _ in range(2))
 

@@ -15,7 +15,7 @@ from glimpse_agents.runs.folder import MetricsLog
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def test_own_features_follows_what_it_sees():
+def test_following_the_brightest_cell_is_right():
     command = [sys.executable, "-W", "error", EXAMPLES / "own_features.py"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     following, anywhere = (float(number) for number in re.findall(r"\d\.\d\d", output))

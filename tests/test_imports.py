@@ -1,4 +1,4 @@
-"""What imports what: the environment needs gymnasium and numpy alone, and never the agents."""
+"""Imports: the environment needs gymnasium and numpy alone, and never the agents."""
 
 import ast
 import subprocess
@@ -105,7 +105,7 @@ def test_an_episode_imports_nothing_optional():
     assert done.stdout == "[]\n", done.stderr
 
 
-def test_what_gym_make_reaches_never_imports_torch():
+def test_gym_make_never_imports_torch():
     reached = reached_from("glimpse_env")
     assert {"env.py", "engine.py", "catalogue.py", "synthetic.py", "reader.py"} <= {path.name for path in reached}
     for path in reached:

@@ -66,7 +66,7 @@ def lazy(store):
 
 @pytest.fixture
 def describe(store, tmp_path):
-    """Return what writes the store's description with changes; None takes an entry away."""
+    """Return a function that writes the store's description with changes; None removes an entry."""
 
     def write(**changes):
         content = json.loads((store.path / "lazy.json").read_text()) | changes
@@ -174,7 +174,7 @@ def test_a_file_of_videos_that_cannot_be_read_is_left_out(store, describe):
         source.frame_times(clip)
 
 
-def test_only_what_is_looked_at_is_computed_and_only_once(lazy):
+def test_only_cells_looked_at_are_computed_and_only_once(lazy):
     out = np.empty((5, 1024), np.float16)
     assert (lazy.frames_computed, lazy.crops_computed) == (0, 0)
     looks = np.array([0, 0, 1, 1, 0]), np.array([1, 1, 2, 2, 1]), np.array([5, 5, 7, 8, 5])
@@ -277,7 +277,7 @@ def test_a_spec_round_trips_and_a_source_survives_pickling(store, lazy):
     np.testing.assert_array_equal(read_all(copy, 1), read_all(lazy, 1))
 
 
-def test_where_the_actor_is_comes_from_the_description(settings, tmp_path):
+def test_the_place_of_the_actor_comes_from_the_description(settings, tmp_path):
     for number in (1, 2, 3):
         (tmp_path / f"run_test_split{number}.txt").write_text("a.mp4 1\nb.mp4 2\n")
     coverage = np.zeros((30, 7, 7), np.uint8)
@@ -294,7 +294,7 @@ def test_where_the_actor_is_comes_from_the_description(settings, tmp_path):
     assert isinstance(read_description(tmp_path).settings, HMDB51)
 
 
-# ---- what is refused
+# ---- refusals
 
 
 @pytest.mark.parametrize("prefix", ["", "lazy:"])

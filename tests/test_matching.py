@@ -33,7 +33,7 @@ def count(predictions, truths, threshold=0.5):
     [
         ([1], [(-0.5, 0.5, 1)]),
         ([1, 1, 0, 0, 0], [(-0.5, 1.5, 1), (1.5, 4.5, 0)]),
-        ([0, ABSTAIN, 0], [(-0.5, 0.5, 0), (1.5, 2.5, 0)]),  # "no prediction" parts what is alike
+        ([0, ABSTAIN, 0], [(-0.5, 0.5, 0), (1.5, 2.5, 0)]),  # "no prediction" separates equal predictions
         ([ABSTAIN, ABSTAIN], []),
     ],
 )
@@ -181,7 +181,7 @@ def test_it_does_not_matter_when_a_trimmed_clip_is_judged_rightly(toy, frames, p
 
 def test_segments_of_an_untrimmed_clip_end_with_its_window(untrimmed):
     # Frames 2 and 3 of run in 0..0.25 and wave in 0.25..0.5 seconds stand for 0.125..0.375 and 0.375..0.625.
-    # So run is left with 0.125..0.25, half of what frame 2 stands for.
+    # So run is left with 0.125..0.25, half of the time of frame 2.
     env = gym.make("VideoGlimpse-v0", source=untrimmed, glimpses=1, matching="segment", frames=2, overlap_threshold=0.4)
     assert play(env, [0, 3]) == (0.5, 1, 0)
     assert play(env, [2, 2]) == (0.5, 1, 0)

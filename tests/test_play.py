@@ -33,7 +33,7 @@ def test_clicks_choose_cells_and_the_oldest_gives_way(game):
     assert game.cells == [48]
 
 
-def test_only_what_was_chosen_is_seen(game):
+def test_only_chosen_cells_are_seen(game):
     assert game.seen.reshape(7, SIDE // 7, 7, SIDE // 7, 3).max((1, 3, 4)).all()  # the first frame is whole
     game.click(*middle(8))
     game.advance()
@@ -42,7 +42,7 @@ def test_only_what_was_chosen_is_seen(game):
     assert game.env.engine.cells[0].tolist() == [8, -1]
 
 
-def test_a_person_who_knows_wins_and_plays_again(game):
+def test_right_guesses_win_and_space_starts_another_clip(game):
     truth = game.env.source.segments(int(game.env.engine.clip[0]))[0].label
     game.choose(truth)
     game.choose(99)

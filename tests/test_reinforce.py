@@ -70,7 +70,7 @@ def fit_here(trainer, path):
 # ---- the command from end to end
 
 
-def test_the_command_trains_every_model_and_prints_what_comes_next(store, tmp_path, monkeypatch, capsys):
+def test_the_command_trains_every_model_and_prints_the_next_command(store, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("glimpse_agents.runs.progress.SECONDS_BETWEEN_LINES", 0.0)
     out, models = tmp_path / "run", ["reinforce", "centre", "oracle", "mean"]
     assert run(monkeypatch, *FLAGS, "--source", store, "--out", out, "--models", *models) is None
@@ -514,6 +514,6 @@ def test_the_network_learns_to_answer_with_a_class_and_to_abstain(tmp_path):
     assert measured.accuracy == measured.mean_average_precision == 1.0
 
 
-def test_the_result_on_disk_is_what_the_run_returned(finished):
+def test_the_result_on_disk_equals_the_returned_one(finished):
     _, out, result = finished
     assert read_json(out / "evaluation.json")["test"]["accuracy"] == result.measured.accuracy

@@ -1,4 +1,4 @@
-"""Pictures of an episode: what was seen is bright, the rest dim, and the caption tells prediction and truth."""
+"""Pictures of an episode: seen cells are bright, the others dim, and the caption shows prediction and truth."""
 
 import gymnasium as gym
 import numpy as np
@@ -36,7 +36,7 @@ def prediction_colours(picture):
     return {colour for colour in (RIGHT, WRONG, PLAIN) if (line == colour).all(1).any()}
 
 
-def test_what_was_seen_is_bright_and_the_rest_dim(pictured):
+def test_seen_cells_are_bright_and_the_others_dim(pictured):
     env = VideoGlimpseEnv(source=pictured, glimpses=2, render_mode="rgb_array")
     env.reset()
     picture = env.render()
@@ -50,7 +50,7 @@ def test_what_was_seen_is_bright_and_the_rest_dim(pictured):
     np.testing.assert_array_equal(middles(env.render(), 2), [[66, 66], [66, 220]])
 
 
-def test_the_prediction_is_green_where_it_is_right(pictured):
+def test_a_right_prediction_is_green(pictured):
     env = VideoGlimpseEnv(source=pictured, glimpses=1, abstain=True, render_mode="rgb_array")
     env.reset()
     assert prediction_colours(env.render()) == {PLAIN}  # nothing is predicted yet

@@ -286,7 +286,7 @@ def test_a_result_without_the_test_split_says_so(tmp_path):
     result = train(tiny_config(), tmp_path, sources=marked_splits(), test=False)
     with pytest.raises(ValueError, match="the test split of this run was not played"):
         print(result.measured)
-    again = train(tiny_config(), tmp_path, sources=marked_splits())  # plays what is missing
+    again = train(tiny_config(), tmp_path, sources=marked_splits())  # plays the splits that are missing
     assert again.test is not None
     assert again.validation == result.validation
 

@@ -12,7 +12,7 @@ from numbered_films import make_film
 from glimpse_env.extract import Folder, extract
 from glimpse_env.store import FeatureStore
 
-# Files for which decoders differ, or which one of them may refuse under load.
+# Files that decoders read differently, or that one decoder may refuse under load.
 FILMS = ("h264.mp4", "preview.mkv", "h264_10bit.mp4", "hevc.mkv", "cut.mov", "vp9.webm", "copied.avi")
 
 

@@ -1,4 +1,4 @@
-"""The adapter for Stable-Baselines3: its VecEnv contract, its algorithms, and what the extractors see."""
+"""The adapter for Stable-Baselines3: its VecEnv contract, its algorithms, and the features that extractors see."""
 
 import gymnasium as gym
 import numpy as np
@@ -17,7 +17,7 @@ from glimpse_env.wrappers import DiscreteAction
 
 
 @pytest.mark.parametrize("rules", [{}, {"glimpses": None}, {"observation": "slices"}, {"dtype": "float16"}])
-def test_plays_what_a_dummy_vec_env_plays(uneven, rules):
+def test_it_plays_the_episodes_of_a_dummy_vec_env(uneven, rules):
     """Fifty steps against Stable-Baselines3's own vector environment over single environments, infos and all."""
     arguments = {"source": uneven, "frames": 4, "glimpses": 2, **rules}
     ours = GlimpseVecEnv(3, **arguments)
@@ -63,7 +63,7 @@ def test_seeds_and_options_are_used_once(uneven):
     assert any(clips != [1, 1, 1] for clips in drawn[0][1:])
 
 
-def test_what_is_returned_stays_as_it_is(toy):
+def test_returned_arrays_never_change(toy):
     envs = GlimpseVecEnv(2, source=toy, glimpses=1)
     envs.seed(1)
     first = envs.reset()
@@ -178,7 +178,7 @@ def test_unseen_slices_add_nothing():
     observation[0, 2, 3] = 1.0
     here = extractor(observation)
     assert here.any()
-    assert not torch.equal(here, extractor(observation.flip(1)))  # a place tells
+    assert not torch.equal(here, extractor(observation.flip(1)))  # the place of a cell changes its features
 
 
 @pytest.mark.parametrize("rules", [{}, {"abstain": True, "eta": 0.3, "positive_reward": 2.0, "look_cost": 0.25}])
@@ -191,7 +191,7 @@ def test_paying_frame_by_frame_leaves_returns_as_they_were(toy, rules):
         envs.reset()
         envs.step(np.zeros((3, 3), np.int64))
         envs.seed(6)
-        envs.reset()  # what was paid before is forgotten
+        envs.reset()  # earlier rewards are forgotten
     for step in range(12):
         actions = rng.integers(0, 9, (3, 3)) % at_end.action_space.nvec
         _, total, dones, infos = at_end.step(actions)

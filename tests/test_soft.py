@@ -1,4 +1,4 @@
-"""Attention learned by back-propagation: what it sees, and what its gradient reaches."""
+"""Attention learned by back-propagation: its observations, and the reach of its gradient."""
 
 import dataclasses
 
@@ -177,7 +177,7 @@ def test_a_share_of_gumbel_choices_is_random():
 
 
 @pytest.mark.parametrize("model", KINDS)
-def test_the_class_loss_teaches_where_to_look(model):
+def test_the_class_loss_teaches_looking(model):
     source = marked_source(6)
     policy, config = wild_policy(model, source)
     rollout, _ = play_model(model, source, policy=policy)

@@ -52,7 +52,7 @@ def test_rows_as_wide_as_a_cube_are_widened_alike():
 
 @pytest.mark.parametrize("width", [3, 2**13])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_gathering_nothing_leaves_what_there_is(dtype, width):
+def test_gathering_nothing_changes_nothing(dtype, width):
     held = np.full((1, width), -1, np.float32)
     gather_rows(np.ones((2, width), dtype), index(), held[:0])
     assert (held == -1).all()

@@ -1,4 +1,4 @@
-"""The synthetic source: what a clip is, that it never changes, and that it keeps the protocol."""
+"""The synthetic source: its clips never change, keep the protocol, and need a look at the actor."""
 
 import copy
 import hashlib
@@ -73,7 +73,7 @@ def test_a_clip_does_not_depend_on_the_order_of_reading():
 
 
 def test_a_clip_is_the_same_everywhere():
-    # Recorded once: other values mean another data set, and results measured anew.
+    # Recorded once: other values mean another data set, and results to measure again.
     source = SyntheticSource("train")
     assert hashlib.sha256(source.image(7, 9).tobytes()).hexdigest()[:16] == "01e78161c0500012"
     assert hashlib.sha256(read_clip(source, 7).astype("<f2").tobytes()).hexdigest()[:16] == "dd05a2ec4804a66b"
@@ -111,7 +111,7 @@ def test_clips_past_the_last_are_no_clips():
 
 
 @pytest.mark.parametrize("clip", [0, 11])
-def test_the_actor_is_drawn_where_it_is(clip):
+def test_the_actor_is_drawn_in_its_cell(clip):
     source = SyntheticSource("train")
     actor = source.actor(clip)
     assert (actor.dtype, actor.shape) == (np.bool_, (16, 7, 7))
@@ -172,7 +172,7 @@ def statistics(split, num_clips):
 @pytest.mark.slow
 @pytest.mark.ci
 @pytest.mark.filterwarnings("ignore:lbfgs failed to converge", "ignore::FutureWarning")
-def test_only_following_the_actor_tells_a_linear_classifier_the_class():
+def test_a_linear_classifier_needs_the_cells_of_the_actor():
     """scikit-learn's logistic regression, as it is and with the C that is best on validation clips; chance is 0.125."""
     pytest.importorskip("sklearn")
     from sklearn.linear_model import LogisticRegression
@@ -250,7 +250,7 @@ def test_the_actor_acts_within_its_segments_and_ducks_outside():
         is_background = ~classes_at(times, source.segments(clip), 8).any(1)
         for frame in range(48):
             body = amber_pixels(source.image(clip, frame))[actor[frame]][0]
-            assert body.sum() == 84  # whatever the pose: area tells nothing
+            assert body.sum() == 84  # in every pose, so the area does not show the pose
             assert (np.ptp(np.flatnonzero(body.any(1))) == 9) == is_background[
                 frame
             ]  # five marks high, unlike the poses
@@ -268,7 +268,7 @@ def test_untrimmed_splits_are_disjoint_and_reproducible():
 
 
 @pytest.mark.parametrize("matching", ["frame", "segment"])
-def test_who_knows_an_untrimmed_clip_earns_all_of_it(matching):
+def test_perfect_predictions_earn_the_whole_reward_of_an_untrimmed_clip(matching):
     env = gym.make("VideoGlimpse-v0", source="synthetic-untrimmed", matching=matching, glimpses=1)
     for clip in range(4):
         _, info = env.reset(options={"clip": clip})
@@ -309,7 +309,7 @@ def test_the_easy_actor_ducks_first_and_then_strikes_the_pose_of_its_class():
 
 @pytest.mark.slow
 @pytest.mark.ci
-def test_cells_together_do_not_tell_the_easy_class():
+def test_statistics_over_cells_do_not_show_the_easy_class():
     linear = pytest.importorskip("sklearn.linear_model")
     seen = {}
     for split, count in (("train", 800), ("test", 400)):

@@ -1,4 +1,4 @@
-"""Unlimited glimpses: any set of cells, what is seen of them, and what looking costs."""
+"""Unlimited glimpses: any set of cells, their observations, and the cost of looks."""
 
 import gymnasium as gym
 import numpy as np
@@ -60,7 +60,7 @@ def test_the_first_glance_in_slices_is_every_slice_with_its_place(toy):
 
 
 @pytest.mark.parametrize("observation", ["glimpsed", "slices"])
-def test_who_does_not_look_sees_nothing(toy, observation):
+def test_no_look_shows_nothing(toy, observation):
     env = VideoGlimpseEnv(source=toy, glimpses=None, observation=observation)
     env.reset(options={"clip": 1})
     blank, *_ = env.step(looks())
@@ -71,7 +71,7 @@ def test_who_does_not_look_sees_nothing(toy, observation):
 def test_every_look_costs(toy, glimpses):
     env = VideoGlimpseEnv(source=toy, glimpses=glimpses, look_cost=0.25)
     env.reset(options={"clip": 0})  # class 2
-    # What is chosen last is neither counted nor paid for.
+    # The last choice is neither counted nor charged.
     plans, taken = (((0, 1), (4, 4), (5, 5), (7, 8)), 4) if glimpses else (((0, 1), (4,), (), (7, 8, 3)), 3)
     for plan in plans:
         _, reward, _, _, info = env.step([*plan, 2] if glimpses else looks(*plan, say=2))
@@ -87,7 +87,7 @@ def test_a_choice_is_zero_or_one(toy):
 
 
 @pytest.mark.parametrize("observation", MODES)
-def test_the_shared_array_holds_what_a_fresh_one_would(toy, observation):
+def test_a_shared_array_equals_a_fresh_one(toy, observation):
     shared, fresh = (
         VideoGlimpseVectorEnv(3, source=toy, glimpses=None, observation=observation, copy=copy)
         for copy in (False, True)

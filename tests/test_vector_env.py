@@ -1,4 +1,4 @@
-"""The vector environment: it plays what single environments play, and keeps Gymnasium's vector contract."""
+"""The vector environment: it plays the episodes of single environments, and keeps Gymnasium's vector contract."""
 
 import itertools
 
@@ -52,7 +52,7 @@ def started_anew(envs, mask):
 @pytest.mark.parametrize("abstain", [False, True])
 @pytest.mark.parametrize("matching", ["frame", "segment"])
 @pytest.mark.parametrize("glimpses", [3, None])
-def test_plays_what_a_sync_vector_env_of_singles_plays(uneven, glimpses, matching, abstain, observation, autoreset):
+def test_it_plays_the_episodes_of_a_sync_vector_env(uneven, glimpses, matching, abstain, observation, autoreset):
     """Two hundred staggered episodes, with partial resets in their midst and those that DISABLED needs."""
     arguments = {
         "source": uneven, "observation": observation, "glimpses": glimpses, "matching": matching, "abstain": abstain,
@@ -66,7 +66,7 @@ def test_plays_what_a_sync_vector_env_of_singles_plays(uneven, glimpses, matchin
 @pytest.mark.parametrize("matching", ["frame", "segment"])
 @pytest.mark.parametrize("kind", ["uneven", "untrimmed"])
 def test_plays_windows_as_a_sync_vector_env_of_singles_does(request, kind, matching, observation, autoreset):
-    """Four windows of half a second of untrimmed clips, or seven of 0.3 seconds of uneven ones, one of them short."""
+    """Four windows of half a second of untrimmed clips, or seven of 0.3 seconds of uneven ones, one short."""
     seconds = {"untrimmed": (0.5, 0.25), "uneven": (0.3, 0.2)}[kind]
     arguments = {
         "source": request.getfixturevalue(kind), "observation": observation, "matching": matching, "glimpses": 2,
@@ -102,7 +102,7 @@ def assert_plays_the_same(arguments, autoreset):
 
 
 @pytest.mark.parametrize("observation", MODES)
-def test_plays_what_single_environments_play(observation):
+def test_it_plays_the_episodes_of_single_environments(observation):
     """Two episodes of three frames, then the start of a third; with NEXT_STEP every fourth step is a reset."""
     envs = gym.make_vec("VideoGlimpse-v0", num_envs=3, observation=observation, frames=3)
     singles = [gym.make("VideoGlimpse-v0", observation=observation, frames=3).unwrapped for _ in range(3)]
@@ -244,16 +244,16 @@ def test_actions_of_those_due_for_their_reset_are_ignored(toy):
 
 
 def test_episode_statistics_can_be_recorded(toy):
-    """Two frames into their episodes, environment 1 begins anew: it ends two steps later than environment 0."""
+    """Two frames into their episodes, environment 1 starts again: it ends two steps later than environment 0."""
     envs = RecordEpisodeStatistics(VideoGlimpseVectorEnv(2, source=toy, glimpses=1))
     envs.reset(seed=1, options={"clip": np.array([1, 2])})
     steps = [envs.step(np.array([[0, 0], [0, 0]])) for _ in range(2)]
     envs.reset(options={"reset_mask": np.array([False, True]), "clip": 2})
     steps += [envs.step(np.array([[0, 0], [0, 0]])) for _ in range(4)]
-    told = [infos.get("episode") for *_, infos in steps]
-    assert [index for index, episode in enumerate(told) if episode is not None] == [3, 5]
-    assert (told[3]["l"].tolist(), told[3]["r"].tolist()) == ([4, 0], [2.0, 0.0])
-    assert (told[5]["l"].tolist(), told[5]["r"].tolist()) == ([0, 4], [0.0, -2.0])
+    episodes = [infos.get("episode") for *_, infos in steps]
+    assert [index for index, episode in enumerate(episodes) if episode is not None] == [3, 5]
+    assert (episodes[3]["l"].tolist(), episodes[3]["r"].tolist()) == ([4, 0], [2.0, 0.0])
+    assert (episodes[5]["l"].tolist(), episodes[5]["r"].tolist()) == ([0, 4], [0.0, -2.0])
 
 
 def test_render_gives_one_picture_for_each_environment(toy):
@@ -293,7 +293,7 @@ def test_options_are_left_as_they_are(toy):
     assert (mask.tolist(), clips.tolist()) == ([True, False, True], [1, 2, 3])
 
 
-def test_a_partial_reset_leaves_the_others_where_they_are(toy):
+def test_a_partial_reset_changes_no_other_environment(toy):
     envs = VideoGlimpseVectorEnv(3, source=toy, glimpses=1, observation="cube", autoreset_mode="Disabled")
     envs.reset(options={"clip": np.array([0, 1, 2])})
     before = envs.step(np.array([[4, 0], [4, 0], [4, 0]]))[0]
@@ -319,9 +319,7 @@ def test_a_partial_reset_leaves_the_others_where_they_are(toy):
     masks=st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=15, max_size=15),
     seed=st.integers(0, 100),
 )
-def test_the_shared_array_holds_what_a_fresh_one_would(
-    uneven, observation, dtype, autoreset, first_glance, masks, seed
-):
+def test_a_shared_array_equals_a_fresh_one(uneven, observation, dtype, autoreset, first_glance, masks, seed):
     arguments = {
         "source": uneven, "observation": observation, "dtype": dtype, "first_glance": first_glance, "glimpses": 2,
         "frames": 3,
@@ -351,7 +349,7 @@ def test_final_observations_are_no_part_of_the_shared_array(toy):
 @pytest.mark.parametrize("autoreset", AUTORESETS)
 @pytest.mark.parametrize("observation", MODES)
 def test_copies_are_never_used_again(toy, observation, autoreset):
-    """Whoever scribbles on what a vector environment returned changes nothing that comes later."""
+    """Writing into returned arrays changes nothing later."""
     bank = toy.features.copy()
     arguments = {"source": toy, "observation": observation, "glimpses": 2, "autoreset_mode": autoreset}
     clean, scribbled = (VideoGlimpseVectorEnv(3, **arguments) for _ in range(2))
@@ -391,8 +389,8 @@ def test_every_mask_is_an_array_of_its_own(toy, autoreset):
     reset_mask = np.array([True, True])
     _, others = envs.reset(options={"reset_mask": reset_mask})
     arrays = [terminations, reset_mask, envs.engine.done]
-    for told in (infos, others, infos.get("final_info", {})):
-        arrays += [value for key, value in told.items() if key.startswith("_")]
+    for info in (infos, others, infos.get("final_info", {})):
+        arrays += [value for key, value in info.items() if key.startswith("_")]
     assert len(arrays) >= 3 + 5 + 5
     for first, second in itertools.combinations(arrays, 2):
         assert not np.shares_memory(first, second)

@@ -1,4 +1,4 @@
-"""Walls of cameras: what they show and what is true of them, worked out by hand on clips that count up."""
+"""Walls of cameras: their cameras, features and labels, worked out by hand on clips that count up."""
 
 import copy
 import dataclasses
@@ -329,7 +329,7 @@ def test_environments_of_one_wall_share_its_source(named):
 # ---- descriptions and the command
 
 
-def test_the_command_writes_what_it_was_given(tmp_path, capsys, monkeypatch):
+def test_the_command_writes_its_arguments(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = "synthetic --grid 4 --background ABBC --untrimmed --events 3 --frames 50 --fold 1 --seed 9 --out w.json"
     main(words.split())
@@ -432,7 +432,7 @@ def test_unknown_splits_and_crops(clips):
         WallSource(Cropped(**fields), background=("sit",))
 
 
-def test_the_command_says_what_is_wrong(tmp_path):
+def test_errors_of_the_command_are_one_line(tmp_path):
     with pytest.raises(SystemExit, match=r"^error: background names \['sit'\] are no classes"):
         main(["synthetic", "--background", "sit", "--out", str(tmp_path / "w.json")])
     assert list(tmp_path.iterdir()) == []

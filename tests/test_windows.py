@@ -1,4 +1,4 @@
-"""Windows that slide over videos: where they begin, what they hold and what is true of them, worked out by hand."""
+"""Windows that slide over videos: their starts, frames and labels, worked out by hand."""
 
 import dataclasses
 import pickle
@@ -52,7 +52,7 @@ def acted():
     )
 
 
-# ---- where windows begin
+# ---- starts of windows
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_names_are_unique_at_any_rate(rate):
     assert len({windows.clip_id(window) for window in range(300)}) == windows.num_clips == 300
 
 
-# ---- what they hold: slice k of frame n of video i is (v, v + 1) with v = 1 + 162 i + 18 n + 2 k
+# ---- frames and features: slice k of frame n of video i is (v, v + 1) with v = 1 + 162 i + 18 n + 2 k
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -167,7 +167,7 @@ def test_copies_are_the_same_windows():
     assert one.any()
 
 
-# ---- what is true of them
+# ---- labels
 
 
 def test_a_window_of_a_trimmed_video_is_one_segment_of_its_class(windows, uneven):
@@ -193,13 +193,13 @@ def test_borders_that_agree_but_for_rounding_do_not_overlap(end):
 
 def test_labels_and_frame_labels_of_an_episode(acted):
     env = VideoGlimpseEnv(source=acted, glimpses=1)
-    told = []
+    seen = []
     for window in range(4):
         label = np.flatnonzero(env.reset(options={"clip": window})[1]["label"]).tolist()
         frames = [np.flatnonzero(env.step(np.array([0, 3]))[4]["frame_labels"]).tolist() for _ in range(2)]
-        told.append((label, frames))
+        seen.append((label, frames))
     # Frames at 0, 0.25 | 0.5, 0.75 | 1.0, 1.25 | 1.5, 1.75: wave reaches into the second window between its frames.
-    assert told == [([0], [[0], [0]]), ([2], [[], []]), ([1, 2], [[1, 2], []]), ([], [[], []])]
+    assert seen == [([0], [[0], [0]]), ([2], [[], []]), ([1, 2], [[1, 2], []]), ([], [[], []])]
 
 
 def test_a_short_video_repeats_its_last_frame(windows):
@@ -266,7 +266,7 @@ def test_windows_of_a_source_are_opened(uneven):
     assert open_source(uneven) is uneven
 
 
-# ---- what is refused
+# ---- refused arguments
 
 
 @pytest.mark.parametrize(

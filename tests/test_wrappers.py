@@ -66,7 +66,7 @@ def test_only_a_multi_discrete_action_can_be_taken_apart():
         TupleAction(DiscreteAction(make(glimpses=1)))
 
 
-def test_where_to_look_and_what_to_say_apart(toy):
+def test_looks_and_prediction_are_separate_parts(toy):
     env = TupleAction(VideoGlimpseEnv(source=toy, glimpses=2))
     env.reset(options={"clip": 0})
     observation, *_ = env.step((np.array([3, 8]), np.int64(1)))

@@ -17,6 +17,6 @@ def report(request):
 
 def pytest_terminal_summary(terminalreporter, config):
     if lines := config.stash[LINES]:
-        terminalreporter.section("benchmarks beside their limits")
+        terminalreporter.section("benchmarks and their limits")
         for line in lines:
             terminalreporter.write_line(line)

@@ -66,7 +66,7 @@ class Output:
     synthetic_features: tuple[int, int, int] | None = None
     """K, D and T of random float16 features, which replace the source."""
     sweep: bool = False
-    """Print the speed at several T, K and m, instead of a profile; one of them changes at a time from
+    """Print the speed at several T, K and m, instead of a profile; one changes at a time from
     --synthetic-features."""
     json: Path | None = None
     """File for the result."""
@@ -89,7 +89,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> CommandLine[Outpu
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Do what the command line asks."""
+    """Run the measurement that the command line asks for."""
     line = parse_arguments(arguments)
     config, output = line.config, line.output
     if output.synthetic_features is not None:

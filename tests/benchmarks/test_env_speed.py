@@ -1,4 +1,4 @@
-"""How fast the vector environment steps, beside a bare copy of the features that it has to move.
+"""Speed of the vector environment, compared with a bare copy of the features that it has to move.
 
     pytest tests/benchmarks --benchmark-only
 
@@ -43,7 +43,7 @@ def episodes_each(num_envs):
 
 
 def bare_copy(source, observation, clips, cells):
-    """Copy what episodes of (episodes, num_envs) clips show: whole cubes, or the first and then slices."""
+    """Copy the observations of episodes of (episodes, num_envs) clips: whole cubes, or the first and then slices."""
     rows = source.features.reshape(-1, DEPTH)
     whole = np.empty((clips.shape[1], GRID, GRID, DEPTH), np.float32)
     parts = np.empty((clips.shape[1], GLIMPSES, DEPTH), np.float32)

@@ -1,4 +1,4 @@
-"""How fast videos become a feature store, beside the bare forward pass of the network at the same batch and threads.
+"""Speed of extraction, compared with the bare forward pass of the network at the same batch and threads.
 
     VIDEOGLIMPSE_DATA=DIR pytest tests/benchmarks/test_extraction_speed.py --benchmark-only
 
@@ -24,8 +24,8 @@ from glimpse_env.video.backbones import load_backbone
 from glimpse_env.video.malloc import keep_freed_memory
 
 DATA = Path(os.environ.get("VIDEOGLIMPSE_DATA", "/nonexistent"))
-CLIPS, ROUNDS, BARE_BATCHES = 64, 5, 72  # as many frames in a round as in the bare runs beside it
-FLOOR = 0.90  # of the bare forward pass: what the project asks for
+CLIPS, ROUNDS, BARE_BATCHES = 64, 5, 72  # as many frames in a round as in the bare runs before it
+FLOOR = 0.90  # of the bare forward pass: the project's limit
 
 
 @pytest.fixture

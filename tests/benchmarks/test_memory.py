@@ -2,7 +2,7 @@
 
     pytest tests/benchmarks/test_memory.py --benchmark-only
 
-Linux alone tells the proportional share of mapped pages (PSS).
+Only Linux reports the proportional share of mapped pages (PSS).
 """
 
 import subprocess
@@ -60,7 +60,7 @@ def test_memory_does_not_grow(benchmark, report):
 
 @pytest.mark.parametrize("observation", ["slices", "glimpsed", "cube"])
 @pytest.mark.parametrize("bank", ["float32", "float16"])
-def test_a_step_allocates_what_it_returns(benchmark, report, arrays, observation, bank):  # noqa: F811
+def test_a_step_allocates_only_its_results(benchmark, report, arrays, observation, bank):  # noqa: F811
     features = arrays.features[:8].astype(bank)
     source = glimpse_env.ArraySource(features=features, labels=np.arange(8), class_names=arrays.class_names)
     envs = gym.make_vec("VideoGlimpse-v0", num_envs=64, source=source, observation=observation, copy=False)

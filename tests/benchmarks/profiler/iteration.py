@@ -276,7 +276,7 @@ def profile_training(
     Args:
         config: of the training.
         source: of the clips.
-        iterations: number of them whose median is taken, after one that does not count.
+        iterations: number of iterations whose median is taken, after one that does not count.
         limits: of the machine; measured before and after by default.
 
     Raises:
