@@ -56,7 +56,7 @@ with installed_by('pip install -e ".[agents,video]"'):
     from glimpse_env.video.backbones import DeviceError
     from glimpse_env.video.decode import VideoError
     from glimpse_env.video.lazy import LazySource
-    from glimpse_env.video.malloc import keep_freed_memory
+    from glimpse_env.video.process import keep_freed_memory
 
 GIGA = 1e9
 

@@ -131,7 +131,7 @@ def test_weights_that_are_not_numbers_are_refused(tmp_path, weights):
 
 def test_weights_of_the_other_network_are_refused(tmp_path, weights):
     with pytest.raises(
-        WeightsError, match=r"bvlc\.safetensors does not fit googlenet: \d+ tensors differ .*--backbone"
+        WeightsError, match=r"bvlc\.safetensors does not fit googlenet: Missing key.* \[\.\.\.\] Give .* --backbone"
     ):
         load_backbone("googlenet", weights=weights)
 
@@ -139,11 +139,11 @@ def test_weights_of_the_other_network_are_refused(tmp_path, weights):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda tensors: tensors.pop("conv2/3x3.bias"), "conv2/3x3.bias is missing"),
-        (lambda tensors: tensors.update(extra=torch.zeros(1)), "extra is unexpected"),
+        (lambda tensors: tensors.pop("conv2/3x3.bias"), r'Missing key.*: "conv2/3x3.bias"\.'),
+        (lambda tensors: tensors.update(extra=torch.zeros(1)), r'Unexpected key.*: "extra"\.'),
         (
             lambda tensors: tensors.update({"inception_3a/5x5.weight": torch.zeros(32, 16, 3, 3)}),
-            r"inception_3a/5x5.weight has shape \(32, 16, 3, 3\) instead of \(32, 16, 5, 5\)",
+            r"size mismatch for inception_3a/5x5\.weight: .*\[32, 16, 3, 3\].*\[32, 16, 5, 5\]",
         ),
     ],
 )
@@ -151,7 +151,7 @@ def test_weights_that_almost_fit_are_refused(tmp_path, weights, change, problem)
     tensors = load_file(weights)
     change(tensors)
     save_file(tensors, tmp_path / "changed.safetensors")
-    with pytest.raises(WeightsError, match=rf"does not fit bvlc_googlenet: 1 tensors differ \({problem}\)"):
+    with pytest.raises(WeightsError, match=rf"does not fit bvlc_googlenet: {problem}"):
         load_backbone("bvlc_googlenet", weights=tmp_path / "changed.safetensors")
 
 

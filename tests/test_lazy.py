@@ -29,9 +29,8 @@ from glimpse_env.extract import HMDB51, Folder, Settings, extract
 from glimpse_env.extract.description import read_description
 from glimpse_env.store import FeatureStore
 from glimpse_env.video.backbones import WeightsError, load_backbone
-from glimpse_env.video.crops import crop_corners
 from glimpse_env.video.decode import VideoError, decode_clip
-from glimpse_env.video.features import extract_videos
+from glimpse_env.video.features import crop_corners, extract_videos
 from glimpse_env.video.lazy import LazySource, _batches
 
 ROOT = Path(__file__).parent.parent

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from glimpse_env.datasets import VideoDataset, activitynet, folder, hmdb51, ucf101
 from glimpse_env.video.backbones import BackboneName, Precision
-from glimpse_env.video.crops import check_crop
 from glimpse_env.video.decoders import SECONDS_PER_VIDEO
+from glimpse_env.video.features import check_crop
 from glimpse_env.video.process import num_threads, parse_device
 from glimpse_env.video.readers import DecoderChoice
 

@@ -1,13 +1,13 @@
-"""The convolutional networks whose last activations are the feature cubes: GoogLeNet, twice.
+"""Two versions of GoogLeNet, whose last activations are the feature cubes.
 
 `bvlc_googlenet` is the original network (Szegedy et al., "Going deeper with convolutions", CVPR 2015) with true 5 x 5
-branches and local response normalisation, in the weights that the Berkeley Vision and Learning Center trained.
-`googlenet` is torchvision's: batch normalisation, and 3 x 3 convolutions where the paper has 5 x 5, so the weights of
-one do not fit the other.
+branches and local response normalisation, and weights of the Berkeley Vision and Learning Center. `googlenet` is
+torchvision's, with batch normalisation and 3 x 3 instead of 5 x 5 convolutions. Weights of one do not fit the other.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,20 +31,17 @@ class WeightsError(ValueError):
 
 
 class DeviceError(RuntimeError):
-    """The processor asked for is not there."""
+    """The device does not exist here."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A loaded network and what a store records of it.
+    """A loaded network.
 
     Attributes:
-        name: which network.
-        weights_sha256: of the weights file.
-        device: where it runs.
-        precision: of its convolutions; below float32 torch's autocast chooses, and leaves what needs more at float32.
         network: normalised pictures (N, 3, 224, 224) float32 to activations (N, D, K, K).
         normalise: RGB frames (N, 224, 224, 3) uint8 to those pictures.
+        precision: of the convolutions, by torch's autocast.
         grid_size: K.
         depth: D.
     """
@@ -69,17 +66,15 @@ class Backbone:
             return activations.permute(0, 2, 3, 1)  # (N, D, K, K) -> (N, K, K, D)
 
     def slices(self, crops: Tensor) -> Tensor:
-        """Return (N, D) float32, the mean over all places of what the network makes of (N, side, side, 3) crops."""
+        """Return (N, D) float32: the mean over the cells of each cube of (N, side, side, 3) crops."""
         return self.cubes(crops).mean((1, 2))
 
     @contextmanager
     def _arithmetic(self) -> Iterator[None]:
-        lowered = self.precision != "float32"
+        dtype = None if self.precision == "float32" else getattr(torch, self.precision)
         with (
-            torch.autocast(
-                self.device.type, dtype=getattr(torch, self.precision) if lowered else None, enabled=lowered
-            ),
-            # By default cuDNN rounds float32 to TF32, and may choose other algorithms at every run.
+            torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None),
+            # By default cuDNN rounds float32 to TF32, and may choose other algorithms in every run.
             torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
         ):
             yield
@@ -93,40 +88,32 @@ def load_backbone(
     precision: Precision = "float32",
     compiled: bool = False,
 ) -> Backbone:
-    """Load a network with trained weights, ready to run.
+    """Load a network with trained weights.
 
     Args:
         name: `bvlc_googlenet` or `googlenet`.
-        weights: safetensors file, for `googlenet` also torchvision's own `.pth`; without it `googlenet` takes the
-            file that torchvision has downloaded to torch's cache.
+        weights: .safetensors or .pth file; by default `googlenet` takes the one that torchvision downloaded.
         device: `cpu`, `cuda` or `cuda:<number>`.
         precision: of the convolutions.
-        compiled: run it through `torch.compile`, which needs a C++ compiler and half a minute at its first batch.
+        compiled: use `torch.compile`, which needs a C++ compiler and half a minute for its first batch.
 
     Raises:
         ValueError: there is no such network.
-        DeviceError: the device is not there.
+        DeviceError: there is no such device.
         WeightsError: the weights are missing, do not fit the network or were never trained.
     """
     if name not in get_args(BackboneName):
         raise ValueError(f"unknown backbone {name!r}: choose one of {', '.join(get_args(BackboneName))}")
-    target = _find_device(device)
-    path = _find_weights(name, weights)
-    tensors = _read_tensors(path)
-    if name == "bvlc_googlenet":
-        network: nn.Module = BVLCGoogLeNet()
-        _load_exactly(network, tensors, path=path, name=name)
-        normalise = normalise_bvlc
-    else:
-        network = _torchvision_trunk(tensors, path)
-        normalise = normalise_imagenet
-    network = network.eval().requires_grad_(False).to(target).to(memory_format=torch.channels_last)
+    target, path = _find_device(device), _find_weights(name, weights)
+    build = _bvlc_trunk if name == "bvlc_googlenet" else _torchvision_trunk
+    network = build(_read_tensors(path), path).eval().requires_grad_(False).to(target)
+    network = network.to(memory_format=torch.channels_last)
     backbone = Backbone(
         name="bvlc_googlenet" if name == "bvlc_googlenet" else "googlenet",
         weights_sha256=file_sha256(path),
         device=target,
         network=network,
-        normalise=normalise,
+        normalise=normalise_bvlc if name == "bvlc_googlenet" else normalise_imagenet,
         precision=precision,
     )
     _refuse_untrained(backbone, path)
@@ -134,23 +121,15 @@ def load_backbone(
 
 
 def normalise_bvlc(frames: Tensor) -> Tensor:
-    """Turn RGB into BGR less the training set's mean colour, as Caffe's models expect.
-
-    Args:
-        frames: (N, height, width, 3) uint8 RGB.
-
-    Returns:
-        (N, 3, height, width) float32, channels last in memory.
-    """
+    """Turn (N, height, width, 3) uint8 RGB into (N, 3, height, width) float32 BGR minus Caffe's mean colour."""
     means = torch.tensor([104.0, 117.0, 123.0], device=frames.device)
     return frames.flip(3).float().sub_(means).permute(0, 3, 1, 2)
 
 
 def normalise_imagenet(frames: Tensor) -> Tensor:
-    """Scale RGB to -1..1, which torchvision's GoogLeNet was trained with.
+    """Scale RGB to -1..1; shapes as in `normalise_bvlc`.
 
-    torchvision normalises with ImageNet's means and deviations and then undoes that (`transform_input=True`), since the
-    weights came from TensorFlow. Both steps are one here; shapes as in `normalise_bvlc`.
+    torchvision's GoogLeNet normalises by ImageNet's means and deviations and undoes that (`transform_input=True`).
     """
     return frames.float().div_(127.5).sub_(1).permute(0, 3, 1, 2)
 
@@ -170,10 +149,7 @@ _INCEPTIONS = {
 
 
 class BVLCGoogLeNet(nn.ModuleDict):
-    """The original GoogLeNet up to its classifier; the layers are called as in BVLC's Caffe model.
-
-    Takes (N, 3, 224, 224) float32, BGR 0..255 minus the means; gives (N, 1024, 7, 7), the output of inception 5b.
-    """
+    """The original GoogLeNet, with BVLC's names of layers: (N, 3, 224, 224) float32 to (N, 1024, 7, 7)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -195,7 +171,7 @@ class BVLCGoogLeNet(nn.ModuleDict):
         x = _pool(local_response_norm(x))  # (N, 192, 28, 28)
         for name in _INCEPTIONS:
             x = self._inception(name, _pool(x) if name in ("4a", "5a") else x)
-        return x  # (N, 1024, 7, 7)
+        return x
 
     def classify(self, activations: Tensor) -> Tensor:
         """Return ImageNet logits (N, 1000) of (N, 1024, 7, 7) activations."""
@@ -209,27 +185,19 @@ class BVLCGoogLeNet(nn.ModuleDict):
         def layer(kind: str, inputs: Tensor) -> Tensor:
             return self._rectified(f"inception_{name}/{kind}", inputs)
 
-        branches = [
-            layer("1x1", x),
-            layer("3x3", layer("3x3_reduce", x)),
-            layer("5x5", layer("5x5_reduce", x)),
-            layer("pool_proj", F.max_pool2d(x, 3, stride=1, padding=1)),
-        ]
-        return torch.cat(branches, dim=1)
+        threes, fives = layer("3x3", layer("3x3_reduce", x)), layer("5x5", layer("5x5_reduce", x))
+        pooled = layer("pool_proj", F.max_pool2d(x, 3, stride=1, padding=1))
+        return torch.cat([layer("1x1", x), threes, fives, pooled], dim=1)
 
 
 def _pool(x: Tensor) -> Tensor:
-    # Caffe rounds the size of a pooled map up.
-    return F.max_pool2d(x, 3, stride=2, ceil_mode=True)
+    return F.max_pool2d(x, 3, stride=2, ceil_mode=True)  # Caffe rounds sizes up
 
 
 def local_response_norm(x: Tensor) -> Tensor:
-    """Divide by (1 + 1e-4 / 5 * the sum of squares over 5 neighbouring channels) ** 0.75; (N, channels, H, W).
-
-    The same as `F.local_response_norm(x, 5)`, three times as fast: the sum is a banded 1 x 1 convolution.
-    """
+    """Compute `F.local_response_norm(x, 5)` three times as fast: the sum of squares is a banded 1 x 1 convolution."""
     with torch.autocast(x.device.type, enabled=False):
-        x = x.float()  # squares overflow float16, and bfloat16 would lose more here than in all convolutions
+        x = x.float()  # squares overflow float16, and bfloat16 would lose more than in all convolutions
         index = torch.arange(x.shape[1], device=x.device)
         band = ((index[:, None] - index).abs() <= 2).to(x.dtype) * (1e-4 / 5)
         scale = F.conv2d(x * x, band[:, :, None, None], torch.ones_like(band[0])).rsqrt_()
@@ -238,12 +206,10 @@ def local_response_norm(x: Tensor) -> Tensor:
 
 def _find_device(device: str) -> torch.device:
     try:
-        target = torch.device(device)
-        torch.empty(0, device=target)
-    except (RuntimeError, AssertionError) as error:  # torch raises either, by how it was built
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # depends on torch's build
         reason = str(error).splitlines()[0]
         raise DeviceError(f"device {device!r} is not available here ({reason}): choose cpu") from error
-    return target
 
 
 def _find_weights(name: str, weights: Path | None) -> Path:
@@ -260,14 +226,13 @@ def _find_weights(name: str, weights: Path | None) -> Path:
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        with path.open("rb"):  # readers of weights call a file without permission missing
-            pass
+        path.open("rb").close()  # safetensors reports a file without permission as missing
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return dict(load_file(path))
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # both readers raise several types of their own
+    except Exception as error:  # of several types
         raise WeightsError(f"{path} cannot be read as weights (.safetensors or .pth): {error}") from error
     if not (isinstance(tensors, dict) and all(isinstance(value, Tensor) for value in tensors.values())):
         raise WeightsError(f"{path} holds no dictionary of tensors: save the network's state_dict")
@@ -275,26 +240,23 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _load_exactly(network: nn.Module, tensors: Mapping[str, Tensor], *, path: Path, name: str) -> None:
-    """Copy tensors into a network whose names and shapes they match exactly."""
-    expected = network.state_dict()
-    problems = [f"{key} is missing" for key in expected.keys() - tensors.keys()]
-    problems += [f"{key} is unexpected" for key in tensors.keys() - expected.keys()]
-    problems += [
-        f"{key} has shape {tuple(tensors[key].shape)} instead of {tuple(expected[key].shape)}"
-        for key in expected.keys() & tensors.keys()
-        if tensors[key].shape != expected[key].shape
-    ]
-    if problems:
-        shown = "; ".join(sorted(problems)[:4])
+    try:
+        network.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        problems = textwrap.shorten(" ".join(str(error).splitlines()[1:]), 300)
         raise WeightsError(
-            f"{path} does not fit {name}: {len(problems)} tensors differ ({shown}). "
-            f"Give the weights of {name} itself or choose the other --backbone"
-        )
-    network.load_state_dict(dict(tensors))
+            f"{path} does not fit {name}: {problems} Give the weights of {name} or choose the other --backbone"
+        ) from error
+
+
+def _bvlc_trunk(tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
+    network = BVLCGoogLeNet()
+    _load_exactly(network, tensors, path=path, name="bvlc_googlenet")
+    return network
 
 
 def _torchvision_trunk(tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
-    """Build torchvision's network up to inception 5b, batch normalisation folded into the convolutions."""
+    """Return torchvision's network up to inception 5b, with batch normalisation folded into the convolutions."""
     from torchvision.models.googlenet import BasicConv2d, GoogLeNet
 
     network = GoogLeNet(aux_logits=False, init_weights=False)
@@ -306,9 +268,8 @@ def _torchvision_trunk(tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
         if isinstance(module, BasicConv2d):
             module.conv = nn.utils.fusion.fuse_conv_bn_eval(module.conv, module.bn)
             module.bn = nn.Identity()
-    children = list(network.named_children())
-    last = [name for name, _ in children].index("inception5b")
-    return nn.Sequential(*(module for _, module in children[: last + 1]))
+    names = [name for name, _ in network.named_children()]
+    return nn.Sequential(*list(network.children())[: names.index("inception5b") + 1])
 
 
 def _refuse_untrained(backbone: Backbone, path: Path) -> None:

@@ -1,27 +1,27 @@
-"""Video files to frames at a fixed rate.
+"""Sample the frames of a video at a fixed rate.
 
-The samples of a clip lie at t_n = start + (n - 1) / frames_per_second, and each is the shown frame whose time is
-nearest, ties to the earlier one; `timeline` defines the times, and `readers` chooses the decoder.
-Pictures are upright: turned and mirrored as their file says. Sides that are not square pixels are not corrected.
+The samples of a clip lie at t_n = start + (n - 1) / frames_per_second. Each is the shown frame with the nearest time,
+ties to the earlier one; `timeline` defines the times, and `readers` chooses the decoder. Pictures are turned and
+mirrored as their file says. Sides of pixels that are not square are not corrected.
 
-Resize rule `direct-bilinear-224`: the decoded frame as 8-bit RGB at its own size, then each side scaled to 224 on its
-own, so that the aspect ratio is not kept and nothing is cropped, with a triangle filter that widens as the picture
-shrinks (bilinear with antialiasing, half-pixel centres, rounded to 8 bits). Thumbnails are made alike, at 112.
+Resize rule `direct-bilinear-224`: the decoded frame as 8-bit RGB at its own size, then each side scaled to 224 without
+keeping the aspect ratio or cropping, with a triangle filter that widens as the picture shrinks (bilinear with
+antialiasing, half-pixel centres, rounded to 8 bits). Thumbnails are 112 pixels wide and high, by the same rule.
+
+Only resizing needs torch: processes that only decode never import it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from glimpse_env.video.readers import DecoderChoice, DecoderError, DecoderName, Reader, open_video
+from glimpse_env.video.readers import DecoderChoice, DecoderError, DecoderName, open_video
 from glimpse_env.video.stopwatch import Stopwatch
 
 RESIZE_RULE = "direct-bilinear-224"
@@ -33,7 +33,7 @@ class VideoError(RuntimeError):
     """A video file cannot be read; the message names the file and the reason.
 
     Attributes:
-        reason: why, in one line that is the same from run to run.
+        reason: one line that is the same from run to run.
     """
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -42,30 +42,48 @@ class VideoError(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodedClip:
-    """The sampled frames of one video.
+class Samples:
+    """The frames that show at a fixed rate.
 
     Attributes:
         times: (n,) float64 seconds, t_1 ... t_n, evenly spaced.
-        numbers: (n,) int64, which frame of the file each sample is, from 0.
-        frames: (n, 224, 224, 3) uint8 RGB, by the resize rule.
-        thumbnails: (n, 112, 112, 3) uint8 RGB.
+        numbers: (n,) int64, the frame of the file that each sample shows, from 0.
         decoder: library that decoded it.
         seconds: spent on `decode` and `resize`.
     """
 
     times: NDArray[np.float64]
     numbers: NDArray[np.int64]
-    frames: NDArray[np.uint8]
-    thumbnails: NDArray[np.uint8]
     decoder: DecoderName
     seconds: Mapping[str, float] = field(compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedClip(Samples):
+    """The samples of one video, with their pictures by the resize rule.
+
+    Attributes:
+        frames: (n, 224, 224, 3) uint8 RGB.
+        thumbnails: (n, 112, 112, 3) uint8 RGB.
+    """
+
+    frames: NDArray[np.uint8]
+    thumbnails: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded frame: number `place` of `count` different ones, (height, width, 3) uint8 RGB."""
+
+    place: int
+    count: int
+    rgb: NDArray[np.uint8]
 
 
 def decode_clip(
     path: Path, *, frames_per_second: float, max_frames: int, decoder: DecoderChoice = "auto"
 ) -> DecodedClip:
-    """Sample a video at a fixed rate.
+    """Sample a video at a fixed rate; memory grows with the samples, not with the file.
 
     Args:
         path: the video file.
@@ -73,59 +91,73 @@ def decode_clip(
         max_frames: a longer clip keeps its centred window of this many samples.
         decoder: the library to decode with; "auto" takes the fastest that is proven right for the file.
 
-    Returns:
-        The samples; memory grows with them, not with the file.
-
     Raises:
         VideoError: the file is missing, not a video, without frames, or not for the library chosen.
         DecoderError: the library chosen is not installed.
     """
+    return resized(sample(path, frames_per_second=frames_per_second, max_frames=max_frames, decoder=decoder))
+
+
+def sample(
+    path: Path, *, frames_per_second: float, max_frames: int, decoder: DecoderChoice = "auto"
+) -> Iterator[Picture | Samples]:
+    """Yield the different pictures that the samples of a video show, then the samples; errors as of `decode_clip`.
+
+    If the frames shown are not those that the file announced, pictures begin again from place 0.
+    """
     if not path.is_file():
         raise VideoError(path, "no such file")
+    stopwatch, chosen = Stopwatch(), None
     try:
-        return _decode(path, decoder, frames_per_second=frames_per_second, max_frames=max_frames)
-    except (MemoryError, DecoderError):  # says nothing about the video
+        with stopwatch.measure("decode"):
+            reader = open_video(path, decoder)
+        while True:
+            times = sample_times(reader.times, frames_per_second=frames_per_second, max_frames=max_frames)
+            order = np.argsort(reader.times, kind="stable")
+            numbers = order[nearest_frames(reader.times[order], times)]
+            if chosen is not None and np.array_equal(times, chosen[0]) and np.array_equal(numbers, chosen[1]):
+                break
+            chosen = times, numbers
+            needed = np.unique(numbers).tolist()
+            pictures = enumerate(reader.read(needed))
+            while True:  # to the end of the file, where its times are known for certain
+                with stopwatch.measure("decode"):
+                    place, rgb = next(pictures, (-1, None))
+                if rgb is None:
+                    break
+                yield Picture(place, len(needed), rgb)
+    except (MemoryError, DecoderError):  # not the video's fault
         raise
-    except Exception as error:  # decoders raise whatever their C code reports, of many types
+    except Exception as error:  # decoders raise many types
         raise VideoError(path, _reason(path, error)) from error
+    yield Samples(times=times, numbers=numbers, decoder=reader.decoder, seconds=stopwatch.seconds)
 
 
-def _decode(path: Path, decoder: DecoderChoice, *, frames_per_second: float, max_frames: int) -> DecodedClip:
+def resized(parts: Iterable[Picture | Samples]) -> DecodedClip:
+    """Resize the pictures of `sample` as they come."""
     stopwatch = Stopwatch()
-    with stopwatch.measure("decode"):
-        reader = open_video(path, decoder)
-    expected = None
-    while True:  # again if the frames shown are not the ones that the file announced
-        times = sample_times(reader.times, frames_per_second=frames_per_second, max_frames=max_frames)
-        order = np.argsort(reader.times, kind="stable")
-        numbers = order[nearest_frames(reader.times[order], times)]
-        if expected is not None and np.array_equal(times, expected[0]) and np.array_equal(numbers, expected[1]):
+    for part in parts:
+        if isinstance(part, Samples):
+            samples = part
             break
-        needed, positions = np.unique(numbers, return_inverse=True)
-        frames, thumbnails = _read_resized(reader, needed.tolist(), stopwatch)
-        expected = times, numbers
-    if len(needed) < len(numbers):  # some frames show more than once
-        frames, thumbnails = frames[positions], thumbnails[positions]
-    return DecodedClip(
-        times=times,
-        numbers=numbers,
-        frames=frames,
-        thumbnails=thumbnails,
-        decoder=reader.decoder,
-        seconds=stopwatch.seconds,
-    )
+        if part.place == 0:
+            frames = np.empty((part.count, FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
+            thumbnails = np.empty((part.count, THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3), np.uint8)
+        with stopwatch.measure("resize"):
+            frames[part.place] = resize(part.rgb[None], FRAME_SIZE)[0]
+            thumbnails[part.place] = resize(part.rgb[None], THUMBNAIL_SIZE)[0]
+    if len(frames) < len(samples.numbers):  # some frames show more than once
+        _, places = np.unique(samples.numbers, return_inverse=True)
+        frames, thumbnails = frames[places], thumbnails[places]
+    stopwatch.add(samples.seconds)
+    pictures = {"frames": frames, "thumbnails": thumbnails}
+    return DecodedClip(**(vars(samples) | pictures | {"seconds": stopwatch.seconds}))
 
 
 def sample_times(timestamps: NDArray[np.float64], *, frames_per_second: float, max_frames: int) -> NDArray[np.float64]:
-    """Return the samples' times: all that lie within the clip, or the centred `max_frames` of them.
+    """Return the samples' times: all within the clip, or the centred `max_frames`.
 
-    Args:
-        timestamps: (frames,) seconds, the first at 0.
-        frames_per_second: the rate of the samples.
-        max_frames: the most samples to keep.
-
-    Returns:
-        (n,) seconds; the last is not after the last timestamp, give or take the millisecond to which some files round.
+    Timestamps are seconds, the first at 0. A sample may be a millisecond after the last, since some files round to one.
     """
     available = int((timestamps.max() + 1e-3) * frames_per_second) + 1
     kept = min(available, max_frames)
@@ -140,30 +172,13 @@ def nearest_frames(timestamps: NDArray[np.float64], times: NDArray[np.float64]) 
     return np.searchsorted(borders, times - 1e-6, side="left")
 
 
-def _read_resized(
-    reader: Reader, numbers: list[int], stopwatch: Stopwatch
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return the frames with these numbers at both sizes; rows stay empty if the file shows fewer."""
-    frames = np.empty((len(numbers), FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
-    thumbnails = np.empty((len(numbers), THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3), np.uint8)
-    pictures = reader.read(numbers)
-    for frame, thumbnail in zip(frames, thumbnails, strict=True):
-        with stopwatch.measure("decode"):
-            picture = next(pictures, None)
-        if picture is None:
-            break
-        with stopwatch.measure("resize"):
-            frame[...], thumbnail[...] = resize(picture[None], FRAME_SIZE)[0], resize(picture[None], THUMBNAIL_SIZE)[0]
-    with stopwatch.measure("decode"):
-        for _ in pictures:  # to the end of the file, where its times are known for certain
-            pass
-    return frames, thumbnails
-
-
 def resize(pictures: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Scale (n, height, width, 3) RGB to (n, size, size, 3) by the resize rule."""
+    import torch
+    from torch.nn.functional import interpolate
+
     planes = torch.from_numpy(pictures).permute(0, 3, 1, 2)  # (n, height, width, 3) -> (n, 3, height, width)
-    scaled = F.interpolate(planes, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    scaled = interpolate(planes, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
     return np.ascontiguousarray(scaled.permute(0, 2, 3, 1).numpy())
 
 

@@ -1,53 +1,53 @@
-"""Decoding ahead, in processes of its own, so that a file on which a decoder crashes or hangs costs that file alone.
+"""Decoding ahead in other processes, so that a file on which a decoder crashes or hangs costs that file alone.
 
-A decoder process takes one line of JSON a file on its standard input, and answers on its standard output with one line
-of JSON, followed by the bytes of the arrays that the line announces. It ends when its input does.
+A decoder process reads one line of JSON for each file. It answers with lines of JSON: one before the bytes of each
+picture, and a last one with the samples or the reason why there are none. It ends when its input ends. It never imports
+torch, which takes half a gigabyte: pictures are resized here.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
-import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from glimpse_env.video.decode import DecodedClip, VideoError, decode_clip
+from glimpse_env.video.decode import DecodedClip, Picture, Samples, VideoError, resized, sample
 from glimpse_env.video.readers import DecoderChoice, DecoderError, require_decoder
 
-SECONDS_PER_VIDEO = 300.0  # after which a file is given up, unless another limit is given
-_CLIPS_AHEAD = 12  # decoded clips that may wait for their use, at most
-_FRAMES_AHEAD = 1200  # and frames, 230 MB, unless there are more decoders than that is clips
-_ARRAYS = ("times", "numbers", "frames", "thumbnails")
-_START_SECONDS = 300.0  # of a decoder, which imports what it needs from a disk that may be slow
-_SPARE_SECONDS = 5.0  # after which a decoder that nobody stopped ends itself
-
-
-class _CrashError(DecoderError):
-    """It ended while it had a file to decode."""
+SECONDS_PER_VIDEO = 300.0  # default limit, after which a file is given up
+_CLIPS_AHEAD = 12  # most decoded clips that may wait for their use
+_FRAMES_AHEAD = 1200  # most frames that may wait, 230 MB, unless there are more decoders than that is clips
+_PIPE_BYTES = 2**20
+_PROGRAM = """
+import faulthandler
+faulthandler.dump_traceback_later(300, exit=True)  # the disk that it starts from may be slow
+from glimpse_env.video.decoders import serve
+serve()
+"""
 
 
 class Decoders:
-    """Processes that decode files in order, a few before they are asked for; a context manager.
+    """Processes that decode files in order, a few ahead of their use; a context manager.
 
     Args:
-        frames_per_second: the rate of the samples.
-        max_frames: a longer clip keeps its centred window of this many samples.
-        decoder: library to decode with; "auto" chooses by the file.
-        processes: how many work at the same time.
-        seconds_per_video: after which a file is given up.
+        frames_per_second: as of `decode_clip`, like the next two.
+        processes: number that work at the same time.
+        seconds_per_video: limit after which a file is given up.
 
     Raises:
         DecoderError: the library chosen is not installed.
@@ -72,7 +72,7 @@ class Decoders:
         self._threads = ThreadPoolExecutor(processes)
 
     def start(self) -> None:
-        """Start the processes now, which takes them seconds, rather than with the first file."""
+        """Start the processes now instead of with the first file."""
         for process in self._processes:
             process.start()
 
@@ -82,13 +82,13 @@ class Decoders:
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
         for process in self._processes:
-            process.stop()  # what is still being decoded nobody waits for
+            process.stop()  # without waiting for clips that nobody will use
         self._threads.shutdown()
         for process in self._processes:
-            process.close()
+            process.discard()
 
     def decode(self, paths: Iterable[Path]) -> Iterator[DecodedClip | VideoError]:
-        """Return for each file, in order, its samples or the error that says why there are none."""
+        """Yield for each file, in order, its samples or the error that explains why there are none."""
         remaining = iter(paths)
         waiting = deque(self._threads.submit(self._decode, path) for path in islice(remaining, self._ahead))
         while waiting:
@@ -107,25 +107,18 @@ class Decoders:
 
 
 class DecoderProcess:
-    """Decodes files one after the other in another process, which starts with the first file.
-
-    Args:
-        sampling: arguments of `decode_clip`.
-        seconds_per_video: after which a file is given up.
-    """
+    """A process that decodes one file after the other with these arguments of `decode_clip`."""
 
     def __init__(self, sampling: Mapping[str, Any], *, seconds_per_video: float) -> None:
         self._sampling = sampling
         self._seconds = seconds_per_video
         self._process: subprocess.Popen[bytes] | None = None
-        self._is_ready = False
-        self._stopped = False
+        self._is_ready = self._stopped = False
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start the process, without waiting until it is ready."""
         if self._process is None:
-            self._process = _launch()
-            self._is_ready = False
+            self._process, self._is_ready = _launch(), False
         return self._process
 
     def decode(self, path: Path) -> DecodedClip:
@@ -135,51 +128,37 @@ class DecoderProcess:
             VideoError: as `decode_clip`, or the decoder crashed on the file, took too long or was stopped.
             DecoderError: no decoder process can be started.
         """
-        try:
-            return self._decode(path)
-        except DecoderError:  # not of this file, perhaps: systems short of memory end processes that are idle
-            if self._stopped:
-                raise VideoError(path, "the decoder was stopped") from None
-        try:
-            return self._decode(path)
-        except _CrashError as error:
-            raise VideoError(path, str(error)) from None
-
-    def _decode(self, path: Path) -> DecodedClip:
-        process = self.start()
         request = {"path": os.fspath(path.absolute()), "seconds": self._seconds, **self._sampling}
-        expired = False
-        try:
-            if not self._is_ready:
-                _await(process)
-                self._is_ready = True
+        failure: Exception | None = None
+        for _ in range(2):  # systems short of memory kill idle processes, which is not the file's fault
             if self._stopped:
-                raise VideoError(path, "the decoder was stopped")
+                break
+            process, begun = self.start(), math.inf
             try:
-                with _deadline(process, self._seconds) as deadline:
-                    return _ask(process, path, request)
+                self._is_ready = self._is_ready or _await(process)
+                begun = time.monotonic()
+                return resized(_ask(process, path, request))
+            except DecoderError as error:
+                failure = error
+            except (EOFError, OSError):
+                status = process.wait()
+                if time.monotonic() - begun >= self._seconds:
+                    raise VideoError(path, f"decoding took more than {self._seconds:g} s") from None
+                ending = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+                failure = VideoError(path, f"the decoder crashed ({ending})")
             finally:
-                expired = deadline.is_set()
-        except (EOFError, OSError):
-            if expired:
-                raise VideoError(path, f"decoding took more than {self._seconds:g} s") from None
-            raise _CrashError(_ending(process)) from None
-        finally:
-            if expired or not self._is_ready or process.poll() is not None:
-                self._discard()
+                if self._stopped or not self._is_ready or process.poll() is not None:
+                    self.discard()
+        raise VideoError(path, "the decoder was stopped") if self._stopped or failure is None else failure
 
     def stop(self) -> None:
-        """End the process now, from any thread, whatever it is doing; it is of no use from then on."""
+        """End the process now, from any thread; it cannot be used again."""
         self._stopped = True
         if process := self._process:
             process.kill()
 
-    def close(self) -> None:
-        """End the process when no thread is decoding with it any more."""
-        self.stop()
-        self._discard()
-
-    def _discard(self) -> None:
+    def discard(self) -> None:
+        """Clean up when no thread is decoding with the process any more."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
@@ -189,108 +168,76 @@ class DecoderProcess:
 def _launch() -> subprocess.Popen[bytes]:
     # A session of its own: Ctrl-C stops the extraction, and must not look like a crash of the decoder.
     return subprocess.Popen(
-        [sys.executable, "-c", "from glimpse_env.video.decoders import serve; serve()"],
+        [sys.executable, "-c", _PROGRAM],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        pipesize=_PIPE_BYTES,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         start_new_session=True,
     )
 
 
-@contextmanager
-def _deadline(process: subprocess.Popen[bytes], seconds: float) -> Iterator[threading.Event]:
-    """Kill a process that is still at it after so many seconds; the event tells."""
-    expired = threading.Event()
-
-    def give_up() -> None:
-        expired.set()
-        process.kill()
-
-    timer = threading.Timer(seconds, give_up)
-    timer.start()
-    try:
-        yield expired
-    finally:
-        timer.cancel()
-        timer.join()
-
-
-def _await(process: subprocess.Popen[bytes]) -> None:
+def _await(process: subprocess.Popen[bytes]) -> bool:
     assert process.stdout is not None
-    with _deadline(process, _START_SECONDS):
-        line = process.stdout.readline()
+    line = process.stdout.readline()
     if line != b"ready\n":
         process.kill()
         raise DecoderError(f"a decoder process did not start: it said {line!r} (exit status {process.wait()})")
+    return True
 
 
-def _ask(process: subprocess.Popen[bytes], path: Path, request: dict[str, Any]) -> DecodedClip:
+def _ask(process: subprocess.Popen[bytes], path: Path, request: dict[str, Any]) -> Iterator[Picture | Samples]:
+    """Yield a process's answer; raises EOFError or OSError if it ends before."""
+    answers: Any = process.stdout
     assert process.stdin is not None
-    assert process.stdout is not None
     process.stdin.write(json.dumps(request).encode() + b"\n")
     process.stdin.flush()
-    line = process.stdout.readline()
-    if not line.endswith(b"\n"):
-        raise EOFError
-    answer = json.loads(line)
-    if "reason" in answer:
-        raise VideoError(path, answer["reason"])
-    arrays = {name: _receive(process.stdout, *answer[name]) for name in _ARRAYS}
-    return DecodedClip(**arrays, decoder=answer["decoder"], seconds=answer["seconds"])
-
-
-def _receive(stream: IO[bytes], shape: list[int], dtype: str) -> NDArray[Any]:
-    array = np.empty(shape, dtype)
-    if array.nbytes and stream.readinto(array.data.cast("B")) < array.nbytes:  # type: ignore[attr-defined]
-        raise EOFError
-    return array
-
-
-def _ending(process: subprocess.Popen[bytes]) -> str:
-    status = process.wait()
-    name = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-    return f"the decoder crashed ({name})"
+    while (line := answers.readline()).endswith(b"\n"):
+        answer = json.loads(line)
+        if "reason" in answer:
+            raise VideoError(path, answer["reason"])
+        if "shape" in answer:
+            rgb = np.empty(answer.pop("shape"), np.uint8)
+            if answers.readinto(rgb.data.cast("B")) < rgb.nbytes:
+                break
+            yield Picture(**answer, rgb=rgb)
+        else:
+            numbers = np.array(answer.pop("numbers"), np.int64)
+            yield Samples(times=np.array(answer.pop("times")), numbers=numbers, **answer)
+            return
+    raise EOFError
 
 
 def serve() -> None:
     """Be a decoder process: answer until the input ends."""
-    import torch
-
-    torch.set_num_threads(1)  # leaves the processor to the network
-    # What decoders print goes nowhere: standard output belongs to the answers.
+    # Whatever decoders print goes nowhere: standard output belongs to the answers.
     answers = os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     answers.write(b"ready\n")
     answers.flush()
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
+    faulthandler.cancel_dump_traceback_later()
     for line in sys.stdin.buffer:
-        header, arrays = _answer(json.loads(line))
-        answers.write(json.dumps(header).encode() + b"\n")
-        for array in arrays:
-            answers.write(array.data.cast("B"))
+        request = json.loads(line)
+        # Ends this process even within a decoder's C code, and if the extraction was killed.
+        faulthandler.dump_traceback_later(request.pop("seconds"), exit=True)
+        for header, content in _answer(Path(request.pop("path")), request):
+            answers.write(json.dumps(header).encode() + b"\n")
+            answers.write(content)
         answers.flush()
+        faulthandler.cancel_dump_traceback_later()
 
 
-def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[NDArray[Any]]]:
-    _end_after(request.pop("seconds") + _SPARE_SECONDS)
+def _answer(path: Path, sampling: dict[str, Any]) -> Iterator[tuple[dict[str, Any], memoryview | bytes]]:
     try:
-        clip = decode_clip(Path(request.pop("path")), **request)
+        for part in sample(path, **sampling):
+            if isinstance(part, Picture):
+                rgb = np.ascontiguousarray(part.rgb)
+                yield {"place": part.place, "count": part.count, "shape": rgb.shape}, rgb.data.cast("B")
+            else:
+                yield asdict(part) | {"times": part.times.tolist(), "numbers": part.numbers.tolist()}, b""
     except VideoError as error:
-        return {"reason": error.reason}, []
+        yield {"reason": error.reason}, b""
     except MemoryError:
-        return {"reason": "MemoryError: decoding it needs more memory than there is"}, []
-    finally:
-        _end_after(0)
-    arrays = {name: np.ascontiguousarray(getattr(clip, name)) for name in _ARRAYS}
-    announced = {name: (array.shape, array.dtype.str) for name, array in arrays.items()}
-    return {"decoder": clip.decoder, "seconds": clip.seconds, **announced}, list(arrays.values())
-
-
-def _end_after(seconds: float) -> None:
-    """Have the system end this process after so many seconds, even within a decoder's C code; 0 takes that back.
-
-    A decoder that hangs would outlive an extraction that was killed.
-    """
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        yield {"reason": "MemoryError: decoding it needs more memory than there is"}, b""

@@ -1,9 +1,12 @@
-"""Videos to feature cubes in memory: decoding runs ahead in processes of its own while the network works.
+"""Compute feature cubes of videos in memory: other processes decode ahead while the network works.
 
-Batches cross the borders between clips and have one fixed size, the last one padded with black, since convolutions may
-differ in their last bits from one batch size to another.
+Batches cross the borders between clips and have one size, the last one padded with black, since convolutions may differ
+in their last bits from one batch size to another.
 
-With a `crop` the network sees a clip's first frame whole, and of the others a crop around each cell.
+With a `crop` the network sees a clip's first frame whole, and of later frames only a square around each cell, shifted
+inwards if it would leave the frame. The mean of its cube is the cell's slice, so that one look costs about
+(crop / frame)^2 of a whole frame. With a crop of 64 pixels each of the 49 cells has a square of its own; with 96 the
+outermost cells share theirs with their neighbours.
 """
 
 from __future__ import annotations
@@ -19,34 +22,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from glimpse_env.video.backbones import Backbone
-from glimpse_env.video.crops import cut_crops
 from glimpse_env.video.decode import FRAME_SIZE, DecodedClip, VideoError
 from glimpse_env.video.decoders import Decoders
 from glimpse_env.video.readers import DecoderChoice, DecoderName
 from glimpse_env.video.stopwatch import Stopwatch
 
-CROPS_A_FRAME = 4  # crops in a network call, for each frame that a call of whole frames has
-_Network = Callable[[Tensor], Tensor]
+STRIDE = 32  # pixels of a picture for each cell of its cube
+CROPS_A_FRAME = 4  # crops in a network call, for each frame in a call of whole frames
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFeatures:
-    """What the network makes of one video.
-
-    Attributes:
-        path: the video.
-        times: (n,) float64 seconds.
-        numbers: (n,) int64, which frames of the file they are.
-        thumbnails: (n, 112, 112, 3) uint8 RGB.
-        features: (n, K, K, D) float16.
-        decoder: library that decoded it.
-    """
+    """Features of one video; other attributes as in `DecodedClip`."""
 
     path: Path
     times: NDArray[np.float64]
     numbers: NDArray[np.int64]
     thumbnails: NDArray[np.uint8]
-    features: NDArray[np.float16]
+    features: NDArray[np.float16]  # (n, K, K, D)
     decoder: DecoderName = "pyav"
 
 
@@ -60,19 +53,16 @@ def extract_videos(
     crop: int | None = None,
     decoder: DecoderChoice = "auto",
 ) -> list[VideoFeatures | VideoError]:
-    """Extract features of any video files, in memory.
+    """Return, for each video file in order, its features or the error that explains why it cannot be read.
 
     Args:
         paths: the files.
         backbone: a loaded network.
         frames_per_second: the rate of the samples.
-        max_frames: a longer video keeps its centred window of so many samples.
+        max_frames: a longer video keeps its centred window of this many samples.
         batch_size: frames per network call.
-        crop: pixels along the side of the crop seen of a cell in all frames but a video's first; None sees them whole.
+        crop: pixels along the side of the square seen of a cell; None shows every frame whole.
         decoder: library to decode with; "auto" chooses by the file.
-
-    Returns:
-        For each file, in order, its features, or the error that says why it cannot be read.
     """
     with Decoders(frames_per_second=frames_per_second, max_frames=max_frames, decoder=decoder) as decoders:
         clips = zip(paths, decoders.decode(paths), strict=True)
@@ -87,10 +77,10 @@ def embed(
     crop: int | None = None,
     stopwatch: Stopwatch,
 ) -> list[VideoFeatures | VideoError]:
-    """Run the network over decoded clips; what cannot be decoded comes out as it went in."""
+    """Run the network over decoded clips; errors are returned unchanged, in their place."""
     size, depth = backbone.grid_size, backbone.depth
-    whole = _Batcher(backbone, backbone.cubes, batch_size, FRAME_SIZE, (size, size, depth), stopwatch)
-    cropped = crop and _Batcher(backbone, backbone.slices, CROPS_A_FRAME * batch_size, crop, (depth,), stopwatch)
+    whole = _Batcher(backbone, backbone.cubes, batch_size, FRAME_SIZE, stopwatch)
+    cropped = _Batcher(backbone, backbone.slices, CROPS_A_FRAME * batch_size, crop or 0, stopwatch)
     results: list[VideoFeatures | VideoError] = []
     for path, clip in clips:
         if isinstance(clip, VideoError):
@@ -100,105 +90,84 @@ def embed(
         cubes = np.empty((len(clip.frames), size, size, depth), np.float16)
         seen_whole = 1 if crop else len(cubes)
         whole.add(clip.frames[:seen_whole], cubes[:seen_whole])
-        if crop and cropped:
+        if crop:
             for frame, cube in zip(clip.frames[1:], cubes[1:], strict=True):
                 cropped.add(cut_crops(frame, np.arange(size**2), grid_size=size, crop=crop), cube.reshape(-1, depth))
-        results.append(
-            VideoFeatures(
-                path=path,
-                times=clip.times,
-                numbers=clip.numbers,
-                thumbnails=clip.thumbnails,
-                features=cubes,
-                decoder=clip.decoder,
-            )
-        )
+        known = {name: getattr(clip, name) for name in ("times", "numbers", "thumbnails", "decoder")}
+        results.append(VideoFeatures(path=path, features=cubes, **known))
     whole.flush()
-    if cropped:
-        cropped.flush()
+    cropped.flush()
     return results
 
 
-class _Batch:
-    """Pictures on their way to the network, and the features that it makes of them."""
+def check_crop(crop: int) -> None:
+    """Raise ValueError unless the networks can run over crops of so many pixels a side."""
+    if crop % STRIDE or not STRIDE <= crop <= 6 * STRIDE:
+        raise ValueError(f"crop must be a multiple of {STRIDE} pixels, from {STRIDE} to {6 * STRIDE}, got {crop}")
 
-    def __init__(self, backbone: Backbone, network: _Network, size: int, side: int, shape: tuple[int, ...]) -> None:
-        on_gpu = backbone.device.type == "cuda"
-        self._device, self._network = backbone.device, network
-        # A GPU fetches and returns pinned memory while the processor goes on.
-        self._pictures = torch.zeros((size, side, side, 3), dtype=torch.uint8, pin_memory=on_gpu)
-        self._features = torch.zeros((size, *shape), dtype=torch.float16, pin_memory=on_gpu)
-        self._targets: list[NDArray[np.float16]] = []
-        self._done: Any = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
 
-    def add(self, picture: NDArray[np.uint8], target: NDArray[np.float16]) -> None:
-        """Take a (side, side, 3) picture whose features go to `target`."""
-        self._pictures.numpy()[len(self._targets)] = picture
-        self._targets.append(target)
+def crop_corners(cells: NDArray[np.int64], *, grid_size: int, crop: int, frame_size: int) -> NDArray[np.int64]:
+    """Return (n, 2) int64: the top and left pixel of the crop around each of the (n,) cells."""
+    cell = frame_size // grid_size
+    centres = np.stack(np.divmod(cells, grid_size), 1) * cell + cell // 2
+    corners: NDArray[np.int64] = np.clip(centres - crop // 2, 0, frame_size - crop)
+    return corners
 
-    def is_full(self) -> bool:
-        """Return whether no more pictures fit."""
-        return len(self._targets) == len(self._pictures)
 
-    def is_empty(self) -> bool:
-        """Return whether there is nothing to run."""
-        return not self._targets
-
-    def begin(self) -> None:
-        """Start the network on the pictures, what is missing of them black."""
-        self._pictures[len(self._targets) :] = 0
-        self._features.copy_(self._network(self._pictures), non_blocking=True)
-        if self._done is not None:
-            self._done.record(torch.cuda.current_stream(self._device))
-
-    def finish(self) -> None:
-        """Wait for the network and give the targets their features."""
-        if self._done is not None:
-            self._done.synchronize()
-        for target, features in zip(self._targets, self._features.numpy(), strict=False):
-            target[...] = features
-        self._targets.clear()
+def cut_crops(frame: NDArray[np.uint8], cells: NDArray[np.int64], *, grid_size: int, crop: int) -> NDArray[np.uint8]:
+    """Return the (n, crop, crop, 3) crops around the (n,) cells of a (side, side, 3) frame."""
+    corners = crop_corners(cells, grid_size=grid_size, crop=crop, frame_size=len(frame))
+    return np.stack([frame[top : top + crop, left : left + crop] for top, left in corners.tolist()])
 
 
 class _Batcher:
-    """Gathers pictures of many clips into full batches; while a GPU works on one batch, the other is being filled.
+    """Gathers pictures of many clips into full batches, and fills the next batch while a GPU works on one.
 
-    Args:
-        backbone: says where the network runs.
-        network: (size, side, side, 3) pictures to (size, *shape) features.
-        size: pictures in a batch.
-        side: of a picture, in pixels.
-        shape: of a picture's features.
-        stopwatch: measures "network".
+    The network turns (size, side, side, 3) pictures into (size, ...) features.
     """
 
     def __init__(
-        self,
-        backbone: Backbone,
-        network: _Network,
-        size: int,
-        side: int,
-        shape: tuple[int, ...],
-        stopwatch: Stopwatch,
+        self, backbone: Backbone, network: Callable[[Tensor], Tensor], size: int, side: int, stopwatch: Stopwatch
     ) -> None:
-        self._filling, self._running = (_Batch(backbone, network, size, side, shape) for _ in range(2))
-        self._stopwatch = stopwatch
+        self._device, self._network, self._stopwatch = backbone.device, network, stopwatch
+        self._shape = size, side, side, 3
+        self._waiting: list[tuple[NDArray[np.uint8], NDArray[np.float16]]] = []
+        self._running: Any = [], torch.empty(0), None  # targets, and features that are valid after an event
 
     def add(self, pictures: NDArray[np.uint8], features: NDArray[np.float16]) -> None:
-        """Take (n, side, side, 3) pictures, and fill (n, *shape) `features` by the next flush at the latest."""
-        for picture, target in zip(pictures, features, strict=True):
-            self._filling.add(picture, target)
-            if self._filling.is_full():
+        """Take (n, side, side, 3) pictures, and fill (n, ...) `features` by the next flush at the latest."""
+        for pair in zip(pictures, features, strict=True):
+            self._waiting.append(pair)
+            if len(self._waiting) == self._shape[0]:
                 self._run()
 
     def flush(self) -> None:
-        """Run what is gathered, and wait for it."""
-        self._run()
-        self._run()
+        """Run the last pictures, and wait for the features."""
+        if self._waiting:
+            self._run()
+        with self._stopwatch.measure("network"):
+            self._finish()
 
     def _run(self) -> None:
-        self._filling, self._running = self._running, self._filling
         with self._stopwatch.measure("network"):
-            if not self._running.is_empty():
-                self._running.begin()
-            self._filling.finish()
+            on_gpu = self._device.type == "cuda"
+            batch = torch.zeros(self._shape, dtype=torch.uint8, pin_memory=on_gpu)  # read while the processor works
+            for row, (picture, _) in zip(batch.numpy(), self._waiting, strict=False):
+                row[...] = picture
+            computed = self._network(batch)
+            features = torch.empty(computed.shape, dtype=torch.float16, pin_memory=on_gpu)
+            features.copy_(computed, non_blocking=True)
+            done: Any = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
+            if on_gpu:
+                done.record(torch.cuda.current_stream(self._device))
+            self._finish()
+            self._running = [target for _, target in self._waiting], features, done
+            self._waiting = []
+
+    def _finish(self) -> None:
+        targets, features, done = self._running
+        if done is not None:
+            done.synchronize()
+        for target, values in zip(targets, features.numpy(), strict=False):
+            target[...] = values
+        self._running = [], features, None

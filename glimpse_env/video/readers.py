@@ -1,8 +1,8 @@
-"""Open video files with one of three libraries; the file alone decides which one.
+"""Open a video file with one of three libraries, chosen by the file alone.
 
 PyAV reads every file in order, from the first frame to the last, and defines the right answer. decord and torchcodec
-seek, which is faster if few frames are wanted. In open groups of pictures, edit lists, AVI and more they seek to wrong
-frames without an error. So they read plain files only, in which `tests/test_numbered_frames.py` proves them right.
+seek, which is faster if few frames are wanted, but with open groups of pictures, edit lists, AVI and more they return
+wrong frames without an error. So they read only plain files, in which tests/test_numbered_frames.py proves them right.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,47 +23,25 @@ from glimpse_env.video.timeline import Stamps, as_stamps, index_stamps, shown_se
 
 DecoderName = Literal["decord", "pyav", "torchcodec"]
 DecoderChoice = Literal["auto", "decord", "pyav", "torchcodec"]
-_PROVEN = {  # containers, as FFmpeg calls them, and codecs that seek right
-    ("mov,mp4,m4a,3gp,3g2,mj2", "h264"),
-    ("mov,mp4,m4a,3gp,3g2,mj2", "vp9"),
-    ("matroska,webm", "h264"),
-    ("matroska,webm", "vp8"),
-    ("matroska,webm", "vp9"),
-}
+# Containers, as FFmpeg calls them, and codecs in which libraries seek right.
+_PROVEN = {"mov,mp4,m4a,3gp,3g2,mj2": ("h264", "vp9"), "matroska,webm": ("h264", "vp8", "vp9")}
 _PACKAGES = {"decord": "decord", "pyav": "av", "torchcodec": "torchcodec"}
 _BATCH_BYTES = 32_000_000  # of pictures that a seeking library returns at once
 
 
 class DecoderError(RuntimeError):
-    """The library asked for is not there, or its process cannot be started or ended without an answer."""
-
-
-class Reader(Protocol):
-    """An open video.
-
-    Attributes:
-        decoder: library that reads it.
-        times: (n,) float64 seconds of its shown frames; reading may correct them.
-    """
-
-    decoder: DecoderName
-    times: NDArray[np.float64]
-
-    def read(self, numbers: list[int]) -> Iterator[NDArray[np.uint8]]:
-        """Yield the (height, width, 3) RGB pictures, upright, of the shown frames with these ascending numbers."""
+    """A library is not installed or cannot be loaded, or its process does not start."""
 
 
 def decoder_versions(choice: DecoderChoice) -> str:
     """Return the choice of decoder, with the names and versions of the libraries that it may use.
 
     Raises:
-        DecoderError: a library asked for is not there.
+        DecoderError: as `require_decoder`.
     """
     require_decoder(choice)
-    if choice == "auto":
-        names = ["decord", "av"] if _is_installed("decord") else ["av"]
-    else:
-        names = list(dict.fromkeys([_PACKAGES[choice], "av"]))
+    first = _PACKAGES["decord" if choice == "auto" else choice]
+    names = dict.fromkeys([first, "av"] if _is_installed(first) else ["av"])
     return f"{choice}: " + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
 
 
@@ -82,123 +59,89 @@ def require_decoder(choice: DecoderChoice) -> None:
     if choice == "torchcodec":
         try:
             importlib.import_module("torchcodec.decoders")
-        except Exception as error:  # RuntimeError or OSError, by what is missing
+        except Exception as error:  # of several types
             raise DecoderError(
                 "--decoder torchcodec cannot be loaded: its wheel needs the shared libraries of FFmpeg 4 to 8 and the "
                 f"torch that it was built for ({str(error).splitlines()[0]}): install them, or choose --decoder auto"
             ) from error
 
 
-def open_video(path: Path, choice: DecoderChoice = "auto") -> Reader:
+def open_video(path: Path, choice: DecoderChoice = "auto") -> _PyAVReader | _DecordReader | _TorchCodecReader:
     """Open a video with the library chosen, or with the one that fits the file.
 
     Raises:
         ValueError: the file holds no frames, or the library chosen is not proven right for it.
     """
     assert choice in get_args(DecoderChoice)
-    video = _VideoFile.scan(path)
+    video = _VideoFile(path)
     if choice == "pyav" or (choice == "auto" and not (_is_installed("decord") and video.is_plain)):
         return _PyAVReader(video)
     if not video.is_plain:
-        raise ValueError(f"{choice} may give wrong frames of {video.kind}: choose --decoder auto or pyav")
+        raise ValueError(
+            f"{choice} may give wrong frames of {video.codec} in {video.format} with edits, odd frames or a turned "
+            "picture: choose --decoder auto or pyav"
+        )
     if choice == "torchcodec":
         return _TorchCodecReader(video)
     try:
         return _DecordReader(video)
-    except MemoryError:
-        raise
-    except Exception:  # it reads no more than the headers here, so that a file is refused always or never
-        if choice == "decord":
+    except Exception as error:  # it reads only headers here, so that a file is refused always or never
+        if choice == "decord" or isinstance(error, MemoryError):
             raise
         return _PyAVReader(video)
 
 
-@dataclass(frozen=True)
 class _VideoFile:
-    """What the packets and the first frame of a file say.
+    """Facts from the packets and the first frame of a file.
 
-    Attributes:
-        path: the file.
-        format: its container, as FFmpeg calls it.
-        codec: of its film.
-        unit: seconds of a timestamp.
-        average_rate: frames per second that it states; 0 if it states none.
-        pts: (n,) of the packets to be shown, in the order of the file.
-        dts: likewise.
-        first: its first frame.
-        is_regular: it has one film, of packets that are all shown, the first of which begins it, and every key frame is
-            one at which decoding can begin.
+    Raises:
+        ValueError: there is no film in it, or no frame of it can be decoded.
     """
 
-    path: Path
-    format: str
-    codec: str
-    unit: float
-    average_rate: float
-    pts: Stamps
-    dts: Stamps
-    first: Any
-    is_regular: bool
-
-    @classmethod
-    def scan(cls, path: Path) -> _VideoFile:
-        """Read all packets of a file, and decode its first frame.
-
-        Raises:
-            ValueError: there is no film in it, or no frame of it can be decoded.
-        """
-        first, are_whole, starts_whole = None, True, False
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.first: Any = None  # frame
+        are_whole, starts_whole = True, False
         pts: list[int | None] = []
         dts: list[int | None] = []
         with _opened(path) as (container, stream):
-            codec = stream.codec_context.codec.canonical_name
+            self.format: str = container.format.name
+            self.codec: str = stream.codec_context.codec.canonical_name
+            self.unit = float(stream.time_base)
             for packet in container.demux(stream):
-                if first is None:
-                    first = next(iter(_decode(packet)), None)
+                if self.first is None:
+                    self.first = next(iter(_decode(packet)), None)
                 if packet.size == 0:
                     continue
                 starts_whole = starts_whole or (not pts and packet.is_keyframe)
                 are_whole = are_whole and not (packet.is_discard or packet.is_corrupt)
-                if codec == "h264" and packet.is_keyframe:
-                    are_whole = are_whole and _begins_anew(packet, stream.codec_context.extradata)
+                if self.codec == "h264" and packet.is_keyframe:
+                    are_whole = are_whole and _is_idr(packet, stream.codec_context.extradata)
                 if not packet.is_discard:
                     pts.append(packet.pts)
                     dts.append(packet.dts)
-            if first is None:
-                raise ValueError("none of its frames can be decoded")
-            times = as_stamps(pts)
-            is_regular = (
-                len(container.streams.video) == 1
-                and starts_whole
-                and are_whole
-                and stream.frames in (0, len(pts))
-                and len(pts) > 1
-                and pts[0] == times.min()  # False with NaN
-                and len(np.unique(times)) == len(times)
-            )
-            return cls(
-                path=path,
-                format=container.format.name,
-                codec=codec,
-                unit=float(stream.time_base),
-                average_rate=float(stream.average_rate or 0),
-                pts=times,
-                dts=as_stamps(dts),
-                first=first,
-                is_regular=is_regular,
-            )
-
-    @property
-    def kind(self) -> str:
-        return f"{self.codec} in {self.format}{' with edits, odd frames or a turned picture' * (not self.is_plain)}"
+            films, frames = len(container.streams.video), stream.frames
+            self.average_rate = float(stream.average_rate or 0)
+        if self.first is None:
+            raise ValueError("none of its frames can be decoded")
+        self.pts, self.dts = as_stamps(pts), as_stamps(dts)  # of the packets to be shown, in the order of the file
+        self._is_regular = (
+            films == 1
+            and starts_whole
+            and are_whole
+            and frames in (0, len(pts))
+            and len(pts) > 1
+            and pts[0] == self.pts.min()  # False with NaN
+            and len(np.unique(self.pts)) == len(pts)
+        )
 
     @property
     def is_plain(self) -> bool:
-        """Whether libraries that seek give the pictures that PyAV gives."""
+        """Whether libraries that seek return the same pictures as PyAV."""
         frame = self.first
         return (
-            (self.format, self.codec) in _PROVEN
-            and self.is_regular
+            self.codec in _PROVEN.get(self.format, ())
+            and self._is_regular
             and frame.format.name == "yuv420p"
             and not (frame.width % 2 or frame.height % 2 or frame.interlaced_frame)
             and _display_matrix(frame) is None
@@ -220,7 +163,7 @@ class _VideoFile:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Open a file for PyAV with its film: the default stream, else the largest, else the first."""
+    """Open a file with PyAV, and choose its film: the default stream, else the largest, else the first."""
     import av
 
     with av.open(str(path), metadata_errors="ignore") as container:
@@ -233,10 +176,10 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         yield container, film
 
 
-def _begins_anew(packet: Any, header: bytes | None) -> bool:
-    """Return whether an H.264 packet of MP4 or Matroska holds an IDR picture, which no picture after it looks behind.
+def _is_idr(packet: Any, header: bytes | None) -> bool:
+    """Return whether an H.264 packet of MP4 or Matroska holds an IDR picture, before which no later picture refers.
 
-    Source: ISO/IEC 14496-15, section 5.3.4: each NAL unit has its length before it; type 5 is a slice of an IDR.
+    Source: ISO/IEC 14496-15, section 5.3.4: each NAL unit follows its length; type 5 is a slice of an IDR.
     """
     if not header or len(header) < 5 or header[0] != 1:
         return False
@@ -249,7 +192,7 @@ def _begins_anew(packet: Any, header: bytes | None) -> bool:
 
 
 def _decode(packet: Any) -> Iterator[Any]:
-    """Yield the frames that a packet completes; none if it is damaged, as players do."""
+    """Yield the frames that a packet completes; none if it is damaged, as in players."""
     import av
 
     try:
@@ -259,6 +202,8 @@ def _decode(packet: Any) -> Iterator[Any]:
 
 
 class _PyAVReader:
+    """Reads a file from beginning to end; `times` are (n,) seconds of the frames shown."""
+
     decoder: DecoderName = "pyav"
 
     def __init__(self, video: _VideoFile) -> None:
@@ -266,7 +211,10 @@ class _PyAVReader:
         self.times = video.expected_seconds()
 
     def read(self, numbers: list[int]) -> Iterator[NDArray[np.uint8]]:
-        """Yield pictures, and correct `times` by the frames that were shown in the end."""
+        """Yield the upright (height, width, 3) RGB pictures of the shown frames with these ascending numbers.
+
+        Afterwards `times` are those of the frames that were shown.
+        """
         from av.video.reformatter import VideoReformatter
 
         reformatter, wanted = VideoReformatter(), iter([*numbers, -1])
@@ -295,10 +243,7 @@ def _display_matrix(frame: Any) -> NDArray[np.int32] | None:
 
 
 def _upright(picture: NDArray[np.uint8], matrix: NDArray[np.int32] | None) -> NDArray[np.uint8]:
-    """Turn and mirror a picture as its display matrix says, to the nearest quarter turn.
-
-    Source: av_display_rotation_get and the display matrix of FFmpeg's libavutil/display.h.
-    """
+    """Turn and mirror a picture by its display matrix (FFmpeg's libavutil/display.h), to the nearest quarter turn."""
     if matrix is None:
         return picture
     if abs(matrix[0, 1]) > abs(matrix[0, 0]):  # columns become rows
@@ -310,7 +255,7 @@ class _DecordReader:
     decoder: DecoderName = "decord"
 
     def __init__(self, video: _VideoFile) -> None:
-        # At the end of a file decord waits this often for its own threads before it calls the file broken.
+        # So often decord waits for its own threads at the end of a file before it calls the file broken.
         os.environ.setdefault("DECORD_EOF_RETRY_MAX", "10240")
         import decord
 
@@ -339,11 +284,6 @@ class _TorchCodecReader:
         self.times = video.expected_seconds()
 
     def read(self, numbers: list[int]) -> Iterator[NDArray[np.uint8]]:
-        """Yield pictures.
-
-        Raises:
-            ValueError: torchcodec gives a frame of another time.
-        """
         for number in numbers:
             frame = self._video.get_frame_at(number)
             if abs(frame.pts_seconds - self._stamps[number]) > 1e-4:

@@ -1,4 +1,4 @@
-"""Where the time of a long piece of work goes."""
+"""Time spent on each activity of a long piece of work."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ class Stopwatch:
             self.add({activity: time.perf_counter() - begun})
 
     def add(self, seconds: Mapping[str, float]) -> None:
-        """Add what was measured elsewhere."""
+        """Add seconds measured elsewhere."""
         for activity, value in seconds.items():
             self.seconds[activity] = self.seconds.get(activity, 0.0) + value

@@ -21,7 +21,7 @@ import torch
 
 from glimpse_env.extract import Folder, extract
 from glimpse_env.video.backbones import load_backbone
-from glimpse_env.video.malloc import keep_freed_memory
+from glimpse_env.video.process import keep_freed_memory
 
 DATA = Path(os.environ.get("VIDEOGLIMPSE_DATA", "/nonexistent"))
 CLIPS, ROUNDS, BARE_BATCHES = 64, 5, 72  # as many frames in a round as in the bare runs before it
