@@ -12,10 +12,10 @@ split.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -24,12 +24,13 @@ from .playing.envs import absolute_source, check_playable, open_splits
 from .reinforce import train
 from .runs.command import CommandLine, parse_command, run_command
 from .runs.files import read_json, write_file, write_json
-from .runs.folder import RunFolder, RunResult
+from .runs.folder import RunFolder
 from .runs.jobs import Job, train_all
 from .runs.provenance import provenance
+from .tables.grid import SeededOutput
 from .tables.intervals import Interval
-from .tables.layout import cells_of, comma_separated, format_gain, format_interval, markdown, notes_on
-from .tables.records import accuracy_gain, mean_if_known
+from .tables.layout import Table, cells_of, comma_separated, format_gain, format_interval, notes_on
+from .tables.records import Record, Row
 
 Factor = Literal[
     "credit", "baseline", "encoder", "slice_weights", "penalty", "eta", "class_gradient", "glimpse_order", "reward",
@@ -70,39 +71,26 @@ COLUMNS = ("validation_accuracy", "accuracy", "minus_base", "focus", "focus_per_
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
+class Output(SeededOutput):
     """Change one setting of REINFORCE at a time, over several seeds."""
 
     out: Path = Path("runs/ablations")
     """Folder of the runs and of the tables; finished runs in it are kept."""
-    seeds: tuple[int, ...] = (1, 2, 3)
-    """Seeds; every variant is trained once for each, and --seed has no effect."""
     factors: tuple[Factor, ...] = get_args(Factor)
     """Settings that are changed, one at a time."""
-    only_table: bool = False
-    """Train nothing, and write the tables of the finished runs in --out."""
-
-    def __post_init__(self) -> None:
-        if not self.seeds:
-            raise ValueError("--seeds names no seed: give at least one")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One value of a factor.
-
-    Attributes:
-        factor: the setting.
-        value: its name in tables and folders.
-        settings: the changes to the base.
-        config: the changed configuration; None if the rest of the base does not allow it, for the `reason`.
-        is_base: whether it is the base itself.
-    """
+    """One value of a factor."""
 
     factor: Factor
     value: str
+    """Name in tables and folders."""
     settings: Settings
+    """Changes to the base."""
     config: Config | None
+    """The changed configuration; None if the rest of the base does not allow it, for the `reason`."""
     reason: str = ""
     is_base: bool = False
 
@@ -128,10 +116,8 @@ def variant_of(base: Config, factor: Factor, value: str) -> Variant:
             continue
         # None and the value that it stands for are the same setting.
         ours, bases = (one.with_settings({"class_gradient": one.samples_classes}) for one in (config, base))
-        is_base = ours == bases
-        return Variant(
-            factor=factor, value=value, settings=settings, config=base if is_base else config, is_base=is_base
-        )
+        config, is_base = (base, True) if ours == bases else (config, False)
+        return Variant(factor=factor, value=value, settings=settings, config=config, is_base=is_base)
     return Variant(factor=factor, value=value, settings=alone, config=None, reason=reason)
 
 
@@ -186,121 +172,114 @@ def _claim_folder(base: Config, factors: Sequence[Factor], out: Path) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """The runs of a value of a factor.
-
-    Attributes:
-        variant: the value.
-        results: by seed.
-        gain: accuracy minus the base's, over films and seeds; None for the base.
-        note: what else was changed, or what failed.
-        has_failed: whether the numbers of one of its runs overflowed.
-        is_chosen: whether validation chooses this value.
-    """
+class Result:
+    """The finished runs of a value of a factor, and those of the base."""
 
     variant: Variant
-    results: dict[int, RunResult]
-    gain: Interval | None
+    records: tuple[Record, ...]
+    base: tuple[Record, ...]
     note: str
+    """Other changes, and failures."""
     has_failed: bool = False
-    is_chosen: bool = False
+
+    @cached_property
+    def gain(self) -> Interval | None:
+        """Accuracy minus the base's, over films and seeds; None for the base."""
+        if not self.records or not self.base or self.variant.is_base:
+            return None
+        return Row(self.records).accuracy_gain(Row(self.base))
 
     def column(self, name: str) -> Interval | None:
         """Return a column of the table: the gain, or a mean over seeds; None if it is unknown for some seed."""
-        if name == "minus_base":
-            return self.gain
-        return mean_if_known([_value_of(result, name) for result in self.results.values()])
+        return self.gain if name == "minus_base" else Row(self.records).mean(name)
 
 
-def _value_of(result: RunResult, column: str) -> float | None:
-    if column == "validation_accuracy":
-        return result.validation.accuracy
-    return result.train_seconds if column == "train_seconds" else getattr(result.measured, column)
-
-
-def results_in(folder: Path, config: Config) -> dict[int, RunResult]:
-    """Read the finished runs of a configuration, by seed.
+def records_in(folder: Path, config: Config) -> tuple[Record, ...]:
+    """Read the finished runs of a configuration.
 
     Raises:
         ValueError: a run has another configuration.
     """
-    results = {}
+    records = []
     for path in sorted(folder.glob("seed*")):
-        run, seed = RunFolder(path), _seed_of(path)
+        run = RunFolder(path)
         if (result := run.result()) is not None:
-            if run.record().config != config.with_settings({"seed": seed}):
+            record = Record(run, run.record(), result)
+            if record.record.config != config.with_settings({"seed": int(path.name.removeprefix("seed"))}):
                 raise ValueError(f"{path} holds a run of another configuration: choose another --out")
-            results[seed] = result
-    return results
+            records.append(record)
+    return tuple(records)
 
 
-def _seed_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("seed"))
-
-
-def rows_of(out: Path) -> list[Row]:
-    """Return the table's rows from the files of a folder: every value of the factors that were asked for there.
+def results_of(out: Path) -> list[Result]:
+    """Read the runs in a folder: every value of the factors that were asked for there.
 
     Raises:
         FileNotFoundError: there are no ablations in the folder.
     """
     record = read_json(out / "ablation.json")
     base = Config.from_json(record["config"])
-    of_base = results_in(out / "base", base)
-    groups = ([_row(out, one, base, of_base) for one in variants(base, [factor])] for factor in record["factors"])
-    return [row for group in groups for row in _with_choice(group)]
+    of_base = records_in(out / "base", base)
+    return [_result(out, one, base, of_base) for one in variants(base, record["factors"])]
 
 
-def _row(out: Path, variant: Variant, base: Config, of_base: dict[int, RunResult]) -> Row:
+def _result(out: Path, variant: Variant, base: Config, of_base: tuple[Record, ...]) -> Result:
     if variant.config is None:
-        return Row(variant=variant, results={}, gain=None, note=f"skipped: {variant.reason}")
-    folder = out / variant.folder
-    results, gain = results_in(folder, variant.config), None
-    if results and of_base and not variant.is_base:
-        gain = accuracy_gain(*([one.measured for one in runs.values()] for runs in (results, of_base)))
-    failures = {_seed_of(path.parent): read_json(path)["reason"] for path in sorted(folder.glob("seed*/failure.json"))}
-    notes = [f"seed {seed} failed: {reason}" for seed, reason in failures.items() if seed not in results]
+        return Result(variant=variant, records=(), base=of_base, note=f"skipped: {variant.reason}")
+    records = records_in(out / variant.folder, variant.config)
+    finished = {record.run.path.name for record in records}
+    failures = {path.parent.name: read_json(path) for path in (out / variant.folder).glob("seed*/failure.json")}
+    notes = [
+        f"seed {name.removeprefix('seed')} failed: {failure['reason']}"
+        for name, failure in sorted(failures.items())
+        if name not in finished
+    ]
     others = {name: value for name, value in variant.settings.items() if name != variant.factor}
     companions = ", ".join(f"{name} {value}" for name, value in others.items() if base.setting(name) != value)
     first = "base" if variant.is_base else companions and f"with {companions}"
     note = "; ".join(filter(None, [first, *notes]))
-    return Row(variant=variant, results=results, gain=gain, note=note, has_failed=bool(notes))
+    return Result(variant=variant, records=records, base=of_base, note=note, has_failed=bool(notes))
 
 
-def _with_choice(rows: Sequence[Row]) -> list[Row]:
-    """Mark the value that is best on validation over the seeds that all trained values share; the base wins a tie."""
-    trained = [row for row in rows if row.variant.config is not None and row.variant.is_alone and not row.has_failed]
-    seeds = sorted(set.intersection(*(set(row.results) for row in trained))) if trained else []
+def chosen(results: Sequence[Result]) -> list[Result]:
+    """Return each factor's value that is best on validation, over the seeds that all trained values share.
 
-    def merit(row: Row) -> tuple[float, bool]:
-        return sum(row.results[seed].validation.accuracy for seed in seeds), row.variant.is_base
+    The base wins a tie; values with companions and values that failed are no candidates.
+    """
+    best = []
+    for factor in FACTORS:
+        trained = [one for one in results if one.variant.factor == factor and one.variant.config is not None]
+        trained = [one for one in trained if one.variant.is_alone and not one.has_failed]
+        merits = [{record.seed: record.result.validation.accuracy for record in one.records} for one in trained]
+        if shared := set.intersection(*map(set, merits)) if merits else set():
+            sums = [sum(merit[seed] for seed in sorted(shared)) for merit in merits]
+            best.append(max(zip(sums, trained, strict=True), key=lambda pair: (pair[0], pair[1].variant.is_base))[1])
+    return best
 
-    best = max(trained, key=merit) if seeds else None
-    return [dataclasses.replace(row, is_chosen=row is best) for row in rows]
 
-
-def table(rows: Sequence[Row]) -> str:
-    """Return the rows as a Markdown table, and the number of its comparisons."""
+def table(results: Sequence[Result]) -> str:
+    """Return the results as a Markdown table, and the number of its comparisons."""
     header = ["factor", "value", "seeds", *(name.replace("_", " ") for name in COLUMNS), "chosen", "note"]
-    lines = []
-    for row in rows:
-        cells = {name: format_interval(row.column(name)) for name in COLUMNS} | {
-            "minus_base": format_gain(row.gain), "train_seconds": format_interval(row.column("train_seconds"), digits=0)
+    lines, best = [], chosen(results)
+    for one in results:
+        cells = {name: format_interval(one.column(name)) for name in COLUMNS} | {
+            "minus_base": format_gain(one.gain), "train_seconds": format_interval(one.column("train_seconds"), digits=0)
         }  # fmt: skip
-        start = [row.variant.factor, row.variant.value, str(len(row.results))]
-        lines.append([*start, *cells.values(), "yes" if row.is_chosen else "", row.note])
-    notes = notes_on([row.gain for row in rows if row.gain is not None])
-    return markdown(header, lines) + "\n" + "\n\n".join(notes) + "\n"
+        start = [one.variant.factor, one.variant.value, str(len(one.records))]
+        lines.append([*start, *cells.values(), "yes" if one in best else "", one.note])
+    notes = notes_on([one.gain for one in results if one.gain is not None])
+    return "\n".join([Table(header, lines).markdown(), "\n\n".join(notes), ""])
 
 
-def table_as_csv(rows: Sequence[Row]) -> str:
-    """Return the rows as CSV: for each column the mean and half the 95 % interval, empty if unknown."""
+def table_as_csv(results: Sequence[Result]) -> str:
+    """Return the results as CSV: for each column the mean and half the 95 % interval, empty if unknown."""
     names = [name for column in COLUMNS for name in (column, f"{column}_half_interval")]
-    lines = []
-    for row in rows:
-        variant, numbers = row.variant, [cell for name in COLUMNS for cell in cells_of(row.column(name))]
-        start = [variant.factor, variant.value, json.dumps(dict(variant.settings)), " ".join(map(str, row.results))]
-        lines.append([*start, *numbers, variant.is_base, row.is_chosen, row.note])
+    lines, best = [], chosen(results)
+    for one in results:
+        variant, numbers = one.variant, [cell for name in COLUMNS for cell in cells_of(one.column(name))]
+        seeds = " ".join(str(record.seed) for record in one.records)
+        start = [variant.factor, variant.value, json.dumps(dict(variant.settings)), seeds]
+        lines.append([*start, *numbers, variant.is_base, one in best, one.note])
     return comma_separated(["factor", "value", "settings", "seeds", *names, "is_base", "is_chosen", "note"], lines)
 
 
@@ -311,10 +290,10 @@ def write_tables(out: Path) -> str:
         FileNotFoundError: there are no ablations in the folder.
         SaveError: a table cannot be written.
     """
-    rows = rows_of(out)
-    write_file(out / "table.md", table(rows))
-    write_file(out / "table.csv", table_as_csv(rows))
-    return table(rows)
+    results = results_of(out)
+    write_file(out / "table.md", table(results))
+    write_file(out / "table.csv", table_as_csv(results))
+    return table(results)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> CommandLine[Output]:

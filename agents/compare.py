@@ -5,15 +5,18 @@
     python -m agents.compare --runs RUN RUN RUN                        # a table of any finished runs
 
 Other flags are those of agents/reinforce.py. A model that does not depend on m (soft, soft_hidden, mean, max, all,
-unlimited) is trained at the first budget only. Runs are ordinary ones, in OUT/m<m>/seed<seed>/<model>. Finished ones
-are not trained again, stopped ones resume, and models, seeds and budgets can be added later.
+unlimited) is trained at the first budget only. Runs are ordinary ones, in OUT/m<m>/seed<seed>/<model>, with --folds in
+OUT/fold<fold>/m<m>/seed<seed>/<model>. Finished ones are not trained again, stopped ones resume, and models, seeds,
+budgets and folds can be added later.
 
 OUT gets table.md, its numbers as summary.csv, the numbers of every run as table.csv, and figures. --reported adds
-published figures, marked as such, from a CSV file with the columns model, measure (as in table.csv), value and source.
+published figures, marked as such, from a CSV file with the columns model, measure (as in summary.csv), value and
+source.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,28 +27,30 @@ from .playing.envs import greedy_play, make_envs, make_policy, open_splits
 from .reinforce import train
 from .runs.command import CommandLine, parse_command, run_command
 from .runs.files import read_json, write_file, write_json
-from .runs.folder import RunFolder, find_runs
+from .runs.folder import find_runs
 from .runs.jobs import Job, read_tuned, train_all
-from .tables.comparison import Reported, page, read_reported, records_as_csv, summary
-from .tables.intervals import mean_interval
-from .tables.plots import anytime_figure, budget_figure, compute_figure, save_figure
+from .tables.comparison import Reported, comparison_table, page, read_reported, records_as_csv, summary, warnings_on
+from .tables.grid import SeededOutput
+from .tables.plots import comparison_figures, png
 from .tables.records import Record, Row, read_records, rows_of
 
 COMPARED: tuple[ModelName, ...] = ("reinforce", "random", "soft", "soft_hidden", "gumbel", "mean", "max")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
+class Output(SeededOutput):
     """Train models alike, for several seeds and numbers of glimpses, and compare them."""
 
     out: Path = Path("runs/comparison")
     """Folder of the runs, the table and the figures; finished runs in it are kept."""
-    seeds: tuple[int, ...] = (1, 2, 3)
-    """Seeds; every model is trained once for each, and --seed has no effect."""
     budgets: tuple[int, ...] = ()
     """Numbers m of glimpses per frame; --glimpses alone by default."""
-    only_table: bool = False
-    """Train nothing, and write the table and figures of the finished runs in --out."""
+    folds: tuple[int, ...] = ()
+    """Official splits; the table shows the means over them. --fold alone by default."""
+    all: bool = False
+    """Print all columns; by default model, glimpses, accuracy, minus random and clips."""
+    latex: bool = False
+    """Print the table as LaTeX (booktabs)."""
     runs: tuple[Path, ...] = ()
     """Finished runs, or folders of runs; print their table, and train and write nothing."""
     reported: Path | None = None
@@ -53,73 +58,39 @@ class Output:
     tuned: Path | None = None
     """settings.json of agents.tune, with the settings that each model learns best with."""
 
-    def __post_init__(self) -> None:
-        for name in ("seeds", "budgets"):
-            values = getattr(self, name)
-            if len(set(values)) < len(values):
-                raise ValueError(f"--{name} must be different numbers, got {' '.join(map(str, values))}")
-        if not self.seeds:
-            raise ValueError("--seeds names no seed: give at least one")
-
 
 def jobs_of(line: CommandLine[Output]) -> list[Job]:
-    """Return a job for every model, number of glimpses and seed."""
+    """Return a job for every model, number of glimpses, seed and fold."""
     output, jobs = line.output, []
     tuned = read_tuned(output.tuned, line.models)
     budgets = output.budgets or (line.task.glimpses,)
-    for budget in budgets:
-        for seed in output.seeds:
-            for model in line.models:
-                if MODELS[model].has_budget or budget == budgets[0]:
-                    settings = {"model": model, "glimpses": budget, "seed": seed} | dict(tuned.get(model, {}))
-                    folder = output.out / f"m{budget}" / f"seed{seed}" / model
-                    jobs.append(Job(line.config.with_settings(settings), folder))
+    for fold in output.folds or (line.task.fold,):
+        root = output.out / f"fold{fold}" if output.folds else output.out
+        for budget in budgets:
+            for seed in output.seeds:
+                for model in line.models:
+                    if MODELS[model].has_budget or budget == budgets[0]:
+                        settings = {"model": model, "glimpses": budget, "seed": seed, "fold": fold}
+                        config = line.config.with_settings(settings | dict(tuned.get(model, {})))
+                        jobs.append(Job(config, root / f"m{budget}" / f"seed{seed}" / model))
     return jobs
 
 
-def write_comparison(out: Path, reported: Sequence[Reported] = ()) -> str:
-    """Write the table and the figures of the finished runs in a folder, and return the table.
+def write_comparison(out: Path, reported: Sequence[Reported] = ()) -> list[Record]:
+    """Write the table and the figures of the finished runs in a folder, and return their records.
 
     Raises:
         FileNotFoundError: there are none.
-        ValueError: they differ in more than model, glimpses and seed.
+        ValueError: they differ in more than model, glimpses, seed and fold.
     """
-    runs = [RunFolder(path.parent) for path in sorted(out.glob("m*/seed*/*/config.json"))]
-    if not runs:
-        raise FileNotFoundError(f"no runs in {out}: train them first, without --only-table")
-    records = read_records(runs)
+    records = read_records(find_runs(out))
     rows = rows_of(records)
     write_file(out / "table.md", page(records, reported))
-    write_file(out / "summary.csv", summary(records, reported))
-    write_file(out / "table.csv", records_as_csv(records))
-    curves = _curves(rows)
-    if any(len(points) > 1 for _, points in curves):
-        levels = [(row.model.title, mean_interval(row.values("accuracy")).mean) for row in rows if row.glimpses is None]
-        save_figure(out / "accuracy_by_glimpses.png", budget_figure(curves, levels))
-    by_frames = [
-        (
-            row.name + (", knowing the clip's mean" if row.model.is_soft else ""),
-            [record.test.accuracy_by_frames for record in row.records],
-        )
-        for row in rows
-    ]
-    save_figure(out / "accuracy_by_frames.png", anytime_figure(by_frames))
-    macs = count_macs(out, rows)
-    spent = [(row, mean_interval(row.values("accuracy"))) for row in rows if row.name in macs]
-    if spent:
-        points = [(row.name, macs[row.name], accuracy.mean, accuracy.half) for row, accuracy in spent]
-        save_figure(out / "accuracy_by_compute.png", compute_figure(points))
-    return page(records, reported)
-
-
-def _curves(rows: Sequence[Row]) -> list[tuple[str, list[tuple[int, float, float]]]]:
-    """Return each model that depends on m with its points: m, mean accuracy, half the interval."""
-    curves: dict[str, list[tuple[int, float, float]]] = {}
-    for row in rows:
-        if row.glimpses is not None:
-            accuracy = mean_interval(row.values("accuracy"))
-            curves.setdefault(row.model.title, []).append((row.glimpses, accuracy.mean, accuracy.half))
-    return list(curves.items())
+    write_file(out / "summary.csv", summary(rows, reported))
+    write_file(out / "table.csv", records_as_csv(rows))
+    for name, (_, figure) in comparison_figures(rows, count_macs(out, rows)).items():
+        write_file(out / f"{name}.png", png(figure))
+    return records
 
 
 def count_macs(out: Path, rows: Sequence[Row]) -> dict[str, float]:
@@ -160,12 +131,19 @@ def main() -> None:
     output = line.output
     reported = [] if output.reported is None else read_reported(output.reported)
     if output.runs:
-        print(page(read_records(run for path in output.runs for run in find_runs(path)), reported))
-        return
-    if not output.only_table:
-        train_all(jobs_of(line), train)
-    print(write_comparison(output.out, reported))
-    print(f"Wrote {output.out}/table.md, summary.csv, table.csv and figures")
+        records = read_records(run for path in output.runs for run in find_runs(path))
+    else:
+        if not output.only_table:
+            train_all(jobs_of(line), train)
+        records = write_comparison(output.out, reported)
+    if output.latex:
+        rows = rows_of(records)
+        print(comparison_table(rows, reported, all_columns=output.all).latex())
+        print("\n".join(warnings_on(records, rows)), file=sys.stderr)
+    else:
+        print(page(records, reported, all_columns=output.all))
+    if not output.runs:
+        print(f"Wrote {output.out}/table.md, summary.csv, table.csv and figures", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -7,30 +7,23 @@ plays test clips (agents/cost/macs.py); those of the CNN on one whole frame, tim
 run's features. A stored cube has already paid for the CNN, and looking at fewer slices cannot take that back.
 
 If windows slide over videos, a clip is a window. Memory is that of a fresh process: weights, clips and intermediate
-values.
+values. Batches that are larger than the test split are cut to it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import tyro
 
 from glimpse_env import ClipSource
 
-from .cost.latency import (
-    Latency,
-    in_fresh_process,
-    memory_of_frames,
-    memory_of_playing,
-    time_frames,
-    time_playing,
-)
+from .cost.latency import Latency, in_fresh_process, memory_of_frames, memory_of_playing, time_frames, time_playing
 from .cost.macs import Macs, macs_per_clip, macs_per_frame
 from .learning.config import Config
 from .learning.models import MODELS, ModelName
@@ -40,6 +33,7 @@ from .runs.command import run_command
 from .runs.files import write_json
 from .runs.folder import RunFolder, find_runs
 from .runs.provenance import provenance
+from .tables.layout import Table
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,7 @@ class Arguments:
     weights: Path | None = None
     """Weights of the network that extracted the store; without them the CNN is left out."""
     batches: tuple[int, ...] = (1, 64)
-    """Numbers of clips that are played at once."""
+    """Numbers of clips that are played at once, at most those of the test split."""
     repetitions: int = 5
     """Repetitions of each measured time; the median is reported."""
     device: str = "cpu"
@@ -127,36 +121,31 @@ def finished_runs(path: Path) -> list[RunFolder]:
     return runs
 
 
-def measure_model(config: Config, run: RunFolder, test: ClipSource, arguments: Arguments) -> ModelCost:
+def measure_model(config: Config, run: RunFolder, test: ClipSource, batches: Sequence[int], times: int) -> ModelCost:
     """Measure the MACs, times and memory of one model."""
     policy, settings = run.best_policy(config, test), greedy_play(config)
-
-    def measure_batch(clips: int) -> Batch:
+    measured = []
+    for clips in batches:
         envs = make_envs(config, test, clips, train=False)
-        return Batch(
-            clips=clips,
-            latency=time_playing(envs, policy, settings, repetitions=arguments.repetitions),
-            memory_bytes=in_fresh_process(memory_of_playing, config, run.path, clips),
-        )
-
-    envs = make_envs(config, test, max(arguments.batches), train=False)
-    return ModelCost(
-        macs=macs_per_clip(envs, policy, settings, seed=config.training.seed),
-        batches=tuple(measure_batch(clips) for clips in arguments.batches),
-    )
+        latency = time_playing(envs, policy, settings, repetitions=times)
+        memory = in_fresh_process(memory_of_playing, config, run.path, clips)
+        measured.append(Batch(clips=clips, latency=latency, memory_bytes=memory))
+    envs = make_envs(config, test, max(batches), train=False)
+    macs = macs_per_clip(envs, policy, settings, seed=config.training.seed)
+    return ModelCost(macs=macs, batches=tuple(measured))
 
 
 def measure_cnn(extraction: Extraction, arguments: Arguments) -> CnnCost:
     """Measure the MACs, times and memory of the network that made the features."""
-    backbone, frames = extraction.load_backbone(arguments.weights, arguments.device), extraction.frames_at_once
+    weights, device, frames = arguments.weights, arguments.device, extraction.frames_at_once
+    backbone = extraction.load_backbone(weights, device)
+    memory = (memory_of_frames, extraction.backbone, weights, device, extraction.precision, frames)
     return CnnCost(
         name=backbone.name,
         batch_size=frames,
         macs_per_frame=macs_per_frame(backbone),
         seconds_per_frame=time_frames(backbone, frames=frames, repetitions=arguments.repetitions),
-        memory_bytes=in_fresh_process(
-            memory_of_frames, extraction.backbone, arguments.weights, arguments.device, extraction.precision, frames
-        ),
+        memory_bytes=in_fresh_process(*memory),
     )
 
 
@@ -165,55 +154,49 @@ def measure(arguments: Arguments) -> Compute:
 
     Raises:
         FileNotFoundError: there is no finished run.
-        ValueError: the device does not exist, the test split is smaller than a batch, or the weights did not make the
-            run's features.
+        ValueError: the device does not exist, or the weights did not make the run's features.
     """
     check_device(arguments.device)
     runs = finished_runs(arguments.run)
     configs = [run.record().config.with_settings({"device": arguments.device}) for run in runs]
+    test = open_splits(configs[0])["test"]
+    batches = list(dict.fromkeys(min(clips, test.num_clips) for clips in arguments.batches))
+    if max(arguments.batches) > test.num_clips:
+        print(f"the test split has {test.num_clips} clips: larger batches are cut to it", file=sys.stderr, flush=True)
     cnn = None
     if arguments.weights is not None:  # first, since it refuses weights that do not fit
         cnn = measure_cnn(Extraction.of_run(configs[0], runs[0].record().source), arguments)
-    test = open_splits(configs[0])["test"]
-    if max(arguments.batches) > test.num_clips:
-        raise ValueError(
-            f"--batches asks for {max(arguments.batches)} clips at once, but the test split has {test.num_clips}: "
-            "lower it"
-        )
     costs = {
-        config.model: measure_model(config, run, test, arguments) for config, run in zip(configs, runs, strict=True)
+        config.model: measure_model(config, run, test, batches, arguments.repetitions)
+        for config, run in zip(configs, runs, strict=True)
     }
     return Compute(frames=configs[0].task.frames or test.num_frames, models=costs, cnn=cnn)
 
 
 def table(compute: Compute) -> str:
     """Return a Markdown table with a model in each row: millions of MACs and ms of a clip, MB of a batch."""
-    batches = [batch.clips for batch in next(iter(compute.models.values())).batches]
-    heads = ["model", "slices attended", "read", "CNN", "choosing", "attending", "recurrent", "head", "policy"]
-    heads += ["its share"]
-    for clips in batches:
-        heads += [f"ms at {clips}", "network", "MB"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    return "\n".join(lines + [_row(name, cost, compute.cnn_macs) for name, cost in compute.models.items()])
-
-
-def _row(name: str, cost: ModelCost, cnn_macs: float | None) -> str:
-    macs = cost.macs
-    parts = (macs.choosing, macs.attending, macs.recurrent, macs.head, macs.policy)
-    cells = [name, f"{macs.slices_attended:.0f}", f"{macs.slices_read:.0f}", _millions(cnn_macs)]
-    cells += [_millions(part) for part in parts]
-    cells.append("-" if cnn_macs is None else f"{macs.policy / (macs.policy + cnn_macs):.2%}")
-    for batch in cost.batches:
-        cells += [f"{1e3 * batch.latency.seconds:.2f}", f"{1e3 * batch.latency.network_seconds:.2f}"]
-        cells.append("-" if batch.memory_bytes is None else f"{batch.memory_bytes / 1e6:.0f}")
-    return "| " + " | ".join(cells) + " |"
+    header = ["model", "slices attended", "read", "CNN", "choosing", "attending", "recurrent", "head", "policy"]
+    header += ["its share"]
+    for batch in next(iter(compute.models.values())).batches:
+        header += [f"ms at {batch.clips}", "network", "MB"]
+    cnn, lines = compute.cnn_macs, []
+    for name, cost in compute.models.items():
+        macs = cost.macs
+        parts = (cnn, macs.choosing, macs.attending, macs.recurrent, macs.head, macs.policy)
+        cells = [name, f"{macs.slices_attended:.0f}", f"{macs.slices_read:.0f}", *map(_millions, parts)]
+        cells.append("-" if cnn is None else f"{macs.policy / (macs.policy + cnn):.2%}")
+        for batch in cost.batches:
+            cells += [f"{1e3 * batch.latency.seconds:.2f}", f"{1e3 * batch.latency.network_seconds:.2f}"]
+            cells.append("-" if batch.memory_bytes is None else f"{batch.memory_bytes / 1e6:.0f}")
+        lines.append(cells)
+    return Table(header, lines).markdown()
 
 
 def answer(compute: Compute) -> str:
     """Return the savings of glimpses over models that read all slices, on stored cubes and with the CNN."""
     if "reinforce" not in compute.models:
         return "There is no finished run of the model reinforce to compare the others with."
-    ours = compute.models["reinforce"].macs
+    ours, cnn, macs = compute.models["reinforce"].macs, compute.cnn, compute.cnn_macs
     others = {name: cost.macs for name, cost in compute.models.items() if MODELS[name].reads_all}
     reads_more = ours.slices_read > ours.slices_attended
     lines = [
@@ -221,26 +204,20 @@ def answer(compute: Compute) -> str:
         f"{ours.choosing / ours.policy:.1%} of them to choose cells; it attends to {ours.slices_attended:.0f} slices "
         + (f"but reads {ours.slices_read:.0f} to score them." if reads_more else "and reads no others.")
     ]
-    for name, other in others.items():
-        lines.append(
-            f"Compared with {name}, which reads {other.slices_read:.0f}: {_change(ours.policy, other.policy)}; "
-            f"attention alone needs {_millions(ours.attention)} million, not {_millions(other.attention)} million."
-        )
-    return "\n".join([*lines, _with_cnn(compute, ours, others)])
-
-
-def _with_cnn(compute: Compute, ours: Macs, others: dict[ModelName, Macs]) -> str:
-    cnn, macs = compute.cnn, compute.cnn_macs
+    lines += [
+        f"Compared with {name}, which reads {other.slices_read:.0f}: {_change(ours.policy, other.policy)}; "
+        f"attention alone needs {_millions(ours.attention)} million, not {_millions(other.attention)} million."
+        for name, other in others.items()
+    ]
     if cnn is None or macs is None:
-        return "The CNN was not measured: if one made the features, pass its --weights."
-    changes = "".join(
-        f"; {_change(macs + ours.policy, macs + other.policy)} than {name}" for name, other in others.items()
-    )
-    return (
+        return "\n".join([*lines, "The CNN was not measured: if one made the features, pass its --weights."])
+    changes = [f"; {_change(macs + ours.policy, macs + other.policy)} than {name}" for name, other in others.items()]
+    last = (
         f"With the CNN, {cnn.name} sees whole frames for every model: {_millions(macs)} million MACs and "
         f"{1e3 * compute.frames * cnn.seconds_per_frame:.0f} ms per clip, "
-        f"{macs / (macs + ours.policy):.2%} of all MACs{changes}."
+        f"{macs / (macs + ours.policy):.2%} of all MACs{''.join(changes)}."
     )
+    return "\n".join([*lines, last])
 
 
 def _change(value: float, base: float) -> str:
@@ -251,18 +228,13 @@ def _millions(macs: float | None) -> str:
     return "-" if macs is None else f"{macs / 1e6:,.2f}"
 
 
-def to_json(compute: Compute) -> dict[str, Any]:
-    """Return the numbers with the versions and the machine that they belong to."""
-    return {"provenance": provenance(), **dataclasses.asdict(compute)}
-
-
 def main(arguments: Arguments) -> None:
     """Print the table and the savings, and write the numbers to --json."""
     if arguments.json is not None and not arguments.json.parent.is_dir():
         raise FileNotFoundError(f"--json {arguments.json}: there is no folder {arguments.json.parent}; make it")
     compute = measure(arguments)
     print(f"{arguments.device}, {torch.get_num_threads()} threads; millions of MACs and ms per clip, MB per batch")
-    print(f"\n{table(compute)}\n")
+    print(f"\n{table(compute)}")
     if compute.cnn is not None:
         memory = "" if compute.cnn.memory_bytes is None else f", {compute.cnn.memory_bytes / 1e6:.0f} MB"
         print(
@@ -271,7 +243,7 @@ def main(arguments: Arguments) -> None:
         )
     print(answer(compute))
     if arguments.json is not None:
-        write_json(arguments.json, to_json(compute))
+        write_json(arguments.json, {"provenance": provenance(), **dataclasses.asdict(compute)})
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Arguments:

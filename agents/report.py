@@ -1,10 +1,11 @@
-"""Build one self-contained HTML report from finished runs.
+"""Build one self-contained HTML page from finished runs.
 
     python -m agents.report RUN [RUN ...] --out report.html
-    python -m agents.report OUT/m5/seed1 --comparison OUT      # with the table and figures of agents.compare
+    python -m agents.report OUT                            # all runs of a comparison (agents.compare)
+    python -m agents.report RUN --videos a.mp4 b.mp4       # watch the models look at your own videos
 
-The page shows results, learning curves, clips and configurations. Runs in one folder that differ in their model share a
-section. The clips need the source of the features; without it they are left out, and the page says why.
+The page says who won, and shows clips as the models saw them, frame by frame; results, learning curves and settings
+unfold. The clips need the source of the features; without it they are left out, and the page says why.
 """
 
 from __future__ import annotations
@@ -17,17 +18,19 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from .pages.clips import DrawnClip, draw_clips
-from .pages.comparison import comparison_section
+from .pages.clips import Clip, split_clips, video_clips
 from .pages.experiments import Experiment, experiments_of, read_finished
 from .pages.page import experiment_section, figures, whole_page
-from .pictures.movies import encode_mp4, has_mp4
-from .pictures.strips import png
+from .pictures.movies import animation, encode_gif, encode_mp4, has_mp4
+from .pictures.strips import comparison_strip
 from .playing.envs import check_device
 from .runs.command import run_command
-from .runs.files import write_file
-from .runs.folder import find_runs
+from .runs.files import read_json, write_file
 from .runs.provenance import provenance
+from .tables.comparison import read_reported
+from .tables.plots import png
+
+BUDGET = 6e6  # bytes of the clips on a page, which leaves 2 MB below 8 MB for plots
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,15 @@ class Arguments:
     """Build one HTML page from finished runs: results, learning curves, clips and configurations."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Finished runs, or folders of runs."""
+    """Finished runs, or folders of runs, such as that of a comparison."""
     out: Path = Path("report.html")
     """File of the page; it contains all pictures, and opens from disk."""
-    comparison: Path | None = None
-    """Folder of a comparison (agents.compare), whose table and figures are shown first."""
+    videos: tuple[Path, ...] = ()
+    """Video files to watch instead of test clips; the runs must have been trained on a feature store."""
+    weights: Path | None = None
+    """With --videos: weights of the network that extracted the store."""
+    reported: Path | None = None
+    """CSV of published figures: model, measure, value, source."""
     figures: Path | None = None
     """Folder for copies of the pictures, as PNG, GIF and, if PyAV is installed, MP4."""
     source: str | None = None
@@ -54,44 +61,62 @@ class Arguments:
             raise ValueError(f"--out {self.out} is a folder: name the file to write")
 
 
-def clips_of(experiment: Experiment, arguments: Arguments) -> tuple[list[DrawnClip], str | None]:
-    """Return the chosen clips of an experiment, or the reason why there are none."""
+def clips_of(experiment: Experiment, arguments: Arguments) -> tuple[list[Clip], str | None]:
+    """Return the clips to show, or the reason why there are none."""
+    watched, device = experiment.watched, arguments.device
+    if arguments.videos:
+        return list(video_clips(watched, arguments.videos, weights=arguments.weights, device=device)), None
     try:
-        clips = draw_clips(experiment, device=arguments.device, source=arguments.source)
-        return list(tqdm(clips, desc=f"clips of {experiment.name}", disable=None, leave=False)), None
+        return list(split_clips(watched, device=device, source=arguments.source)), None
     except (OSError, ValueError, RuntimeError) as error:
         return [], f"{error}."
 
 
-def write_figures(folder: Path, experiment: Experiment, clips: Sequence[DrawnClip]) -> None:
+def write_figures(folder: Path, experiment: Experiment, clips: Sequence[Clip], macs: dict[str, float]) -> None:
     """Write the pictures of an experiment as files."""
-    for name, (_, figure) in figures(experiment).items():
+    for name, (_, figure) in figures(experiment, macs).items():
         write_file(folder / f"{name}.png", png(figure))
     for number, clip in enumerate(clips, 1):
-        write_file(folder / f"clip-{number}.png", clip.strip)
-        write_file(folder / f"clip-{number}.gif", clip.gif)
+        pictures = animation(clip.models, 0)
+        write_file(folder / f"clip-{number}.png", png(comparison_strip(clip.models, 0)))
+        write_file(folder / f"clip-{number}.gif", encode_gif(pictures, clip.frames_per_second))
         if has_mp4():
-            write_file(folder / f"clip-{number}.mp4", encode_mp4(clip.pictures, clip.frames_per_second))
+            write_file(folder / f"clip-{number}.mp4", encode_mp4(pictures, clip.frames_per_second))
 
 
 def main(arguments: Arguments) -> None:
     """Write the page, and the pictures if --figures asks for them."""
     check_device(arguments.device)
-    experiments = experiments_of(read_finished([run for path in arguments.runs for run in find_runs(path)]))
-    comparison = None if arguments.comparison is None else comparison_section(arguments.comparison)
+    reported = [] if arguments.reported is None else read_reported(arguments.reported)
+    experiments = experiments_of(read_finished(arguments.runs))
+    macs: dict[str, float] = {}
+    for path in arguments.runs:
+        macs |= read_json(path / "macs.json") if (path / "macs.json").exists() else {}
     sections = []
     for number, experiment in enumerate(tqdm(experiments, desc="experiments", disable=None), 1):
         clips, left_out = clips_of(experiment, arguments)
         if left_out is not None:
             print(f"{experiment.name}: the clips are left out: {left_out}", file=sys.stderr)
-        sections.append(experiment_section(number, experiment, clips, left_out))
+        budget = BUDGET / len(experiments)
+        sections.append(
+            experiment_section(
+                number,
+                experiment,
+                clips,
+                left_out,
+                reported=reported,
+                macs=macs,
+                budget=budget,
+                named=len(experiments) > 1,
+            )
+        )
         if arguments.figures is not None:
-            write_figures(arguments.figures / f"{number}-{experiment.path.resolve().name}", experiment, clips)
+            write_figures(arguments.figures / f"{number}-{experiment.name}", experiment, clips, macs)
     made = provenance()
     made_by = (
         f"Made by agents.report of videoglimpse {made['versions']['videoglimpse']}, git commit {made['git_commit']}"
     )
-    content = whole_page(sections, experiments, made_by, comparison).encode("utf-8", "backslashreplace")
+    content = whole_page(sections, experiments, made_by).encode("utf-8", "backslashreplace")
     write_file(arguments.out, content)
     print(f"wrote {arguments.out} ({len(content) / 1e6:.1f} MB)")
 

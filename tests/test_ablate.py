@@ -13,9 +13,10 @@ from glimpse_agents.ablate import (
     FACTORS,
     Output,
     ablate,
+    chosen,
     jobs_of,
     parse_arguments,
-    rows_of,
+    results_of,
     table,
     variant_of,
     variants,
@@ -61,6 +62,10 @@ def write_credit_runs(out):
         write_run(out, TRIMMED, "base", seed, right=seed, validation=validation)
         other = {"right": seed + 1, "validation": validation - 0.1, "seconds": 20.0}
         write_run(out, TRIMMED, "credit=terminal", seed, credit="terminal", **other)
+
+
+def chosen_of(out):
+    return [result.variant.value for result in chosen(results_of(out))]
 
 
 def line_of(out, start):
@@ -215,7 +220,7 @@ def test_finished_runs_are_kept_and_factors_can_be_added(trained, tmp_path):
     new = {str(path.parent.relative_to(out)) for path in set(after) - set(before)}
     assert new == {"eta=0.25/seed2", "credit=terminal/seed1", "credit=terminal/seed2"}
     assert all(after[path] == time for path, time in before.items())
-    assert {row.variant.factor for row in rows_of(out)} == {"credit", "eta", "reward", "rollouts"}
+    assert {row.variant.factor for row in results_of(out)} == {"credit", "eta", "reward", "rollouts"}
     one, two = ((folder / "eta=0.25" / "seed2" / "best.safetensors").read_bytes() for folder in (earlier, out))
     assert one == two
 
@@ -233,7 +238,7 @@ def test_the_same_call_resumes_after_an_interruption(store, tmp_path, monkeypatc
     monkeypatch.setattr(ablation, "train", interrupt)
     with pytest.raises(KeyboardInterrupt):
         ablate(config, tmp_path, seeds=(1, 2), factors=("credit",))
-    assert [len(row.results) for row in rows_of(tmp_path)] == [1, 1]
+    assert [len(row.records) for row in results_of(tmp_path)] == [1, 1]
     times = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("*/seed1/best.safetensors"))]
     ablate(config, tmp_path, seeds=(1, 2), factors=("credit",))
     assert begun[2:] == ["base/seed1", "credit=terminal/seed1", "base/seed2", "credit=terminal/seed2"]
@@ -250,14 +255,14 @@ def test_a_run_whose_numbers_overflow_is_noted_and_the_others_are_trained(store,
 
     monkeypatch.setattr(ablation, "train", overflow)
     ablate(tiny_config(source=store, updates=3), tmp_path, seeds=(1,), factors=("penalty",))
-    rows = {row.variant.value: row for row in rows_of(tmp_path)}
+    rows = {row.variant.value: row for row in results_of(tmp_path)}
     assert rows["10"].note == "seed 1 failed: the loss of update 2 is not finite"
-    assert [len(row.results) for row in rows.values()] == [1, 1, 1, 0]
-    assert sum(row.is_chosen for row in rows.values()) == 1  # a failed value is no candidate
+    assert [len(row.records) for row in rows.values()] == [1, 1, 1, 0]
+    assert len(chosen(list(rows.values()))) == 1  # a failed value is no candidate
     assert "penalty=10/seed1 failed: the loss of update 2 is not finite" in capsys.readouterr().err
     monkeypatch.setattr(ablation, "train", train)
     ablate(tiny_config(source=store, updates=3), tmp_path, seeds=(1,), factors=("penalty",))
-    assert {row.note for row in rows_of(tmp_path) if row.variant.value == "10"} == {""}  # it has succeeded since
+    assert {row.note for row in results_of(tmp_path) if row.variant.value == "10"} == {""}  # it has succeeded since
 
 
 def test_another_base_in_the_same_folder_is_refused(trained):
@@ -282,7 +287,7 @@ def test_a_run_of_another_configuration_is_refused(tmp_path):
     settings = {"credit": "terminal", "updates": 999}
     write_run(tmp_path, TRIMMED, "credit=terminal", 4, right=4, validation=1.0, **settings)
     with pytest.raises(ValueError, match="seed4 holds a run of another configuration: choose another --out"):
-        rows_of(tmp_path)
+        results_of(tmp_path)
 
 
 # ---- tables
@@ -294,7 +299,7 @@ def test_the_table_has_means_intervals_and_differences(tmp_path):
     base, other = ([[video < right + more for video in range(4)] for right in (1, 2, 3)] for more in (0, 1))
     gain = crossed_interval(other, range(4), base)
     assert (gain.mean, gain.excludes_zero) == (0.25, False)
-    lines = table(rows_of(tmp_path)).splitlines()
+    lines = table(results_of(tmp_path)).splitlines()
     assert lines[0] == (
         "| factor | value | seeds | validation accuracy | accuracy | minus base | focus | focus per look | "
         "train seconds | chosen | note |"
@@ -313,7 +318,7 @@ def test_videos_of_one_film_count_together_in_a_difference(tmp_path):
     write_run(tmp_path, TRIMMED, "base", 1, right=0, **films)
     write_run(tmp_path, TRIMMED, "credit=terminal", 1, right=2, credit="terminal", **films)
     # The two films differ from the mean of 0.5 by 0.5: a standard error of 0.5, and t(0.975, 1) = 12.7062.
-    text = table(rows_of(tmp_path))
+    text = table(results_of(tmp_path))
     assert " | +0.500 ± 6.353 | " in text
     assert "a model has one seed: the interval does not cover its seeds" in text
 
@@ -326,7 +331,7 @@ def test_a_difference_whose_interval_excludes_zero_is_marked(tmp_path):
         for name, correct, settings in (("base", wrong, {}), ("encoder=sum", right, {"encoder": "sum"})):
             config = TRIMMED.with_settings({"seed": seed} | settings)
             write_finished_run(tmp_path / name / f"seed{seed}", config, run_result(evaluation(correct)))
-    assert " * | " in table(rows_of(tmp_path)).splitlines()[2]
+    assert " * | " in table(results_of(tmp_path)).splitlines()[2]
 
 
 def test_the_csv_leaves_unknown_numbers_empty(tmp_path):
@@ -343,9 +348,9 @@ def test_the_csv_leaves_unknown_numbers_empty(tmp_path):
 def test_validation_chooses_over_the_seeds_that_all_values_share(tmp_path):
     write_credit_runs(tmp_path)
     write_run(tmp_path, TRIMMED, "credit=terminal", 4, right=0, validation=1.0, credit="terminal")
-    assert [row.is_chosen for row in rows_of(tmp_path)] == [True, False]  # 0.8 against 0.7 over seeds 1 to 3
+    assert chosen_of(tmp_path) == ["causal"]  # 0.8 against 0.7 over seeds 1 to 3
     write_run(tmp_path, TRIMMED, "base", 4, right=4, validation=0.0)
-    assert [row.is_chosen for row in rows_of(tmp_path)] == [False, True]  # 0.6 against 0.775 over all
+    assert chosen_of(tmp_path) == ["terminal"]  # 0.6 against 0.775 over all
 
 
 def test_a_value_with_companions_is_not_chosen(tmp_path):
@@ -355,19 +360,15 @@ def test_a_value_with_companions_is_not_chosen(tmp_path):
     write_run(tmp_path, TRIMMED, "reward=frame_log_score", 1, right=2, validation=0.4, **frame)
     whole = {"reward": "clip_log_score", "credit": "terminal"}
     write_run(tmp_path, TRIMMED, "reward=clip_log_score", 1, right=4, validation=0.9, **whole)
-    assert {row.variant.value: row.is_chosen for row in rows_of(tmp_path)} == {
-        "eq7": True, "frame_log_score": False, "clip_log_score": False,
-    }  # fmt: skip
+    assert chosen_of(tmp_path) == ["eq7"]
 
 
 def test_nothing_is_chosen_before_all_are_trained_and_the_base_wins_a_tie(tmp_path):
     write_ablation(tmp_path, TRIMMED, "encoder")
     write_run(tmp_path, TRIMMED, "base", 1, right=2, validation=0.5)
-    assert [(row.variant.value, row.is_chosen) for row in rows_of(tmp_path)] == [
-        ("sum", False), ("what_and_where", False),
-    ]  # fmt: skip
+    assert chosen_of(tmp_path) == []
     write_run(tmp_path, TRIMMED, "encoder=sum", 1, right=4, validation=0.5, encoder="sum")
-    assert [row.is_chosen for row in rows_of(tmp_path)] == [False, True]
+    assert chosen_of(tmp_path) == ["what_and_where"]
 
 
 # ---- the command line

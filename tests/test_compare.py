@@ -15,10 +15,10 @@ from glimpse_agents.learning.config import Config
 from glimpse_agents.playing.evaluation import MEASURES
 from glimpse_agents.reinforce import train
 from glimpse_agents.runs.files import read_json, write_json
-from glimpse_agents.runs.folder import RunFolder, RunRecord
+from glimpse_agents.runs.folder import RunFolder, RunRecord, find_runs
 from glimpse_agents.tables.comparison import Differences, comparison_table, page, read_reported, records_as_csv, summary
 from glimpse_agents.tables.intervals import crossed_interval, mean_interval
-from glimpse_agents.tables.layout import markdown, notes_on
+from glimpse_agents.tables.layout import Table, notes_on
 from glimpse_agents.tables.records import Record, find_row, read_records, rows_of
 from glimpse_agents.tables.summary import results_table
 
@@ -56,6 +56,12 @@ def right(*numbers, of=4):
     return [video in numbers for video in range(of)]
 
 
+def table_of(records, reported=(), **options):
+    """Return the lines of the Markdown table of some records, without the rule under the header."""
+    header, _, *lines = comparison_table(rows_of(records), reported, **options).markdown().splitlines()
+    return [header, *lines]
+
+
 def trained_models(path):
     return sorted(file.parent.name for file in path.glob("*/evaluation.json"))
 
@@ -85,14 +91,15 @@ def test_finished_runs_are_kept_and_models_can_be_added(base, compared):
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
     assert trained_models(compared / "m1" / "seed1") == ["centre", "gumbel", "random", "reinforce"]
     table = (compared / "table.md").read_text()
-    assert "| centre, m cells | 1 | 2 |" in table
-    assert "| random, m cells | 1 | 2 |" in table
+    assert "| centre, m cells | 1 | " in table
+    assert "| random, m cells | 1 | " in table
 
 
 def test_the_files_of_runs_alone_make_the_table(compared):
     table = (compared / "table.md").read_text()
     (compared / "table.md").unlink()
-    assert write_comparison(compared) == table == (compared / "table.md").read_text()
+    write_comparison(compared)
+    assert (compared / "table.md").read_text() == table
     measured = RunFolder(compared / "m2" / "seed1" / "soft").finished().measured
     with (compared / "table.csv").open() as file:
         (line,) = [row for row in csv.DictReader(file) if (row["model"], row["m"], row["seed"]) == ("soft", "", "1")]
@@ -105,26 +112,33 @@ def test_only_table_trains_nothing(compared, capsys):
     runs = sorted(compared.rglob("evaluation.json"))
     run_main(compare, "--out", compared, "--only-table", "--source", "gone", "--models", "max")
     assert sorted(compared.rglob("evaluation.json")) == runs
+    printed = capsys.readouterr().out
+    assert "| model | glimpses | accuracy | minus random | clips |" in printed
+    run_main(compare, "--out", compared, "--only-table", "--all")
     assert (compared / "table.md").read_text() in capsys.readouterr().out
+    run_main(compare, "--out", compared, "--only-table", "--latex")
+    printed = capsys.readouterr().out
+    assert printed.startswith("\\begin{tabular}{lrrrr}\n\\toprule\nmodel & glimpses & accuracy & minus random & clips")
+    assert printed.count("$\\pm$") >= 1
 
 
 def test_any_finished_runs_make_a_table(compared, capsys):
     before = {path: path.stat().st_mtime_ns for path in compared.rglob("*")}
     run_main(compare, "--runs", compared / "m2" / "seed1" / "soft", compared / "m1" / "seed2")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert [line.split(" | ")[:3] for line in lines[2:]] == [
-        ["| REINFORCE, m glimpses", "1", "1"],
-        ["| Gumbel straight-through, m glimpses", "1", "1"],
-        ["| soft attention, content and state", "-", "1"],
-        ["| random, m cells", "1", "1"],
-        *([["| centre, m cells", "1", "1"]] if (compared / "m1" / "seed2" / "centre").exists() else []),
+    assert [line.split(" | ")[:2] for line in lines[2:]] == [
+        ["| REINFORCE, m glimpses", "1"],
+        ["| Gumbel straight-through, m glimpses", "1"],
+        ["| soft attention, content and state", "-"],
+        ["| random, m cells", "1"],
+        *([["| centre, m cells", "1"]] if (compared / "m1" / "seed2" / "centre").exists() else []),
     ]
     assert {path: path.stat().st_mtime_ns for path in compared.rglob("*")} == before
 
 
 def test_compute_is_counted_once_for_each_model_and_number_of_glimpses(compared):
     macs = read_json(compared / "macs.json")
-    assert macs["REINFORCE, m glimpses (m = 2)"] > macs["REINFORCE, m glimpses (m = 1)"] > 0
+    assert macs["REINFORCE, 2 glimpses"] > macs["REINFORCE, 1 glimpse"] > 0
     assert macs["soft attention, content and state"] > macs["mean of all cells"]
     changed = dict.fromkeys(macs, 1.0)
     write_json(compared / "macs.json", changed)
@@ -170,9 +184,10 @@ def test_accuracy_is_compared_with_random_at_the_same_number_of_glimpses():
     assert gains[0] is gains[2] is gains[3] is None
     assert gains[1] == crossed_interval([right(0, 1, 2), right(0, 1)], range(4), [right(0), right(3)])
     assert gains[1].mean == 0.625 - 0.25
-    lines = comparison_table(records).splitlines()
     half = mean_interval([0.75, 0.5]).half
-    assert lines[3].startswith(f"| REINFORCE, m glimpses | 5 | 2 | 0.625 ± {half:.3f} | +0.375 ± {gains[1].half:.3f} |")
+    assert table_of(records)[2] == (
+        f"| REINFORCE, m glimpses | 5 | 0.625 ± {half:.3f} | +0.375 ± {gains[1].half:.3f} | 4 |"
+    )
 
 
 def test_reinforce_is_compared_with_every_other_model():
@@ -191,7 +206,7 @@ def test_reinforce_is_compared_with_every_other_model():
     assert soft.reference_glimpses == 1  # the smallest number
     assert soft.reinforce_minus_it == crossed_interval([right(3)], range(4), [right(1), right(1, 3)])
     assert soft.reinforce_minus_it.mean == pytest.approx(0.25 - 0.375)
-    assert " | -0.125 ± " in (line := comparison_table(records).splitlines()[4])
+    assert " | -0.125 ± " in (line := table_of(records, all_columns=True)[3])
     assert " (m = 1) |" in line
 
 
@@ -208,7 +223,7 @@ def test_differences_are_marked_counted_and_noted():
     records = [record("reinforce", 5, seed, [video != seed for video in films]) for seed in (1, 2, 3)]
     records += [record("random", 5, seed, [video == seed for video in films]) for seed in (1, 2, 3)]
     text = page(records)
-    assert " * | - |" in text.splitlines()[2]
+    assert " * | 40 | 3 | - |" in text
     assert "This table makes 2 comparisons;" in text
     assert "Of some differences" not in text
     text = page([*records, record("mean", 5, 1, [video % 2 == 0 for video in films])])
@@ -231,8 +246,8 @@ def test_a_run_without_a_number_of_glimpses_counts_once_for_each_seed():
 
 def test_the_summary_holds_the_numbers_of_the_table(compared, tmp_path):
     figures = read_reported(published(tmp_path, "soft attention,accuracy,41.3,A et al."))
-    records = read_records(RunFolder(path.parent) for path in compared.glob("m*/seed*/*/config.json"))
-    lines = list(csv.DictReader(io.StringIO(summary(records, figures))))
+    records = read_records(find_runs(compared))
+    lines = list(csv.DictReader(io.StringIO(summary(rows_of(records), figures))))
     assert lines[-1] == {
         "model": "soft attention", "m": "", "seeds": "", "measure": "accuracy", "mean": "41.3", "interval": "",
         "note": "", "reported_by": "A et al.",
@@ -261,7 +276,9 @@ def assert_numbers(line, interval):
 
 def test_a_single_seed_has_no_interval_in_the_summary():
     (line,) = [
-        line for line in csv.DictReader(io.StringIO(summary([record("mean", 1, 1)]))) if line["measure"] == "accuracy"
+        line
+        for line in csv.DictReader(io.StringIO(summary(rows_of([record("mean", 1, 1)]))))
+        if line["measure"] == "accuracy"
     ]
     assert (line["m"], line["mean"], line["interval"]) == ("", "0.5", "")
     assert line["note"] == "there is one value: the interval is unknown"
@@ -289,7 +306,7 @@ def test_a_measure_that_some_seeds_lack_is_not_averaged():
         record("reinforce", 5, 1, focus=1.0), record("reinforce", 5, 2),
         record("mean", 5, 1, focus=2.0), record("random", 5, 1),
     ]  # fmt: skip
-    header, _, *lines = [line.strip("| ").split(" | ") for line in comparison_table(records).splitlines()]
+    header, *lines = [line.strip("| ").split(" | ") for line in table_of(records, all_columns=True)]
     place = header.index(MEASURES["focus"])
     assert [line[place] for line in lines] == ["-", "-", "2.000"]
     assert MEASURES["attention_on_actor"] not in header  # no run knows it
@@ -299,16 +316,21 @@ def test_published_figures_stand_below_the_models_and_are_marked(tmp_path):
     figures = read_reported(
         published(tmp_path, "soft attention,accuracy,41.3,A et al.", "soft attention,top3,60,A et al.")
     )
-    header, _, *lines = comparison_table([record("reinforce", 5, 1)], figures).splitlines()
-    assert header.startswith("| model | m | seeds | accuracy | minus random | REINFORCE minus it | top 3 |")
-    assert lines[0].startswith("| REINFORCE, m glimpses | 5 | 1 | 0.500 | - | - | 1.000 |")
-    assert lines[1].startswith("| soft attention (reported by A et al.) | - | - | 41.3 | - | - | 60 | - |")
+    header, *lines = table_of([record("reinforce", 5, 1)], figures, all_columns=True)
+    assert header.startswith(
+        "| model | glimpses | accuracy | minus random | clips | seeds | REINFORCE minus it | top 3 |"
+    )
+    assert lines[0].startswith("| REINFORCE, m glimpses | 5 | 0.500 | - | 2 | 1 | - | 1.000 |")
+    assert lines[1].startswith("| soft attention (reported by A et al.) | - | 41.3 | - | - | - | - | 60 | - |")
     assert len(lines) == 2
+    assert table_of([record("reinforce", 5, 1)], figures)[2] == (
+        "| soft attention (reported by A et al.) | - | 41.3 | - | - |"
+    )
 
 
 def test_every_run_has_a_line_of_its_own():
     records = [record("random", 5, 2), record("reinforce", 5, 1, right(0, 1, 2)), record("random", 5, 1)]
-    lines = list(csv.DictReader(io.StringIO(records_as_csv(records))))
+    lines = list(csv.DictReader(io.StringIO(records_as_csv(rows_of(records)))))
     assert [(line["model"], line["m"], line["seed"]) for line in lines] == [
         ("reinforce", "5", "1"), ("random", "5", "1"), ("random", "5", "2"),
     ]  # fmt: skip
@@ -317,7 +339,7 @@ def test_every_run_has_a_line_of_its_own():
 
 
 def test_a_bar_in_a_cell_does_not_end_it():
-    assert markdown(["a"], [["x|y"]]).splitlines() == ["| a |", "| --- |", r"| x\|y |"]
+    assert Table(["a"], [["x|y"]]).markdown().splitlines() == ["| a |", "| --- |", r"| x\|y |"]
 
 
 # ---- the table of a training command
@@ -411,7 +433,7 @@ def test_a_result_of_another_version_is_refused_and_can_be_measured_again(store,
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no runs in .*: train them first, without --only-table"):
+    with pytest.raises(FileNotFoundError, match=r"no run in .* \(no config.json\): name a folder"):
         write_comparison(tmp_path)
 
 
@@ -432,8 +454,9 @@ def test_an_unfinished_run_is_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"seeds": (1, 1)}, "--seeds must be different numbers, got 1 1"),
-        ({"budgets": (2, 0, 2)}, "--budgets must be different numbers, got 2 0 2"),
+        ({"seeds": (1, 1)}, "--seeds must be different, got 1 1"),
+        ({"budgets": (2, 0, 2)}, "--budgets must be different, got 2 0 2"),
+        ({"folds": (1, 1)}, "--folds must be different, got 1 1"),
         ({"seeds": ()}, "--seeds names no seed: give at least one"),
     ],
 )

@@ -7,9 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from agent_toys import marked_source, tiny_config
-from glimpse_agents.pictures.brightness import DIMMED, brightness_of_cells, brightness_of_weights, upsample
 from glimpse_agents.pictures.movies import SIDE, animation, encode_gif, encode_mp4, readable_rate
-from glimpse_agents.pictures.strips import comparison_strip, film_strip, play_clips
+from glimpse_agents.pictures.strips import DIMMED, HEAT, DrawnFrame, comparison_strip, film_strip, play_clips, upsample
 from glimpse_agents.playing.envs import greedy_play, make_envs, make_policy
 from PIL import Image
 
@@ -54,19 +53,27 @@ def test_upsampling_turns_with_the_weights():
     np.testing.assert_allclose(upsample(weights.T, 112, 112), spread.T, atol=1e-5)
 
 
-def test_brightness_goes_from_dim_to_full():
-    brightness = brightness_of_weights(weights_at(1, 5), 112, 112)
-    assert brightness.max() == pytest.approx(1)
-    assert brightness.min() == pytest.approx(DIMMED)
-    assert brightness[24, 88] > 0.95  # in the middle of the cell
-    assert brightness[100, 10] == pytest.approx(DIMMED)
-    assert brightness_of_weights(np.full((7, 7), 1 / 49, np.float32), 112, 112) == pytest.approx(1, abs=1e-5)
+def drawn_frame(image, **attention):
+    fields = {"cells": None, "weights": None, "prediction": "a", "probability": 1.0, "is_right": True}
+    return DrawnFrame(image=image, seconds=0.0, **(fields | attention))
+
+
+def test_heat_is_strongest_at_the_largest_weight_and_absent_without_attention():
+    grey = np.full((112, 112, 3), 100, np.uint8)
+    shown = drawn_frame(grey, weights=weights_at(1, 5) / 50).picture(7)
+    assert (shown[100, 10] == 100).all()
+    yellow = np.array([252, 255, 164])  # the top of "inferno"
+    assert shown[24, 88] == pytest.approx((1 - HEAT) * 100 + HEAT * yellow, abs=12)  # in the middle of the cell
+    even = drawn_frame(grey, weights=np.full((7, 7), 1 / 49, np.float32)).picture(7)
+    assert even[5, 5] == pytest.approx((1 - HEAT) * 100 + HEAT * yellow, abs=2)
 
 
 def test_cells_are_bright():
-    brightness = brightness_of_cells([1, 3], 2, 10, 20)
-    assert (brightness[:, 10:] == 1).all()
-    assert (brightness[:, :10] == np.float32(DIMMED)).all()
+    white = np.full((10, 20, 3), 200, np.uint8)
+    shown = drawn_frame(white, cells=(1, 3)).picture(2)
+    assert (shown[:, 10:] == 200).all()
+    assert (shown[:, :10] == int(200 * DIMMED)).all()
+    assert (drawn_frame(white).picture(2) == 200).all()  # seen whole
 
 
 @pytest.mark.parametrize("model", ["soft", "soft_hidden", "soft_top"])
@@ -77,8 +84,8 @@ def test_a_strip_shows_soft_attention_from_the_first_frame_on(pictured, model):
         weights = episodes.rollout.attention[0, frame].numpy()
         assert not axis.patches
         assert [text.get_text() for text in axis.texts] == [f"{weights.max():.3f}"]
-        shown = np.asarray(axis.images[0].get_array())[..., 0] / 255
-        np.testing.assert_allclose(shown, brightness_of_weights(weights.reshape(3, 3), 30, 30), atol=0.01)
+        drawn = drawn_frame(np.full((30, 30, 3), 255, np.uint8), weights=weights.reshape(3, 3))
+        assert (axis.images[0].get_array() == drawn.picture(3)).all()
 
 
 def test_a_comparison_has_a_row_for_each_model_on_the_same_frames(pictured):
@@ -90,8 +97,8 @@ def test_a_comparison_has_a_row_for_each_model_on_the_same_frames(pictured):
     for row, episodes in zip(rows, models, strict=True):
         assert [axis.get_title().split(":")[0] for axis in row[:3]] == ["1", "3", "4"]
         best = episodes.rollout.class_logits[1, 3].argmax()
-        assert row[2].get_title().split()[1] == "class" + "abc"[best]
         is_right = int(best) == pictured.labels[4]
+        assert row[2].get_title().split()[3:5] == ["✓" if is_right else "✗", "class" + "abc"[best]]
         assert row[2].title.get_color() == ("tab:green" if is_right else "tab:red")
     assert figure.get_suptitle() == "a $ and a $ 4, truth: classb"
     figure.canvas.draw()  # dollars are no mathematics
@@ -109,11 +116,9 @@ def test_an_animation_shows_every_frame_of_every_model(pictured):
         bright = {3 * row + column for row in range(3) for column in range(3)
                   if left[frame][middles[row], middles[column]].min() > 250}  # fmt: skip
         assert bright == set(models[0].rollout.cells[0, frame - 1].tolist())
-        brightest = pictures[frame][36 : 36 + SIDE, 8 + SIDE : 8 + 2 * SIDE, 0]
-        weights = models[1].rollout.attention[0, frame].reshape(3, 3)
-        assert brightest.max() > 250
-        top, left_edge = np.unravel_index(brightest.argmax(), brightest.shape)
-        assert weights[3 * top // SIDE, 3 * left_edge // SIDE] > weights.mean()
+        panel = Image.fromarray(pictures[frame][36 : 36 + SIDE, 8 + SIDE : 8 + 2 * SIDE])
+        hot = Image.fromarray(models[1].frame(0, frame).picture(3)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        assert panel.tobytes() == hot.tobytes()
 
 
 @pytest.fixture

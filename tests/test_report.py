@@ -7,37 +7,46 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from agent_toys import tiny_config, write_marked_store
+from finished_runs import SOURCE, evaluation, run_result
 from glimpse_agents import report
 from glimpse_agents.compare import write_comparison
+from glimpse_agents.learning.config import Config
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.pages import clips as report_clips
 from glimpse_agents.pages.clips import choose_videos, compared_pair, describe_rule
-from glimpse_agents.pages.experiments import Experiment, experiments_of, read_finished, rows_over_seeds
-from glimpse_agents.pages.html import Markup, page, picture, table, tag
+from glimpse_agents.pages.experiments import Experiment, experiments_of, read_finished
+from glimpse_agents.pages.html import INK, Markup, embedded, page, picture, table, tag
+from glimpse_agents.pages.page import experiment_section, figures
 from glimpse_agents.playing.envs import greedy_play, make_envs, open_splits
 from glimpse_agents.playing.evaluation import EVALUATION_ENVS, class_scores, play_split
 from glimpse_agents.reinforce import train
-from glimpse_agents.runs.folder import RunFolder, find_runs
+from glimpse_agents.runs.folder import RunFolder, RunRecord
+from glimpse_agents.tables.comparison import verdict
+from glimpse_agents.tables.plots import STYLES
+from glimpse_agents.tables.records import Record
 from PIL import Image
 
-VOID = {"img", "meta"}
+VOID = {"img", "meta", "input"}
 
 
 class StrictParser(HTMLParser):
-    """Refuses tags that do not nest, content from elsewhere, and pictures without a description."""
+    """Refuses tags that do not nest, content from elsewhere, and pictures and movies without a description."""
 
     def __init__(self):
         super().__init__()
         self.open, self.ids, self.links, self.images, self.texts, self.names = [], set(), [], [], [], []
+        self.movies, self.viewers = [], []
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
         assert len(attributes) == len(attrs)
-        assert tag not in ("script", "link", "iframe", "object", "base")
+        assert tag not in ("link", "iframe", "object", "base")
         assert not any(name.startswith("on") or name == "style" for name in attributes)
         self.names.append(tag)
         if tag not in VOID:
@@ -51,6 +60,13 @@ class StrictParser(HTMLParser):
             assert attributes["alt"].strip()
             assert attributes["src"].startswith("data:image/")
             self.images.append(attributes["src"])
+        elif tag == "video":
+            assert attributes["aria-label"].strip()
+            assert "controls" in attributes
+            assert "autoplay" not in attributes
+            self.movies.append(
+                base64.b64decode(attributes["src"].removeprefix("data:video/mp4;base64,"), validate=True)
+            )
         else:
             assert "src" not in attributes
             assert "srcset" not in attributes
@@ -62,6 +78,9 @@ class StrictParser(HTMLParser):
         if self.open and self.open[-1] == "style":
             assert "url(" not in data
             assert "@import" not in data
+        elif self.open and self.open[-1] == "script":
+            if data.startswith("["):
+                self.viewers.append(json.loads(data))
         elif data.strip():
             assert self.open
             self.texts.append(data)
@@ -84,13 +103,17 @@ def parsed(path):
 def images_of(parser):
     pictures = []
     for source in parser.images:
-        kind, content = re.fullmatch(r"data:image/(png|gif|webp);base64,(.+)", source).groups()
-        with Image.open(io.BytesIO(base64.b64decode(content, validate=True))) as image:
-            assert image.format.lower() == kind
-            for frame in range(getattr(image, "n_frames", 1)):
-                image.seek(frame)
+        kind, content = re.fullmatch(r"data:image/(svg\+xml|webp);base64,(.+)", source).groups()
+        content = base64.b64decode(content, validate=True)
+        if kind == "webp":
+            with Image.open(io.BytesIO(content)) as image:
+                assert image.format == "WEBP"
                 image.load()
-            pictures.append((kind, getattr(image, "n_frames", 1)))
+        else:
+            ElementTree.fromstring(content)
+            assert b"currentColor" in content  # axes and text are dark on light, and light on dark
+            assert INK.encode() not in content
+        pictures.append(kind)
     return pictures
 
 
@@ -127,7 +150,7 @@ def write(*runs, out, **options):
 
 def read(path):
     """Return the experiment in a folder."""
-    (experiment,) = experiments_of(read_finished(find_runs(path)))
+    (experiment,) = experiments_of(read_finished([path]))
     return experiment
 
 
@@ -198,11 +221,11 @@ class Named:
     ],
 )
 def test_reinforce_is_compared_with_soft_attention_if_it_was_trained(models, ours, other):
-    experiment = Experiment("", tuple(Named(MODELS[model]) for model in models))
-    first, second = compared_pair(experiment)
+    watched = [Named(MODELS[model]) for model in models]
+    first, second = compared_pair(watched)
     assert (first.model.name, second and second.model.name) == (ours, other)
-    assert ours in describe_rule(experiment)
-    assert (other or "first three") in describe_rule(experiment)
+    assert ours in describe_rule(watched)
+    assert (other or "first three") in describe_rule(watched)
 
 
 @pytest.mark.parametrize(
@@ -226,61 +249,130 @@ def test_clips_are_shown_as_they_were_tested(trained, monkeypatch, model, batch)
 
 
 def test_a_page_holds_everything(runs, store, tmp_path, capsys):
-    figures = tmp_path / "figures"
-    parser = write(runs, out=tmp_path / "new" / "report.html", figures=figures, source=str(store))
-    text = "".join(parser.texts)
-    experiment = read(runs)
+    copies = tmp_path / "figures"
+    parser = write(runs, out=tmp_path / "new" / "report.html", figures=copies, source=str(store))
+    text, experiment = "".join(parser.texts), read(runs)
+    assert verdict(experiment.rows) in parser.texts
+    assert {"model", "glimpses", "accuracy", "minus random", "clips"} <= set(parser.texts)
     for record in experiment.records:
         assert f"{record.test.accuracy:.3f}" in parser.texts, record.model.name
         assert f"{record.test.reward:.3f}" in parser.texts, record.model.name
-        assert f"{record.model.name}: {record.model.title}" in text
+        assert {record.model.name, record.model.title, str(record.run.path)} <= set(parser.texts)
     first = experiment.first.record
-    assert {"reinforce", "random", "soft"} <= set(parser.texts)
     assert first.versions["torch"] in text
     assert first.machine in text
     assert "policy.advanced.embedding_size" in parser.texts
-    assert f"The rule: {describe_rule(experiment)}" in parser.texts
-    assert "6 videos" in text
-    # three plots, and six test clips as a strip and as four frames of a movie each
-    assert images_of(parser) == [*[("png", 1)] * 3, *[("webp", 1), ("gif", 4)] * 6]
+    assert f"The rule: {describe_rule(experiment.watched)}" in parser.texts
+    assert "6 test videos" in text
+    assert "Fewer than 3 seeds: all models." in text
+    # six test clips as a strip each, and three plots
+    assert images_of(parser) == [*["webp"] * 6, *["svg+xml"] * 3]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.html"]
     assert "wrote" in capsys.readouterr().out
-    written = {path.name for path in (figures / "1-runs").iterdir()}
-    assert {"learning.png", "frames_seen.png", "visits.png", "clip-1.png", "clip-1.gif", "clip-6.gif"} <= written
+    written = {path.name for path in (copies / "1-gone").iterdir()}
+    assert {"learning.png", "accuracy_by_frames.png", "visits.png", "clip-1.png", "clip-1.gif", "clip-6.gif"} <= written
     av = pytest.importorskip("av")
-    with av.open(str(figures / "1-runs" / "clip-6.mp4")) as container:
-        assert len(list(container.decode(video=0))) == 4
+    assert len(parser.movies) == 6
+    for movie in (io.BytesIO(parser.movies[5]), str(copies / "1-gone" / "clip-6.mp4")):
+        with av.open(movie) as container:
+            assert len(list(container.decode(video=0))) == 4
 
 
-def test_a_comparison_comes_first(runs, store, tmp_path):
+def test_the_viewer_gets_the_looks_and_scores_of_the_test(runs, store, tmp_path):
+    (clips,) = write(runs, out=tmp_path / "report.html", source=str(store)).viewers
+    assert len(clips) == 6
+    watched = read(runs).watched
+    names = open_splits(watched[0].record.config.with_settings({"source": str(store)}))["test"].class_names
+    for clip in clips:
+        assert clip["grid"] == 3
+        assert clip["seconds"] == [0.0, 0.1, 0.2, 0.3]
+        assert len(clip["frames"]) == 4
+        assert all(frame.startswith("data:image/webp;base64,") for frame in clip["frames"])
+        (truth,) = set(clip["truth"])
+        assert [label["name"] for label in clip["labels"] if label["isTrue"]] == [truth]
+        assert {label["name"] for label in clip["labels"]} == set(names)
+        assert [model["name"] for model in clip["models"]] == ["reinforce", "soft", "random"]
+        for model in clip["models"]:
+            assert model["colour"] == STYLES[model["name"]].colour
+            np.testing.assert_allclose(np.sum(model["scores"], axis=0), 1, atol=0.002)  # three classes, rounded
+            best = [clip["labels"][label]["name"] for label in np.argmax(model["scores"], axis=0)]
+            assert [said.rsplit(" ", 1)[0] for said in model["said"]] == best
+            assert model["isRight"] == [name == truth for name in best]
+        reinforce, soft, _ = clip["models"]
+        assert reinforce["cells"][0] is None  # seen whole
+        assert all(len(set(cells)) == 2 for cells in reinforce["cells"][1:])
+        assert soft["cells"] == reinforce["heat"] == [None] * 4
+        assert [max(heat) for heat in soft["heat"]] == [100] * 4
+        assert all(
+            len(heat) == 9 and 1 / 9 <= top <= 1 for heat, top in zip(soft["heat"], soft["largest"], strict=True)
+        )
+
+
+def test_clips_that_do_not_fit_the_budget_are_left_out(runs, store):
+    experiment = read(runs)
+    clips = list(report_clips.split_clips(experiment.watched, device="cpu", source=str(store)))
+    one = len(experiment_section(1, experiment, clips[:1], None))
+    none = len(experiment_section(1, experiment, [], None))
+    section = experiment_section(1, experiment, clips, None, budget=2.5 * (one - none))
+    assert "2 of 6 clips are shown, to keep the page small. " in section
+    assert section.count("<figcaption>reinforce") == 2
+    assert "1 of 6 clips are shown" in experiment_section(1, experiment, clips, None, budget=1)  # the first one stays
+    assert "clips are shown" not in experiment_section(1, experiment, clips, None, budget=6.5 * (one - none))
+
+
+def test_a_whole_comparison_is_one_experiment(store, tmp_path):
     compared = tmp_path / "compared"
-    for glimpses, model in ((1, "reinforce"), (1, "soft"), (1, "random"), (2, "reinforce")):
-        config = tiny_config(source=str(store), model=model, updates=2, warmup_share=0.0, glimpses=glimpses)
-        train(config, compared / f"m{glimpses}" / "seed1" / model)
-    written = write_comparison(compared)
-    seen = write(runs, comparison=compared, out=tmp_path / "page.html")
-    assert {"comparison", "results"} <= seen.ids
-    first = (tmp_path / "page.html").read_text().split('id="results"')[0]
-    lines = [line for line in written.splitlines() if line.startswith("|")]
-    assert first.count("<tr>") == len(lines) - 1
-    for line in lines[2:]:
-        for cell in line.strip("| ").split(" | "):
-            assert f">{cell}</t" in first
-    assert "This table makes " in first
-    figures = [base64.b64encode(path.read_bytes()).decode() for path in compared.glob("*.png")]
-    assert len(figures) == 3
-    assert all(figure in first for figure in figures)
+    runs = [(m, seed, model) for m in (1, 2) for seed in (1, 2) for model in MODEL_NAMES if m == 1 or model != "soft"]
+    for glimpses, seed, model in runs:
+        config = tiny_config(source=str(store), model=model, updates=2, warmup_share=0.0, glimpses=glimpses, seed=seed)
+        train(config, compared / f"m{glimpses}" / f"seed{seed}" / model)
+    (compared / "m2" / "seed2" / "random" / "evaluation.json").unlink()
+    records = write_comparison(compared)
+    parser = write(compared, out=tmp_path / "page.html")
+    assert len(records) == 9
+    experiment = read(compared)
+    assert [(row.name, row.seeds) for row in experiment.rows] == [
+        ("REINFORCE, 1 glimpse", [1, 2]), ("REINFORCE, 2 glimpses", [1, 2]),
+        ("soft attention, content and state", [1, 2]), ("random, 1 cell", [1, 2]), ("random, 2 cells", [1]),
+    ]  # fmt: skip
+    ours, soft, random = experiment.watched
+    assert (ours.model.name, soft.model.name, random.model.name) == ("reinforce", "soft", "random")
+    assert ours.glimpses == random.glimpses
+    assert ours.seed == soft.seed == 1
+    means = {row.glimpses: row.mean("validation_accuracy").mean for row in experiment.rows[:2]}
+    assert means[ours.glimpses] == max(means.values())
+    assert set(figures(experiment, json.loads((compared / "macs.json").read_text()))) == {
+        "accuracy_by_glimpses", "accuracy_by_frames", "accuracy_by_compute", "learning", "visits"
+    }  # fmt: skip
+    for line in (compared / "table.md").read_text().splitlines():
+        if line.startswith("| ") and "---" not in line:
+            assert set(line.strip("| ").split(" | ")) <= set(parser.texts)
 
 
-def test_a_folder_without_a_comparison_is_named(runs, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no summary.csv in .*: name a folder that agents.compare wrote"):
-        report.main(report.Arguments(runs=(runs,), comparison=tmp_path, out=tmp_path / "page.html"))
+def test_an_unfinished_run_of_a_folder_is_left_out_and_named(runs, tmp_path, capsys):
+    (runs / "soft" / "evaluation.json").unlink()
+    parser = write(runs, out=tmp_path / "page.html")
+    assert f"{runs}/soft is not finished, and left out" in capsys.readouterr().err
+    assert "soft attention, content and state" not in parser.texts
 
 
-def test_a_comparison_of_another_version_is_named(runs, tmp_path):
-    (tmp_path / "summary.csv").write_text("model,m,measure,mean\nsoft,,accuracy,0.5\n")
-    with pytest.raises(ValueError, match=r"summary.csv, line 2: of another version .*run agents.compare again"):
-        report.main(report.Arguments(runs=(runs,), comparison=tmp_path, out=tmp_path / "page.html"))
+def test_published_figures_are_shown(runs, tmp_path):
+    (tmp_path / "paper.csv").write_text("model,measure,value,source\nsoft attention,accuracy,41.3,A et al.\n")
+    parser = write(runs, out=tmp_path / "page.html", reported=tmp_path / "paper.csv")
+    assert {"soft attention (reported by A et al.)", "41.3"} <= set(parser.texts)
+
+
+def test_videos_need_runs_on_a_store(tmp_path):
+    train(tiny_config(source="synthetic", updates=2), tmp_path / "run")
+    with pytest.raises(ValueError, match="was trained on 'synthetic', whose features no network made from videos"):
+        write(tmp_path / "run", out=tmp_path / "page.html", videos=(tmp_path / "a.mp4",))
+
+
+def test_every_model_has_an_appearance_of_its_own():
+    assert STYLES.keys() == MODELS.keys()
+    for name in ("colour", "marker"):
+        assert len({getattr(style, name) for style in STYLES.values()}) == len(MODELS)
+    assert len({(style.marker, style.dash) for style in STYLES.values()}) == len(MODELS)  # without colour, too
 
 
 def test_the_film_strips_of_the_runs_are_shown(runs, tmp_path):
@@ -289,7 +381,7 @@ def test_the_film_strips_of_the_runs_are_shown(runs, tmp_path):
     (runs / "reinforce" / "glimpses.png").unlink(missing_ok=True)
     parser = write(runs, out=tmp_path / "report.html")
     assert any(text.startswith("glimpses.png of soft: ") for text in parser.texts)
-    assert images_of(parser) == [*[("png", 1)] * 3, ("webp", 1)]
+    assert images_of(parser) == ["webp", *["svg+xml"] * 3]
 
 
 def test_the_same_page_twice(runs, tmp_path):
@@ -303,26 +395,23 @@ def test_runs_that_differ_in_the_seed_share_a_row(trained, runs, tmp_path):
     change_configs(second, task={"source": str(tmp_path / "gone")})
     change_configs(other, training={"learning_rate": 0.5})
     parser = write(runs, second, other, out=tmp_path / "report.html")
-    assert parser.texts.count("Means over seeds, with 95 % intervals") == 1
-    assert parser.texts.count("1, 2") == 3
-    records = read_finished([run for folder in (runs, second, other) for run in find_runs(folder)])
-    (rows,) = rows_over_seeds(records)
-    assert [(row.model.name, len(row.records)) for row in rows] == [
-        (name, seeds) for seeds in (2, 1) for name in MODEL_NAMES
+    (experiment,) = experiments_of(read_finished([runs, second, other]))
+    assert [(row.model.name, row.seeds) for row in experiment.rows] == [
+        (name, seeds) for name in MODEL_NAMES for seeds in ([1, 2], [1])
     ]
-    for row in rows[:3]:
+    for row in experiment.rows:
         assert row.mean("accuracy").text() in parser.texts
-        assert len({record.seed for record in row.records}) == 2
-    assert {"run-1", "run-2", "run-3"} <= parser.ids
 
 
 def test_names_are_escaped(runs, tmp_path):
     folder = runs.rename(tmp_path / '<b> & "quoted"')
     for path in folder.glob("*/config.json"):
         content = json.loads(path.read_text())
+        content["config"]["task"]["source"] = str(tmp_path / '<b> & "gone"')
         path.write_text(json.dumps(content | {"machine": "<script>alert(1)</script>"}))
     parser = write(folder, out=tmp_path / "report.html")
-    assert '<b> & "quoted"' in parser.texts
+    assert 'VideoGlimpse: <b> & "gone"' in parser.texts
+    assert f"{folder}/soft" in parser.texts
     assert "b" not in parser.names
     assert any("<script>alert(1)</script>" in text for text in parser.texts)
 
@@ -334,13 +423,15 @@ def test_all_text_but_markup_is_escaped():
     assert table(["<"], [["<", "a"]]).count("&lt;") == 2
     assert 'alt="&lt;clip&gt;"' in picture(b"", "<clip>")
     assert "<title>&lt;</title>" in page("<", "")
+    assert embedded(["</script>"]) == '["\\u003c/script>"]'
 
 
 def test_without_the_store_everything_but_the_clips_is_shown(runs, tmp_path, capsys):
     parser = write(runs, out=tmp_path / "report.html")
     (sentence,) = [text for text in parser.texts if text.startswith("The clips are left out:")]
     assert str(tmp_path / "gone") in sentence
-    assert images_of(parser) == [("png", 1)] * 3
+    assert images_of(parser) == ["svg+xml"] * 3
+    assert parser.viewers == []
     assert "left out" in capsys.readouterr().err
 
 
@@ -359,7 +450,7 @@ def test_unknown_measures_have_no_column(runs, tmp_path):
     parser = write(runs, out=tmp_path / "report.html")
     assert {"top 3", "0.812"} <= set(parser.texts)
     assert "mAP" not in parser.texts
-    assert images_of(parser) == [("png", 1)] * 2  # without maps of the looks
+    assert images_of(parser) == ["svg+xml"] * 2  # without maps of the looks
 
 
 def test_runs_without_metrics_have_no_curves(runs, tmp_path):
@@ -372,7 +463,7 @@ def test_an_unfinished_run_is_named_with_the_remedy(runs, trained, tmp_path):
     (runs / "soft" / "evaluation.json").unlink()
     out = tmp_path / "report.html"
     with pytest.raises(FileNotFoundError, match=f"{runs}/soft is not finished: .*--resume {runs}/soft"):
-        write(trained / "seed1", runs, out=out)
+        write(trained / "seed1", runs / "soft", out=out)
     assert not out.exists()
 
 
@@ -395,22 +486,29 @@ def test_arguments_are_checked(tmp_path, names, out, message):
 
 def test_a_run_that_is_named_twice_is_refused(runs):
     with pytest.raises(ValueError, match=f"{runs}/soft is named twice: name each run once"):
-        read_finished([*find_runs(runs), RunFolder(runs / ".." / "runs" / "soft")])
+        read_finished([runs, runs / ".." / "runs" / "soft"])
 
 
-def test_experiments_are_the_runs_of_one_folder_and_seed(trained, tmp_path):
-    for name in ("a", "b"):
-        shutil.copytree(trained / "seed1", tmp_path / name / "run")
-    mixed = tmp_path / "mixed"
-    for name, origin in (
-        ("one", "seed1/soft"),
-        ("two", "seed1/soft"),
-        ("three", "seed1/random"),
-        ("four", "seed2/soft"),
-    ):
-        shutil.copytree(trained / origin, mixed / name)
-    paths = [tmp_path / "a" / "run", tmp_path / "b" / "run", mixed]
-    experiments = experiments_of(read_finished([run for path in paths for run in find_runs(path)]))
-    assert [(one.name, len(one.records)) for one in experiments] == [
-        (str(paths[0]), 3), (str(paths[1]), 3), ("four", 1), ("mixed", 2), ("two", 1)
+def test_experiments_are_the_runs_on_one_task_and_source(trained, runs, tmp_path):
+    other = shutil.copytree(runs, tmp_path / "other")
+    change_configs(other, task={"eta": 0.25})
+    records = read_finished([trained, runs, other])
+    assert [(one.name, len(one.records)) for one in experiments_of(records)] == [
+        ("marked", 6), ("gone (1)", 3), ("gone (2)", 3)
     ]  # fmt: skip
+
+
+def test_of_many_models_four_are_watched(tmp_path):
+    models = ("mean", "max", "random", "soft", "oracle", "all")
+    records = [fake_record(model, accuracy=0.5) for model in models]
+    assert [one.model.name for one in Experiment("", tuple(records)).watched] == ["soft", "random", "oracle", "mean"]
+    records = [*records, fake_record("reinforce", accuracy=0.4, glimpses=1), fake_record("reinforce", accuracy=0.6)]
+    watched = Experiment("", tuple(records)).watched
+    assert [one.model.name for one in watched] == ["reinforce", "soft", "random", "oracle"]
+    assert watched[0].glimpses == 5
+
+
+def fake_record(model, *, accuracy, **settings):
+    config = Config().with_settings({"model": model} | settings)
+    facts = RunRecord(config=config, source=SOURCE, versions={}, machine="M", threads=1, git_commit="c")
+    return Record(RunFolder(Path("nowhere")), facts, run_result(evaluation([True, False]), validation=accuracy))

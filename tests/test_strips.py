@@ -8,11 +8,11 @@ import pytest
 from agent_toys import marked_source, tiny_config
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.parallel.noise import Noise
-from glimpse_agents.pictures.brightness import DIMMED
-from glimpse_agents.pictures.strips import Played, film_strip, play_clips, png
+from glimpse_agents.pictures.strips import DIMMED, LEGEND, Played, film_strip, play_clips
 from glimpse_agents.playing.envs import greedy_play, make_envs, make_policy
 from glimpse_agents.playing.evaluation import class_scores
 from glimpse_agents.playing.rollout import PlaySettings, collect_rollout
+from glimpse_agents.tables.plots import png
 from matplotlib.colors import to_rgba
 from PIL import Image
 
@@ -55,10 +55,17 @@ def test_a_row_holds_the_frames_and_the_scores(pictured):
     for episode, row in enumerate(rows):
         assert [len(axis.images) for axis in row] == [1, 1, 1, 1, 0]
         scores = rollout.class_logits[episode].softmax(1)
-        best = [f"class{'abc'[int(frame.argmax())]} {float(frame.max()):.2f}" for frame in scores]
-        assert [axis.get_title() for axis in row[:4]] == [f"{n}: {title}" for n, title in enumerate(best, 1)]
-        assert row[0].get_ylabel() == f"a clip of a long name {[2, 4][episode]}"
+        truth = "abc"[[2, 4][episode] % 3]
+        said = [("abc"[int(frame.argmax())], float(frame.max())) for frame in scores]
+        # frames are 0.1 s apart, and right predictions have another mark than wrong ones
+        assert [axis.get_title() for axis in row[:4]] == [
+            f"{n + 1}: {n / 10:.2f} s\n{'✓' if best == truth else '✗'} class{best} {probability:.2f}"
+            for n, (best, probability) in enumerate(said)
+        ]
+        assert row[0].get_ylabel() == f"a clip of a long name {[2, 4][episode]}\ntruth: class{truth}"
+        assert row[4].get_xlabel() == "score"
         means = class_scores(rollout.class_logits[[episode]], 3)[0]
+        assert figure.get_supxlabel() == LEGEND
         assert [bar.get_width() for bar in row[4].patches] == pytest.approx(means.sort(descending=True).values.tolist())
 
 
@@ -71,7 +78,7 @@ def test_a_frame_that_abstains_is_neither_right_nor_wrong(pictured):
 def test_names_that_are_not_utf_8_are_escaped(pictured):
     source = dataclasses.replace(pictured, clip_ids=["br\udce9k.mp4"] * 6)
     figure, _ = draw(source, [0])
-    assert figure.axes[0].get_ylabel() == "br\\udce9k.mp4"
+    assert figure.axes[0].get_ylabel() == "br\\udce9k.mp4\ntruth: classa"
 
 
 def test_frames_are_bright_in_the_cells_that_were_seen(pictured):
@@ -111,8 +118,9 @@ def test_the_truth_is_green_and_shown_if_it_is_not_among_the_best():
         named = [label.get_text() for label in row[4].get_yticklabels()]
         green = [bar.get_facecolor() == to_rgba("tab:green") for bar in row[4].patches]
         assert [name for name, is_true in zip(named, green, strict=True) if is_true] == [
-            "class" + "abcde"[source.labels[episode]]
+            "✓ class" + "abcde"[source.labels[episode]]
         ]
+        assert sum(name.startswith("✗ ") for name in named) == len(named) - 1
         lengths.add(len(named))
     assert lengths == {3, 4}
 

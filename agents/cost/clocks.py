@@ -18,17 +18,10 @@ def now(device: torch.device) -> float:
 
 
 class Meter:
-    """Growth of a running total inside metered functions, without the growth in metered functions that they call.
-
-    Args:
-        read: returns the total.
-
-    Attributes:
-        spent: by part.
-    """
+    """Growth of a running total inside metered functions, without the growth in metered functions that they call."""
 
     def __init__(self, read: Callable[[], float]) -> None:
-        self.spent: dict[str, float] = {}
+        self.spent: dict[str, float] = {}  # by part
         self._read, self._inner = read, [0.0]
 
     @contextmanager

@@ -31,12 +31,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Time to play a clip as part of a batch.
-
-    Attributes:
-        seconds: per clip, with the environment and the reading of features.
-        network_seconds: the part of them inside the policy.
-    """
+    """Time to play a clip as part of a batch: in all, and inside the policy."""
 
     seconds: float
     network_seconds: float

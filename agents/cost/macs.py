@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from glimpse_env import VideoGlimpseVectorEnv
 from glimpse_env.video.backbones import Backbone
 
+from ..learning.episodes import Rollout
 from ..learning.policy import GlimpsePolicy
 from ..parallel.noise import Noise
 from ..playing.rollout import PlaySettings, play
@@ -50,32 +51,28 @@ def metered_methods(policy: GlimpsePolicy) -> Iterator[tuple[str, Any, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Macs:
-    """MACs of a policy for one clip whose features are known.
-
-    Attributes:
-        choosing: of the location head, with the projection of slices.
-        attending: of the slice encoder: X' of eq. 3.
-        recurrent: of the LSTM, and of its initial state.
-        head: of the class head.
-        slices_attended: with a weight in X', over the T frames.
-        slices_read: to attend to them, and to choose.
-    """
+    """MACs of a policy for one clip whose features are known, and the slices that it uses."""
 
     choosing: float
+    """Of the location head, with the projection of slices."""
     attending: float
+    """Of the slice encoder: X' of eq. 3."""
     recurrent: float
+    """Of the LSTM, and of its initial state."""
     head: float
     slices_attended: float
+    """Slices with a weight in X', over the T frames."""
     slices_read: float
+    """Slices needed to attend, and to choose."""
 
     @property
     def attention(self) -> float:
-        """To choose cells, and to make X' of them."""
+        """MACs to choose cells, and to make X' from them."""
         return self.choosing + self.attending
 
     @property
     def policy(self) -> float:
-        """Of the whole policy."""
+        """MACs of the whole policy."""
         return self.attention + self.recurrent + self.head
 
 
@@ -92,12 +89,6 @@ def counting() -> Iterator[Callable[[], float]]:
 def macs_per_clip(envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, settings: PlaySettings, *, seed: int = 0) -> Macs:
     """Play the first N clips of the split of N environments, and return the mean MACs of a clip.
 
-    Args:
-        envs: at most as many as there are clips.
-        policy: the network.
-        settings: how the clips are played.
-        seed: of random draws.
-
     Raises:
         ValueError: there are more environments than clips.
     """
@@ -106,13 +97,16 @@ def macs_per_clip(envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, settings: 
             f"num_envs ({envs.num_envs}) must not exceed the number of clips ({envs.num_clips}): repeated clips would "
             "be counted once"
         )
-    clips = np.arange(envs.num_envs)
-    # Once before, so that a source that computes features on demand has them, and does not add to the count.
-    play(envs, policy, clips, settings, noise=Noise.seeded(seed, policy.device), seed=seed)
+
+    def played() -> Rollout:
+        noise = Noise.seeded(seed, policy.device)
+        return play(envs, policy, np.arange(envs.num_envs), settings, noise=noise, seed=seed)
+
+    played()  # a source that computes features on demand now has them, and does not add to the count
     with counting() as total:
         meter = Meter(total)
         with meter.on(metered_methods(policy)):
-            rollout = play(envs, policy, clips, settings, noise=Noise.seeded(seed, policy.device), seed=seed)
+            rollout = played()
         assert sum(meter.spent.values()) == total(), "the policy computes outside of PARTS"
     means = {part: meter.spent.get(part, 0.0) / envs.num_envs for part in PARTS.values() if part != "values"}
     attended = float((rollout.attention > 0).sum()) / envs.num_envs

@@ -9,24 +9,36 @@ looks.
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from tqdm import tqdm
 
 from glimpse_env import ClipSource
+from glimpse_env.video.decode import VideoError
+from glimpse_env.video.features import VideoFeatures, extract_videos
 
 from ..learning.config import Config
 from ..learning.models import ModelName
-from ..pictures.movies import animation, encode_gif, readable_rate
-from ..pictures.strips import Played, comparison_strip, png
+from ..pictures.movies import readable_rate
+from ..pictures.strips import Played, play_clips
 from ..playing.envs import SourceRecord, greedy_play, make_envs, open_splits
 from ..playing.evaluation import EVALUATION_ENVS, middle_clips, play_split
+from ..playing.videos import Extraction, as_source
+from ..tables.plots import STYLES
 from ..tables.records import Record
-from .experiments import Experiment
+from .html import data_uri
+
+SIDE = 336  # at most so many pixels along the side of a frame on the page
+LABELS = 4  # classes whose scores are drawn, apart from the true ones
 
 Right = Sequence[bool]  # of each video of the test split, whether a model has it right
 
@@ -39,37 +51,76 @@ class Choice:
     group: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class DrawnClip:
-    """A clip as the models saw it.
+@dataclass(frozen=True)
+class Clip:
+    """One clip, of which each model has played one episode; `group` says why it is shown."""
 
-    Attributes:
-        choice: the reason why it is shown.
-        clip_id: its name.
-        truth: names of its classes.
-        models: names of the models, from top to bottom and from left to right.
-        strip: PNG file.
-        pictures: all frames, (height, width, 3) RGB each.
-        frames_per_second: rate of the movie.
-        gif: GIF file of the frames.
-    """
+    group: str
+    models: tuple[Played, ...]
 
-    choice: Choice
-    clip_id: str
-    truth: str
-    models: tuple[str, ...]
-    strip: bytes
-    pictures: list[NDArray[np.uint8]]
-    frames_per_second: float
-    gif: bytes
+    @property
+    def name(self) -> str:
+        return self.models[0].clip_id(0)
+
+    @property
+    def truth(self) -> str:
+        return self.models[0].truth_names(0)
+
+    @property
+    def frames_per_second(self) -> float:
+        """Rate at which it is shown."""
+        return readable_rate(self.models[0].source.frames_per_second)
+
+    def data(self) -> dict[str, Any]:
+        """Return everything that the page's viewer draws (viewer.js), ready for JSON."""
+        first = self.models[0]
+        names, truth = first.source.class_names, first.truth(0)
+        frames = range(first.windows.shape[1])
+        drawn = [[played.frame(0, frame) for frame in frames] for played in self.models]
+        scores = [played.frame_scores(0) for played in self.models]
+        best = np.argsort(-np.mean(scores, axis=(0, 1))[: len(names)], kind="stable")[:LABELS].tolist()
+        labels = truth + [label for label in best if label not in truth]
+        true_now = first.rollout.frame_labels[0].cpu().numpy()
+        return {
+            "name": self.name,
+            "group": self.group,
+            "rate": self.frames_per_second,
+            "grid": first.source.grid_size,
+            "seconds": [round(one.seconds, 3) for one in drawn[0]],
+            "truth": [", ".join(names[label] for label in np.flatnonzero(now)) for now in true_now],
+            "labels": [{"name": names[label], "isTrue": label in truth} for label in labels],
+            "frames": [data_uri(_webp(one.image), "image/webp") for one in drawn[0]],
+            "models": [
+                {
+                    "name": played.model.name,
+                    "title": played.model.title,
+                    "colour": STYLES[played.model.name].colour,
+                    "cells": [one.cells for one in seen],
+                    "heat": [None if one.weights is None else _percent(one.weights) for one in seen],
+                    "largest": [None if one.weights is None else round(float(one.weights.max()), 3) for one in seen],
+                    "said": [f"{one.prediction} {one.probability:.2f}" for one in seen],
+                    "isRight": [one.is_right for one in seen],
+                    "scores": np.round(of_frames[:, labels].T.astype(float), 3).tolist(),
+                }
+                for played, seen, of_frames in zip(self.models, drawn, scores, strict=True)
+            ],
+        }
 
 
-def compared_pair(experiment: Experiment) -> tuple[Record, Record | None]:
-    """Return REINFORCE, or else the first model, and the model that it is compared with, if there is another."""
-    records = list(experiment.records)
-    ours = next((record for record in records if record.model.name == "reinforce"), records[0])
-    records.remove(ours)
-    return ours, min(records, key=lambda record: not record.model.is_soft, default=None)
+def _percent(weights: NDArray[np.float32]) -> list[int]:
+    return np.round(100 * weights / max(float(weights.max()), 1e-12)).astype(int).ravel().tolist()
+
+
+def _webp(image: NDArray[np.uint8]) -> bytes:
+    picture, buffer = Image.fromarray(image), io.BytesIO()
+    picture.thumbnail((SIDE, SIDE))
+    picture.save(buffer, "WEBP", quality=80)
+    return buffer.getvalue()
+
+
+def compared_pair(watched: Sequence[Record]) -> tuple[Record, Record | None]:
+    """Return the first of the watched runs, and the one that it is compared with: soft attention, or the next one."""
+    return watched[0], min(watched[1:], key=lambda record: not record.model.is_soft, default=None)
 
 
 def choose_videos(ours: Right, theirs: Right | None, names: tuple[ModelName, ModelName | None]) -> list[Choice]:
@@ -94,9 +145,9 @@ def choose_videos(ours: Right, theirs: Right | None, names: tuple[ModelName, Mod
     )
 
 
-def describe_rule(experiment: Experiment) -> str:
-    """Return the rule by which the videos of an experiment are chosen, as a sentence."""
-    ours, theirs = compared_pair(experiment)
+def describe_rule(watched: Sequence[Record]) -> str:
+    """Return the rule by which the videos of watched runs are chosen, as a sentence."""
+    ours, theirs = compared_pair(watched)
     name = ours.model.name
     if theirs is None:
         return (
@@ -111,13 +162,11 @@ def describe_rule(experiment: Experiment) -> str:
     )
 
 
-def draw_clips(experiment: Experiment, *, device: str, source: str | None = None) -> Iterator[DrawnClip]:
-    """Play the chosen videos as they were tested, by the two compared models and random glimpses, and draw them.
-
-    A video over which windows slide is shown by its middle window.
+def split_clips(watched: Sequence[Record], *, device: str, source: str | None = None) -> Iterator[Clip]:
+    """Play the chosen videos as they were tested; a video over which windows slide is shown by its middle window.
 
     Args:
-        experiment: the runs.
+        watched: runs of different models on one fold.
         device: to play on.
         source: the store of the runs, if it has moved.
 
@@ -125,7 +174,7 @@ def draw_clips(experiment: Experiment, *, device: str, source: str | None = None
         FileNotFoundError: the store or a checkpoint is missing.
         ValueError: the store is not the one that the runs were tested on.
     """
-    ours, theirs = compared_pair(experiment)
+    ours, theirs = compared_pair(watched)
     changes = {"device": device} | ({} if source is None else {"source": source})
     test = open_splits(ours.record.config.with_settings(changes))["test"]
     middle = middle_clips(test)
@@ -138,10 +187,45 @@ def draw_clips(experiment: Experiment, *, device: str, source: str | None = None
     names = (ours.model.name, None if theirs is None else theirs.model.name)
     choices = choose_videos(ours.test.correct, None if theirs is None else theirs.test.correct, names)
     clips = middle[[choice.video for choice in choices]].tolist()
-    shown = [record for record in experiment.records if record in (ours, theirs) or record.model.name == "random"]
-    models = [play_as_tested(record, record.record.config.with_settings(changes), test, clips) for record in shown]
+    models = [play_as_tested(record, record.record.config.with_settings(changes), test, clips) for record in watched]
     for choice, clip in zip(choices, clips, strict=True):
-        yield _draw(choice, [played[clip] for played in models])
+        yield Clip(choice.group, tuple(played[clip] for played in models))
+
+
+def video_clips(
+    watched: Sequence[Record], videos: Sequence[Path], *, weights: Path | None, device: str
+) -> Iterator[Clip]:
+    """Play video files, whose classes are unknown, as `split_clips` plays the test split; unreadable ones are named.
+
+    Raises:
+        ValueError: the runs' features were not made from videos, or no video can be read.
+        WeightsError: the weights are missing, or did not make the runs' features.
+    """
+    record = watched[0].record
+    extraction = Extraction.of_run(record.config, record.source)
+    found = extract_videos(
+        videos,
+        extraction.load_backbone(weights, device),
+        frames_per_second=record.source.frames_per_second,
+        max_frames=extraction.max_frames,
+        batch_size=extraction.frames_at_once,
+        crop=extraction.crop,
+    )
+    for one in found:
+        if isinstance(one, VideoError):
+            print(f"skipped: {one}", file=sys.stderr)
+    readable = [one for one in found if isinstance(one, VideoFeatures)]
+    if not readable:
+        raise ValueError(f"none of the {len(videos)} videos could be read")
+    source = as_source(readable, record.config, record.source)
+    clips, models = middle_clips(source).tolist(), []
+    for run in watched:
+        config = run.record.config.with_settings({"device": device})
+        envs = make_envs(config, source, len(clips), train=False)
+        policy = run.run.best_policy(config, source)
+        models.append(play_clips(envs, policy, clips, greedy_play(config), seed=config.training.seed))
+    for episode in range(len(clips)):
+        yield Clip("your video", tuple(played.only(episode) for played in models))
 
 
 def play_as_tested(record: Record, config: Config, test: ClipSource, clips: list[int]) -> dict[int, Played]:
@@ -163,22 +247,6 @@ def play_as_tested(record: Record, config: Config, test: ClipSource, clips: list
             if first <= clip < first + EVALUATION_ENVS:
                 played[clip] = episodes.only(clip - first)
     return played
-
-
-def _draw(choice: Choice, models: Sequence[Played]) -> DrawnClip:
-    """Draw one clip, of which each model has played one episode."""
-    pictures = animation(models, 0)
-    rate = readable_rate(models[0].source.frames_per_second)
-    return DrawnClip(
-        choice=choice,
-        clip_id=models[0].clip_id(0),
-        truth=models[0].truth_names(0),
-        models=tuple(played.model.name for played in models),
-        strip=png(comparison_strip(models, 0)),
-        pictures=pictures,
-        frames_per_second=rate,
-        gif=encode_gif(pictures, rate),
-    )
 
 
 def _take(groups: Sequence[tuple[str, NDArray[np.bool_], int]]) -> list[Choice]:

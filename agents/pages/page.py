@@ -1,94 +1,63 @@
-"""Page of a report: results of all runs, and a section for each experiment."""
+"""Page of a report: for each experiment who won, the clips as the models saw them, figures and settings."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 from PIL import Image
 
 from ..learning.config import PATHS
-from ..pictures.strips import png
+from ..pictures.movies import animation, encode_mp4, has_mp4
+from ..pictures.strips import comparison_strip
 from ..playing.evaluation import MEASURES
-from ..tables.intervals import Interval
-from ..tables.layout import format_gain, format_interval, notes_on
-from ..tables.records import find_row
-from .clips import DrawnClip, describe_rule
-from .experiments import Experiment, rows_over_seeds
-from .html import Markup, page, picture, table, tag
-from .plots import accuracy_over_frames, learning_curves, visit_maps
+from ..tables.comparison import Reported, comparison_table, own_settings, verdict, warnings_on
+from ..tables.plots import comparison_figures, learning_figure, png, visits_figure
+from .clips import Clip, describe_rule
+from .experiments import Experiment
+from .html import Markup, data_uri, embedded, page, picture, plot, table, tag, unfolding
 
 MEASURES_NOTE = (
     "All measures are of the test split, with the checkpoint that validation chose. Accuracy is top-1 of the mean of "
     "the frames' softmaxes; vote is the share of episodes whose most frequent prediction is right; focus is the share "
     "of frames after the first with a look on the actor; focus per look is the share of looks on the actor; reward is "
-    "the mean of eq. 7; N+ and N- are mean counts of true and false predictions; log-score is the mean log of the "
-    "score of a video's classes, after scaling scores to sum to 1; attention on the actor is the share of the weights "
-    "of eq. 3; entropy is that of the choice of cells, averaged over the frames."
+    "the mean of eq. 7; N+ and N- are mean counts of true and false predictions; attention on the actor is the share "
+    "of the weights of eq. 3; entropy is that of the choice of cells, averaged over the frames."
 )
-STRIPS_NOTE = (
-    "Hard glimpses are bright and numbered in the order in which they were chosen; the first frame is seen whole. Soft "
-    "attention brightens a frame by its upsampled weights: the picture has its own brightness at the largest weight, "
-    "which is printed in the corner (equal weights would be {uniform:.3f}). Above each frame stands the likeliest "
-    "class, green if it is true; on the right are the scores of the whole clip. The episodes are those of the test, "
-    "played again."
+READING = (
+    "Bright cells in numbered boxes are those that the model looked at, in the order of choice; it sees the first "
+    "frame whole. Soft attention is a heat map, scaled to its own maximum, which stands in the corner (equal weights "
+    "would be {uniform:.3f}). Below each frame: the likeliest class, ✓ if it is true and ✗ if not, and the scores "
+    "of the classes over time."
 )
 WINDOWS_NOTE = (
     "A video is right or wrong by the mean of all of its windows; its middle window is shown, whose own scores may "
     "differ."
 )
-STYLE = """
-:root { color-scheme: light dark; --ink: #1b1b1f; --ground: #ffffff; --faint: #5d5f66; --line: #d5d6da;
-  --band: #f3f4f6; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e6ea; --ground: #17181b; --faint: #a2a4ab; --line: #3b3d43; --band: #212328; }
-}
-body { margin: 0 auto; max-width: 107rem; padding: 1.5rem; background: var(--ground); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; }
-h1, h2, h3 { line-height: 1.2; overflow-wrap: anywhere; }
-h2 { margin-top: 2.5rem; padding-top: 1rem; border-top: 1px solid var(--line); }
-p, li, figcaption { max-width: 60rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
-th, td { padding: 0.25rem 0.7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th[scope=row] { text-align: left; font-weight: 600; }
-thead th { background: var(--band); }
-.facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
-figure { margin: 1rem 0; }
-figcaption { color: var(--faint); font-size: 0.9rem; }
-img { max-width: 100%; height: auto; background: #ffffff; border-radius: 4px; }
-code { font-family: ui-monospace, monospace; font-size: 0.9em; }
-"""
 
 
-def whole_page(
-    sections: Sequence[Markup], experiments: Sequence[Experiment], made_by: str, comparison: Markup | None = None
-) -> str:
-    """Return the page: a comparison if there is one, the results of all runs, and the sections of experiments.
-
-    Args:
-        sections: of the experiments.
-        experiments: all of them.
-        made_by: program and version, for the top of the page.
-        comparison: section of a comparison.
-    """
+def whole_page(sections: Sequence[Markup], experiments: Sequence[Experiment], made_by: str) -> str:
+    """Return the page: one section for each experiment, and the program that made it."""
     title = "VideoGlimpse: " + (experiments[0].name if len(experiments) == 1 else f"{len(experiments)} experiments")
-    links = {"#results": "Results"} | {f"#run-{number}": one.name for number, one in enumerate(experiments, 1)}
-    if comparison is not None:
-        links = {"#comparison": "Comparison"} | links
-    contents = [tag("li", tag("a", name, href=target)) for target, name in links.items()]
-    return page(
-        title,
-        STYLE,
-        tag("header", tag("h1", title), tag("p", made_by)),
-        tag("nav", tag("ul", *contents), aria_label="Contents"),
-        tag("main", *([] if comparison is None else [comparison]), _results(experiments), *sections),
-    )
+    links = [tag("li", tag("a", one.name, href=f"#run-{number}")) for number, one in enumerate(experiments, 1)]
+    nav = [tag("nav", tag("ul", *links), aria_label="Contents")] if len(links) > 1 else []
+    return page(title, tag("header", tag("h1", title)), *nav, tag("main", *sections), tag("footer", tag("p", made_by)))
 
 
-def experiment_section(number: int, experiment: Experiment, clips: Sequence[DrawnClip], left_out: str | None) -> Markup:
+def experiment_section(
+    number: int,
+    experiment: Experiment,
+    clips: Sequence[Clip],
+    left_out: str | None,
+    *,
+    reported: Sequence[Reported] = (),
+    macs: Mapping[str, float] | None = None,
+    budget: float = float("inf"),
+    named: bool = True,
+) -> Markup:
     """Return the section of one experiment.
 
     Args:
@@ -96,128 +65,128 @@ def experiment_section(number: int, experiment: Experiment, clips: Sequence[Draw
         experiment: the runs.
         clips: as the models saw them.
         left_out: reason why there are no clips.
+        reported: published figures.
+        macs: per clip, by the name of a row.
+        budget: bytes of the clips; the last clips that do not fit are left out, but the first stays.
+        named: whether the section needs a title, next to others.
     """
-    plots = [picture(png(figure), caption) for caption, figure in figures(experiment).values()]
+    rows = experiment.rows
+    short = comparison_table(rows, reported)
+    every = comparison_table(rows, reported, all_columns=True)
+    plots = [plot(figure, caption) for caption, figure in figures(experiment, macs or {}).values()]
     return tag(
         "section",
-        tag("h2", experiment.name),
-        tag("p", _task(experiment)),
-        _facts(experiment),
-        tag("h3", "Learning"),
-        *plots,
-        tag("h3", "Clips as the models saw them"),
-        *_clips(experiment, clips, left_out),
-        *_examples(experiment),
-        tag("h3", "Configuration"),
-        _configuration(experiment),
+        *([tag("h2", experiment.name)] if named else []),
+        tag("p", verdict(rows), class_="verdict"),
+        table(short.header, short.lines),
+        *(tag("p", warning, class_="note") for warning in warnings_on(experiment.records, rows)),
+        unfolding("All measures", table(every.header, every.lines), *(tag("p", one) for one in every.notes),
+                  tag("p", MEASURES_NOTE)),
+        unfolding("Every run", _every_run(experiment)),
+        tag("h3", "Watch it look"),
+        *_clips(experiment, clips, left_out, budget),
+        tag("h3", "Figures"),
+        tag("div", *plots, class_="plots"),
+        unfolding("Settings", _facts(experiment), *(tag("p", own) for own in own_settings(experiment.records)),
+                  _configuration(experiment)),
         id=f"run-{number}",
-    )
+    )  # fmt: skip
 
 
-def _results(experiments: Sequence[Experiment]) -> Markup:
-    records = [record for experiment in experiments for record in experiment.records]
-    names = [name for name in MEASURES if any(getattr(record.test, name) is not None for record in records)]
-    header = ["experiment", "model", *(MEASURES[name] for name in names), "validation", "trained, s"]
-    rows = [
+def figures(experiment: Experiment, macs: Mapping[str, float]) -> dict[str, tuple[str, Figure]]:
+    """Return the plots of an experiment with their captions, by name."""
+    drawn = comparison_figures(experiment.rows, macs) if experiment.rows else {}
+    learning, visits = learning_figure(experiment.watched), visits_figure(experiment.watched)
+    if learning is not None:
+        drawn["learning"] = "Accuracy on validation, and focus on the training clips, over the updates", learning
+    if visits is not None:
+        drawn["visits"] = "Share of the looks after the first frame on each cell, in the test clips", visits
+    return drawn
+
+
+def _every_run(experiment: Experiment) -> Markup:
+    """Return the measures of each run."""
+    known = [name for name in MEASURES if any(one.number(name) is not None for one in experiment.records)]
+    names = [*known, "validation_accuracy"]
+    titles = [*(MEASURES[name] for name in known), "validation accuracy", "seconds of training"]
+    lines = [
         [
-            experiment.name,
-            record.model.name,
-            *(_number(getattr(record.test, name)) for name in names),
-            _number(record.result.validation.accuracy),
-            _number(record.result.train_seconds, digits=0),
+            str(one.run.path), one.model.name, str(one.record.config.task.glimpses), str(one.seed), str(one.fold),
+            *(_number(one.number(name)) for name in names), f"{one.result.train_seconds:.0f}",
         ]
-        for experiment in experiments
-        for record in experiment.records
-    ]
-    titles = {record.model.name: record.model.title for record in records}
-    models = "Models: " + "; ".join(f"{name}: {title}" for name, title in titles.items()) + "."
-    parts = [tag("h2", "Results"), tag("p", MEASURES_NOTE), tag("p", models), table(header, rows, row_headers=2)]
-    for group in rows_over_seeds(records):
-        cells, gains = [], list[Interval]()
-        for row in group:
-            if len(row.records) > 1:
-                random = find_row(group, "random", row.glimpses) if row.glimpses is not None else None
-                gain = row.accuracy_gain(random)
-                gains += [] if gain is None else [gain]
-                means = [format_interval(row.mean(name)) for name in ("vote_accuracy", "focus", "focus_per_look")]
-                seeds = ", ".join(str(record.seed) for record in row.records)
-                cells.append([row.name, seeds, format_interval(row.mean("accuracy")), format_gain(gain), *means])
-        if cells:
-            header = ["model", "seeds", "accuracy", "minus random", "vote", "focus", "focus per look"]
-            parts += [tag("h3", "Means over seeds, with 95 % intervals"), table(header, cells, row_headers=2)]
-            parts += [tag("p", note) for note in notes_on(gains)] if gains else []
-    return tag("section", *parts, id="results")
-
-
-def _task(experiment: Experiment) -> str:
-    config, videos = experiment.first.record.config, len(experiment.first.test.correct)
-    windows = "" if config.task.window_seconds is None else ", each scored by the mean of its windows"
-    return (
-        f"Tested on the test split of {config.task.source}, fold {config.task.fold}: {videos} videos{windows}. Trained "
-        f"to maximise the reward {config.training.reward}."
-    )
+        for one in experiment.records
+    ]  # fmt: skip
+    return table(["run", "model", "glimpses", "seed", "fold", *titles], lines)
 
 
 def _facts(experiment: Experiment) -> Markup:
     record = experiment.first.record
     config, source, size = record.config, record.source, record.source.grid_size
-    commits = dict.fromkeys(str(one.result.trained_by) for one in experiment.records)
+    windows = "" if config.task.window_seconds is None else ", each scored by the mean of its windows"
     facts = {
-        "glimpses": f"{config.task.glimpses} of {size} x {size} cells, seed {experiment.first.seed}",
-        "clips": f"{source.frames} frames at {source.frames_per_second} per second, {len(source.class_names)} classes",
-        "features": "the source's own" if source.extraction is None else json.dumps(source.extraction),
+        "source": f"{config.task.source}: {len(experiment.first.test.correct)} test videos{windows}",
+        "grid": f"{size} x {size} cells",
+        "clips": f"{source.frames} frames, {source.frames_per_second:g} per second, {len(source.class_names)} classes",
+        "features": _listed(source.extraction) if source.extraction else "made by the source itself",
         "preset": f"{config.preset}, {config.training.updates} updates on {config.training.device}",
-        "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
-        "git commit": "; ".join(commits),
-        "machine": f"{record.machine}, {record.threads} threads",
+        "reward that training maximised": config.training.reward,
+        "versions": _listed(record.versions),
+        "git commit": "; ".join(dict.fromkeys(str(one.result.trained_by) for one in experiment.records)),
+        "machine": f"{record.machine}, {record.threads} thread" + "s" * (record.threads != 1),
     }
     return tag("div", table([], list(facts.items())), class_="facts")
 
 
-def figures(experiment: Experiment) -> dict[str, tuple[str, Figure]]:
-    """Return the plots of an experiment with their captions, by name."""
-    drawn: dict[str, tuple[str, Figure]] = {}
-    curves = learning_curves({record.model.name: record.run.metrics() for record in experiment.records})
-    if curves is not None:
-        drawn["learning"] = (
-            "Accuracy on the validation split, and focus on the training clips, over the updates",
-            curves,
-        )
-    by_frames = {record.model.name: record.test.accuracy_by_frames for record in experiment.records}
-    drawn["frames_seen"] = "Accuracy on the test split against the frames seen", accuracy_over_frames(by_frames)
-    if visits := {one.model.name: one.test.visits for one in experiment.records if one.test.visits is not None}:
-        drawn["visits"] = "Share of the looks after the first frame on each cell, in the test clips", visit_maps(visits)
-    return drawn
+def _configuration(experiment: Experiment) -> Markup:
+    """Return all settings, a column for each model that is watched."""
+    configs = [record.record.config for record in experiment.watched]
+    rows = [[".".join(PATHS[name]), *(json.dumps(one.setting(name)) for one in configs)] for name in PATHS]
+    return tag("div", table(["setting", *(one.model for one in configs)], rows), class_="facts")
 
 
-def _clips(experiment: Experiment, clips: Sequence[DrawnClip], left_out: str | None) -> list[Markup]:
-    parts = [tag("p", f"The rule: {describe_rule(experiment)}")]
+def _clips(experiment: Experiment, clips: Sequence[Clip], left_out: str | None, budget: float) -> list[Markup]:
+    """Return the viewer of the clips, and their film strips and movies below it."""
+    strips = _strips_of_runs(experiment)
     if left_out is not None:
-        return [*parts, tag("p", f"The clips are left out: {left_out}")]
-    record = experiment.first.record
-    parts.append(tag("p", STRIPS_NOTE.format(uniform=1 / record.source.grid_size**2)))
-    if record.config.task.window_seconds is not None:
-        parts.append(tag("p", WINDOWS_NOTE))
+        return [tag("p", f"The clips are left out: {left_out}"), *strips]
+    data, films, spent = list[dict[str, Any]](), list[Markup](), 0
     for clip in clips:
-        title = f"{clip.clip_id} (truth: {clip.truth}), seen by {', '.join(clip.models)}"
-        parts += [
-            tag("h4", f"{clip.choice.group}: {clip.clip_id}"),
-            picture(_as_webp(clip.strip), f"Frames of {title}", kind="webp"),
-            picture(clip.gif, f"All frames of {title}", kind="gif", alt=f"Movie of {title}"),
-        ]
-    return parts
+        one, film = clip.data(), _film(clip)
+        spent += len(json.dumps(one)) + len(film)
+        if data and spent > budget:
+            break
+        data.append(one)
+        films.append(film)
+    shown = f"{len(data)} of {len(clips)} clips are shown, to keep the page small. " if len(data) < len(clips) else ""
+    record, given = experiment.first.record, any(clip.group == "your video" for clip in clips)
+    notes = [tag("p", READING.format(uniform=1 / record.source.grid_size**2), class_="note")]
+    if record.config.task.window_seconds is not None:
+        notes.append(tag("p", WINDOWS_NOTE, class_="note"))
+    rule = f"{shown}The rule: " + ("the videos that you named." if given else describe_rule(experiment.watched))
+    return [
+        tag("div", tag("script", embedded(data), type="application/json"), class_="viewer"),
+        tag("noscript", tag("p", "The viewer needs JavaScript; film strips of the same clips stand below.")),
+        *notes,
+        tag("p", rule, class_="note"),
+        unfolding("The same clips as film strips and movies", *films),
+        *([unfolding("Film strips of the runs", *strips)] if strips else []),
+    ]
 
 
-def _examples(experiment: Experiment) -> list[Markup]:
+def _film(clip: Clip) -> Markup:
+    title = f"{clip.name} (truth: {clip.truth}), seen by {', '.join(played.model.name for played in clip.models)}"
+    parts = [picture(_as_webp(png(comparison_strip(clip.models, 0), dpi=110)), f"{clip.group}: frames of {title}")]
+    if has_mp4():
+        movie = data_uri(encode_mp4(animation(clip.models, 0), clip.frames_per_second), "video/mp4")
+        parts.append(tag("video", src=movie, controls="", preload="metadata", aria_label=f"Movie of {title}"))
+    return tag("div", *parts)
+
+
+def _strips_of_runs(experiment: Experiment) -> list[Markup]:
     """Return the film strips that training left in the folders of the runs."""
     caption = "glimpses.png of {}: the first two test videos that it gets right, and the first two that it gets wrong"
-    paths = {record.model.name: record.run.path / "glimpses.png" for record in experiment.records}
-    strips = [
-        picture(_as_webp(path.read_bytes()), caption.format(name), kind="webp")
-        for name, path in paths.items()
-        if path.exists()
-    ]
-    return [tag("h3", "Film strips of the runs"), *strips] if strips else []
+    paths = {record.model.name: record.run.path / "glimpses.png" for record in experiment.watched}
+    return [picture(_as_webp(path.read_bytes()), caption.format(name)) for name, path in paths.items() if path.exists()]
 
 
 def _as_webp(content: bytes) -> bytes:
@@ -227,13 +196,9 @@ def _as_webp(content: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def _configuration(experiment: Experiment) -> Markup:
-    """Return all settings, a column for each model."""
-    configs = [record.record.config for record in experiment.records]
-    rows = [[".".join(PATHS[name]), *(json.dumps(one.setting(name)) for one in configs)] for name in PATHS]
-    header = ["setting", *(one.model for one in configs)]
-    return tag("details", tag("summary", "All settings"), tag("div", table(header, rows), class_="facts"))
+def _listed(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def _number(value: float | None, *, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

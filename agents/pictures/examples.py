@@ -8,7 +8,8 @@ from ..playing.envs import greedy_play, make_envs, open_splits
 from ..playing.evaluation import VALIDATION_SEED, Evaluation, middle_clips
 from ..runs.files import write_file
 from ..runs.folder import RunFolder
-from .strips import film_strip, play_clips, png
+from ..tables.plots import png
+from .strips import film_strip, play_clips
 
 
 def save_examples(run: RunFolder, measured: Evaluation) -> None:

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .brightness import cell_box, shaded
-from .strips import DrawnFrame, Played, film_strip, png
+from ..tables.plots import png
+from .strips import DrawnFrame, Played, cell_box, film_strip
 
 FORMATS = (".png", ".gif", ".mp4")
 SIDE = 196  # pixels of a panel: a multiple of 7 and 14 cells
 GAP = 4
 LINE = 18
-GROUND, PLAIN, RIGHT, WRONG, GOLD = (20, 20, 24), (235, 235, 235), (120, 220, 120), (250, 120, 110), (255, 210, 60)
+GROUND, PLAIN, RIGHT, WRONG = (20, 20, 24), (235, 235, 235), (120, 220, 120), (250, 120, 110)
 READABLE_RATE = 8.0  # frames per second
 
 
@@ -42,44 +42,30 @@ def has_mp4() -> bool:
 
 
 def draw_episodes(played: Played, suffix: str) -> bytes:
-    """Draw episodes into the bytes of a file.
-
-    Args:
-        played: the episodes.
-        suffix: ".png" for a film strip; ".gif" or ".mp4" for all frames, one episode after the other.
-    """
+    """Draw episodes into a film strip (".png") or, one after the other, into a movie (".gif", ".mp4")."""
     if suffix == ".png":
-        return png(film_strip(played))
+        return png(film_strip(played), dpi=110)
     pictures = [picture for episode in range(len(played.windows)) for picture in animation([played], episode)]
     encode = encode_gif if suffix == ".gif" else encode_mp4
     return encode(pictures, readable_rate(played.source.frames_per_second))
 
 
 def animation(models: Sequence[Played], episode: int) -> list[NDArray[np.uint8]]:
-    """Draw all frames of a clip as several models saw it, side by side.
-
-    Args:
-        models: episodes of each, of the same clips.
-        episode: number of the episode.
-
-    Returns:
-        T pictures (height, width, 3) RGB, of even height and width.
-    """
-    first = models[0]
-    frames = first.rollout.predictions.shape[1]
+    """Draw all frames of a clip as several models saw it, side by side, and return (height, width, 3) pictures."""
+    first, frames = models[0], models[0].windows.shape[1]
     pictures = []
     for frame in range(frames):
         canvas = Image.new("RGB", (len(models) * (SIDE + GAP) + GAP, 2 * LINE + SIDE + 2 * LINE + GAP), GROUND)
         pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
-        title = f"frame {frame + 1} of {frames}   truth: {first.truth_names(episode)}"
+        drawn = [played.frame(episode, frame) for played in models]
+        title = f"frame {frame + 1} of {frames}, {drawn[0].seconds:.2f} s   truth: {first.truth_names(episode)}"
         pen.text((GAP, 1), title, PLAIN, font=font)
         pen.text((GAP, LINE + 1), first.clip_id(episode), PLAIN, font=font)
         for place, played in enumerate(models):
             left = GAP + place * (SIDE + GAP)
-            drawn = played.frame(episode, frame)
-            canvas.paste(_panel(drawn, played.source.grid_size), (left, 2 * LINE))
+            canvas.paste(_panel(drawn[place], played.source.grid_size), (left, 2 * LINE))
             # A caption is drawn on a ground of its own, so that a long class name ends with its panel.
-            canvas.paste(_caption(played.model.name, drawn), (left, 2 * LINE + SIDE))
+            canvas.paste(_caption(played.model.name, drawn[place]), (left, 2 * LINE + SIDE))
         pictures.append(np.asarray(canvas))
     return pictures
 
@@ -116,21 +102,22 @@ def encode_mp4(pictures: Sequence[NDArray[np.uint8]], frames_per_second: float) 
 
 
 def _panel(drawn: DrawnFrame, grid_size: int) -> Image.Image:
-    image = drawn.image if drawn.brightness is None else shaded(drawn.image, drawn.brightness)
-    panel = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    pen, font = ImageDraw.Draw(panel), ImageFont.load_default(size=9)
-    for rank, cell in enumerate(drawn.cells, 1):
+    panel = Image.fromarray(drawn.picture(grid_size)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    pen, font = ImageDraw.Draw(panel), ImageFont.load_default(size=11)
+    for rank, cell in enumerate(drawn.cells or (), 1):
         left, top, right, bottom = cell_box(cell, grid_size, SIDE, SIDE)
-        pen.rectangle((left, top, right - 1, bottom - 1), outline=GOLD)
-        pen.text((left + 3, top + 1), str(rank), GOLD, font=font, stroke_width=1, stroke_fill=GROUND)
+        for inset, colour in ((0, GROUND), (1, PLAIN)):
+            pen.rectangle((left + inset, top + inset, right - 1 - inset, bottom - 1 - inset), outline=colour)
+        pen.text((left + 4, top + 2), str(rank), PLAIN, font=font, stroke_width=1, stroke_fill=GROUND)
     return panel
 
 
 def _caption(name: str, drawn: DrawnFrame) -> Image.Image:
     caption = Image.new("RGB", (SIDE, 2 * LINE), GROUND)
     pen, font = ImageDraw.Draw(caption), ImageFont.load_default(size=13)
-    weight = "" if drawn.largest_weight is None else f"   largest weight {drawn.largest_weight:.3f}"
+    weight = "" if drawn.weights is None else f"   largest weight {drawn.weights.max():.3f}"
     pen.text((0, 1), name + weight, PLAIN, font=font)
     colour = PLAIN if drawn.is_right is None else RIGHT if drawn.is_right else WRONG
-    pen.text((0, LINE + 1), f"{drawn.probability:.2f} {drawn.prediction}", colour, font=font)
+    mark = "" if drawn.is_right is None else "right: " if drawn.is_right else "wrong: "
+    pen.text((0, LINE + 1), f"{mark}{drawn.probability:.2f} {drawn.prediction}", colour, font=font)
     return caption

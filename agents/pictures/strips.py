@@ -1,17 +1,17 @@
 """Film strips like the paper's figures 2 and 3: the looks of an episode frame by frame, and the predicted classes.
 
-Hard glimpses are bright and numbered in the order in which they were chosen. Soft attention brightens a frame by its
-upsampled weights: the picture has its own brightness at the strongest one, whose weight is printed in the corner.
+Cells that were looked at are bright, in boxes that are numbered in the order of choice. Soft attention is a heat map
+over the frame, scaled to its own maximum.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
+from PIL import Image
 
 from glimpse_env import ClipSource, VideoGlimpseVectorEnv
 
@@ -29,49 +30,80 @@ from ..learning.policy import GlimpsePolicy
 from ..parallel.noise import Noise
 from ..playing.evaluation import class_scores
 from ..playing.rollout import PlaySettings, play
-from .brightness import brightness_of_cells, brightness_of_weights, cell_box, shaded
 
+DIMMED = 0.45  # brightness of cells that were not looked at
+HEAT = 0.65  # share of the heat map in the colour of a pixel with the largest weight
 SHOWN_CLASSES = 3
 GREY_SIDE = 112  # pixels of the grey picture of a frame that the source keeps no picture of
+MARKS = {True: "✓", False: "✗", None: ""}
+LEGEND = (
+    "box: a cell looked at, numbered in the order of choice; heat: soft attention, scaled to its maximum, which stands "
+    "in the corner; ✓ right, ✗ wrong; on the right: scores of the whole clip"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnFrame:
-    """Contents of the drawing of one frame of one episode.
-
-    Attributes:
-        image: (height, width, 3) RGB, grey if the source keeps no pictures.
-        brightness: (height, width), in 0..1; None if the frame was seen whole.
-        cells: those that were seen, in the order in which they were chosen if there was one.
-        largest_weight: of soft attention; None for other models.
-        prediction, probability: the likeliest class, or "no prediction", and its softmax.
-        is_right: whether that class is true at the frame; None if the truth is unknown or nothing was predicted.
-    """
+    """Contents of the drawing of one frame of one episode."""
 
     image: NDArray[np.uint8]
-    brightness: NDArray[np.float32] | None
-    cells: tuple[int, ...]
-    largest_weight: float | None
+    """(height, width, 3) RGB, grey if the source keeps no pictures."""
+    seconds: float
+    cells: tuple[int, ...] | None
+    """Cells that were seen, in the order of choice if there was one; None if the whole frame was."""
+    weights: NDArray[np.float32] | None
+    """(K, K) soft attention; None for other models."""
     prediction: str
+    """The likeliest class, or "no prediction"."""
     probability: float
     is_right: bool | None
+    """Whether that class is true at the frame; None if the truth is unknown or nothing was predicted."""
+
+    def picture(self, grid_size: int) -> NDArray[np.uint8]:
+        """Return the image with the attention in it: dim where nothing was seen, or hot where the weights are large."""
+        height, width = self.image.shape[:2]
+        if self.weights is not None:
+            spread = upsample(self.weights, height, width)
+            heat = spread / max(float(spread.max()), 1e-12)
+            colours = 255 * matplotlib.colormaps["inferno"](heat)[..., :3]
+            share = HEAT * heat[..., None]
+            return np.asarray(((1 - share) * self.image + share * colours).round(), np.uint8)
+        if self.cells is None:
+            return self.image
+        brightness = np.full((height, width, 1), DIMMED)
+        for cell in self.cells:
+            left, top, right, bottom = (round(edge) for edge in cell_box(cell, grid_size, height, width))
+            brightness[top:bottom, left:right] = 1
+        return np.asarray(self.image * brightness).astype(np.uint8)
+
+
+def upsample(weights: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Spread (K, K) weights smoothly over a picture: bicubic between the centres of the cells, never negative.
+
+    Returns:
+        (height, width) float32; equal weights stay as they are.
+    """
+    spread = Image.fromarray(weights.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(spread).clip(0, None)
+
+
+def cell_box(cell: int, grid_size: int, height: int, width: int) -> tuple[float, float, float, float]:
+    """Return the left, top, right and bottom edge of a cell in a picture, in pixels."""
+    row, column = divmod(cell, grid_size)
+    down, across = height / grid_size, width / grid_size
+    return column * across, row * down, (column + 1) * across, (row + 1) * down
 
 
 @dataclass(frozen=True, kw_only=True)
 class Played:
-    """Episodes that one model has played.
-
-    Attributes:
-        model: the way to look.
-        rollout: N episodes, not mirrored.
-        source: of the clips.
-        windows: (N, T) int64, the index of each frame among those of its clip.
-    """
+    """Episodes that one model has played."""
 
     model: Model
     rollout: Rollout
+    """N episodes, not mirrored."""
     source: ClipSource
     windows: NDArray[np.int64]
+    """(N, T) the index of each frame among those of its clip."""
 
     @classmethod
     def of(cls, envs: VideoGlimpseVectorEnv, rollout: Rollout, model: Model) -> Played:
@@ -101,44 +133,39 @@ class Played:
         scores = class_scores(self.rollout.class_logits[[episode]], len(self.source.class_names))[0]
         return np.asarray(scores.cpu().numpy(), np.float32)
 
+    def frame_scores(self, episode: int) -> NDArray[np.float32]:
+        """Return the (T, outputs) softmax of each frame; an output after the C classes is "no prediction"."""
+        return np.asarray(self.rollout.class_logits[episode].softmax(-1).float().cpu().numpy(), np.float32)
+
     def frame(self, episode: int, frame: int) -> DrawnFrame:
         """Return the contents of the drawing of a frame, counted from 0."""
-        image = self._image(episode, frame)
-        scores = self.rollout.class_logits[episode, frame].softmax(0)
+        clip, place = int(self.rollout.clips[episode]), int(self.windows[episode, frame])
+        image = self.source.image(clip, place)
+        scores = self.frame_scores(episode)[frame]
         best = int(scores.argmax())
         abstained = best == len(self.source.class_names)
-        brightness, cells, largest = self._attention(episode, frame, *image.shape[:2])
         is_known = not abstained and bool(self.truth(episode))
         return DrawnFrame(
-            image=image,
-            brightness=brightness,
-            cells=cells,
-            largest_weight=largest,
+            image=np.full((GREY_SIDE, GREY_SIDE, 3), 128, np.uint8) if image is None else image,
+            seconds=float(self.source.frame_times(clip)[place]),
+            cells=self._cells(episode, frame),
+            weights=self._attention(episode, frame) if self.model.is_soft else None,
             prediction="no prediction" if abstained else self.source.class_names[best],
-            probability=float(scores.max()),
+            probability=float(scores[best]),
             is_right=bool(self.rollout.frame_labels[episode, frame, best]) if is_known else None,
         )
 
-    def _attention(
-        self, episode: int, frame: int, height: int, width: int
-    ) -> tuple[NDArray[np.float32] | None, tuple[int, ...], float | None]:
+    def _attention(self, episode: int, frame: int) -> NDArray[np.float32]:
         size = self.source.grid_size
-        if self.model.is_soft:
-            weights = self.rollout.attention[episode, frame].float().cpu().numpy().reshape(size, size)
-            return brightness_of_weights(weights, height, width), (), float(weights.max())
-        if frame == 0 or self.model.sees == "all":
-            return None, (), None
-        cells = tuple(self._cells(episode, frame).tolist())
-        return brightness_of_cells(cells, size, height, width), cells, None
+        weights = self.rollout.attention[episode, frame].float().cpu().numpy()
+        return np.asarray(weights.reshape(size, size), np.float32)
 
-    def _cells(self, episode: int, frame: int) -> NDArray[np.int64]:
+    def _cells(self, episode: int, frame: int) -> tuple[int, ...] | None:
+        if frame == 0 or self.model.sees == "all" or self.model.is_soft:
+            return None
         if isinstance(self.rollout, GlimpseRollout) and self.rollout.cells.dtype != torch.bool:
-            return self.rollout.cells[episode, frame - 1].cpu().numpy()
-        return np.flatnonzero((self.rollout.attention[episode, frame] > 0).cpu().numpy())
-
-    def _image(self, episode: int, frame: int) -> NDArray[np.uint8]:
-        image = self.source.image(int(self.rollout.clips[episode]), int(self.windows[episode, frame]))
-        return np.full((GREY_SIDE, GREY_SIDE, 3), 128, np.uint8) if image is None else image
+            return tuple(self.rollout.cells[episode, frame - 1].tolist())
+        return tuple(np.flatnonzero(self._attention(episode, frame)).tolist())
 
 
 def play_clips(
@@ -151,89 +178,65 @@ def play_clips(
 
 
 def film_strip(played: Played, *, columns: int = 8) -> Figure:
-    """Draw episodes, one row each.
-
-    Args:
-        played: N episodes.
-        columns: at most this many frames, evenly spread, the first and the last among them.
-    """
-    episodes, frames = played.rollout.predictions.shape
-    figure, axes = _canvas(episodes, frames, columns)
-    for episode in range(episodes):
-        _draw_row(axes[episode], played, episode)
-        axes[episode, 0].set_ylabel(_shortened(played.clip_id(episode)), fontsize=7, parse_math=False)
-    return figure
+    """Draw episodes, one row each: at most `columns` frames, evenly spread, the first and the last among them."""
+    episodes = range(len(played.windows))
+    labels = [f"{_shortened(played.clip_id(one))}\ntruth: {_shortened(played.truth_names(one))}" for one in episodes]
+    return _strip([(played, episode) for episode in episodes], labels, columns)
 
 
 def comparison_strip(models: Sequence[Played], episode: int, *, columns: int = 8) -> Figure:
-    """Draw the same frames of the same clip as several models saw them, one row each.
-
-    Args:
-        models: episodes of each, of the same clips.
-        episode: number of the episode.
-        columns: as for `film_strip`.
-    """
-    first = models[0]
-    figure, axes = _canvas(len(models), first.rollout.predictions.shape[1], columns)
-    for row, played in zip(axes, models, strict=True):
-        _draw_row(row, played, episode)
-        row[0].set_ylabel(played.model.name, fontsize=9)
-    title = f"{first.clip_id(episode)}, truth: {first.truth_names(episode)}"
+    """Draw the same frames of the same clip as several models saw them, one row each."""
+    figure = _strip([(played, episode) for played in models], [played.model.name for played in models], columns)
+    title = f"{models[0].clip_id(episode)}, truth: {models[0].truth_names(episode)}"
     figure.suptitle(title, fontsize=9, parse_math=False)
     return figure
 
 
-def png(figure: Figure) -> bytes:
-    """Return a figure as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
-
-
-def _canvas(rows: int, frames: int, columns: int) -> tuple[Figure, NDArray[np.object_]]:
-    shown = min(columns, frames)
-    figure = Figure(figsize=(1.5 * shown + 3.4, 1.85 * rows + 0.3), layout="constrained")
+def _strip(episodes: Sequence[tuple[Played, int]], labels: Sequence[str], columns: int) -> Figure:
+    frames = episodes[0][0].windows.shape[1]
+    shown = np.unique(np.linspace(0, frames - 1, min(columns, frames)).round().astype(int)).tolist()
+    figure = Figure(figsize=(1.5 * len(shown) + 3.4, 2.0 * len(episodes) + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, shown + 1, squeeze=False, width_ratios=[1.0] * shown + [1.6])
-
-
-def _draw_row(axes: NDArray[np.object_], played: Played, episode: int) -> None:
-    """Draw the frames of an episode on all axes but the last one, which shows the scores."""
-    frames = played.rollout.predictions.shape[1]
-    shown = np.unique(np.linspace(0, frames - 1, len(axes) - 1).round().astype(int))
-    for axis, frame in zip(axes[:-1], shown.tolist(), strict=True):
-        drawn = played.frame(episode, frame)
-        _draw_frame(axis, drawn, played.source.grid_size)
-        title = f"{frame + 1}: {_shortened(drawn.prediction, 18)} {drawn.probability:.2f}"
-        axis.set_title(title, fontsize=7, color=_colour(drawn.is_right, unknown="black"), parse_math=False)
-    _draw_scores(axes[-1], played.scores(episode), played.truth(episode), played.source.class_names)
+    axes = figure.subplots(len(episodes), len(shown) + 1, squeeze=False, width_ratios=[1.0] * len(shown) + [1.6])
+    for row, (played, episode), label in zip(axes, episodes, labels, strict=True):
+        row[0].set_ylabel(label, fontsize=7, parse_math=False)
+        for axis, frame in zip(row[:-1], shown, strict=True):
+            drawn = played.frame(episode, frame)
+            _draw_frame(axis, drawn, played.source.grid_size)
+            said = f"{MARKS[drawn.is_right]} {_shortened(drawn.prediction, 18)} {drawn.probability:.2f}".strip()
+            title = f"{frame + 1}: {drawn.seconds:.2f} s\n{said}"
+            axis.set_title(title, fontsize=7, color=_colour(drawn.is_right, unknown="black"), parse_math=False)
+        _draw_scores(row[-1], played.scores(episode), played.truth(episode), played.source.class_names)
+    figure.supxlabel(LEGEND, fontsize=7)
+    return figure
 
 
 def _draw_frame(axis: Axes, drawn: DrawnFrame, grid_size: int) -> None:
     height, width = drawn.image.shape[:2]
-    stroke = withStroke(linewidth=1, foreground="black")
-    gold: dict[str, Any] = {"color": "gold", "fontsize": 6, "path_effects": [stroke]}
-    for rank, cell in enumerate(drawn.cells, 1):
+    stroke = [withStroke(linewidth=2.5, foreground="black")]
+    text: dict[str, Any] = {"color": "white", "fontsize": 8, "path_effects": stroke}
+    for rank, cell in enumerate(drawn.cells or (), 1):
         left, top, right, bottom = cell_box(cell, grid_size, height, width)
         corner = (left - 0.5, top - 0.5)
-        axis.add_patch(Rectangle(corner, right - left, bottom - top, fill=False, ec="gold", lw=1.0))
-        axis.text(left + 1, top + 1, str(rank), va="top", **gold)
-    if drawn.largest_weight is not None:
-        weight = f"{drawn.largest_weight:.3f}"
-        axis.text(0.97, 0.03, weight, ha="right", transform=axis.transAxes, **gold)
-    axis.imshow(drawn.image if drawn.brightness is None else shaded(drawn.image, drawn.brightness))
-    axis.set_xticks([])
-    axis.set_yticks([])
+        box = Rectangle(corner, right - left, bottom - top, fill=False, ec="white", lw=1.0, path_effects=stroke)
+        axis.add_patch(box)
+        axis.text(left + 1, top + 1, str(rank), va="top", **text)
+    if drawn.weights is not None:
+        axis.text(0.97, 0.03, f"{drawn.weights.max():.3f}", ha="right", transform=axis.transAxes, **text)
+    axis.imshow(drawn.picture(grid_size))
+    axis.set(xticks=[], yticks=[])
 
 
 def _draw_scores(axis: Axes, scores: NDArray[np.float32], truth: list[int], names: Sequence[str]) -> None:
     """Draw the scores of the best classes and of the true ones: green if true, red if not, blue if that is unknown."""
     best = np.argsort(-scores)[:SHOWN_CLASSES].tolist()
     shown = best + [label for label in truth if label not in best]
-    colours = [_colour(label in truth if truth else None, unknown="tab:blue") for label in shown]
-    axis.barh(range(len(shown)), scores[shown], color=colours)
-    axis.set_yticks(range(len(shown)), [_shortened(names[label], 18) for label in shown], fontsize=7, parse_math=False)
+    is_true = [label in truth if truth else None for label in shown]
+    axis.barh(range(len(shown)), scores[shown], color=[_colour(one, unknown="tab:blue") for one in is_true])
+    labels = [f"{MARKS[one]} {_shortened(names[label], 18)}".strip() for one, label in zip(is_true, shown, strict=True)]
+    axis.set_yticks(range(len(shown)), labels, fontsize=7, parse_math=False)
     axis.set_xlim(0, 1)
+    axis.set_xlabel("score", fontsize=6)
     axis.tick_params(axis="x", labelsize=6)
     axis.invert_yaxis()
 

@@ -237,7 +237,7 @@ class RunFolder:
 
 
 def find_runs(path: Path) -> list[RunFolder]:
-    """Return the run at a path, or all runs in the folder at a path, in the order of the models.
+    """Return the run at a path, or all runs below a folder, in the order of the models.
 
     Raises:
         FileNotFoundError: there is none.
@@ -245,7 +245,7 @@ def find_runs(path: Path) -> list[RunFolder]:
     """
     if RunFolder(path).exists:
         return [RunFolder(path)]
-    runs = [RunFolder(child.parent) for child in path.glob("*/config.json")]
+    runs = [RunFolder(child.parent) for child in path.rglob("config.json")]
     if not runs:
         raise FileNotFoundError(f"no run in {path} (no config.json): name a folder that agents/reinforce.py wrote")
     order = list(MODELS)

@@ -1,4 +1,4 @@
-"""The table of a comparison: Markdown and CSV from the records alone, with published figures below."""
+"""Tables of a comparison, from the records alone, with published figures below: Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from pathlib import Path
 from ..learning.config import format_settings
 from ..playing.evaluation import MEASURES
 from .intervals import Interval
-from .layout import cells_of, comma_separated, format_gain, format_interval, markdown, notes_on
-from .records import Record, Row, find_row, rows_of
+from .layout import Table, cells_of, comma_separated, format_gain, format_interval, notes_on
+from .records import COLUMNS, Record, Row, find_row, rows_of
 
-SHOWN = (
-    "accuracy", "top3", "mean_average_precision", "hit_at_1", "hit_at_3", "vote_accuracy", "reward", "true_positives",
-    "false_positives", "focus", "focus_per_look", "attention_on_actor", "entropy", "glimpses_per_frame",
-)  # fmt: skip
+SHOWN = tuple(name for name in MEASURES if name not in ("plain_mean_average_precision", "log_score"))
+FEW_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -73,94 +71,142 @@ class Differences:
             None if reinforce is None else reinforce.glimpses,
         )
 
-    def both(self) -> list[Interval]:
-        """Return the differences that there are."""
-        return [gain for gain in (self.minus_random, self.reinforce_minus_it) if gain is not None]
 
-
-def comparison_table(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str:
-    """Return the comparison as a Markdown table, one row for each model and number of glimpses."""
-    rows = rows_of(records)
+def comparison_table(rows: Sequence[Row], reported: Sequence[Reported] = (), *, all_columns: bool = False) -> Table:
+    """Return one line for each row, then the published figures: five columns, or all."""
     published = {figure.measure for figure in reported}
-    names = [name for name in SHOWN if name in published or any(row.values(name) for row in rows)]
-    others = [name for name in names if name != "accuracy"]
-    header = ["model", "m", "seeds", "accuracy", "minus random", "REINFORCE minus it", *(MEASURES[n] for n in others)]
-    lines = []
+    others = [name for name in SHOWN if name in published or any(row.values(name) for row in rows)]
+    others = [name for name in others if name != "accuracy"] if all_columns else []
+    header = ["model", "glimpses", "accuracy", "minus random", "clips"]
+    header += ["seeds", "REINFORCE minus it"] * all_columns + [MEASURES[name] for name in others]
+    lines, gains = [], []
     for row in rows:
-        differences = Differences.of(row, rows)
-        against = format_gain(differences.reinforce_minus_it)
-        if differences.reinforce_minus_it and row.glimpses is None:
-            against += f" (m = {differences.reference_glimpses})"
-        cells = [row.model.title, "-" if row.glimpses is None else str(row.glimpses), str(len(row.records))]
-        cells += [format_interval(row.mean("accuracy")), format_gain(differences.minus_random), against]
+        found = Differences.of(row, rows)
+        cells = [row.model.title, "-" if row.glimpses is None else str(row.glimpses)]
+        cells += [format_interval(row.mean("accuracy")), format_gain(found.minus_random), str(len(row.films))]
+        gains.append(found.minus_random)
+        if all_columns:
+            at = f" (m = {found.reference_glimpses})" * (found.reinforce_minus_it is not None and row.glimpses is None)
+            cells += [str(len(row.seeds)), format_gain(found.reinforce_minus_it) + at]
+            gains.append(found.reinforce_minus_it)
         lines.append(cells + [format_interval(row.mean(name)) for name in others])
     for model, source in dict.fromkeys((figure.model, figure.source) for figure in reported):
         known = {f.measure: f"{f.value:g}" for f in reported if (f.model, f.source) == (model, source)}
-        cells = [f"{model} (reported by {source})", "-", "-", known.get("accuracy", "-"), "-", "-"]
+        cells = [
+            f"{model} (reported by {source})",
+            "-",
+            known.get("accuracy", "-"),
+            "-",
+            "-",
+            *["-", "-"] * all_columns,
+        ]
         lines.append(cells + [known.get(name, "-") for name in others])
-    return markdown(header, lines)
+    return Table(header, lines, notes_on([gain for gain in gains if gain is not None]))
 
 
-def summary(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str:
-    """Return the table's numbers as CSV, one line for each measure of a model at a number of glimpses.
+def summary(rows: Sequence[Row], reported: Sequence[Reported] = ()) -> str:
+    """Return the numbers as CSV, one line for each measure of a model at a number of glimpses.
 
     `interval` is half of the 95 % interval, empty if it is unknown; `m` is that of REINFORCE for differences to it;
     `reported_by` names the source of a published figure.
     """
     lines: list[list[object]] = []
-    rows = rows_of(records)
     for row in rows:
-        differences, seeds = Differences.of(row, rows), len(row.records)
+        differences = Differences.of(row, rows)
         measured = [(row.glimpses, name, row.mean(name)) for name in MEASURES]
         measured.append((row.glimpses, "accuracy_minus_random", differences.minus_random))
         measured.append((differences.reference_glimpses, "reinforce_minus_it", differences.reinforce_minus_it))
         for glimpses, name, value in measured:
             if value is not None:
-                lines.append([row.model.name, glimpses, seeds, name, *cells_of(value), value.note, None])
+                lines.append([row.model.name, glimpses, len(row.seeds), name, *cells_of(value), value.note, None])
     for figure in reported:
         lines.append([figure.model, None, None, figure.measure, figure.value, None, None, figure.source])
     return comma_separated(["model", "m", "seeds", "measure", "mean", "interval", "note", "reported_by"], lines)
 
 
-def records_as_csv(records: Sequence[Record]) -> str:
+def records_as_csv(rows: Sequence[Row]) -> str:
     """Return one line for each run."""
-    names = ["model", "m", "seed", *MEASURES, "validation_accuracy", "train_seconds", "trained_by"]
     lines = [
-        [
-            record.model.name, record.glimpses, record.seed, *(getattr(record.test, name) for name in MEASURES),
-            record.result.validation.accuracy, record.result.train_seconds, record.result.trained_by,
-        ]
-        for row in rows_of(records)
-        for record in row.records
-    ]  # fmt: skip
-    return comma_separated(names, lines)
+        [one.model.name, one.glimpses, one.seed, one.fold, *map(one.number, COLUMNS), one.result.trained_by]
+        for row in rows
+        for one in row.records
+    ]
+    return comma_separated(["model", "m", "seed", "fold", *COLUMNS, "trained_by"], lines)
 
 
-def page(records: Sequence[Record], reported: Sequence[Reported] = ()) -> str:
-    """Return the contents of table.md: the table, and the facts needed to read and repeat it."""
+def verdict(rows: Sequence[Row]) -> str:
+    """Return two sentences: the most accurate model with its lead, and chance level with the gain over random cells.
+
+    Models that know where the actor is do not compete.
+    """
+    ranked = sorted((row for row in rows if not row.model.needs_actor), key=lambda row: -row.correct().mean())
+    if not ranked:
+        return ""
+    best, second = ranked[0], ranked[1] if len(ranked) > 1 else None
+    won = f"The most accurate of {len(ranked)} models is {best.name}" if second else f"The model is {best.name}"
+    won += f": accuracy {format_interval(best.mean('accuracy'))} on {len(best.films)} test clips"
+    if second is not None and (lead := best.accuracy_gain(second)) is not None:
+        won += f", {lead.text(signed=True)} above {second.name} ({_certainty(lead)})"
+    level = f"Chance is {1 / len(best.records[0].record.source.class_names):.3f}"
+    gains = [
+        (row, gain)
+        for row in ranked
+        if row.model.name == "reinforce" and (gain := Differences.of(row, rows).minus_random)
+    ]
+    if gains:
+        ours, gain = gains[0]
+        level += f"; {ours.name} is {gain.text(signed=True)} above random cells ({_certainty(gain)})"
+    return f"{won}. {level}."
+
+
+def _certainty(gain: Interval) -> str:
+    return "more than chance explains" if gain.excludes_zero else "chance may explain it"
+
+
+def warnings_on(records: Sequence[Record], rows: Sequence[Row]) -> list[str]:
+    """Return the reasons to be careful with the numbers of some rows."""
+    few, folds = [row.name for row in rows if len(row.seeds) < FEW_SEEDS], sorted({one.fold for one in records})
+    warnings = []
+    if few:
+        models = "all models" if len(few) == len(rows) else "; ".join(few)
+        warnings.append(f"Fewer than {FEW_SEEDS} seeds: {models}. Train more seeds before you draw conclusions.")
+    kept = {id(record) for row in rows for record in row.records}
+    lacking = [one for one in records if id(one) not in kept and len(folds) > 1]
+    if left_out := sorted({f"{one.model.name} (seed {one.seed})" for one in lacking}):
+        warnings.append(f"Left out, because not all of the folds {_listed(folds)} are finished: {', '.join(left_out)}.")
+    if notes := sorted({note for row in rows if (mean := row.mean("accuracy")) for note in [mean.note] if note}):
+        warnings.append(f"Of some accuracies: {'; '.join(notes)}.")
+    if rows and len(set(rows[0].films.tolist())) == len(rows[0].films):
+        warnings.append("The names of the videos contain no film: if videos share footage, intervals are too narrow.")
+    return warnings
+
+
+def page(records: Sequence[Record], reported: Sequence[Reported] = (), *, all_columns: bool = True) -> str:
+    """Return the table as Markdown, and below it the facts needed to read and repeat it."""
     rows, first = rows_of(records), records[0].record
-    config, videos = first.config, records[0].test.films
+    config, films = first.config, rows[0].films
+    folds = sorted({one.fold for one in records})
+    of_folds = f"fold {folds[0]}" if len(folds) == 1 else f"mean over the folds {_listed(folds)}"
     commits = sorted({str(record.result.trained_by) for record in records})
     machines = sorted({f"{one.record.machine}, {one.record.threads} threads" for one in records})
-    differences = [gain for row in rows for gain in Differences.of(row, rows).both()]
-    lines = [
-        f"Source `{config.task.source}`, fold {config.task.fold}, preset {config.preset}, reward "
+    table = comparison_table(rows, reported, all_columns=all_columns)
+    facts = [
+        f"Source `{config.task.source}`, {of_folds}, preset {config.preset}, reward "
         f"{config.training.reward}, {config.training.updates} updates of {config.training.clips} clips x "
-        f"{config.training.rollouts} rollouts; {len(videos)} test videos of {len(set(videos))} films; chance "
+        f"{config.training.rollouts} rollouts; {len(films)} test videos of {len(set(films.tolist()))} films; chance "
         f"{1 / len(first.source.class_names):.3f}.",
         f"Code {', '.join(commits)}; {'; '.join(machines)}.",
-        *_own_settings(records),
+        *own_settings(records),
         "Means have 95 % intervals over seeds.",
-        *notes_on(differences),
+        *table.notes,
         "Validation chose the checkpoints. Soft attention reads every slice in order to score it, and begins from the "
         "mean of all frames, so it has seen the whole clip at frame 1.",
+        *warnings_on(records, rows),
     ]
-    if len(set(videos)) == len(videos):
-        lines.append("The names of the videos contain no film: if videos share footage, intervals are too narrow.")
-    return comparison_table(records, reported) + "\n" + "\n\n".join(lines) + "\n"
+    return "\n\n".join([verdict(rows), table.markdown(), *facts]) + "\n"
 
 
-def _own_settings(records: Sequence[Record]) -> list[str]:
+def own_settings(records: Sequence[Record]) -> list[str]:
     """Return the settings of each model that differ from those of most models."""
     settings = {record.model.name: record.own_settings() for record in records}
     usual = {name: _most_common([own[name] for own in settings.values()]) for name in next(iter(settings.values()))}
@@ -174,3 +220,7 @@ def _own_settings(records: Sequence[Record]) -> list[str]:
 
 def _most_common(values: Sequence[object]) -> object:
     return max(values, key=values.count)
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))

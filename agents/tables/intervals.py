@@ -22,21 +22,17 @@ SEEDS_NOT_COVERED = "a model has one seed: the interval does not cover its seeds
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % confidence interval.
-
-    Attributes:
-        mean: the estimate.
-        half: half the width of the interval; infinite if the values do not allow an interval.
-        note: why the interval is unknown, or what it does not cover; empty if there is nothing to say.
-    """
+    """A mean with its 95 % confidence interval."""
 
     mean: float
     half: float
+    """Half the width of the interval; infinite if the values do not allow an interval."""
     note: str = ""
+    """The reason why the interval is unknown, or the sources of error that it leaves out."""
 
     @property
     def excludes_zero(self) -> bool:
-        """True if zero lies outside the interval."""
+        """Whether zero lies outside the interval."""
         return abs(self.mean) > self.half
 
     def text(self, *, digits: int = 3, signed: bool = False) -> str:
@@ -54,7 +50,7 @@ def mean_interval(values: ArrayLike, films: ArrayLike | None = None) -> Interval
 
     Args:
         values: (n,), such as the accuracy of each seed, or a number for each video.
-        films: (n,) the film of each video, for videos that depend on each other; without it values are independent.
+        films: (n,) the film of each video; without films, values are independent.
 
     Source: the cluster-robust error of a mean (Liang and Zeger, Biometrika 1986), corrected for unequal films by CR2
     (Bell and McCaffrey, Survey Methodology 2002). Degrees of freedom: one less than the number of equal films that

@@ -1,79 +1,167 @@
-"""Figures of a comparison: accuracy against glimpses, frames seen and compute."""
+"""Figures of finished runs. Each model has one colour, marker and dash in all figures and on the page of a report."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from ..runs.files import write_file
+from ..learning.models import ModelName
+from .records import Record, Row
 
-MARKERS = "os^Dv<>PX*ph"
+CURVES = {"validation/accuracy": "accuracy on validation", "train/focus": "focus in training"}
 
 
-def budget_figure(
-    curves: Sequence[tuple[str, Sequence[tuple[int, float, float]]]], levels: Sequence[tuple[str, float]]
-) -> Figure:
-    """Draw accuracy against glimpses per frame.
+class Style(NamedTuple):
+    """Appearance of a model: a colour of Okabe and Ito's palette for all colour vision, a marker and a dash."""
 
-    Args:
-        curves: name of each model, and its points: m, mean accuracy, and half its interval (none is drawn if infinite).
-        levels: mean accuracies of models that do not depend on m, drawn as horizontal lines.
-    """
-    figure, axis = _axes("glimpses per frame")
-    for name, points in curves:
-        budgets, means, halves = (np.array(column, float) for column in zip(*points, strict=True))
-        halves = np.where(np.isfinite(halves), halves, 0.0)
-        axis.errorbar(budgets, means, halves, label=name, marker="o", markersize=3, capsize=2, linewidth=1.2)
-    for number, (name, level) in enumerate(levels):
-        axis.axhline(level, label=name, linestyle=(0, (4, 1 + number)), linewidth=1.0, color=f"C{number + len(curves)}")
+    colour: str
+    marker: str
+    dash: str | tuple[int, tuple[int, ...]]
+
+
+STYLES: dict[ModelName, Style] = {
+    "reinforce": Style("#0072b2", "o", "-"),
+    "unlimited": Style("#56b4e9", "D", (0, (5, 1))),
+    "gumbel": Style("#cc79a7", "v", (0, (3, 1, 1, 1))),
+    "soft": Style("#009e73", "s", (0, (5, 2))),
+    "soft_hidden": Style("#4fb89a", "P", (0, (1, 1))),
+    "soft_top": Style("#7a9a01", "X", (0, (5, 2, 1, 2))),
+    "random": Style("#d55e00", "^", (0, (2, 2))),
+    "centre": Style("#e69f00", "<", (0, (4, 1, 1, 1, 1, 1))),
+    "oracle": Style("#9467bd", "*", "-"),
+    "norm": Style("#404fa0", "d", (0, (3, 2, 1, 2))),
+    "mean": Style("#7f7f7f", "p", (0, (4, 4))),
+    "max": Style("#a5714e", "h", (0, (1, 3))),
+    "all": Style("#b8860b", ">", (0, (6, 1))),
+}
+
+
+def comparison_figures(rows: Sequence[Row], macs: Mapping[str, float]) -> dict[str, tuple[str, Figure]]:
+    """Return the figures of a comparison with their captions, by name; `macs` per clip are by the name of a row."""
+    figures = {}
+    if any(len([row for row in rows if row.model is other.model]) > 1 for other in rows):
+        caption = "Test accuracy against the glimpses per frame, with 95 % intervals over seeds"
+        figures["accuracy_by_glimpses"] = caption, _by_glimpses(rows)
+    figures["accuracy_by_frames"] = "Test accuracy against the frames seen", _by_frames(rows)
+    if spent := [row for row in rows if row.name in macs]:
+        caption = "Test accuracy against the multiply-adds (MACs) of a clip, without those of the CNN"
+        figures["accuracy_by_compute"] = caption, _by_compute(spent, macs)
+    return figures
+
+
+def _by_glimpses(rows: Sequence[Row]) -> Figure:
+    figure, axis = _accuracy_axes("glimpses per frame", rows)
+    budgets = sorted({row.glimpses for row in rows if row.glimpses is not None})
+    for model in dict.fromkeys(row.model.name for row in rows):
+        points = [row for row in rows if row.model.name == model]
+        if points[0].glimpses is None:
+            level = np.mean(points[0].values("accuracy"))
+            axis.plot(budgets, [level] * len(budgets), label=points[0].model.title, **_line(model, marker=""))
+        else:
+            _errorbar(axis, [float(row.glimpses or 0) for row in points], points, points[0].model.title)
     axis.set_xscale("log")
-    ticks = sorted({budget for _, points in curves for budget, _, _ in points})
-    axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    axis.set_xticks(budgets, [str(budget) for budget in budgets])
     axis.set_xticks([], minor=True)
-    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
+    return _with_legend(figure, axis)
 
 
-def anytime_figure(curves: Sequence[tuple[str, Sequence[Sequence[float]]]]) -> Figure:
-    """Draw the accuracy of the mean score of the first n frames against n, for each model the mean over its seeds."""
-    figure, axis = _axes("frames seen")
-    for name, seeds in curves:
-        mean = np.asarray(seeds, float).mean(0)
-        axis.plot(np.arange(1, len(mean) + 1), mean, label=name, linewidth=1.2)
-    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
+def _by_frames(rows: Sequence[Row]) -> Figure:
+    figure, axis = _accuracy_axes("frames seen", rows)
+    for row in rows:
+        mean = np.mean([record.test.accuracy_by_frames for record in row.records], axis=0)
+        label = row.name + (", knowing the clip's mean" if row.model.is_soft else "")
+        line = _line(row.model.name, markevery=max(1, len(mean) // 8))
+        axis.plot(np.arange(1, len(mean) + 1), mean, label=label, **line)
+    return _with_legend(figure, axis)
 
 
-def compute_figure(points: Sequence[tuple[str, float, float, float]]) -> Figure:
-    """Draw accuracy against compute: name, MACs per clip, mean accuracy and half its interval of each model."""
-    figure, axis = _axes("MACs per clip, without the CNN")
-    for number, (name, macs, mean, half) in enumerate(points):
-        error = half if np.isfinite(half) else 0.0
-        marker = MARKERS[number % len(MARKERS)]  # hollow and different, so that models at one place stay visible
-        axis.errorbar(macs, mean, error, label=name, marker=marker, markersize=7, fillstyle="none", linestyle="none")
+def _by_compute(rows: Sequence[Row], macs: Mapping[str, float]) -> Figure:
+    figure, axis = _accuracy_axes("MACs per clip, without the CNN", rows)
+    for row in rows:
+        _errorbar(axis, [macs[row.name]], [row], row.name)
     axis.set_xscale("log")
-    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return _with_legend(figure, axis)
+
+
+def learning_figure(records: Sequence[Record]) -> Figure | None:
+    """Draw the logged scalars of runs over their updates; None if nothing was logged."""
+    logged = [(record.model, record.run.metrics()) for record in records]
+    names = [name for name in CURVES if any(name in line for _, lines in logged for line in lines)]
+    if not names:
+        return None
+    figure = _figure(5.4, 3.0 * len(names))
+    for axis, name in zip(figure.subplots(len(names), 1, squeeze=False)[:, 0], names, strict=True):
+        for model, lines in logged:
+            if points := [(line["update"], line[name]) for line in lines if name in line]:
+                line = _line(model.name, markevery=max(1, len(points) // 8))
+                axis.plot(*zip(*points, strict=True), label=model.title, **line)
+        axis.set(xlabel="update", ylabel=CURVES[name], ylim=(0, 1))
+        _with_legend(figure, axis)
     return figure
 
 
-def save_figure(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG, atomically."""
+def visits_figure(records: Sequence[Record]) -> Figure | None:
+    """Draw each model's share of looks on each cell, in one scale of square roots; None if no run knows it."""
+    visits = {one.model.name: np.asarray(one.test.visits) for one in records if one.test.visits is not None}
+    if not visits:
+        return None
+    figure = _figure(2.4 * len(visits) + 0.8, 2.6)
+    axes = figure.subplots(1, len(visits), squeeze=False)[0]
+    for axis, (model, shares) in zip(axes, visits.items(), strict=True):
+        norm = PowerNorm(0.5, 0, max(float(one.max()) for one in visits.values()))
+        image = axis.imshow(shares, norm=norm, cmap="magma")
+        axis.set_title(model, fontsize=9)
+        axis.set(xticks=[], yticks=[])
+    figure.colorbar(image, ax=list(axes), label="share of looks")
+    return figure
+
+
+def png(figure: Figure, dpi: int = 130) -> bytes:
+    """Return a figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    write_file(path, buffer.getvalue())
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
 
 
-def _axes(label: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7.4, 3.8), layout="constrained")
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def _accuracy_axes(label: str, rows: Sequence[Row]) -> tuple[Figure, Axes]:
+    figure = _figure(5.4, 3.2)
     axis = figure.subplots()
-    axis.set_xlabel(label)
-    axis.set_ylabel("accuracy")
-    axis.grid(alpha=0.3)
+    chance = 1 / len(rows[0].records[0].record.source.class_names)
+    axis.axhline(chance, color="#808080", linestyle=":", linewidth=1.0, label="chance")
+    axis.set(xlabel=label, ylabel="accuracy", ylim=(0, 1))
     return figure, axis
+
+
+def _line(model: ModelName, **others: Any) -> dict[str, Any]:
+    style = STYLES[model]
+    line = {"color": style.colour, "marker": style.marker, "linestyle": style.dash, "linewidth": 1.3, "markersize": 4}
+    return line | others
+
+
+def _errorbar(axis: Axes, places: Sequence[float], rows: Sequence[Row], label: str) -> None:
+    """Draw the accuracies of rows with their intervals, cut to [0, 1]; unknown intervals are not drawn."""
+    found = [mean for row in rows if (mean := row.mean("accuracy")) is not None]
+    means, halves = (np.array([getattr(one, name) for one in found]) for name in ("mean", "half"))
+    halves = np.where(np.isfinite(halves), halves, 0.0)
+    errors = np.minimum(halves, [means, 1 - means])
+    axis.errorbar(places, means, errors, label=label, capsize=2, **_line(rows[0].model.name, markersize=5))
+
+
+def _with_legend(figure: Figure, axis: Axes) -> Figure:
+    axis.grid(alpha=0.3)
+    legend = axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.2), frameon=False)  # there may be many
+    figure.set_figheight(figure.get_figheight() + 0.17 * len(legend.get_texts()))
+    return figure

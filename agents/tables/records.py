@@ -1,18 +1,27 @@
-"""Records of finished runs, grouped by model and number of glimpses, and the differences between models."""
+"""Records of finished runs, grouped by model and number of glimpses, and the differences between models.
+
+If runs cover several official splits (folds), a seed counts with the mean over its folds, each fold alike.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..learning.config import PATHS
+import numpy as np
+from numpy.typing import NDArray
+
+from ..learning.config import PATHS, Config
 from ..learning.models import MODELS, Model, ModelName
-from ..playing.evaluation import Evaluation
+from ..playing.evaluation import MEASURES, Evaluation
 from ..runs.folder import RunFolder, RunRecord, RunResult
 from ..runs.jobs import OF_A_MODEL
 from .intervals import Interval, crossed_interval, mean_interval
 
-MAY_DIFFER = {"model", "glimpses", "seed", "device"}  # between runs of one table
+MAY_DIFFER = {"model", "glimpses", "seed", "fold", "device"}  # between runs of one table
+COLUMNS = MEASURES | {"validation_accuracy": "validation accuracy", "train_seconds": "seconds of training"}
+"""Names of a run's numbers in tables."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,6 @@ class Record:
 
     @property
     def model(self) -> Model:
-        """Model that was trained."""
         return MODELS[self.record.config.model]
 
     @property
@@ -35,13 +43,23 @@ class Record:
 
     @property
     def seed(self) -> int:
-        """Seed of the run."""
         return self.record.config.training.seed
+
+    @property
+    def fold(self) -> int:
+        return self.record.config.task.fold
 
     @property
     def test(self) -> Evaluation:
         """Measures of the test split."""
         return self.result.measured
+
+    def number(self, name: str) -> float | None:
+        """Return one of COLUMNS; None if it is unknown."""
+        if name == "validation_accuracy":
+            return self.result.validation.accuracy
+        value: float | None = self.result.train_seconds if name == "train_seconds" else getattr(self.test, name)
+        return value
 
     def own_settings(self) -> dict[str, object]:
         """Return the settings that a model may have for itself."""
@@ -53,7 +71,7 @@ def read_records(runs: Iterable[RunFolder]) -> list[Record]:
 
     Raises:
         FileNotFoundError: none is finished.
-        ValueError: they differ in more than model, glimpses and seed; or runs of one model differ in its own settings.
+        ValueError: they differ in more than MAY_DIFFER; or runs of one model differ in its own settings.
     """
     records = [Record(run, run.record(), result) for run in runs if (result := run.result()) and result.test]
     if not records:
@@ -79,56 +97,86 @@ def _check_alike(one: Record, other: Record, names: Iterable[str]) -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """The runs of one model with one number of glimpses, one for each seed."""
+    """Runs that differ in the seed and the fold alone: every seed has the same folds, in order."""
 
-    model: Model
-    glimpses: int | None
     records: tuple[Record, ...]
 
     @property
+    def model(self) -> Model:
+        return self.records[0].model
+
+    @property
+    def glimpses(self) -> int | None:
+        return self.records[0].glimpses
+
+    @property
     def name(self) -> str:
-        """Name in figures."""
-        return self.model.title + ("" if self.glimpses is None else f" (m = {self.glimpses})")
+        """Name in figures and sentences, such as "random, 5 cells"."""
+        name = self.model.title
+        if self.glimpses is not None:
+            name = re.sub(r"\bm\b", str(self.glimpses), name)
+        return re.sub(r"(glimpse|cell)s\b", r"\1", name) if self.glimpses == 1 else name
 
-    def values(self, measure: str) -> list[float]:
-        """Return a measure of the test split, one value for each seed; none if it is unknown for some."""
-        values = [getattr(record.test, measure) for record in self.records]
-        return [] if any(value is None for value in values) else values
+    @property
+    def seeds(self) -> list[int]:
+        return list(dict.fromkeys(record.seed for record in self.records))
 
-    def mean(self, measure: str) -> Interval | None:
-        """Return the mean of a measure with its interval over seeds; None if it is unknown."""
-        return mean_if_known(self.values(measure))
+    def _by_seed(self) -> list[list[Record]]:
+        return [[record for record in self.records if record.seed == seed] for seed in self.seeds]
+
+    def values(self, name: str) -> list[float]:
+        """Return one of COLUMNS for each seed, averaged over its folds; none if it is unknown for some run."""
+        values = [[record.number(name) for record in folds] for folds in self._by_seed()]
+        known = [[value for value in folds if value is not None] for folds in values]
+        return [float(np.mean(folds)) for folds in known] if known == values else []
+
+    def mean(self, name: str) -> Interval | None:
+        """Return the mean of a column with its interval over seeds; None if it is unknown."""
+        values = self.values(name)
+        return mean_interval(values) if values else None
+
+    @property
+    def films(self) -> NDArray[np.intp]:
+        """(V,) the film of each test video; films of different folds count as different ones."""
+        tests = [record.test for record in self._by_seed()[0]]
+        pairs = [(fold, film) for fold, test in enumerate(tests) for film in test.films]
+        return np.unique(np.array(pairs), axis=0, return_inverse=True)[1].ravel()
+
+    def correct(self) -> NDArray[np.float64]:
+        """Return (seeds, V): whether each video is right, weighted so that its mean is the mean over folds."""
+        videos = len(self.films)
+        return np.array(
+            [
+                np.concatenate(
+                    [np.array(one.test.correct, float) * videos / (len(folds) * len(one.test.correct)) for one in folds]
+                )
+                for folds in self._by_seed()
+            ]
+        )
 
     def accuracy_gain(self, other: Row | None) -> Interval | None:
-        """Return the accuracy minus that of another row; None without another row."""
+        """Return the accuracy minus that of another row, over films and seeds; None without another row."""
         if other is None or other is self:
             return None
-        return accuracy_gain(*([record.test for record in row.records] for row in (self, other)))
-
-
-def mean_if_known(values: Sequence[float | None]) -> Interval | None:
-    """Return the mean of a measure with its interval over seeds; None if it is unknown for some seed, or for all."""
-    known = [value for value in values if value is not None]
-    return mean_interval(known) if known and len(known) == len(values) else None
-
-
-def accuracy_gain(runs: Sequence[Evaluation], others: Sequence[Evaluation]) -> Interval:
-    """Return the accuracy of one model minus that of another, with the interval over films and seeds.
-
-    Args:
-        runs: of one model, one for each seed.
-        others: of the other model, on the same videos; their seeds may differ.
-    """
-    return crossed_interval([run.correct for run in runs], runs[0].films, [run.correct for run in others])
+        return crossed_interval(self.correct(), self.films, other.correct())
 
 
 def rows_of(records: Sequence[Record]) -> list[Row]:
-    """Group records by model and glimpses, in the order of MODELS, fewer glimpses first; each seed counts once."""
-    order = list(MODELS)
-    groups: dict[tuple[ModelName, int | None], dict[int, Record]] = {}
-    for record in sorted(records, key=lambda one: (order.index(one.model.name), one.glimpses or 0, one.seed)):
-        groups.setdefault((record.model.name, record.glimpses), {}).setdefault(record.seed, record)
-    return [Row(MODELS[name], glimpses, tuple(group.values())) for (name, glimpses), group in groups.items()]
+    """Group records that differ in seed and fold alone, in the order of MODELS, fewer glimpses first.
+
+    Each seed counts once for each fold; seeds that lack a fold of the others are left out.
+    """
+    order, every_fold = list(MODELS), {record.fold for record in records}
+    groups: dict[Config, dict[int, dict[int, Record]]] = {}
+    for one in sorted(records, key=lambda one: (order.index(one.model.name), one.glimpses or 0, one.seed, one.fold)):
+        same = {"seed": 1, "fold": 1, "device": "cpu"} | ({} if one.model.has_budget else {"glimpses": 1})
+        folds = groups.setdefault(one.record.config.with_settings(same), {}).setdefault(one.seed, {})
+        folds.setdefault(one.fold, one)
+    rows = [
+        tuple(record for folds in seeds.values() if len(folds) == len(every_fold) for record in folds.values())
+        for seeds in groups.values()
+    ]
+    return [Row(row) for row in rows if row]
 
 
 def find_row(rows: Sequence[Row], model: ModelName, glimpses: int | None) -> Row | None:
