@@ -29,6 +29,7 @@ def write_video(path, *, frames, fps=30, codec="libx264", size=(96, 64), timesta
         is_odd = size[0] % 2 or size[1] % 2
         stream.pix_fmt = "yuv444p" if is_odd and codec == "libx264" else "yuv420p"
         stream.gop_size = 12
+        stream.codec_context.thread_count = 1  # with more, two files of the same pictures may differ
         if timestamps is not None:
             stream.codec_context.time_base = Fraction(1, 600)
         for number in range(frames):

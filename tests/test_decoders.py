@@ -1,6 +1,7 @@
 """Decoding in other processes: the same samples, and the cost of a decoder that crashes or hangs."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,9 +55,12 @@ def faulty(tmp_path, monkeypatch):
 
 
 def write_videos(folder, *names):
-    for name in names:
-        write_video(folder / name, frames=10)
-    return [folder / name for name in names]
+    """Write the same video under several names."""
+    paths = [folder / name for name in names]
+    write_video(paths[0], frames=10)
+    for path in paths[1:]:
+        shutil.copy(paths[0], path)
+    return paths
 
 
 def same(clip, other):
