@@ -1,58 +1,56 @@
-"""Label video files with the policy of a finished run.
+"""Label video files with a trained model.
 
-    python -m agents.predict --run RUN VIDEO [VIDEO ...] --weights FILE
+    python -m agents.predict --run RUN VIDEO [VIDEO ...]
+    python -m agents.predict --run RUN FOLDER --out predictions.json
 
-Videos pass through the extraction that made the features of the run's store, and the policy plays one greedy episode of
-each video. A run that was trained on sliding windows plays all windows of a video, and the scores are their mean.
+Videos pass through the network that made the features of the run's store, and the model plays one greedy episode of
+each. A video longer than an episode is played in windows over its whole length, and its scores are their mean.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 import tyro
-from numpy.typing import NDArray
 
-from glimpse_env import ClipSource
 from glimpse_env.video.decode import VideoError
-from glimpse_env.video.features import VideoFeatures, extract_videos
 
-from .learning.config import Config
-from .learning.policy import GlimpsePolicy
-from .pictures.movies import check_format, draw_episodes
-from .pictures.strips import Played, play_clips
-from .playing.envs import check_device, greedy_play, make_envs
-from .playing.evaluation import class_scores, middle_clips, play_split, video_scores
-from .playing.videos import Extraction, as_source
-from .runs.command import run_command
+from .pictures.movies import FORMATS, check_format
+from .prediction.model import Part, load
+from .prediction.result import Prediction, draw
+from .runs.command import parse_flags, run_command
 from .runs.files import write_file
-from .runs.folder import RunFolder, find_runs
 
 DRAWN_VIDEOS = 16  # more rows make a film strip unreadable
+VIDEO_SUFFIXES = (".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv")
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Label video files with the policy of a finished run."""
+    """Label video files with a trained model."""
 
     videos: tyro.conf.Positional[tuple[Path, ...]]
-    """Video files; unreadable ones are skipped, and the reason is printed."""
+    """Video files, or folders of them; unreadable files are skipped, and the reason is printed."""
     run: Path
-    """Run that was trained on a feature store, or a folder of runs, whose "reinforce" run is used."""
+    """Run that was trained on a feature store, a packed run, or a folder of runs, whose "reinforce" run is used."""
     weights: Path | None = None
-    """Weights of the network that extracted the store; those of googlenet are found where torchvision keeps them."""
-    out: Path = Path("glimpses.png")
-    """Picture of the first sixteen videos, of the middle window of each if windows slide over them: a film strip (.png)
-    or a movie (.gif, .mp4)."""
+    """Weights of the network that extracted the store, if they are not where they were then."""
+    out: Path | None = None
+    """File to write: a film strip (.png) or a movie (.gif, .mp4) of the first sixteen videos, or all numbers (.json,
+    .csv)."""
     overwrite: bool = False
     """Replace the file --out if it exists."""
+    json: bool = False
+    """Print one line of JSON for each video, with scores, times and cells of all frames."""
     top: int = 5
     """Number of classes to print for each video."""
+    part: Part = "whole"
+    """Part of each video that is judged: the whole of it, or the middle, as training does."""
     device: str = "cpu"
     """Device of the networks: "cpu", "cuda" or "cuda:1"."""
 
@@ -64,101 +62,86 @@ class Arguments:
 
 
 def check_out(path: Path, *, overwrite: bool) -> None:
-    """Check that a picture can be written to a path.
-
-    Raises:
-        FileNotFoundError: its folder does not exist.
-        FileExistsError: the file exists, and must not be replaced.
-        ValueError: the suffix names no known format.
-    """
-    check_format(path)
+    """Check that a file can be written to a path, in the format of its suffix."""
+    if path.suffix not in (".json", ".csv"):
+        if path.suffix not in FORMATS:
+            raise ValueError(f"--out must end in {', '.join(FORMATS)}, .json or .csv, got {path.name!r}")
+        check_format(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"--out {path}: there is no folder {path.parent}; make it, or choose another file")
     if path.is_dir() or (path.exists() and not overwrite):
         raise FileExistsError(f"--out {path} exists: choose another file, or replace a file with --overwrite")
 
 
-def choose_run(path: Path) -> RunFolder:
-    """Return the run at a path; of several runs in a folder the one of the model "reinforce".
-
-    Raises:
-        ValueError: there are several runs, and not exactly one of that model.
-    """
-    runs = find_runs(path)
-    chosen = runs if len(runs) == 1 else [run for run in runs if run.record().config.model == "reinforce"]
-    if len(chosen) != 1:
-        names = ", ".join(run.path.name for run in runs)
-        raise ValueError(f"{path} holds the runs {names}: name one of them, such as --run {runs[0].path}")
-    return chosen[0]
-
-
-def score_videos(source: ClipSource, policy: GlimpsePolicy, config: Config) -> NDArray[np.float32]:
-    """Play one greedy episode of each video of a source, or of each of its windows.
-
-    Returns:
-        (videos, C) class scores.
-    """
-    envs = make_envs(config, source, min(source.num_clips, DRAWN_VIDEOS), train=False)
-    classes, video_score = len(source.class_names), config.training.advanced.video_score
-    scores = [
-        class_scores(rollout.class_logits, classes, video_score)[:valid]
-        for rollout, valid in play_split(envs, policy, greedy_play(config), seed=0)
-    ]
-    return video_scores(torch.cat(scores).cpu(), source).numpy()
+def find_videos(paths: Sequence[Path]) -> list[Path]:
+    """Return files, and the video files of folders, in the order of their names."""
+    found = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
+            if not inside:
+                print(f"skipped: {path}: no video file in this folder", file=sys.stderr)
+            found += inside
+        else:
+            found.append(path)
+    return found
 
 
-def play_shown(source: ClipSource, policy: GlimpsePolicy, config: Config, *, most: int = DRAWN_VIDEOS) -> Played:
-    """Play the episodes to draw: one of each of the first videos, of its middle window if windows slide over it."""
-    clips = middle_clips(source)[:most].tolist()
-    envs = make_envs(config, source, len(clips), train=False)
-    return play_clips(envs, policy, clips, greedy_play(config), seed=0)
-
-
-def describe(path: Path, scores: NDArray[np.float32], names: Sequence[str], top: int) -> str:
+def describe(prediction: Prediction, top: int) -> str:
     """Return lines with the best classes of one video."""
-    best = np.argsort(-scores, kind="stable")[:top].tolist()
-    return "\n".join([str(path), *(f"  {scores[label]:.3f}  {names[label]}" for label in best)])
+    start, end = prediction.judged
+    windows = "" if prediction.windows == 1 else f" in {prediction.windows} windows"
+    lines = [prediction.video, *(f"  {score:.3f}  {name}" for name, score in prediction.ranking[:top])]
+    if prediction.no_prediction:
+        lines.append(f"  {prediction.no_prediction:.3f}  (no prediction)")
+    return "\n".join([*lines, f"  judged from {start:.2f} s to {end:.2f} s{windows}"])
+
+
+def encode(predictions: Sequence[Prediction], suffix: str) -> bytes:
+    """Return predictions as the bytes of a file."""
+    if suffix == ".json":
+        lines = ",\n".join(prediction.to_json() for prediction in predictions)
+        return f"[\n{lines}\n]\n".encode()
+    if suffix == ".csv":
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["video", "label", "no_prediction", *predictions[0].class_names])
+        for prediction in predictions:
+            scores = (f"{score:.6f}" for score in (prediction.no_prediction, *prediction.scores.tolist()))
+            writer.writerow([prediction.video, prediction.label, *scores])
+        return text.getvalue().encode("utf-8", "backslashreplace")
+    return draw(predictions[:DRAWN_VIDEOS], suffix)
 
 
 def main(arguments: Arguments) -> int:
-    """Print the scores, then write the picture; returns the exit status, 1 if no video could be read."""
+    """Print the predictions and write them; returns the exit status, 1 if no video could be judged."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # names need not fit the terminal's encoding
-    check_out(arguments.out, overwrite=arguments.overwrite)
-    check_device(arguments.device)
-    run = choose_run(arguments.run)
-    record = run.record()
-    config = record.config.with_settings({"device": arguments.device})
-    extraction = Extraction.of_run(config, record.source)
-    run.load_best()  # fails before the videos are read
-    backbone = extraction.load_backbone(arguments.weights, arguments.device)
-    results = extract_videos(
-        arguments.videos,
-        backbone,
-        frames_per_second=record.source.frames_per_second,
-        max_frames=extraction.max_frames,
-        batch_size=extraction.frames_at_once,
-        crop=extraction.crop,
-    )
-    for result in results:
+    if arguments.out is not None:
+        check_out(arguments.out, overwrite=arguments.overwrite)
+    model = load(arguments.run, weights=arguments.weights, device=arguments.device)
+    predictions: list[Prediction] = []
+    paths = find_videos(arguments.videos)
+    draws = arguments.out is not None and arguments.out.suffix in FORMATS
+    for result in model.predict_each(paths, part=arguments.part):
         if isinstance(result, VideoError):
-            print(f"skipped: {result}", file=sys.stderr)
-    videos = [result for result in results if isinstance(result, VideoFeatures)]
-    if not videos:
-        print(f"error: none of the {len(results)} videos could be read", file=sys.stderr)
+            print(f"skipped: {result}", file=sys.stderr, flush=True)
+            continue
+        print(result.to_json() if arguments.json else describe(result, arguments.top), flush=True)
+        is_drawn = draws and len(predictions) < DRAWN_VIDEOS
+        predictions.append(result if is_drawn else result.without_pictures())
+    if not predictions:
+        print(f"error: none of the {len(paths)} videos could be judged", file=sys.stderr)
         return 1
-    source = as_source(videos, config, record.source)
-    policy = run.best_policy(config, source)
-    for video, scores in zip(videos, score_videos(source, policy, config), strict=True):
-        print(describe(video.path, scores, source.class_names, arguments.top), flush=True)
-    write_file(arguments.out, draw_episodes(play_shown(source, policy, config), arguments.out.suffix))
-    print(f"wrote {arguments.out}")
+    if arguments.out is not None:
+        write_file(arguments.out, encode(predictions, arguments.out.suffix))
+        print(f"wrote {arguments.out}", file=sys.stderr if arguments.json else sys.stdout)
     return 0
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Arguments:
     """Read the command line."""
-    return tyro.cli(Arguments, args=arguments, prog="python -m agents.predict")
+    return parse_flags(Arguments, arguments, program="python -m agents.predict")
 
 
 if __name__ == "__main__":

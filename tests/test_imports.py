@@ -117,7 +117,7 @@ def test_the_environment_never_imports_the_agents(path):
     assert "agents" not in {name.partition(".")[0] for name in imports_of(path)}
 
 
-ORDER = ("parallel", "learning", "playing", "runs", "cost", "tables", "pictures", "pages")
+ORDER = ("parallel", "learning", "playing", "runs", "cost", "tables", "pictures", "prediction", "pages")
 
 
 def floor_of(module):

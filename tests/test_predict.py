@@ -1,27 +1,30 @@
 """Prediction for video files: they are played like the run's own clips, and every refusal names its cause."""
 
-import dataclasses
-import io
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import glimpse_agents.pack as packing
 import numpy as np
 import pytest
 import torch
 import tyro
 from agent_toys import tiny_config, write_marked_store
 from extraction_inputs import write_video
-from glimpse_agents.pictures.movies import draw_episodes
+from glimpse_agents import load
+from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing.envs import SourceRecord, greedy_play, make_envs, open_splits
 from glimpse_agents.playing.evaluation import class_scores, play_split
-from glimpse_agents.playing.videos import Extraction, as_source
-from glimpse_agents.predict import Arguments, choose_run, describe, main, play_shown, score_videos
+from glimpse_agents.playing.rollout import play
+from glimpse_agents.playing.videos import Extraction, as_source, sample_frames
+from glimpse_agents.predict import Arguments, find_videos, main
+from glimpse_agents.prediction.model import TrainedModel
 from glimpse_agents.reinforce import train
 from glimpse_agents.runs.files import SaveError, read_json, write_json
-from glimpse_agents.runs.folder import RunFolder
+from glimpse_agents.runs.folder import RunFolder, find_run, find_runs, pack
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -30,7 +33,9 @@ from glimpse_env.engine import EpisodeEngine
 from glimpse_env.extract import Folder, extract
 from glimpse_env.files import file_sha256
 from glimpse_env.video.backbones import WeightsError
+from glimpse_env.video.decode import nearest_frames, sample_times
 from glimpse_env.video.features import VideoFeatures
+from glimpse_env.video.readers import open_video
 
 ROOT = Path(__file__).parent.parent
 LENGTHS = {"run/a": 8, "run/b": 30, "run/c": 5, "walk/a": 12, "walk/b": 24, "walk/c": 3}  # frames at 30 a second
@@ -77,8 +82,9 @@ def scores_of(printed):
     scores = {}
     for line in printed.splitlines():
         if line.startswith("  "):
-            score, name = line.split()
-            list(scores.values())[-1][name] = float(score)
+            score, name, *rest = line.split()
+            if not rest:
+                list(scores.values())[-1][name] = float(score)
         elif not line.startswith("wrote"):
             scores[line] = {}
     return scores
@@ -110,53 +116,250 @@ def store_scores(run):
 # ---- scores
 
 
-def test_a_video_is_scored_like_the_clip_of_the_store(trained, videos, weights, tmp_path, capsys):
+def scores_by_name(model, videos, **arguments):
+    """Return {name: (C,) scores} of all videos."""
+    paths = sorted(videos.glob("*/*.mp4"))
+    return {path.name: result.scores for path, result in zip(paths, model.predict(paths, **arguments), strict=True)}
+
+
+def test_the_middle_of_a_video_is_scored_like_the_clip_of_the_store(trained, videos):
+    paths = sorted(videos.glob("*/*.mp4"))
+    predicted = load(trained.path).predict(paths, part="middle")
     expected = {
-        str(videos / source.clip_id(clip)): dict(zip(source.class_names, own.tolist(), strict=True))
+        str(videos / source.clip_id(clip)): own
         for source, scores in store_scores(trained)
         for clip, own in enumerate(scores)
     }
-    assert_printed(expected, videos, trained, weights, tmp_path, capsys)
+    assert {one.video for one in predicted} == set(expected)
+    for one in predicted:
+        np.testing.assert_allclose(one.scores, expected[one.video], atol=1e-3)
+        assert one.windows == 1
+    assert len({tuple(one.scores) for one in predicted}) > 1
 
 
-def test_a_video_is_scored_by_the_video_score_of_the_run(trained, videos, weights, tmp_path, capsys):
+def test_a_video_is_scored_by_the_video_score_of_the_run(trained, videos, tmp_path):
     run = change_config(trained, tmp_path / "run", config__training__advanced__video_score="mode")
-    paths = tuple(sorted(videos.glob("*/*.mp4")))
-    assert main(Arguments(videos=paths, run=run.path, weights=weights, out=tmp_path / "strip.png")) == 0
-    printed = scores_of(capsys.readouterr().out)
-    assert len(printed) == len(LENGTHS)
-    for scores in printed.values():
-        assert sum(scores.values()) == pytest.approx(1)
-        assert all(min(abs(score - share / 3) for share in range(4)) < 0.001 for score in scores.values())
+    for one in load(run.path).predict(sorted(videos.glob("*/*.mp4")), part="middle"):
+        assert one.scores.sum() == pytest.approx(1)
+        assert all(min(abs(score - share / 3) for share in range(4)) < 0.001 for score in one.scores)
 
 
-def test_a_video_longer_than_a_window_is_scored_by_all_of_its_windows(slid, videos, weights, tmp_path, capsys):
+def test_a_run_on_windows_scores_a_video_by_the_windows_of_training(slid, videos):
     """At ten per second the videos have 3, 10, 2, 4, 8 and 1 frames, at most six kept, in windows of three, every
     two."""
-    expected = {}
+    predicted = {one.video: one for one in load(slid.path).predict(sorted(videos.glob("*/*.mp4")), part="middle")}
     for source, scores in store_scores(slid):
         for video in range(source.source.num_clips):
-            own = scores[source.videos == video]
-            name = source.source.clip_id(video)
-            assert len(own) == {"run/b.mp4": 3, "walk/b.mp4": 3, "walk/a.mp4": 2}.get(name, 1)
-            assert len(np.unique(own[:, 0])) == len(own)
-            expected[str(videos / name)] = dict(zip(source.class_names, own.mean(0).tolist(), strict=True))
-    assert_printed(expected, videos, slid, weights, tmp_path, capsys)
+            own, name = scores[source.videos == video], source.source.clip_id(video)
+            one = predicted[str(videos / name)]
+            assert one.windows == len(own) == {"run/b.mp4": 3, "walk/b.mp4": 3, "walk/a.mp4": 2}.get(name, 1)
+            np.testing.assert_allclose(one.scores, own.mean(0), atol=1e-3)
 
 
-def assert_printed(expected, videos, run, weights, tmp_path, capsys):
-    """Check the printed scores of all videos."""
-    paths = tuple(sorted(videos.glob("*/*.mp4")))
-    status = main(Arguments(videos=paths, run=run.path, weights=weights, out=tmp_path / "strip.png"))
-    printed = scores_of(capsys.readouterr().out)
-    assert status == 0
-    assert list(printed) == [str(path) for path in paths]
-    assert printed.keys() == expected.keys()
-    for name, scores in printed.items():
-        assert scores == pytest.approx(expected[name], abs=0.002)
-    assert len({tuple(scores.values()) for scores in expected.values()}) > 1
+def test_a_long_video_is_judged_over_its_whole_length(trained, videos):
+    """Ten frames in windows of three begin at 0, 1, ..., 7; every frame but the first is first seen as a glimpse."""
+    model = load(trained.path)
+    one = model.predict(videos / "run" / "b.mp4")
+    assert one.windows == 8
+    assert one.judged == (0.0, 0.9)
+    np.testing.assert_allclose(one.frame_times, np.arange(10) / 10)
+    middles = [model.predict(videos / "run" / "b.mp4", part="middle"), model.predict(videos / "run" / "c.mp4")]
+    assert [middle.judged for middle in middles] == [(pytest.approx(0.3), pytest.approx(0.5)), (0.0, 0.1)]
+    assert [middle.windows for middle in middles] == [1, 1]
+    assert one.cells[0] is None
+    assert all(len(cells) == 2 for cells in one.cells[1:])
+    assert one.frame_scores.shape == (10, 2)
+    np.testing.assert_allclose(one.frame_scores.sum(1), 1, rtol=1e-5)
+
+
+def test_the_result_is_what_the_policy_played(trained, videos):
+    model = load(trained.path)
+    one = model.predict(videos / "run" / "a.mp4")  # three frames: one episode
+    source = next(source for source, _ in store_scores(trained) if "run/a.mp4" in map(source.clip_id, range(6)))
+    clip = [source.clip_id(clip) for clip in range(source.num_clips)].index("run/a.mp4")
+    envs = make_envs(model.config, source, 1, train=False)
+    rollout = play(envs, model.policy, np.array([clip]), greedy_play(model.config), noise=Noise.seeded(0), seed=0)
+    assert one.cells[1:] == tuple(map(tuple, rollout.cells[0].tolist()))
+    np.testing.assert_allclose(one.frame_scores, rollout.class_logits[0].softmax(1), atol=1e-3)
+    np.testing.assert_allclose(one.attention.reshape(3, 49), rollout.attention[0], atol=1e-3)
+    assert one.no_prediction == 0
+    assert not one.frame_no_prediction.any()
+    assert one.label == one.ranking[0][0] == one.class_names[int(one.scores.argmax())]
+    assert str(one) == f"{videos}/run/a.mp4: {one.label} ({one.scores.max():.3f})"
+
+
+def test_the_probability_of_no_prediction_is_reported(trained, videos, tmp_path):
+    config = trained.record().config.with_settings({"abstain": True, "credit": "terminal"})
+    train(config, tmp_path / "abstaining")
+    one = load(tmp_path / "abstaining").predict(videos / "run" / "b.mp4")
+    np.testing.assert_allclose(one.frame_scores.sum(1) + one.frame_no_prediction, 1, rtol=1e-5)
+    assert one.frame_no_prediction.min() > 0
+    assert 0 < one.no_prediction < 1
+    assert one.scores.sum() + one.no_prediction == pytest.approx(1)
+
+
+@pytest.mark.parametrize("model", ["random", "soft", "mean", "unlimited", "soft_top"])
+def test_every_kind_of_model_predicts(trained, videos, tmp_path, model):
+    train(trained.record().config.with_settings({"model": model}), tmp_path / model)
+    one = load(tmp_path / model).predict(videos / "run" / "b.mp4")
+    assert [cells is None for cells in one.cells] == [True] + [model in ("soft", "mean", "soft_top")] * 9
+    one.save_strip(tmp_path / "strip.png")
     with Image.open(tmp_path / "strip.png") as image:
         assert image.format == "PNG"
+
+
+def test_an_oracle_cannot_label_videos(trained, videos, tmp_path):
+    run = change_config(trained, tmp_path / "run", config__model="oracle")
+    with pytest.raises(ValueError, match="model 'oracle' has to know where the actor is, and videos do not show that"):
+        load(run.path).predict(videos / "run" / "a.mp4")
+
+
+# ---- frames
+
+
+@pytest.fixture(scope="module")
+def frames(videos):
+    """All frames of a video, as a reader gives them."""
+    reader = open_video(videos / "run" / "b.mp4")
+    return np.stack(list(reader.read(list(range(30)))))
+
+
+def test_arrays_and_streams_are_judged_like_the_file(trained, videos, frames):
+    model = load(trained.path)
+    file = model.predict(videos / "run" / "b.mp4")
+    array = model.predict(frames, frames_per_second=30)
+    stream = model.predict((frame for frame in frames), frames_per_second=30.0)
+    listed = model.predict(list(frames), frames_per_second=30)
+    one, two = model.predict([frames, videos / "run" / "b.mp4"], frames_per_second=30)
+    for other in (array, stream, listed, one, two):
+        np.testing.assert_array_equal(other.scores, file.scores)
+        np.testing.assert_array_equal(other.frame_times, file.frame_times)
+        assert other.cells == file.cells
+    assert (one.video, two.video) == ("video 1", str(videos / "run" / "b.mp4"))
+    middle = model.predict(frames, frames_per_second=30, part="middle")
+    assert middle.judged == model.predict(videos / "run" / "b.mp4", part="middle").judged
+
+
+@pytest.mark.parametrize("given", [30.0, 29.97, 25.0, 10.0, 5.0])
+@pytest.mark.parametrize("rate", [7.5, 10.0, 30.0])
+@pytest.mark.parametrize("length", [1, 2, 31])
+def test_frames_are_sampled_by_the_rule_for_files(given, rate, length):
+    timestamps = np.arange(length) / given
+    for most in (4, 1000):
+        times = sample_times(timestamps, frames_per_second=rate, max_frames=most)
+        pictures = (np.full((4, 6, 3), number, np.uint8) for number in range(length))
+        clip = sample_frames(pictures, given_rate=given, rate=rate, max_frames=most)
+        np.testing.assert_allclose(clip.times, times)
+        assert clip.numbers.tolist() == nearest_frames(timestamps, times).tolist()
+        assert (clip.frames == clip.numbers[:, None, None, None]).all()
+        assert clip.thumbnails.shape == (len(times), 112, 112, 3)
+
+
+@pytest.mark.parametrize(
+    ("video", "rate", "message"),
+    [
+        (np.zeros((2, 8, 8, 3), np.uint8), None, "frames need their rate: pass frames_per_second="),
+        (np.zeros((2, 8, 8, 3), np.uint8), 0, "frames_per_second must be a positive number, got 0"),
+        (np.zeros((2, 8, 8, 3), np.uint8), float("nan"), "frames_per_second must be a positive number, got nan"),
+        (np.zeros((0, 8, 8, 3), np.uint8), 10, "the video has no frame"),
+        (np.zeros((2, 8, 8), np.uint8), 10, r"frame 0 must be a .* RGB picture, got \(8, 8\) uint8"),
+        (np.zeros((2, 8, 8, 3)), 10, r"frame 0 must be a .* RGB picture, got \(8, 8, 3\) float64"),
+        (np.zeros((2, 8, 0, 3), np.uint8), 10, r"frame 0 must be a .* RGB picture, got \(8, 0, 3\)"),
+    ],
+)
+def test_frames_are_checked(trained, video, rate, message):
+    with pytest.raises(ValueError, match=message):
+        load(trained.path).predict(video, frames_per_second=rate)
+
+
+def test_parts_have_names(trained, videos):
+    with pytest.raises(ValueError, match="part must be 'whole' or 'middle', got 'end'"):
+        load(trained.path).predict(videos / "run" / "a.mp4", part="end")
+
+
+# ---- loading
+
+
+def test_a_folder_of_runs_or_a_run_is_loaded(trained, tmp_path):
+    shutil.copytree(trained.path, tmp_path / "runs" / "reinforce")
+    model = load(tmp_path / "runs")
+    assert isinstance(model, TrainedModel)
+    assert model.class_names == ("run", "walk")
+    assert repr(model) == f"TrainedModel('{tmp_path}/runs/reinforce', reinforce, 2 classes)"
+    with pytest.raises(FileNotFoundError, match=r"no run in .*nowhere"):
+        load(tmp_path / "nowhere")
+
+
+def test_the_run_remembers_the_file_of_its_weights(trained, weights):
+    assert trained.record().source.extraction["weights"] == str(weights)
+
+
+def test_weights_that_were_moved_are_asked_for_before_any_work(trained, videos, weights, tmp_path):
+    moved = change_config(trained, tmp_path / "run", source__extraction__weights=str(tmp_path / "gone.safetensors"))
+    message = f"no weights of bvlc_googlenet at {tmp_path}/gone.safetensors: pass the file with sha256 "
+    message += f"{file_sha256(weights)} as weights="
+    with pytest.raises(WeightsError, match=message):
+        load(moved.path)
+    video = videos / "run" / "a.mp4"
+    assert load(moved.path, weights=weights).predict(video).label == load(trained.path).predict(video).label
+    unknown = change_config(trained, tmp_path / "unknown", source__extraction__weights=None)
+    with pytest.raises(WeightsError, match="the run does not name the file of its weights of bvlc_googlenet: pass"):
+        load(unknown.path)
+
+
+def test_other_weights_are_named(trained, videos, weights, tmp_path):
+    tensors = load_file(weights)
+    tensors["loss3/classifier.bias"] = tensors["loss3/classifier.bias"] + torch.ones(1000)
+    save_file(tensors, other := tmp_path / "other.safetensors")
+    message = f"{other} have sha256 {file_sha256(other)}, but bvlc_googlenet made .* sha256 {file_sha256(weights)}"
+    with pytest.raises(WeightsError, match=message):
+        load(trained.path, weights=other).predict(videos / "run" / "a.mp4")
+
+
+# ---- packed runs
+
+
+def test_a_packed_run_predicts_as_the_run_does(trained, videos, weights, tmp_path):
+    pack(trained, path := tmp_path / "model.safetensors")
+    content = path.read_bytes()
+    assert str(trained.record().config.task.source).encode() not in content
+    assert str(weights).encode() not in content
+    packed, video = load(path, weights=weights), videos / "run" / "b.mp4"
+    one, two = packed.predict(video), load(trained.path).predict(video)
+    assert one.to_json() == two.to_json()
+    assert packed.record.source.class_names == ("run", "walk")
+    assert packed.run.finished() == trained.finished()
+    settings = packed.config.to_json() | {"task": None}
+    assert settings == trained.record().config.to_json() | {"task": None}
+    with pytest.raises(WeightsError, match="the run does not name the file of its weights"):
+        load(path)
+
+
+def test_the_command_packs_a_run(trained, tmp_path, capsys):
+    path = tmp_path / "model.safetensors"
+    packing.main(packing.parse_arguments([str(trained.path), str(path)]))
+    assert capsys.readouterr().out == f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)\n"
+    with pytest.raises(FileExistsError, match=r"model.safetensors exists: choose another file, or replace"):
+        packing.main(packing.Arguments(trained.path, path))
+    path.write_bytes(b"")
+    packing.main(packing.Arguments(trained.path, path, overwrite=True))
+    assert find_run(path).record().source.class_names == ("run", "walk")
+
+
+def test_a_packed_run_cannot_be_trained_or_damaged(trained, weights, tmp_path):
+    pack(trained, path := tmp_path / "model.safetensors")
+    (run,) = find_runs(path)
+    with pytest.raises(ValueError, match=r"model.safetensors is a file, and a packed run cannot be trained: name a"):
+        train(trained.record().config, path)
+    with pytest.raises(ValueError, match=r"the name of a packed run must end in .safetensors, got 'model.pt'"):
+        pack(trained, tmp_path / "model.pt")
+    assert run.metrics() == []
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged \(SafetensorError\): pack the run again"):
+        load(path, weights=weights)
+    save_file({"a": torch.ones(1)}, path)
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged \(\w+\): pack the run again"):
+        load(path, weights=weights)
 
 
 SOURCE = SourceRecord(
@@ -174,8 +377,11 @@ def numbered(name, length):
     )  # fmt: skip
 
 
+# ---- videos as clips
+
+
 def test_videos_are_clips_of_unknown_class():
-    source = as_source([numbered("long", 5), numbered("short", 2)], tiny_config(), SOURCE)
+    source = as_source([numbered("long", 5), numbered("short", 2)], tiny_config(), SOURCE, whole=False)
     assert isinstance(source, ClipSource)
     assert [source.clip_id(clip) for clip in range(2)] == ["long.mp4", "short.mp4"]
     assert source.segments(0) == source.segments(1) == ()
@@ -195,7 +401,7 @@ def test_videos_are_clips_of_unknown_class():
     [(1, [0, 0, 0]), (2, [0, 1, 1]), (3, [0, 1, 2]), (4, [0, 1, 2]), (5, [1, 2, 3]), (9, [3, 4, 5])],
 )
 def test_the_middle_of_a_video_is_played(length, played):
-    source = as_source([numbered("a", length)], tiny_config(), SOURCE)
+    source = as_source([numbered("a", length)], tiny_config(), SOURCE, whole=False)
     engine = EpisodeEngine(source, EpisodeRules(frames=3, glimpses=1), 1)
     engine.begin(0, 0, np.random.default_rng())
     assert engine.window[0].tolist() == played
@@ -203,57 +409,98 @@ def test_the_middle_of_a_video_is_played(length, played):
 
 def test_windows_slide_over_the_whole_of_a_video():
     config = tiny_config(window_seconds=0.3, stride_seconds=0.2)
-    source = as_source([numbered("long", 8), numbered("short", 2)], config, SOURCE)
+    source = as_source([numbered("long", 8), numbered("short", 2)], config, SOURCE, whole=False)
     assert [source.clip_id(window) for window in range(source.num_clips)] == [
         "long.mp4@0.00", "long.mp4@0.20", "long.mp4@0.40", "long.mp4@0.50", "short.mp4@0.00",
     ]  # fmt: skip
 
 
-def random_videos(lengths):
-    rng = np.random.default_rng(1)
-    return [
-        dataclasses.replace(
-            numbered(str(length), length), features=rng.uniform(0, 9, (length, 7, 7, 1024)).astype(np.float16)
-        )
-        for length in lengths
-    ]
+@pytest.mark.parametrize(("length", "begins"), [(3, [0]), (4, [0, 1]), (7, [0, 1, 2, 3, 4])])
+def test_windows_of_half_a_clip_slide_over_a_long_video(length, begins):
+    source = as_source([numbered("a", length)], tiny_config(), SOURCE, whole=True)
+    assert getattr(source, "first_frames", np.zeros(1)).tolist() == begins
+    assert source.num_frames == 3
 
 
-@pytest.mark.parametrize("fixture", ["trained", "slid"])
-def test_all_videos_are_scored_and_the_first_ones_drawn(fixture, request, monkeypatch):
-    run = request.getfixturevalue(fixture)
-    record = run.record()
-    source = as_source(random_videos((9, 3, 5)), record.config, record.source)
-    policy = run.best_policy(record.config, source)
-    scores = score_videos(source, policy, record.config)
-    assert scores.shape == (3, 2)
-    shown = play_shown(source, policy, record.config, most=2)
-    middle = {"trained": ["9.mp4", "3.mp4"], "slid": ["9.mp4@0.40", "3.mp4@0.00"]}
-    assert [shown.clip_id(episode) for episode in range(2)] == middle[fixture]
-    monkeypatch.setattr("glimpse_agents.predict.DRAWN_VIDEOS", 2)
-    np.testing.assert_allclose(score_videos(source, policy, record.config), scores, rtol=1e-5)  # in smaller batches
+# ---- pictures
 
 
-@pytest.mark.parametrize(("suffix", "kind", "frames"), [(".png", "PNG", 1), (".gif", "GIF", 6), (".mp4", None, 6)])
-def test_the_suffix_decides_the_format(trained, suffix, kind, frames):
-    record = trained.record()
-    source = as_source(random_videos((4, 2)), record.config, record.source)
-    shown = play_shown(source, trained.best_policy(record.config, source), record.config)
-    content = io.BytesIO(draw_episodes(shown, suffix))
+@pytest.mark.parametrize(("suffix", "kind", "frames"), [("gif", "GIF", 10), ("mp4", None, 10)])
+def test_every_frame_is_drawn_once(trained, videos, tmp_path, suffix, kind, frames):
+    path = tmp_path / f"video.{suffix}"
+    load(trained.path).predict(videos / "run" / "b.mp4").save_video(path)
     if kind is None:
         av = pytest.importorskip("av")
-        with av.open(content) as container:
+        with av.open(path) as container:
             assert len(list(container.decode(video=0))) == frames
     else:
-        with Image.open(content) as image:
+        with Image.open(path) as image:
             assert (image.format, getattr(image, "n_frames", 1)) == (kind, frames)
 
 
-def test_the_best_classes_come_first():
-    scores = np.array([0.1, 0.6, 0.3], np.float32)
-    lines = describe(Path("a.mp4"), scores, ("jump", "run", "walk"), 2)
-    assert lines.splitlines() == ["a.mp4", "  0.600  run", "  0.300  walk"]
-    assert len(describe(Path("a.mp4"), scores, ("jump", "run", "walk"), 9).splitlines()) == 4
+def test_pictures_are_written_in_formats_that_they_have(trained, videos, tmp_path):
+    one = load(trained.path).predict(videos / "run" / "b.mp4")
+    with pytest.raises(ValueError, match=r"the name of the file must end in .png, got 'a.gif'"):
+        one.save_strip(tmp_path / "a.gif")
+    with pytest.raises(ValueError, match=r"the name of the file must end in .gif or .mp4, got 'a.png'"):
+        one.save_video(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="a prediction without pictures cannot be drawn"):
+        one.without_pictures().save_strip(tmp_path / "a.png")
+
+
+def test_json_has_scores_times_and_cells(trained, videos):
+    one = load(trained.path).predict(videos / "run" / "a.mp4")
+    content = json.loads(one.to_json())
+    assert list(content["scores"]) == [name for name, _ in one.ranking]
+    assert list(content["scores"].values()) == pytest.approx([score for _, score in one.ranking], abs=1e-6)
+    assert content["judged_seconds"] == [0.0, 0.2]
+    assert [frame["seconds"] for frame in content["frames"]] == [0.0, 0.1, 0.2]
+    assert [frame["cells"] for frame in content["frames"]] == [None, *map(list, one.cells[1:])]
+    assert content["frames"][1]["scores"]["run"] == pytest.approx(one.frame_scores[1, 0], abs=1e-6)
+    assert (content["grid_size"], content["windows"], content["no_prediction"]) == (7, 1, 0.0)
+
+
+# ---- the command
+
+
+def test_the_command_prints_the_best_classes(trained, videos, tmp_path, capsys):
+    paths = (videos / "run" / "b.mp4", videos / "walk" / "c.mp4")
+    assert main(Arguments(videos=paths, run=trained.path, out=tmp_path / "strip.png", top=1)) == 0
+    printed = capsys.readouterr().out.splitlines()
+    both = load(trained.path).predict(list(paths))
+    assert printed == [
+        str(paths[0]), f"  {both[0].scores.max():.3f}  {both[0].label}", "  judged from 0.00 s to 0.90 s in 8 windows",
+        str(paths[1]), f"  {both[1].scores.max():.3f}  {both[1].label}", "  judged from 0.00 s to 0.00 s",
+        f"wrote {tmp_path}/strip.png",
+    ]  # fmt: skip
+    with Image.open(tmp_path / "strip.png") as image:
+        assert image.format == "PNG"
+
+
+def test_json_lines_are_printed_and_written(trained, videos, tmp_path, capsys):
+    arguments = Arguments(videos=(videos,), run=trained.path, out=tmp_path / "all.json", json=True)
+    assert main(arguments) == 0
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["video"] for one in printed] == [str(path) for path in sorted(videos.glob("*/*.mp4"))]
+    assert json.loads((tmp_path / "all.json").read_text()) == printed
+
+
+def test_scores_are_written_as_csv(trained, videos, tmp_path):
+    assert main(Arguments(videos=(videos / "run",), run=trained.path, out=tmp_path / "all.csv")) == 0
+    header, *lines = [line.split(",") for line in (tmp_path / "all.csv").read_text().splitlines()]
+    assert header == ["video", "label", "no_prediction", "run", "walk"]
+    assert [line[0] for line in lines] == [str(videos / "run" / f"{name}.mp4") for name in "abc"]
+    assert all(float(line[3]) + float(line[4]) == pytest.approx(1, abs=1e-5) for line in lines)
+
+
+def test_folders_give_their_video_files(tmp_path, capsys):
+    for name in ("b/2.MP4", "b/1.avi", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    found = find_videos([tmp_path, tmp_path / "empty", tmp_path / "notes.txt"])
+    assert found == [tmp_path / "b" / "1.avi", tmp_path / "b" / "2.MP4", tmp_path / "notes.txt"]
+    assert capsys.readouterr().err == f"skipped: {tmp_path}/empty: no video file in this folder\n"
 
 
 # ---- refusals
@@ -263,7 +510,7 @@ def test_unreadable_videos_are_skipped_with_the_reason(trained, videos, weights,
     broken, missing, good = tmp_path / "notes.mp4", tmp_path / "missing.mp4", videos / "walk" / "c.mp4"
     broken.write_text("this is no video")
     paths = (broken, good, missing)
-    assert main(Arguments(videos=paths, run=trained.path, weights=weights, out=tmp_path / "strip.png")) == 0
+    assert main(Arguments(videos=paths, run=trained.path, weights=weights)) == 0
     printed = capsys.readouterr()
     assert list(scores_of(printed.out)) == [str(good)]
     skipped = printed.err.splitlines()
@@ -274,7 +521,7 @@ def test_unreadable_videos_are_skipped_with_the_reason(trained, videos, weights,
 def test_no_readable_video_is_a_failure(trained, weights, tmp_path, capsys):
     paths, out = (tmp_path / "a.mp4", tmp_path), tmp_path / "strip.png"
     assert main(Arguments(videos=paths, run=trained.path, weights=weights, out=out)) == 1
-    assert capsys.readouterr().err.endswith("error: none of the 2 videos could be read\n")
+    assert capsys.readouterr().err.endswith("error: none of the 1 videos could be judged\n")
     assert not out.exists()
 
 
@@ -292,7 +539,7 @@ def test_a_picture_that_cannot_be_written_loses_no_scores(trained, videos, weigh
 @pytest.mark.parametrize(
     ("out", "error", "message"),
     [
-        ("x.jpg", ValueError, r"the name of a picture must end in .png, .gif, .mp4, got 'x.jpg'"),
+        ("x.jpg", ValueError, r"--out must end in .png, .gif, .mp4, .json or .csv, got 'x.jpg'"),
         ("x", ValueError, "got 'x'"),
         ("nowhere/x.png", FileNotFoundError, "there is no folder .*nowhere; make it, or choose another file"),
         ("old.png", FileExistsError, "old.png exists: choose another file, or replace a file with --overwrite"),
@@ -326,27 +573,13 @@ def test_of_several_runs_that_of_reinforce_is_used(trained, tmp_path):
     both = tmp_path / "both"
     for model in ("random", "reinforce"):
         change_config(trained, both / model, config__model=model)
-    assert choose_run(both).path == both / "reinforce"
-    assert choose_run(both / "random").path == both / "random"
+    assert find_run(both).path == both / "reinforce"
+    assert find_run(both / "random").path == both / "random"
     change_config(trained, tmp_path / "other" / "soft", config__model="soft")
-    assert choose_run(tmp_path / "other").path == tmp_path / "other" / "soft"
+    assert find_run(tmp_path / "other").path == tmp_path / "other" / "soft"
     change_config(trained, tmp_path / "other" / "random", config__model="random")
-    with pytest.raises(ValueError, match=r"other holds the runs soft, random: name one of them, such as --run .*soft"):
-        choose_run(tmp_path / "other")
-
-
-def test_other_weights_are_named(trained, weights, tmp_path):
-    tensors = load_file(weights)
-    tensors["loss3/classifier.bias"] = tensors["loss3/classifier.bias"] + torch.ones(1000)
-    save_file(tensors, other := tmp_path / "other.safetensors")
-    message = f"{other} have sha256 {file_sha256(other)}, but bvlc_googlenet made .* sha256 {file_sha256(weights)}"
-    with pytest.raises(WeightsError, match=message):
-        main(Arguments(videos=(Path("a.mp4"),), run=trained.path, weights=other, out=tmp_path / "x.png"))
-
-
-def test_missing_weights_are_named(trained, tmp_path):
-    with pytest.raises(WeightsError, match="bvlc_googlenet needs a weights file: pass --weights"):
-        main(Arguments(videos=(Path("a.mp4"),), run=trained.path, out=tmp_path / "x.png"))
+    with pytest.raises(ValueError, match=r"other holds the runs soft, random: name one of them, such as .*soft"):
+        find_run(tmp_path / "other")
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):

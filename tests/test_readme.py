@@ -13,7 +13,7 @@ from pathlib import Path
 import profile_training
 import pytest
 from common import task_parser
-from glimpse_agents import ablate, compare, compute, predict, reinforce, report, tune
+from glimpse_agents import ablate, compare, compute, pack, predict, reinforce, report, tune
 from torch.distributed.run import get_args_parser
 
 from glimpse_env.extract.__main__ import parse_arguments as parse_extraction
@@ -86,6 +86,7 @@ PARSERS = {
     "agents.ablate": ablate.parse_arguments,
     "agents.compare": compare.parse_arguments,
     "agents.compute": compute.parse_arguments,
+    "agents.pack": pack.parse_arguments,
     "agents.predict": predict.parse_arguments,
     "agents.report": report.parse_arguments,
     "agents.tune": tune.parse_arguments,

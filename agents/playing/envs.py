@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,10 @@ class SourceRecord:
         """Describe a source."""
         videos = videos_of(source)
         store = videos.store if isinstance(videos, StoreSplit) else None
-        names = ("backbone", "weights_sha256", "resize_rule", "max_frames", "batch_size", "precision", "crop")
+        extraction = None
+        if store is not None:
+            names = ("backbone", "weights_sha256", "resize_rule", "max_frames", "batch_size", "precision", "crop")
+            extraction = {name: getattr(store.manifest, name) for name in names} | {"weights": _weights_of(store.path)}
         return cls(
             grid_size=source.grid_size,
             depth=source.depth,
@@ -115,7 +119,7 @@ class SourceRecord:
             class_names=tuple(source.class_names),
             frames_per_second=source.frames_per_second,
             identity=None if store is None else file_sha256(store.path / "manifest.json"),
-            extraction=None if store is None else {name: getattr(store.manifest, name) for name in names},
+            extraction=extraction,
         )
 
     @classmethod
@@ -131,6 +135,15 @@ class SourceRecord:
                 raise ValueError(
                     f"{name} has {field} {theirs}, but the run was trained with {ours}: use features of the same kind"
                 )
+
+
+def _weights_of(store: Path) -> str | None:
+    """Return the path of the weights that made a store's features, as it was then; None if it is unknown."""
+    try:
+        weights: str | None = json.loads((store / "lazy.json").read_text(encoding="utf-8"))["weights"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return weights
 
 
 def make_envs(config: Config, source: ClipSource, num_envs: int, *, train: bool) -> VideoGlimpseVectorEnv:

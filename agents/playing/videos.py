@@ -1,18 +1,19 @@
-"""Videos in memory as clips, with features made by the network that made those of a run."""
+"""Videos as clips, with features made by the network that made those of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse_env import ClipSource, Segment, open_source
+from glimpse_env import ClipSource, Segment, SlidingWindows, open_source
 from glimpse_env.video.backbones import Backbone, Precision, WeightsError, load_backbone
-from glimpse_env.video.decode import RESIZE_RULE
+from glimpse_env.video.decode import FRAME_SIZE, RESIZE_RULE, THUMBNAIL_SIZE, DecodedClip, resize
 from glimpse_env.video.features import VideoFeatures
 
 from ..learning.config import Config
@@ -32,6 +33,7 @@ class Extraction:
     batch_size: int
     precision: Precision = "float32"
     crop: int | None = None
+    weights: str | None = None  # path of the file at the time; None if it is unknown
 
     @classmethod
     def of_run(cls, config: Config, source: SourceRecord) -> Extraction:
@@ -58,17 +60,34 @@ class Extraction:
         """Frames in one call of the network."""
         return self.batch_size or BATCH_SIZE
 
+    def find_weights(self, given: Path | None) -> Path | None:
+        """Return the file of the weights: the given one or that of the extraction; None is torchvision's own."""
+        path = given if given is not None or self.weights is None else Path(self.weights)
+        if path is not None and not path.is_file():
+            raise WeightsError(
+                f"no weights of {self.backbone} at {path}: pass the file with sha256 {self.weights_sha256} as weights= "
+                "(--weights of a command)"
+            )
+        if path is None and self.backbone != "googlenet":
+            raise WeightsError(
+                f"the run does not name the file of its weights of {self.backbone}: pass the file with sha256 "
+                f"{self.weights_sha256} as weights= (--weights of a command)"
+            )
+        return path
+
     def load_backbone(self, weights: Path | None, device: str) -> Backbone:
         """Load the network.
 
         Raises:
             WeightsError: the weights are missing, do not fit, or are not those that made the run's features.
         """
-        backbone = load_backbone(self.backbone, weights=weights, device=device, precision=self.precision)
+        found = self.find_weights(weights)
+        backbone = load_backbone(self.backbone, weights=found, device=device, precision=self.precision)
         if backbone.weights_sha256 != self.weights_sha256:
             raise WeightsError(
-                f"{weights or 'the downloaded weights'} have sha256 {backbone.weights_sha256}, but {self.backbone} "
-                f"made the run's features with weights of sha256 {self.weights_sha256}: pass that file as --weights"
+                f"{found or 'the downloaded weights'} have sha256 {backbone.weights_sha256}, but {self.backbone} "
+                f"made the run's features with weights of sha256 {self.weights_sha256}: pass that file as weights= "
+                "(--weights of a command)"
             )
         return backbone
 
@@ -89,10 +108,10 @@ class VideoSource:
     num_frames: int
     frames_per_second: float
     trimmed: bool = True
-    max_feature: float = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "max_feature", max(float(video.features.max()) for video in self.videos))
+    @cached_property
+    def max_feature(self) -> float:
+        return max(float(video.features.max()) for video in self.videos)
 
     @property
     def num_clips(self) -> int:
@@ -133,13 +152,64 @@ class VideoSource:
         return None
 
 
-def as_source(videos: Sequence[VideoFeatures], config: Config, source: SourceRecord) -> ClipSource:
-    """Return videos as clips of a run's kind, or the windows that slide over them if the run was trained so."""
+def as_source(videos: Sequence[VideoFeatures], config: Config, record: SourceRecord, *, whole: bool) -> ClipSource:
+    """Return videos as clips of a run's kind, or the windows that slide over them.
+
+    Windows are those that the run was trained on; otherwise, if a video is longer than a clip and `whole` is set, they
+    have the length of a clip and begin every half clip.
+    """
     clips = VideoSource(
         videos=videos,
-        class_names=source.class_names,
-        num_frames=source.frames,
-        frames_per_second=source.frames_per_second,
+        class_names=record.class_names,
+        num_frames=record.frames,
+        frames_per_second=record.frames_per_second,
     )
-    task = config.task
+    task, rate = config.task, record.frames_per_second
+    if task.window_seconds is None and whole and max(len(video.times) for video in videos) > record.frames:
+        return SlidingWindows(
+            source=clips, window_seconds=record.frames / rate, stride_seconds=max(record.frames // 2, 1) / rate
+        )
     return open_source(clips, window_seconds=task.window_seconds, stride_seconds=task.stride_seconds)
+
+
+def sample_frames(
+    frames: Iterable[NDArray[np.uint8]], *, given_rate: float, rate: float, max_frames: int
+) -> DecodedClip:
+    """Sample (height, width, 3) uint8 RGB frames as a video file of the same rate is sampled.
+
+    Args:
+        frames: one at a time; only samples are kept, at the size that the network takes.
+        given_rate: of the frames, in frames per second.
+        rate: of the samples.
+        max_frames: a longer video keeps its centred window of this many samples.
+    """
+    if not 0 < given_rate < float("inf"):
+        raise ValueError(f"frames_per_second must be a positive number, got {given_rate}")
+    samples: list[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]] = []
+    number = -1
+    for number, frame in enumerate(frames):
+        picture = np.asarray(frame)
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+            raise ValueError(
+                f"frame {number} must be a (height, width, 3) uint8 RGB picture, got {picture.shape} {picture.dtype}"
+            )
+        # The frame nearest to a sample's time, ties to the earlier one; times are rounded as those of files.
+        while np.ceil(len(samples) / rate * given_rate - 0.5 - 1e-6) <= number:
+            if samples and samples[-1][0] == number:
+                samples.append(samples[-1])
+            else:
+                samples.append((number, *(resize(picture[None], side)[0] for side in (FRAME_SIZE, THUMBNAIL_SIZE))))
+    if number < 0:
+        raise ValueError("the video has no frame")
+    available = int((number / given_rate + 1e-3) * rate) + 1
+    kept = min(available, max_frames)
+    first = (available - kept) // 2
+    numbers, pictures, thumbnails = zip(*samples[first : first + kept], strict=True)
+    return DecodedClip(
+        times=(first + np.arange(kept)) / rate,
+        numbers=np.array(numbers, np.int64),
+        frames=np.stack(pictures),
+        thumbnails=np.stack(thumbnails),
+        decoder="pyav",  # unused
+        seconds={},
+    )

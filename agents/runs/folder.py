@@ -8,7 +8,8 @@
     glimpses.png        film strip of test clips
     lock                held by the process that trains; the system releases it if that process dies
 
-A command that trains several models makes one folder for each in a common folder; `find_runs` finds them.
+A command that trains several models makes one folder for each in a common folder; `find_runs` finds them. `pack` puts a
+run into one .safetensors file, which can be read but not trained.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from glimpse_env import ClipSource
+from glimpse_env.catalogue import EMBEDDED
 from glimpse_env.files import write_atomically
 
 from ..learning.config import PATHS, Config
@@ -40,6 +42,8 @@ from .files import raising_save_error, read_json, write_file, write_json
 from .provenance import provenance
 
 FORMAT = 2  # of config.json
+PACKED = ".safetensors"  # suffix of a packed run
+SHIPPED = Path(__file__).parents[1] / "models"  # packed runs that are installed with the package
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +84,18 @@ class RunFolder:
         self.path = path
         self._best, self._last = path / "best.safetensors", path / "last.pt"
 
+    def _read(self, name: str) -> Any:
+        """Return the content of a JSON file of the run."""
+        return read_json(self.path / name)
+
+    def _config(self, fields: Any) -> Config:
+        return Config.from_json(fields)
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Own the folder inside the block; a ValueError if another process owns it."""
+        if self.path.is_file():
+            raise ValueError(f"{self.path} is a file, and a packed run cannot be trained: name a folder")
         with raising_save_error(self.path / "lock"):
             self.path.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(self.path / "lock", timeout=0)
@@ -141,13 +154,12 @@ class RunFolder:
             FileNotFoundError: there is no run here.
             ValueError: it is damaged, or of another version.
         """
-        path = self.path / "config.json"
-        fields = read_json(path)
+        path, fields = self.path / "config.json", self._read("config.json")
         found = fields.pop("format", None) if isinstance(fields, dict) else None
         if found != FORMAT:
             raise ValueError(f"{path} has format {found}, and this version reads format {FORMAT}: train the run again")
         try:
-            config, source = Config.from_json(fields.pop("config")), SourceRecord.from_json(fields.pop("source"))
+            config, source = self._config(fields.pop("config")), SourceRecord.from_json(fields.pop("source"))
             return RunRecord(config=config, source=source, **fields)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} does not fit this version ({error}): train the run again") from error
@@ -203,12 +215,17 @@ class RunFolder:
         """Write evaluation.json."""
         write_json(self.path / "evaluation.json", dataclasses.asdict(result))
 
+    @property
+    def has_result(self) -> bool:
+        """Whether the run was measured."""
+        return (self.path / "evaluation.json").exists()
+
     def result(self) -> RunResult | None:
         """Return the measures of a finished run, or None; a ValueError if the file is not of this version."""
         path = self.path / "evaluation.json"
-        if not path.exists():
+        if not self.has_result:
             return None
-        fields = read_json(path)
+        fields = self._read("evaluation.json")
         try:
             splits = {
                 name: None if fields[name] is None else Evaluation.from_json(fields[name])
@@ -245,11 +262,72 @@ def find_runs(path: Path) -> list[RunFolder]:
     """
     if RunFolder(path).exists:
         return [RunFolder(path)]
+    for packed in (path, SHIPPED / f"{path}{PACKED}"):
+        if packed.suffix == PACKED and packed.is_file():
+            return [PackedRun(packed)]
     runs = [RunFolder(child.parent) for child in path.rglob("config.json")]
     if not runs:
-        raise FileNotFoundError(f"no run in {path} (no config.json): name a folder that agents/reinforce.py wrote")
+        raise FileNotFoundError(
+            f"no run in {path} (no config.json): name a folder that agents/reinforce.py wrote, or a packed run"
+        )
     order = list(MODELS)
     return sorted(runs, key=lambda run: (order.index(run.record().config.model), run.path))
+
+
+def find_run(path: Path) -> RunFolder:
+    """Return the run at a path; of several runs in a folder the one of the model "reinforce"."""
+    runs = find_runs(path)
+    chosen = runs if len(runs) == 1 else [run for run in runs if run.record().config.model == "reinforce"]
+    if len(chosen) != 1:
+        names = ", ".join(run.path.name for run in runs)
+        raise ValueError(f"{path} holds the runs {names}: name one of them, such as {runs[0].path}")
+    return chosen[0]
+
+
+class PackedRun(RunFolder):
+    """A run in one .safetensors file: the weights, and the JSON files of the run as its metadata.
+
+    Of the configuration only settings that differ from the defaults are kept, so that a new setting does not make the
+    file unreadable.
+    """
+
+    exists = has_best = True
+
+    def _read(self, name: str) -> Any:
+        with _raising_damage(self.path, "pack the run again"), safetensors.safe_open(self.path, "pt") as file:
+            return json.loads(file.metadata()[name])
+
+    def _config(self, fields: Any) -> Config:
+        return Config().with_settings(fields)
+
+    def load_best(self) -> dict[str, Tensor]:
+        with _raising_damage(self.path, "pack the run again"):
+            return safetensors.torch.load(self.path.read_bytes())
+
+    @property
+    def has_result(self) -> bool:
+        return self._read("evaluation.json") is not None
+
+
+def pack(run: RunFolder, path: Path) -> None:
+    """Write a run into one .safetensors file that `find_run` and `load` take; it names no folder of this machine."""
+    if path.suffix != PACKED:
+        raise ValueError(f"the name of a packed run must end in {PACKED}, got {path.name!r}")
+    record, result, usual = run.record(), run.result(), Config()
+    config = record.config.with_settings({"device": usual.training.device})
+    if config.task.source not in EMBEDDED:
+        config = config.with_settings({"source": Path(config.task.source).name})
+    source = dataclasses.asdict(record.source)
+    if source["extraction"] is not None:
+        source["extraction"].pop("weights", None)
+    fields = dataclasses.asdict(record) | {
+        "format": FORMAT,
+        "config": {name: config.setting(name) for name in PATHS if config.setting(name) != usual.setting(name)},
+        "source": source,
+    }
+    contents = {"config.json": fields, "evaluation.json": None if result is None else dataclasses.asdict(result)}
+    metadata = {name: json.dumps(content) for name, content in contents.items()}
+    write_file(path, safetensors.torch.save(run.load_best(), metadata=metadata))
 
 
 class MetricsLog:
@@ -259,6 +337,8 @@ class MetricsLog:
     """
 
     def __init__(self, folder: RunFolder, update: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # a second of imports, which only training needs
+
         self._path = path = folder.path / "metrics.jsonl"
         with raising_save_error(path):
             kept = [line for line in folder.metrics() if line.get("update", update + 1) <= update]

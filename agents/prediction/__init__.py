@@ -1,0 +1,1 @@
+"""Prediction: trained models that label videos, and their results."""
