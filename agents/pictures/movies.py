@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ..tables.plots import png
-from .strips import DrawnFrame, Played, cell_box, film_strip
+from .strips import DrawnFrame, Played, cell_box
 
 FORMATS = (".png", ".gif", ".mp4")
 SIDE = 196  # pixels of a panel: a multiple of 7 and 14 cells
@@ -39,15 +38,6 @@ def check_format(path: Path) -> None:
 def has_mp4() -> bool:
     """Whether MP4 can be written."""
     return find_spec("av") is not None
-
-
-def draw_episodes(played: Played, suffix: str) -> bytes:
-    """Draw episodes into a film strip (".png") or, one after the other, into a movie (".gif", ".mp4")."""
-    if suffix == ".png":
-        return png(film_strip(played), dpi=110)
-    pictures = [picture for episode in range(len(played.windows)) for picture in animation([played], episode)]
-    encode = encode_gif if suffix == ".gif" else encode_mp4
-    return encode(pictures, readable_rate(played.source.frames_per_second))
 
 
 def animation(models: Sequence[Played], episode: int) -> list[NDArray[np.uint8]]:

@@ -152,7 +152,9 @@ class VideoSource:
         return None
 
 
-def as_source(videos: Sequence[VideoFeatures], config: Config, record: SourceRecord, *, whole: bool) -> ClipSource:
+def as_source(
+    videos: Sequence[VideoFeatures], config: Config, record: SourceRecord, *, whole: bool = False
+) -> ClipSource:
     """Return videos as clips of a run's kind, or the windows that slide over them.
 
     Windows are those that the run was trained on; otherwise, if a video is longer than a clip and `whole` is set, they

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..pictures.movies import animation, check_format, encode_gif, encode_mp4, readable_rate
-from ..pictures.strips import Played, film_strip, png
+from ..pictures.strips import Played, film_strip
 from ..runs.files import write_file
+from ..tables.plots import png
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,7 +123,7 @@ def draw(predictions: Sequence[Prediction], suffix: str) -> bytes:
     if len(played) < len(predictions):
         raise ValueError("a prediction without pictures cannot be drawn")
     if suffix == ".png":
-        return _stacked([png(film_strip(one)) for one in played])
+        return _stacked([png(film_strip(one), dpi=110) for one in played])
     pictures = [picture for one in played for picture in animation([one], 0)]
     encode = encode_gif if suffix == ".gif" else encode_mp4
     return encode(pictures, readable_rate(played[0].source.frames_per_second))
