@@ -88,6 +88,9 @@ class AdvancedPolicyConfig:
     """Scale every attended input to the length sqrt(width), since features of real frames differ widely in strength."""
     skip: bool = False
     """Let the class head see the attended input as well as the LSTM's state."""
+    linear_start: bool = False
+    """Add a linear classifier of the attended input to the class logits. It starts as logistic regression on the looks
+    of the untrained network, with the penalty that validation chooses, and is trained with everything else."""
     frame_embedding: bool = True
     """Add a learned vector for the frame's number to the LSTM's input."""
     input_dropout: float = 0.0

@@ -429,13 +429,21 @@ def _familiarity(views: Views) -> Tensor:
 
 
 class ClassHead(nn.Module):
-    """Class logits (eq. 2): a tanh layer, then a linear one."""
+    """Class logits (eq. 2): a tanh layer, then a linear one; with `linear_start` a linear classifier of X' is added.
+
+    The tanh layer then starts without influence, so the head starts as the linear classifier.
+    """
 
     def __init__(self, config: PolicyConfig, width: int, outputs: int) -> None:
         super().__init__()
         self.skips = config.advanced.skip
         self.hidden = nn.Linear(config.hidden_size + width * self.skips, config.hidden_size)
         self.classes = nn.Linear(config.hidden_size, outputs)
+        self.linear = nn.Linear(width, outputs) if config.advanced.linear_start else None
+        if self.linear is not None:
+            for layer in (self.classes, self.linear):
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, hidden: Tensor, inputs: Tensor, masks: DropoutMasks | None) -> Tensor:
         """Score the classes: states (N, T, H) and the LSTM's inputs (N, T, width) -> (N, T, outputs)."""
@@ -443,7 +451,8 @@ class ClassHead(nn.Module):
             kept = hidden if masks is None else hidden * masks.state[:, None]
             hidden = torch.cat([kept, inputs], -1)
         inner = torch.tanh(self.hidden(hidden))
-        return self.classes(inner if masks is None else inner * masks.head[:, None])  # type: ignore[no-any-return]
+        logits: Tensor = self.classes(inner if masks is None else inner * masks.head[:, None])
+        return logits if self.linear is None else logits + self.linear(inputs)
 
 
 class ValueHead(nn.Module):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
+
+import torch
 
 from glimpse_env import ClipSource, VideoGlimpseVectorEnv
 
@@ -12,6 +15,7 @@ from ..learning.optimise import make_optimizer
 from ..parallel.ranks import current_share, from_first
 from ..playing.envs import Sources, greedy_play, make_envs, make_policy, sample_slices
 from ..playing.evaluation import EVALUATION_ENVS, VALIDATION_SEED, Evaluation, evaluate
+from ..playing.linear import fit_linear, see_split
 from .folder import RunFolder, RunResult
 from .provenance import git_commit
 
@@ -34,6 +38,24 @@ class Trainer:
         self.validation_envs = make_envs(config, sources["validation"], EVALUATION_ENVS, train=False)
         self.num_updates, self.seconds, self.best_score, self.best_update = 0, 0.0, -math.inf, 0
         self.trained_by: str | None = git_commit()
+
+    def start_from_linear(self) -> None:
+        """Set the linear classifier of the class head to logistic regression on the looks of the untrained network."""
+        linear = self.policy.class_head.linear
+        assert linear is not None
+        settings = dataclasses.replace(greedy_play(self.config), greedy=False)
+        passes = 1 if settings.model.reads_all else max(1, min(4, 2000 // self.envs.num_clips))
+        seed = self.config.training.seed
+        train, validation = (
+            see_split(envs, self.policy.eval(), settings, seed=seed, passes=passes)
+            for envs in (self.envs, self.validation_envs)
+        )
+        self.policy.train()
+        fitted = fit_linear(train, validation, linear.out_features)
+        with torch.no_grad():
+            linear.weight.copy_(fitted.weight)
+            linear.bias.copy_(fitted.bias)
+        self.policy.load_state_dict(from_first(self.policy.state_dict))
 
     def measure(self, envs: VideoGlimpseVectorEnv, *, seed: int) -> Evaluation:
         """Measure the network on the split of some environments."""
