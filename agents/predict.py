@@ -115,8 +115,6 @@ def encode(predictions: Sequence[Prediction], suffix: str) -> bytes:
 
 def main(arguments: Arguments) -> int:
     """Print the predictions and write them; returns the exit status, 1 if no video could be judged."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names need not fit the terminal's encoding
     if arguments.out is not None:
         check_out(arguments.out, overwrite=arguments.overwrite)
     model = load(arguments.run, weights=arguments.weights, device=arguments.device)

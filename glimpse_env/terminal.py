@@ -1,4 +1,4 @@
-"""Output to terminals that cannot show every name."""
+"""Printing names that a terminal's encoding may lack."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def escape_unprintable() -> None:
-    """Have standard output and error print a character that their encoding lacks as its backslash escape."""
+    """Print characters that the encoding of standard output or error lacks as backslash escapes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

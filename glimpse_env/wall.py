@@ -18,6 +18,7 @@ from gymnasium.error import DependencyNotInstalled
 from glimpse_env.catalogue import open_wall, resolve_source
 from glimpse_env.files import write_atomically
 from glimpse_env.sources.splits import SPLITS
+from glimpse_env.terminal import escape_unprintable
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -45,6 +46,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
+    escape_unprintable()
     given = parse_arguments(arguments)
     settings = {
         "source": resolve_source(given.source, Path()),

@@ -162,6 +162,15 @@ def test_files_that_are_no_weights_are_refused(tmp_path, name):
         load_backbone("bvlc_googlenet", weights=tmp_path / name)
 
 
+def test_weights_without_permission_are_named(monkeypatch, weights):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)  # no permission is missing for root
+    with pytest.raises(WeightsError, match=r"bvlc\.safetensors cannot be read as weights .*Permission denied"):
+        load_backbone("bvlc_googlenet", weights=weights)
+
+
 def test_pickled_objects_are_refused(tmp_path):
     torch.save({"model": GoogLeNet}, tmp_path / "object.pth")
     with pytest.raises(WeightsError, match=r"object\.pth cannot be read as weights"):

@@ -1,6 +1,9 @@
 """How commands end: with a status, or with one line that says what is wrong."""
 
+import os
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -92,3 +95,10 @@ def test_help_texts_do_not_break_at_line_breaks_of_the_source(capsys):
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert 'A long sentence whose first line ends early, (and) goes on "here". (default: a)' in text
     assert parse_flags(Flags, ["--out", "b"], program="test") == Flags("b")
+
+
+def test_names_that_the_terminal_cannot_print_are_escaped():
+    program = "from glimpse_agents.runs.command import run_command; run_command(lambda: print('\u65e5\\udce9'))"
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    printed = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True).stdout
+    assert printed.split() == [rb"\u65e5\udce9"]

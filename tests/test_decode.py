@@ -220,7 +220,7 @@ def test_a_torchcodec_that_finds_no_ffmpeg_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
 @pytest.mark.parametrize("content", ["nothing", "text", "half"])
-@pytest.mark.parametrize("name", ["a.mp4", 'it\'s "a"\n.mp4'])
+@pytest.mark.parametrize("name", ["a.mp4", 'it\'s "a"\n.mp4', "a\\b.mp4", os.fsdecode(b"br\xe9k.mp4")])
 def test_files_that_cannot_be_decoded_raise_one_error(tmp_path, name, decoder, content):
     path = tmp_path / name
     write_video(path, frames=40)
@@ -260,9 +260,11 @@ def test_a_file_that_knows_neither_times_nor_a_rate():
         shown_seconds(as_stamps([None]), as_stamps([None]), unit=1.0, average_rate=0.0)
 
 
-def test_a_missing_file(tmp_path):
+def test_a_missing_file_and_a_folder(tmp_path):
     with pytest.raises(VideoError, match=r"none\.mp4: no such file"):
         decode_clip(tmp_path / "none.mp4", frames_per_second=30, max_frames=30)
+    with pytest.raises(VideoError, match="it is a folder: name the video files in it"):
+        decode_clip(tmp_path, frames_per_second=30, max_frames=30)
 
 
 @needs_data

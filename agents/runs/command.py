@@ -13,6 +13,7 @@ import docstring_parser
 import tyro
 from gymnasium.error import DependencyNotInstalled
 
+from glimpse_env.terminal import escape_unprintable
 from glimpse_env.video.backbones import DeviceError
 from glimpse_env.video.decode import VideoError
 from glimpse_env.video.readers import DecoderError
@@ -146,6 +147,7 @@ def run_command(main: Callable[[], int | None], *, ranks: bool = False) -> None:
 
     Several processes of torchrun may run it together only if `ranks` is set.
     """
+    escape_unprintable()
     if started_ranks() > 1 and not ranks:
         sys.exit(
             "error: torchrun is for agents/reinforce.py, whose processes share the updates of one run: start this "

@@ -106,7 +106,7 @@ def sample(
     If the frames shown are not those that the file announced, pictures begin again from place 0.
     """
     if not path.is_file():
-        raise VideoError(path, "no such file")
+        raise VideoError(path, "it is a folder: name the video files in it" if path.is_dir() else "no such file")
     stopwatch, chosen = Stopwatch(), None
     try:
         with stopwatch.measure("decode"):
