@@ -1,8 +1,12 @@
 """Films whose frames carry their own number, drawn as 4 x 3 black and white blocks, in many containers and codecs."""
 
+import functools
+import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -12,6 +16,7 @@ FRAMES, RATE = 90, 30
 EVEN = tuple(n / RATE for n in range(FRAMES))
 # 10 per second for 2 seconds, then 30.
 UNEVEN = tuple(n / 10 for n in range(20)) + tuple(2 + n / 30 for n in range(FRAMES - 20))
+_MADE = tempfile.TemporaryDirectory(prefix="films")
 _BITS = 10  # of the number; two more say whether it was read right
 
 
@@ -199,16 +204,19 @@ FILMS = [
 
 
 def make_film(name, folder):
-    """Make the film of that name in a folder, if it is not there."""
-    path = folder / name
-    if path.exists():
-        return path
+    """Copy the film of that name into a folder; a test session makes each once."""
+    return Path(shutil.copy(_made(name), folder / name))
+
+
+@functools.cache
+def _made(name):
+    path = Path(_MADE.name) / name
     if name in STRUCTURES:
         source, change = STRUCTURES[name]
-        return change(make_film(source, folder), path)
+        return change(_made(source), path)
     if name in PROGRAM:
         source, output, given = PROGRAM[name]
-        command = ["ffmpeg", "-loglevel", "error", *given, "-i", make_film(source, folder), *output, path]
+        command = ["ffmpeg", "-loglevel", "error", *given, "-i", _made(source), *output, path]
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
         return path
     return write_film(next(film for film in FILMS if film.name == name), path)
