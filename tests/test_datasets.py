@@ -13,6 +13,7 @@ from extraction_inputs import write_activitynet
 
 from glimpse_env import datasets
 from glimpse_env.datasets import DatasetError, folder, read_activitynet, read_hmdb_splits
+from glimpse_env.datasets.description import group_of_clip
 
 activitynet, hmdb51, ucf101 = (
     functools.partial(read, strict=True) for read in (datasets.activitynet, datasets.hmdb51, datasets.ucf101)
@@ -178,7 +179,7 @@ def test_folds_that_differ(tmp_path):
 
 def test_a_fold_that_one_class_lacks(tmp_path):
     write_splits(tmp_path, walk={"a.avi": (1, 2)}, run={"b.avi": (1,)})
-    with pytest.raises(DatasetError, match=r"of folds 1, 2, \.\.\. for every class: see \['run'\]"):
+    with pytest.raises(DatasetError, match=r"lack a fold of the classes run$"):
         read_hmdb_splits(tmp_path)
 
 
@@ -472,7 +473,7 @@ def test_byte_order_marks_and_double_blanks_are_read_and_notes_of_macos_ignored(
 
 def test_folds_that_begin_late_are_named(tmp_path):
     (tmp_path / "walk_test_split2.txt").write_text("a.avi 1\n")
-    with pytest.raises(DatasetError, match=r"are of folds 2: they should be of 1, 2, \.\.\. without gaps"):
+    with pytest.raises(DatasetError, match=r"are of folds \[2\]: they should be of 1, 2, \.\.\. without gaps"):
         read_hmdb_splits(tmp_path)
 
 
@@ -484,6 +485,189 @@ def test_folder_names_the_files_that_it_leaves_out(tmp_path):
     (note,) = dataset.skipped
     assert note.startswith(f"3 files in {tmp_path} are left out, since they are not <class>/<name>")
     assert note.endswith(": run/notes.txt, sports/jump/c.mp4, stray.mp4")
+
+
+# ---- some of the classes, some of the videos
+
+
+@pytest.mark.parametrize("classes", [("walk",), ("walk", "run"), ("run", "walk", "jump"), ()])
+def test_a_choice_of_classes_leaves_clips_in_their_parts(tmp_path, classes):
+    names = {f"film{film}_{name}_f_cm_np1_ri_med_0.avi": (1,) for film in range(8) for name in ("walk", "run", "jump")}
+    own = {key: {n: tag for n, tag in names.items() if f"_{key}_" in n} for key in ("walk", "run", "jump")}
+    splits = write_splits(tmp_path / "splits", **own)
+    for key, videos in own.items():
+        for name in videos:
+            touch(tmp_path / "videos" / key / name)
+    whole = {clip.clip_id: clip.splits for clip in hmdb51(tmp_path / "videos", splits).clips}
+    dataset = hmdb51(tmp_path / "videos", splits, classes=classes)
+    expected = sorted(classes or own)
+    assert dataset.class_names == tuple(expected)
+    assert {clip.clip_id: clip.splits for clip in dataset.clips} == {
+        clip: parts for clip, parts in whole.items() if clip.split("/")[0] in expected
+    }
+    assert all(dataset.class_names[clip.label] == clip.clip_id.split("/")[0] for clip in dataset.clips)
+
+
+def test_missing_videos_of_other_classes_do_not_matter(tmp_path):
+    splits = write_splits(tmp_path / "splits", walk={"a.avi": (1,)}, run={"b.avi": (1,)})
+    touch(tmp_path / "videos" / "walk" / "a.avi")
+    assert hmdb51(tmp_path / "videos", splits, classes=["walk"]).missing == ()
+    with pytest.raises(DatasetError, match="1 video named by"):
+        hmdb51(tmp_path / "videos", splits)
+
+
+def test_missing_videos_can_be_allowed_in_strict_reading(tmp_path):
+    splits = write_splits(tmp_path / "splits", walk={"a.avi": (1,), "b.avi": (2,)})
+    touch(tmp_path / "videos" / "walk" / "a.avi")
+    dataset = hmdb51(tmp_path / "videos", splits, allow_missing=True)
+    assert dataset.missing == ("walk/b",)
+    lists = write_ucf(tmp_path / "lists", folds=1)
+    (tmp_path / "videos" / "Archery" / "v_Archery_g01_c01.avi").unlink()
+    assert ucf101(tmp_path / "videos", lists, allow_missing=True).missing == ("Archery/v_Archery_g01_c01",)
+    (lists / "testlist01.txt").write_text("Chess/a.avi\n")
+    with pytest.raises(DatasetError, match="expected a video in the folder of a known class"):
+        ucf101(tmp_path / "videos", lists, allow_missing=True)
+
+
+def test_an_unknown_class_is_refused_with_those_most_like_it(tmp_path):
+    splits = write_splits(tmp_path / "splits", walk={"a.avi": (1,)}, run={"b.avi": (1,)})
+    with pytest.raises(DatasetError, match=r"no class 'Walk' in the split files in .*: choose from walk$"):
+        hmdb51(tmp_path, splits, classes=["Walk"])
+    lists = write_ucf(tmp_path / "lists", folds=1)
+    with pytest.raises(DatasetError, match=r"no class 'x' in the lists in .*: choose from Archery, Bowling$"):
+        ucf101(tmp_path / "videos", lists, classes=["x"])
+
+
+@needs_data
+def test_no_film_of_jhmdb_is_in_both_train_and_validation():
+    dataset = hmdb51(DATA / "jhmdb" / "videos", DATA / "jhmdb" / "splits")
+    for fold, validation in enumerate([101, 112, 115]):
+        films = {part: set() for part in ("train", "validation", "test", None)}
+        for clip in dataset.clips:
+            films[clip.splits[fold]].add(group_of_clip(clip.clip_id))
+        assert not films["train"] & films["validation"]
+        assert sum(clip.splits[fold] == "validation" for clip in dataset.clips) == validation
+
+
+@pytest.mark.parametrize(
+    ("clip", "group"),
+    [
+        ("walk/show_walk_f_cm_np1_ri_med_36.avi", "show"),
+        ("Archery/v_Archery_g01_c02", "v_Archery_g01"),
+        ("walk/001.mp4", "walk/001"),
+        ("train/walk/001.mp4", "walk/001"),
+        ("walk/version1.5", "walk/version1.5"),
+        ("aaaaaaaaaaa", "aaaaaaaaaaa"),
+    ],
+)
+def test_the_source_video_of_a_clip(clip, group):
+    assert group_of_clip(clip) == group
+
+
+# ---- folders of parts, and a CSV file
+
+
+def parts_of(dataset):
+    return {clip.clip_id: clip.splits[0] for clip in dataset.clips}
+
+
+def test_folders_of_parts_are_the_splits(tmp_path):
+    files = ("train/walk/a.mp4", "train/run/a.mp4", "val/walk/a.mp4", "test/run/b.mp4", "extra/walk/c.mp4", "notes.mp4")
+    for name in files[:4]:
+        touch(tmp_path / name)
+    dataset = folder(tmp_path)
+    assert parts_of(dataset) == dict(zip(sorted(files[:4]), ["test", "train", "train", "validation"], strict=True))
+    assert (dataset.class_names, dataset.skipped) == (("run", "walk"), ())
+    assert dataset.split_rule == f"split by {tmp_path}"
+    touch(tmp_path / files[4])
+    (note,) = folder(tmp_path).skipped
+    assert note.startswith(
+        f"1 files in {tmp_path} are left out, since they are not <part>/<class>/<name> with the suffix"
+    )
+
+
+def test_without_a_test_folder_val_tests_as_in_kinetics(tmp_path):
+    for name in ("val/walk/x.mp4", *(f"train/walk/{name}.mp4" for name in "abcd")):
+        touch(tmp_path / name)
+    dataset = folder(tmp_path)
+    assert Counter(parts_of(dataset).values()) == {"test": 1, "validation": 1, "train": 3}
+    assert parts_of(dataset)["val/walk/x.mp4"] == "test"
+    assert parts_of(dataset)["train/walk/d.mp4"] == "validation"  # the sha256 of d begins with 18, the smallest
+    assert dataset.split_rule == (
+        f"split by {tmp_path}; val is test, since there is no test; "
+        "validation is 15% of the source videos of each class of train"
+    )
+
+
+def test_classes_can_be_called_train(tmp_path):
+    for name in ("train/a.mp4", "bus/a.mp4", "train/more/b.mp4"):
+        touch(tmp_path / name)
+    dataset = folder(tmp_path)
+    assert dataset.class_names == ("bus", "train")
+    assert len(dataset.clips) == 2
+    assert dataset.split_rule == "split by name: test and validation are 15% each of the source videos of each class"
+
+
+def test_a_csv_file_is_the_splits(tmp_path):
+    for name in ("walk/a.mp4", "walk/b, c.mp4", "run/a.mp4", "run/d.mp4", "run/e.mp4"):
+        touch(tmp_path / "videos" / name)
+    table = tmp_path / "splits.csv"
+    table.write_text(
+        'video,split\nwalk/a.mp4, train\n"walk/b, c.mp4",validation\n\nrun/a.mp4,train\nrun/d.mp4,test\nrun/x.mp4,val\n'
+    )
+    dataset = folder(tmp_path / "videos", splits=table)
+    assert parts_of(dataset) == {
+        "run/a.mp4": "train", "run/d.mp4": "test", "walk/a.mp4": "train", "walk/b, c.mp4": "validation",
+    }  # fmt: skip
+    assert dataset.missing == ("run/x.mp4",)
+    missing, unnamed = dataset.skipped
+    assert missing == f"1 videos named by {table} not found under {tmp_path / 'videos'}: run/x.mp4"
+    assert unnamed == f"1 videos in {tmp_path / 'videos'} are left out, since {table} lacks them: run/e.mp4"
+    assert dataset.split_rule == f"split by {table}"
+    with pytest.raises(DatasetError, match="1 videos named by"):
+        folder(tmp_path / "videos", splits=table, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"splits\.csv names no videos: its rows are such as walk/a\.mp4,train"),
+        ("walk/a.mp4,dev\n", r"line 1: expected a video and train, val or test, got 'walk/a\.mp4,dev'"),
+        ("walk/a.mp4,train,1\n", r"line 1: expected a video and train, val or test"),
+        ("walk/a.mp4,train\nwalk/a.mp4,test\n", r"line 2: 'walk/a\.mp4' is in another part before"),
+        ("walk/a.mp4,val\n", r"puts no video into train: it should name train, val and test"),
+        ("walk/b.mp4,train\n", r"1 videos named by .*splits\.csv not found under .*: walk/b\.mp4"),
+        ("walk/a.mp4,\udcff\n", r"splits\.csv is not a CSV file in UTF-8"),
+    ],
+)
+def test_csv_files_that_cannot_be_right(tmp_path, text, message):
+    touch(tmp_path / "videos" / "walk" / "a.mp4")
+    (tmp_path / "splits.csv").write_text(text, errors="surrogateescape")
+    with pytest.raises(DatasetError, match=message):
+        folder(tmp_path / "videos", splits=tmp_path / "splits.csv", strict=True)
+
+
+def test_csv_files_without_any_of_the_videos(tmp_path):
+    touch(tmp_path / "videos" / "walk" / "a.mp4")
+    with pytest.raises(
+        DatasetError, match=r"no CSV file of splits at .*none\.csv: its rows are such as walk/a\.mp4,train"
+    ):
+        folder(tmp_path / "videos", splits=tmp_path / "none.csv")
+    (tmp_path / "splits.csv").write_text("walk/b.mp4,train\n")
+    with pytest.raises(DatasetError, match=r"none of the videos named by .*splits\.csv is in .*videos"):
+        folder(tmp_path / "videos", splits=tmp_path / "splits.csv")
+
+
+def test_clips_of_one_film_stay_together_in_a_folder(tmp_path):
+    for film in range(6):
+        for name in ("walk", "run"):
+            for cut in range(2):
+                touch(tmp_path / name / f"film{film}_{name}_f_cm_np1_ri_med_{cut}.avi")
+    films = {}
+    for clip, part in parts_of(folder(tmp_path)).items():
+        films.setdefault(group_of_clip(clip), set()).add(part)
+    assert all(len(parts) == 1 for parts in films.values())
+    assert {part for (part,) in films.values()} == {"train", "validation", "test"}
 
 
 AS_NOBODY = """

@@ -19,7 +19,8 @@ from extraction_inputs import contents, write_activitynet, write_video
 
 from glimpse_env.datasets import DatasetError
 from glimpse_env.extract import HMDB51, UCF101, ActivityNet, Folder, extract
-from glimpse_env.extract.__main__ import main
+from glimpse_env.extract.__main__ import main, parse_arguments
+from glimpse_env.extract.description import read_description
 from glimpse_env.store import FeatureStore, StoreError
 from glimpse_env.store.manifest import manifest_text, read_manifest
 from glimpse_env.video.backbones import DeviceError, WeightsError, load_backbone
@@ -66,7 +67,7 @@ def command(settings, out):
     """Return the command line of the settings, writing to another folder."""
     settings = replace(settings, out=out)
     assert not settings.dry_run
-    flags = {name.replace("_", "-"): value for name, value in vars(settings).items() if value not in (None, False)}
+    flags = {name.replace("_", "-"): value for name, value in vars(settings).items() if value not in (None, False, ())}
     return ["folder", *(text for name, value in flags.items() for text in (f"--{name}", str(value)))]
 
 
@@ -373,6 +374,31 @@ def test_ucf101_reaches_the_store(videos, weights, tmp_path):
     assert store.split("train").num_clips == 2
 
 
+def test_classes_and_missing_videos_reach_the_store(videos, weights, tmp_path, capsys):
+    (tmp_path / "run_test_split1.txt").write_text("a.mp4 1\nb.mp4 2\ngone.mp4 1\n")
+    (tmp_path / "walk_test_split1.txt").write_text("a.mp4 1\nalso_gone.mp4 1\n")
+    flags = [
+        "--videos",
+        videos,
+        "--splits",
+        tmp_path,
+        "--out",
+        tmp_path / "store",
+        "--weights",
+        weights,
+        "--frames",
+        "2",
+    ]
+    settings = parse_arguments(["hmdb51", *map(str, flags), "--classes", "run", "--strict", "--allow-missing"])
+    store = FeatureStore.open(extract(settings))
+    assert store.manifest.class_names == ("run",)
+    assert store.index["clip_ids"].tolist() == ["run/a", "run/b"]
+    assert json.loads((tmp_path / "store" / "report.json").read_text())["missing"] == ["run/gone"]
+    assert f"1 annotated videos are not in {videos}; report.json lists them" in capsys.readouterr().out
+    described = read_description(tmp_path / "store").settings.dataset()
+    assert (described.class_names, len(described.clips)) == (("run",), 2)
+
+
 def test_coverage_that_lacks_clips_is_refused(settings, tmp_path):
     np.savez(tmp_path / "coverage.npz", **{"run/a.mp4": np.zeros((8, 7, 7), np.uint8)})
     with pytest.raises(DatasetError, match=r"coverage\.npz has no coverage of 6 clips: run/b\.mp4, "):
@@ -518,9 +544,34 @@ def run_main(monkeypatch, arguments):
 def test_the_command_line_is_the_settings(settings, store, tmp_path, monkeypatch, capsys):
     run_main(monkeypatch, command(settings, tmp_path / "store"))
     assert contents(tmp_path / "store") == contents(settings.out)
-    assert re.search(
-        r"6 of 7 clips\nthis run: 6 clips, 19 frames, 2\.6 MB, [\d.]+ frames a second \(", capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert re.search(r"6 of 7 clips\nthis run: 6 clips, 19 frames, 2\.6 MB, [\d.]+ frames a second \(", printed)
+    assert printed.endswith(f"next: python agents/reinforce.py --source {tmp_path / 'store'}\n")
+    first, second = printed.splitlines()[:2]
+    assert first == (
+        f"folder: 7 clips of 2 classes into {tmp_path / 'store'}; "
+        "split by name: test and validation are 15% each of the source videos of each class"
     )
+    assert second == "fold 1: 3 train, 2 validation, 2 test"
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="sends Ctrl-C to a group of processes, as a terminal does")
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_ends_in_one_line_and_the_same_command_resumes(settings, store, tmp_path, times):
+    out = tmp_path / "stopped"
+    arguments = [sys.executable, "-m", "glimpse_env.extract", *command(settings, out)]
+    running = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    while b"clip" not in (read := os.read(running.stderr.fileno(), 4096)) and read:
+        pass
+    for _ in range(times):
+        os.killpg(running.pid, signal.SIGINT)
+    _, errors = running.communicate()
+    assert running.returncode == 130, errors
+    assert b"Traceback" not in errors
+    expected = "stopped: finished shards are kept; to continue, run the same command again"
+    assert errors.decode().splitlines()[-1] == expected
+    extract(replace(settings, out=out))
+    assert contents(out) == contents(settings.out)
 
 
 def test_errors_of_the_command_line_are_one_line(settings, tmp_path, monkeypatch, capsys):

@@ -3,11 +3,14 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -18,7 +21,7 @@ from glimpse_env.sources.protocol import Segment
 from glimpse_env.store import FeatureStore
 from glimpse_env.store.manifest import StoreError
 from glimpse_env.store.merge import merge_stores
-from glimpse_env.store.writer import StoreWriter, write_report
+from glimpse_env.store.writer import StoreWriter, locked, write_report
 
 CLASSES = {"a": "run", "b": "walk", "c": "walk", "d": "run"}
 TRUTHS = {"a": [(0.0, 0.1, "walk"), (0.2, 0.3, "run")], "b": [], "c": [(0.0, 0.2, "walk")], "d": [(1.0, 1.1, "run")]}
@@ -251,3 +254,40 @@ def test_the_command_line_merges(tmp_path, monkeypatch, capsys):
     run_main(monkeypatch, "verify", tmp_path / "merged")
     with pytest.raises(SystemExit, match=r"error: .*merged exists and is no empty folder"):
         run_main(monkeypatch, "merge", tmp_path / "merged", *parts)
+
+
+# ---- two merges at once
+
+
+def merge_and_catch(out, parts, barrier):
+    barrier.wait()
+    try:
+        merge_stores(out, parts)
+    except StoreError as error:
+        return str(error)
+    return "merged"
+
+
+def test_of_two_merges_into_one_folder_one_wins_and_its_store_is_whole(tmp_path):
+    parts = [write_part(tmp_path / names, names) for names in ("ab", "cd")]
+    expected = read_all(write_part(tmp_path / "whole", "abcd"))
+    for number in range(8):
+        out, barrier = tmp_path / f"merged{number}", Barrier(2)
+        with ThreadPoolExecutor(2) as pool:
+            outcomes = sorted(pool.map(merge_and_catch, [out] * 2, [parts, parts[::-1]], [barrier] * 2))
+        refused, won = outcomes
+        assert won == "merged"
+        assert re.search("is being written by another process|is no empty folder", refused)
+        assert read_all(out) == expected
+        assert len(list(FeatureStore.open(out).verify())) == 17
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_a_merge_waits_for_no_other_process(tmp_path):
+    parts = [write_part(tmp_path / names, names) for names in ("ab", "cd")]
+    with (
+        locked(tmp_path / "merged"),
+        pytest.raises(StoreError, match=r"merged is being written by another process: wait for it, or choose another"),
+    ):
+        merge_stores(tmp_path / "merged", parts)
+    merge_stores(tmp_path / "merged", parts)

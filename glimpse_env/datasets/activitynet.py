@@ -21,26 +21,20 @@ from glimpse_env.datasets.description import (
 from glimpse_env.sources.protocol import Segment
 from glimpse_env.sources.splits import carve_validation
 
-_MALFORMED = (KeyError, TypeError, ValueError, AttributeError)
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Annotation:
-    """The entry of one video in ActivityNet's file.
+    """The entry of one video in ActivityNet's file."""
 
-    Attributes:
-        subset: "training", "validation" or "testing".
-        segments: starts, ends and class names as written: some have no length, some end after the video does.
-        held_out: a video of the training part that belongs to the validation part.
-    """
-
-    subset: str
-    segments: tuple[tuple[float, float, str], ...]
-    held_out: bool = False
+    subset: str  # "training", "validation" or "testing"
+    segments: tuple[tuple[float, float, str], ...]  # starts, ends and class names; some have no length or end too late
+    held_out: bool = False  # a video of the training part that belongs to the validation part
 
 
 def activitynet(videos: Path, annotations: Path, *, strict: bool = False) -> VideoDataset:
-    """Describe the videos of ActivityNet that are present.
+    """Describe the videos of ActivityNet (Heilbron et al., CVPR 2015) that are present.
 
     Args:
         videos: folder of `v_<id>` or `<id>` with any video suffix, at any depth, also behind links to folders.
@@ -56,8 +50,6 @@ def activitynet(videos: Path, annotations: Path, *, strict: bool = False) -> Vid
     Raises:
         DatasetError: the file cannot be read, an id is no plain name, two files have the same id, or no annotated video
             is present.
-
-    Source: Heilbron et al., "ActivityNet: a large-scale video benchmark for human activity understanding", CVPR 2015.
     """
     problems = Problems(strict=strict)
     class_names, database = read_activitynet(annotations, problems)
@@ -100,14 +92,11 @@ def activitynet(videos: Path, annotations: Path, *, strict: bool = False) -> Vid
 def read_activitynet(
     annotations: Path, problems: Problems | None = None
 ) -> tuple[tuple[str, ...], dict[str, Annotation]]:
-    """Read the official file.
+    """Return the class names in alphabetical order, and the annotation of every video by its id.
 
     Args:
-        annotations: path of the JSON file.
+        annotations: path of the official JSON file.
         problems: notes each bad entry; without it the first one raises.
-
-    Returns:
-        The class names in alphabetical order, and the annotation of every video by its id.
 
     Raises:
         DatasetError: the file is missing, no JSON, or of another form than ActivityNet's file.
@@ -142,6 +131,8 @@ def _note(video: str, entry: dict[str, Any]) -> Annotation:
         raise ValueError(f"video {video!r} is in the unknown subset {subset!r}")
     segments = []
     for annotation in entry.get("annotations", []):
+        if not isinstance(annotation["segment"], list):
+            raise ValueError(f"video {video!r} has the segment {annotation['segment']!r}, which is no list")
         start, end = map(float, annotation["segment"])
         if not 0 <= start <= end < math.inf:
             raise ValueError(f"video {video!r} has a segment from {start} to {end} seconds")

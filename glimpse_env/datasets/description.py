@@ -37,46 +37,27 @@ def group_of_clip(clip_id: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoClip:
-    """One labelled video file.
+    """One labelled video file."""
 
-    Attributes:
-        clip_id: unique in the data set, `<class>/<name>`.
-        path: the file.
-        label: index into the data set's class names; -1 in an untrimmed data set, which has `segments`.
-        splits: the part it belongs to in each fold, None if the fold leaves it out.
-        segments: ground truth of an untrimmed video, in seconds from its beginning.
-    """
-
-    clip_id: str
+    clip_id: str  # unique in the data set, `<class>/<name>`
     path: Path
-    label: int
-    splits: tuple[Split | None, ...]
-    segments: tuple[Segment, ...] = ()
+    label: int  # index into the class names; -1 in an untrimmed data set
+    splits: tuple[Split | None, ...]  # the part it belongs to in each fold, None if the fold leaves it out
+    segments: tuple[Segment, ...] = ()  # ground truth of an untrimmed video, in seconds from its beginning
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoDataset:
-    """The clips of a data set, in a fixed order, with every fold of its official splits.
-
-    Attributes:
-        name: name of the data set.
-        class_names: the C classes.
-        num_folds: number of official splits.
-        clips: the clips that at least one fold uses and whose files exist.
-        trimmed: every clip is one segment of one class.
-        missing: ids of annotated clips without a file.
-        skipped: a sentence for each bad line, folder and file that was left out.
-        split_rule: a sentence about the origin of the splits.
-    """
+    """The clips of a data set, in a fixed order, with every fold of its official splits."""
 
     name: str
     class_names: tuple[str, ...]
     num_folds: int
-    clips: tuple[VideoClip, ...]
-    trimmed: bool = True
-    missing: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
-    split_rule: str = f"official splits; {CARVED}"
+    clips: tuple[VideoClip, ...]  # those that at least one fold uses and whose files exist
+    trimmed: bool = True  # every clip is one segment of one class
+    missing: tuple[str, ...] = ()  # ids of annotated clips without a file
+    skipped: tuple[str, ...] = ()  # a sentence for each bad line, folder and file that was left out
+    split_rule: str = f"official splits; {CARVED}"  # origin of the splits
 
 
 class DatasetError(ValueError):
@@ -119,19 +100,19 @@ def read_lines(path: Path) -> list[tuple[str, str]]:
 
 def files_under(folder: Path, problems: Problems) -> Iterator[Path]:
     """Yield all files below a folder; every folder once, even if links lead in a circle."""
-    seen = set()
 
     def left_out(error: OSError) -> None:
         problems.note(f"the videos in {error.filename} are left out: it cannot be opened ({error.strerror})")
 
+    seen = set()
     for place, folders, names in os.walk(folder, onerror=left_out, followlinks=True):
+        folders.sort()
         real = os.path.realpath(place)
         if real in seen:
             folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        yield from (Path(place, name) for name in names)
+        else:
+            seen.add(real)
+            yield from (Path(place, name) for name in names)
 
 
 def spell(names: Iterable[str], *, most: int = 10) -> str:

@@ -53,12 +53,13 @@ def folder(videos: Path, *, splits: Path | None = None, strict: bool = False) ->
     files, others = _find(videos, problems)
     tops = {depth: {clip.split("/")[0] for clip in files if clip.count("/") == depth} for depth in (1, 2)}
     is_split = splits is None and "train" in tops[2] and tops[1] <= _PARTS.keys()
-    if is_split:
-        others += [clip for clip in files if clip.split("/")[0] not in _PARTS]
-        files = {clip: path for clip, path in files.items() if clip.split("/")[0] in _PARTS}
-    depth = 2 if is_split else 1
-    others += [clip for clip in files if clip.count("/") != depth]
-    files = {clip: path for clip, path in files.items() if clip.count("/") == depth}
+    wanted = {
+        clip: path
+        for clip, path in files.items()
+        if (clip.count("/") == 2 and clip.split("/")[0] in _PARTS if is_split else clip.count("/") == 1)
+    }
+    others += files.keys() - wanted.keys()
+    files = wanted
     if others:
         problems.notes.append(
             f"{len(others)} files in {videos} are left out, since they are not {'<part>/' * is_split}<class>/<name> "

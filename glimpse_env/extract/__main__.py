@@ -11,6 +11,8 @@ videos, also those on which a decoder crashes or hangs, are named, listed in the
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
 
 import tyro
@@ -35,10 +37,16 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Settings:
 def main() -> None:
     """Run the command line."""
     escape_unprintable()
+    settings = parse_arguments()
     try:
-        extract(parse_arguments())
+        out = extract(settings)
     except (DatasetError, DecoderError, WeightsError, DeviceError, StoreError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        print("stopped: finished shards are kept; to continue, run the same command again", file=sys.stderr)
+        raise SystemExit(130) from None  # as a shell reports SIGINT
+    if not settings.dry_run:
+        print(f"next: python agents/reinforce.py --source {shlex.quote(str(out))}")
 
 
 if __name__ == "__main__":

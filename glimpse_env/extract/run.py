@@ -98,7 +98,7 @@ def describe(settings: Settings, dataset: VideoDataset, backbone: Backbone) -> M
 def _extract(
     settings: Settings, dataset: VideoDataset, manifest: Manifest, backbone: Backbone, decoders: Decoders
 ) -> None:
-    _print_left_out(settings, dataset)
+    _print_dataset(settings, dataset)
     writer = StoreWriter(settings.out, manifest, dataset.clips)
     if settings.retry_failed:
         writer.drop_failed_shards()
@@ -108,21 +108,22 @@ def _extract(
             work.add(_fill(settings, writer, missing, backbone, decoders))
         failures = writer.finish()
     write_description(settings, writer.manifest, failures)
-    run = {
-        "clips": work.clips,
-        "frames": work.frames,
-        "bytes": work.num_bytes,
-        "frames_per_second": work.frames_per_second,
-        "seconds": work.stopwatch.seconds,
-    }
-    write_report(settings.out, failures=failures, missing=dataset.missing, skipped=dataset.skipped, run=run)
+    rate, times = work.frames / work.stopwatch.seconds["total"], work.stopwatch.seconds
+    run = {"clips": work.clips, "frames": work.frames, "bytes": work.num_bytes, "frames_per_second": rate}
+    write_report(
+        settings.out,
+        failures=failures,
+        missing=dataset.missing,
+        skipped=dataset.skipped,
+        run={**run, "seconds": times},
+    )
     for clip, reason in failures.items():
         print(f"not read: {clip}: {reason}")
-    seconds = ", ".join(f"{activity} {value:.1f} s" for activity, value in work.stopwatch.seconds.items())
+    seconds = ", ".join(f"{activity} {value:.1f} s" for activity, value in times.items())
     print(f"{settings.out}: {len(dataset.clips) - len(failures)} of {len(dataset.clips)} clips")
     print(
         f"this run: {work.clips} clips, {work.frames} frames, {work.num_bytes / 1e6:.1f} MB, "
-        f"{work.frames_per_second:.1f} frames a second ({seconds})"
+        f"{rate:.1f} frames a second ({seconds})"
     )
 
 
@@ -156,11 +157,7 @@ def _estimate(
     require_same(settings.out, manifest)
     left = len(missing_shards(settings.out, manifest))
     clips = dataset.clips
-    print(f"{dataset.name}: {len(clips)} clips of {len(dataset.class_names)} classes into {settings.out}")
-    for fold in range(dataset.num_folds):
-        counts = Counter(clip.splits[fold] for clip in clips)
-        print(f"fold {fold + 1}: " + ", ".join(f"{counts[part]} {part}" for part in SPLITS))
-    _print_left_out(settings, dataset)
+    _print_dataset(settings, dataset)
     if left < manifest.num_shards:
         print(f"{manifest.num_shards - left} of {manifest.num_shards} shards exist already")
     places = np.unique(np.linspace(0, len(clips) - 1, _SAMPLED).astype(int)).tolist()
@@ -175,7 +172,12 @@ def _estimate(
         print(f"about {frames:,.0f} frames, {frames * a_frame / 1e9:.2f} GB, {time}")
 
 
-def _print_left_out(settings: Settings, dataset: VideoDataset) -> None:
+def _print_dataset(settings: Settings, dataset: VideoDataset) -> None:
+    clips, classes = len(dataset.clips), len(dataset.class_names)
+    print(f"{dataset.name}: {clips} clips of {classes} classes into {settings.out}; {dataset.split_rule}")
+    for fold in range(dataset.num_folds):
+        counts = Counter(clip.splits[fold] for clip in dataset.clips)
+        print(f"fold {fold + 1}: " + ", ".join(f"{counts[part]} {part}" for part in SPLITS))
     for note in dataset.skipped[:_SHOWN]:
         print(f"left out: {note}")
     if len(dataset.skipped) > _SHOWN:

@@ -21,11 +21,6 @@ _MOST_DECODERS = 16
 _FRAMES_IN_DECODERS = 4800  # of all decoders: each holds its clip twice, 2 GB together
 
 
-def _available_cores() -> int:
-    """Return the number of cores that this process may use, which a batch system limits."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Settings of every data set's extraction."""
@@ -83,8 +78,16 @@ class Settings:
     """Write nothing. Print the clips, size and time of the extraction, estimated from a few videos."""
 
     def __post_init__(self) -> None:
-        names = ("frames", "fps", "batch_size", "threads", "decoders", "seconds_per_video", "shard_frames", "workers")
-        for name in names:
+        for name in (
+            "frames",
+            "fps",
+            "batch_size",
+            "threads",
+            "decoders",
+            "seconds_per_video",
+            "shard_frames",
+            "workers",
+        ):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {value}")
@@ -117,7 +120,9 @@ class Settings:
     def num_decoders(self) -> int:
         if self.decoders is not None:
             return self.decoders
-        cores = self.threads if self.engine == "ray" else _available_cores()
+        # A batch system limits the cores that a process may use.
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = self.threads if self.engine == "ray" else allowed
         wanted = cores - 1 if self.device.startswith("cuda") else cores // _CORES_A_DECODER
         return max(1, min(wanted, _MOST_DECODERS, _FRAMES_IN_DECODERS // self.frames_kept))
 
@@ -132,15 +137,18 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HMDB51(Settings):
-    """HMDB-51, or J-HMDB, with its official splits."""
-
+class _Listed(Settings):
     splits: Path
-    """Folder of `<class>_test_split<fold>.txt`."""
+    """Folder of the official split files."""
     classes: tuple[str, ...] = ()
     """Classes to keep. By default all."""
     allow_missing: bool = False
     """Skip missing videos even with --strict."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HMDB51(_Listed):
+    """HMDB-51, or J-HMDB, with its official splits: `<class>_test_split<fold>.txt`."""
 
     def dataset(self) -> VideoDataset:
         return hmdb51(
@@ -149,15 +157,8 @@ class HMDB51(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UCF101(Settings):
-    """UCF-101 with its official splits."""
-
-    splits: Path
-    """Folder of classInd.txt, trainlist<fold>.txt and testlist<fold>.txt."""
-    classes: tuple[str, ...] = ()
-    """Classes to keep. By default all."""
-    allow_missing: bool = False
-    """Skip missing videos even with --strict."""
+class UCF101(_Listed):
+    """UCF-101 with its official splits: classInd.txt, trainlist<fold>.txt and testlist<fold>.txt."""
 
     def dataset(self) -> VideoDataset:
         return ucf101(
@@ -197,9 +198,4 @@ class Folder(Settings):
         return folder(self.videos, splits=self.splits, strict=self.strict)
 
 
-COMMANDS: dict[str, type[Settings]] = {
-    "hmdb51": HMDB51,
-    "ucf101": UCF101,
-    "activitynet": ActivityNet,
-    "folder": Folder,
-}
+COMMANDS: dict[str, type[Settings]] = {"hmdb51": HMDB51, "ucf101": UCF101, "activitynet": ActivityNet, "folder": Folder}

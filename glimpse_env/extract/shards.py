@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,16 +26,12 @@ Report = Callable[[VideoClip, VideoError | None], object]  # called after each c
 
 @dataclass
 class Work:
-    """Amount of an extraction's work, and its times, summed over processes and threads that work at the same time."""
+    """Amount of work, and its times, summed over processes and threads that work at the same time."""
 
     clips: int = 0
     frames: int = 0
     num_bytes: int = 0
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
-
-    @property
-    def frames_per_second(self) -> float:
-        return self.frames / self.stopwatch.seconds["total"]
 
     def add(self, other: Work) -> None:
         """Add the work of a shard or of another worker."""
@@ -71,7 +66,13 @@ class ShardExtractor:
                     crop=self._settings.crop,
                     stopwatch=work.stopwatch,
                 )
-                arrays, failures = _sorted_out(share, results, self._coverage)
+                outcomes = [
+                    _arrays_of(clip, result, self._coverage) for clip, result in zip(share, results, strict=True)
+                ]
+                failures = {
+                    c.clip_id: reason for c, reason in zip(share, outcomes, strict=True) if isinstance(reason, str)
+                }
+                arrays = [outcome for outcome in outcomes if isinstance(outcome, ClipArrays)]
                 _wait(written, work.stopwatch)
                 written = disk.submit(self._write, shard, arrays, failures)
                 frames = sum(len(clip.features) for clip in arrays)
@@ -119,7 +120,7 @@ def open_coverage(path: Path | None, clips: Sequence[VideoClip]) -> Any:
         return None
     try:
         coverage = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # parsers of zip and .npy raise a dozen types
         raise DatasetError(f"{path} cannot be read as .npz: {error}") from error
     if not isinstance(coverage, np.lib.npyio.NpzFile):
         raise DatasetError(f"{path} holds one array, not an .npz file of one for each clip")
@@ -145,34 +146,26 @@ def _reported(
         report(clip, outcome if isinstance(outcome, VideoError) else None)
 
 
-def _sorted_out(
-    clips: Sequence[VideoClip], results: Sequence[VideoFeatures | VideoError], coverage: Any
-) -> tuple[list[ClipArrays], dict[str, str]]:
-    """Return the arrays of readable clips, and the reasons why others are unreadable."""
-    arrays, failures = [], {}
-    for clip, result in zip(clips, results, strict=True):
+def _arrays_of(clip: VideoClip, result: VideoFeatures | VideoError, coverage: Any) -> ClipArrays | str:
+    """Return the arrays of a clip, or the reason why it has none."""
+    if isinstance(result, VideoError):
+        return result.reason
+    chosen = None
+    if coverage is not None:
         try:
-            if isinstance(result, VideoError):
-                raise result
-            arrays.append(
-                ClipArrays(
-                    clip_id=clip.clip_id,
-                    start=float(result.times[0]),
-                    features=result.features,
-                    thumbnails=result.thumbnails,
-                    coverage=None if coverage is None else _coverage_of(clip, result, coverage),
-                    decoder=result.decoder,
-                )
-            )
-        except VideoError as error:
-            failures[clip.clip_id] = error.reason
-    return arrays, failures
-
-
-def _coverage_of(clip: VideoClip, result: VideoFeatures, coverage: Any) -> NDArray[np.uint8]:
-    whole: NDArray[np.uint8] = coverage[clip.clip_id]
-    grid, needed = result.features.shape[1:3], int(result.numbers[-1]) + 1
-    if whole.dtype != np.uint8 or whole.shape[1:] != grid or len(whole) < needed:
-        expected = f"({needed} or more, {grid[0]}, {grid[1]})"
-        raise VideoError(clip.path, f"its actor coverage is {whole.dtype} {whole.shape}, not uint8 {expected}")
-    return whole[result.numbers]
+            whole: NDArray[np.uint8] = coverage[clip.clip_id]
+        except Exception as error:
+            return f"its actor coverage cannot be read ({type(error).__name__}: {error})"
+        grid, needed = result.features.shape[1:3], int(result.numbers[-1]) + 1
+        if whole.dtype != np.uint8 or whole.shape[1:] != grid or len(whole) < needed:
+            expected = f"({needed} or more, {grid[0]}, {grid[1]})"
+            return f"its actor coverage is {whole.dtype} {whole.shape}, not uint8 {expected}"
+        chosen = whole[result.numbers]
+    return ClipArrays(
+        clip_id=clip.clip_id,
+        start=float(result.times[0]),
+        features=result.features,
+        thumbnails=result.thumbnails,
+        coverage=chosen,
+        decoder=result.decoder,
+    )

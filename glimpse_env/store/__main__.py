@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -63,6 +64,9 @@ def main() -> None:
         )
     except (StoreError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        print("stopped: no store was changed; run the same command again", file=sys.stderr)
+        raise SystemExit(130) from None  # as a shell reports SIGINT
 
 
 if __name__ == "__main__":

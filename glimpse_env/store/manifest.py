@@ -15,6 +15,7 @@ FORMAT = "videoglimpse feature store"
 FORMAT_VERSION = 1
 SPLIT_CODES: dict[str | None, int] = {None: 0, "train": 1, "validation": 2, "test": 3}
 LARGEST_HALF = 65504.0
+_MOST = 10**9
 Bank = Literal["features", "thumbnails", "coverage"]
 
 
@@ -94,10 +95,7 @@ def manifest_text(manifest: Manifest, files: dict[str, dict[str, Any]]) -> str:
 
 
 def read_manifest(path: Path) -> tuple[Manifest, dict[str, dict[str, Any]]]:
-    """Read and check the manifest of the store at `path`, complete or not.
-
-    Returns:
-        The manifest, and the `bytes` and `sha256` of each of the store's files.
+    """Read and check the manifest of the store at `path`, and the `bytes` and `sha256` of each of its files.
 
     Raises:
         FileNotFoundError: there is no store at `path`.
@@ -129,23 +127,19 @@ def read_manifest(path: Path) -> tuple[Manifest, dict[str, dict[str, Any]]]:
 
 
 def read_record(file: Path) -> dict[str, Any]:
-    """Read a shard's `record.json`.
-
-    Raises:
-        StoreError: it is missing or damaged.
-    """
+    """Read a shard's `record.json`; a StoreError if it is missing or damaged."""
     with damage_as_store_error(file):
         record: dict[str, Any] = json.loads(file.read_bytes())
         for clip in record["clips"]:
-            if type(clip["clip_id"]) is not str or type(clip["num_frames"]) is not int or clip["num_frames"] < 1:
+            texts = (clip["clip_id"], clip.get("decoder", ""))
+            if not all(isinstance(text, str) for text in texts) or type(clip["num_frames"]) is not int:
                 raise ValueError(f"clip {clip}")
-            if not (math.isfinite(clip["start"]) and isinstance(clip.get("decoder", ""), str)):
+            if clip["num_frames"] < 1 or not math.isfinite(clip["start"]):
                 raise ValueError(f"clip {clip}")
         if not all(isinstance(reason, str) for reason in record["failures"].values()):
-            raise ValueError("a failure without a reason")
-        if not 0 <= record["max_feature"] <= LARGEST_HALF:
-            raise ValueError(f"max_feature {record['max_feature']}")
-        record["files"].items()
+            raise ValueError(f"failures {record['failures']}")
+        if not 0 <= record["max_feature"] <= LARGEST_HALF or not isinstance(record["files"], dict):
+            raise ValueError(f"max_feature {record['max_feature']}, files {record['files']}")
         return record
 
 
@@ -163,33 +157,25 @@ def damage_as_store_error(file: Path) -> Iterator[None]:
         raise StoreError(f"{file} is damaged ({reason}): extract the store again") from error
 
 
-_LEAST = {"num_folds": 1, "threads": 0, "batch_size": 0, "num_frames": 1, "max_frames": 1, "grid_size": 1, "depth": 1,
-          "clips_per_shard": 1, "num_shards": 1}  # fmt: skip
-_MOST = 10**9
-_TEXTS = ("dataset", "clips_sha256", "backbone", "weights_sha256", "resize_rule", "decoder", "software", "device",
-          "precision")  # fmt: skip
-_FLAGS = ("trimmed", "has_coverage", "complete")
-
-
 def _problems(manifest: Manifest) -> Iterator[str]:
-    values = asdict(manifest)
-    for name, least in _LEAST.items():
-        if type(values[name]) is not int or not least <= values[name] <= _MOST:
-            yield f"{name} is {values[name]!r}, not a whole number from {least} to {_MOST}"
-    for names, kind in ((_TEXTS, str), (_FLAGS, bool)):
-        for name in names:
-            if type(values[name]) is not kind:
-                yield f"{name} is {values[name]!r}, not a {kind.__name__}"
+    for entry in fields(manifest):
+        value, name = getattr(manifest, entry.name), entry.name
+        kind = {"str": str, "int": int, "bool": bool}.get(str(entry.type))
+        if kind and type(value) is not kind:
+            yield f"{name} is {value!r}, not {kind.__name__}"
+        least = 0 if name in ("threads", "batch_size") else 1
+        if kind is int and not least <= value <= _MOST:
+            yield f"{name} is {value}, not between {least} and {_MOST}"
     classes = manifest.class_names
     if not classes or not all(isinstance(name, str) and name for name in classes) or len(set(classes)) < len(classes):
         yield f"class_names are {classes!r}, not different names"
     if manifest.dtype != "float16":
         yield f"dtype is {manifest.dtype!r}, not 'float16'"
     if manifest.crop is not None and (type(manifest.crop) is not int or not 1 <= manifest.crop <= _MOST):
-        yield f"crop is {manifest.crop!r}, not None or a number of pixels"
+        yield f"crop is {manifest.crop!r}, not None or between 1 and {_MOST}"
     if not 0 < manifest.frames_per_second < math.inf:
         yield f"frames_per_second is {manifest.frames_per_second!r}, not positive and finite"
-    if not 0 <= manifest.max_feature <= LARGEST_HALF or (manifest.complete and not manifest.max_feature):
+    if not (0 if manifest.complete else -1) < manifest.max_feature <= LARGEST_HALF:
         yield f"max_feature is {manifest.max_feature!r}, not positive and at most {LARGEST_HALF}"
 
 

@@ -36,19 +36,12 @@ _REMEMBERED = 60.0  # seconds; older pages may have left memory again
 
 @dataclass(frozen=True, eq=False)
 class FeatureStore:
-    """An open store. Arrays are mapped when first read, so opening costs nothing for large stores.
-
-    Attributes:
-        path: its folder.
-        manifest: its manifest.
-        files: `bytes` and `sha256` of each of its files.
-        index: the arrays of `index.npz`.
-    """
+    """An open store. Arrays are mapped when first read, so opening costs nothing for large stores."""
 
     path: Path
     manifest: Manifest
-    files: dict[str, dict[str, Any]] = field(repr=False)
-    index: dict[str, NDArray[Any]] = field(repr=False)
+    files: dict[str, dict[str, Any]] = field(repr=False)  # `bytes` and `sha256` of each file
+    index: dict[str, NDArray[Any]] = field(repr=False)  # the arrays of `index.npz`
     _banks: dict[tuple[Bank, int], MappedRows] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
@@ -66,10 +59,21 @@ class FeatureStore:
         if len(files) != 1 + manifest.num_shards * len(manifest.shard_files) or files.keys() != manifest.file_names():
             raise StoreError(f"{path / 'manifest.json'} lists other files than a store of this format has")
         for name in sorted(files):
-            _check_size(path / name, files[name]["bytes"])
+            file, expected = path / name, files[name]["bytes"]
+            if not file.is_file():
+                raise StoreError(f"{file} is missing: extract the store again")
+            if (size := file.stat().st_size) != expected:
+                raise StoreError(
+                    f"{file} has {size} bytes instead of {expected}: it was cut or altered; extract it again"
+                )
         store = cls(path, manifest, files, {})
-        store.verify_file("index.npz")
-        store.index.update(_read_index(path / "index.npz", manifest))
+        store._verify_file("index.npz")
+        names = CLIP_ENTRIES + (() if manifest.trimmed else SEGMENT_ENTRIES)
+        with damage_as_store_error(path / "index.npz"):
+            with (path / "index.npz").open("rb") as archive, np.load(archive, allow_pickle=False) as arrays:
+                store.index.update({name: arrays[name] for name in names})
+            if problem := next(_problems(store.index, manifest), None):
+                raise ValueError(problem)
         return store
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -92,19 +96,11 @@ class FeatureStore:
         return StoreSplit(self, split, int(fold), members)
 
     def mapped(self, kind: Bank, shard: int) -> MappedRows:
-        """Return one array of a shard, mapped read-only.
-
-        Raises:
-            StoreError: the file is not the array that manifest and index describe.
-        """
-        bank = self._banks.get((kind, shard))
-        if bank is None:
-            while len(self._banks) >= _most_maps():  # the oldest closes when its last reader is done
-                self._banks.pop(next(iter(self._banks)))
-            bank = self._banks[kind, shard] = self._map(kind, shard)
-        return bank
-
-    def _map(self, kind: Bank, shard: int) -> MappedRows:
+        """Return one array of a shard, mapped read-only; a StoreError if manifest and index describe another."""
+        if (kind, shard) in self._banks:
+            return self._banks[kind, shard]
+        while len(self._banks) >= _most_maps():  # the oldest closes when its last reader is done
+            self._banks.pop(next(iter(self._banks)))
         file = self.path / shard_folder(shard) / f"{kind}.npy"
         row, dtype = self.manifest.row(kind)
         shape = (int(self.index["num_frames"][self.index["shards"] == shard].sum()), *row)
@@ -113,6 +109,7 @@ class FeatureStore:
         rows = bank.rows
         if rows.shape != shape or rows.dtype != dtype or not rows.flags.c_contiguous:
             raise StoreError(f"{file} holds {rows.dtype} {rows.shape}, expected {dtype} {shape}: extract it again")
+        self._banks[kind, shard] = bank
         return bank
 
     def decoders(self) -> list[str]:
@@ -122,44 +119,16 @@ class FeatureStore:
         return [clip.get("decoder") or "unknown" for record in records for clip in record["clips"]]
 
     def verify(self) -> Iterator[str]:
-        """Read every file and compare its checksum, yielding the names of correct files.
-
-        Raises:
-            StoreError: at the first file that was altered.
-        """
+        """Read every file and yield the names of correct ones; a StoreError at the first file that was altered."""
         for name in sorted(self.files):
-            self.verify_file(name)
+            self._verify_file(name)
             yield name
 
-    def verify_file(self, name: str) -> None:
-        """Read one file and compare its checksum.
-
-        Raises:
-            StoreError: it was altered.
-        """
+    def _verify_file(self, name: str) -> None:
         with damage_as_store_error(self.path / name):
             digest = file_sha256(self.path / name)
         if digest != self.files[name]["sha256"]:
             raise StoreError(f"{self.path / name} was altered: its sha256 is not the manifest's; extract it again")
-
-
-def _check_size(file: Path, expected: int) -> None:
-    try:
-        size = file.stat().st_size
-    except FileNotFoundError:
-        raise StoreError(f"{file} is missing: extract the store again") from None
-    if size != expected:
-        raise StoreError(f"{file} has {size} bytes instead of {expected}: it was cut or altered; extract it again")
-
-
-def _read_index(file: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
-    names = CLIP_ENTRIES + (() if manifest.trimmed else SEGMENT_ENTRIES)
-    with damage_as_store_error(file):
-        with np.load(file, allow_pickle=False) as arrays:
-            index = {name: arrays[name] for name in names}
-        if problem := next(_problems(index, manifest), None):
-            raise ValueError(problem)
-    return index
 
 
 def _problems(index: dict[str, NDArray[Any]], manifest: Manifest) -> Iterator[str]:
@@ -202,15 +171,7 @@ def _problems(index: dict[str, NDArray[Any]], manifest: Manifest) -> Iterator[st
 
 
 class StoreSplit:
-    """One split of a store as a `ClipSource`.
-
-    Attributes:
-        store: the open store.
-        split: name of the split.
-        fold: number of the official split, from 1.
-        members: (clips,) place of each clip in the store's index.
-        crop: side in pixels of the crops that the network saw; None without crops.
-    """
+    """One split of a store as a `ClipSource`; `members` are the places of its clips in the store's index."""
 
     def __init__(self, store: FeatureStore, split: str, fold: int, members: NDArray[np.int64]) -> None:
         self.store, self.split, self.fold, self.members = store, split, fold, members
@@ -231,7 +192,10 @@ class StoreSplit:
 
     def segments(self, clip: int) -> tuple[Segment, ...]:
         if not self.trimmed:
-            return self._annotated(int(self.members[clip]))
+            index, member = self.store.index, int(self.members[clip])
+            first, end = np.searchsorted(index["segment_clips"], (member, member + 1))
+            columns = (index[name][first:end].tolist() for name in SEGMENT_ENTRIES[1:])
+            return tuple(Segment(*segment) for segment in zip(*columns, strict=True))
         times = self.frame_times(clip)
         half = 0.5 / self.frames_per_second
         return (Segment(float(times[0] - half), float(times[-1] + half), int(self._entry("labels", clip))),)
@@ -250,7 +214,9 @@ class StoreSplit:
             # A cube is so long that one by one is fastest, and needs no buffer.
             for row, position in zip(wanted, chosen.tolist(), strict=True):
                 cube = bank.rows[row]
-                self._check(cube, shard)
+                if not bank.checked[row]:
+                    self._check(cube, shard)
+                    bank.checked[row] = True
                 _copy(cube, out[position])
 
     def read_slices(
@@ -287,12 +253,6 @@ class StoreSplit:
                 return
             file = self.store.path / shard_folder(shard) / "features.npy"
             raise StoreError(f"{file} is damaged: a feature is not between 0 and {self.max_feature}; extract it again")
-
-    def _annotated(self, member: int) -> tuple[Segment, ...]:
-        index = self.store.index
-        first, end = np.searchsorted(index["segment_clips"], (member, member + 1))
-        columns = (index[name][first:end].tolist() for name in SEGMENT_ENTRIES[1:])
-        return tuple(Segment(*segment) for segment in zip(*columns, strict=True))
 
     def _entry(self, name: str, clip: int) -> Any:
         return self.store.index[name][self.members[clip]]
@@ -339,6 +299,7 @@ class MappedRows:
     def __init__(self, file: Path) -> None:
         mapped = np.lib.format.open_memmap(file, mode="r")
         self.rows = np.asarray(mapped)  # the plain view indexes faster than the map itself
+        self.checked = bytearray(len(mapped) if mapped.ndim else 0)  # rows whose features are known to be in range
         self._pages = cast(mmap.mmap, mapped.base)
         self._first_byte = mapped.offset % mmap.ALLOCATIONGRANULARITY  # of row 0 in the map, which begins at a page
         self._announced: dict[int, bytearray] = {}  # for rows in so many parts, a flag for each part

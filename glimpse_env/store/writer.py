@@ -106,16 +106,10 @@ class StoreWriter:
         return self.clips[shard * size : (shard + 1) * size]
 
     def write_shard(self, shard: int, clips: Sequence[ClipArrays], failures: Mapping[str, str]) -> None:
-        """Write one shard to the disk, all of it or nothing.
-
-        Args:
-            shard: its number.
-            clips: its readable clips, in order.
-            failures: why each other clip of its share could not be read.
+        """Write one shard of readable clips, in order, all of it or nothing; `failures` are the reasons of the others.
 
         Raises:
-            StoreError: a feature is negative, infinite or no number, or the disk is full; the half written shard is
-                removed.
+            StoreError: a feature is negative, infinite or no number, or the disk is full.
         """
         largest = max((_largest(clip) for clip in clips), default=0.0)
         final = self.path / shard_folder(shard)
@@ -165,16 +159,12 @@ class StoreWriter:
         index = self._index(records)
         with raising_store_error(self.path):
             write_atomically(self.path / "index.npz", lambda file: np.savez(file, **index))  # type: ignore[arg-type]
-            files = {
-                f"{folder}/{name}": facts
-                for folder, record in zip(folders, records, strict=True)
-                for name, facts in record["files"].items()
-            }
-            for name in ("index.npz", *(f"{folder}/record.json" for folder in folders)):
-                files[name] = file_facts(self.path / name)
-        self.manifest = replace(
-            self.manifest, max_feature=max(record["max_feature"] for record in records), complete=True
-        )
+            files = {"index.npz": file_facts(self.path / "index.npz")}
+            for folder, record in zip(folders, records, strict=True):
+                files[f"{folder}/record.json"] = file_facts(self.path / folder / "record.json")
+                files |= {f"{folder}/{name}": facts for name, facts in record["files"].items()}
+        largest = max(record["max_feature"] for record in records)
+        self.manifest = replace(self.manifest, max_feature=largest, complete=True)
         self._write_manifest(files)
         self.is_complete = True
         return failures
@@ -233,15 +223,7 @@ def write_report(
     skipped: Sequence[str] = (),
     run: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the store's `report.json`, and keep the earlier runs that it lists.
-
-    Args:
-        path: the store's folder.
-        failures: why each unreadable clip was left out.
-        missing: annotated clips without a file.
-        skipped: a sentence for each bad line, folder and file that was left out.
-        run: amount and times of this run's work; left out if it read nothing.
-    """
+    """Write the store's `report.json`, and keep the earlier runs that it lists; a run that read nothing is left out."""
     file = path / "report.json"
     try:
         runs = list(json.loads(file.read_bytes())["runs"])
@@ -265,11 +247,7 @@ def missing_shards(path: Path, manifest: Manifest) -> list[int]:
 
 
 def require_same(path: Path, manifest: Manifest) -> Manifest | None:
-    """Return the manifest of the store that was begun at `path`, None if there is none yet.
-
-    Raises:
-        StoreError: it was begun with other settings, or the folder holds something else.
-    """
+    """Return the manifest of the store that was begun at `path`, if any; a StoreError if it is another store."""
     if not (path / "manifest.json").exists():
         if path.exists() and {entry.name for entry in path.iterdir()} - _NO_CONTENT:
             raise StoreError(f"{path} is neither empty nor a feature store: choose another folder")
@@ -277,21 +255,18 @@ def require_same(path: Path, manifest: Manifest) -> Manifest | None:
     begun, _ = read_manifest(path)
     old, new = asdict(begun), asdict(manifest)
     differing = sorted(key for key in old.keys() - {"complete", "max_feature"} if old[key] != new[key])
-    if differing:
-        changes = ", ".join(f"{key} {old[key]!r} there and {new[key]!r} now" for key in differing[:4])
-        raise StoreError(f"{path} was begun with other settings ({changes}): {_remedy(differing, old)}")
-    return begun
-
-
-def _remedy(differing: Sequence[str], old: Mapping[str, Any]) -> str:
+    if not differing:
+        return begun
+    remedy = "choose another --out or delete it"
     if differing == ["threads"]:
-        return f"give --threads {old['threads']}, or choose another --out"
-    if set(differing) <= {"clips_sha256", "num_shards", "class_names"}:
-        return (
+        remedy = f"give --threads {old['threads']}, or choose another --out"
+    elif set(differing) <= {"clips_sha256", "num_shards", "class_names"}:
+        remedy = (
             "the videos or their lists have changed; extract the new ones to another --out and merge the stores, or "
-            "delete this one"
         )
-    return "choose another --out or delete it"
+        remedy += "delete this one"
+    changes = ", ".join(f"{key} {old[key]!r} there and {new[key]!r} now" for key in differing[:4])
+    raise StoreError(f"{path} was begun with other settings ({changes}): {remedy}")
 
 
 @contextmanager
@@ -314,11 +289,7 @@ def raising_store_error(
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Hold the lock of the store at `out`, which ends with its process.
-
-    Raises:
-        StoreError: another process holds it, or the file system has no locks.
-    """
+    """Hold the lock of the store at `out`, which ends with its process; a StoreError if another process holds it."""
     place = out.resolve()  # a store has one lock, whatever path leads to it
     place.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(place.with_name(f".{place.name}.lock"))
