@@ -1,7 +1,7 @@
 """VideoGlimpse: glimpse-based visual attention in video as a Gymnasium environment.
 
 Importing this package registers `VideoGlimpse-v0`, `VideoGlimpseEasy-v0` and `VideoGlimpseUntrimmed-v0`;
-`gym.make("glimpse_env:VideoGlimpse-v0")` imports it by itself.
+`gym.make("glimpse_env:VideoGlimpse-v0")` imports it.
 """
 
 from typing import Any

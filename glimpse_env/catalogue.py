@@ -23,7 +23,7 @@ EMBEDDED = {
 }
 LAZY, WALL = "lazy:", "wall:"
 WALL_SETTINGS = ("source", "fold", "grid", "background", "trimmed", "events", "frames", "walls", "seed")
-_WALLED: WeakValueDictionary[tuple[str, str, int], ClipSource] = WeakValueDictionary()  # sources that walls share
+_INNER: WeakValueDictionary[tuple[str, str, int], ClipSource] = WeakValueDictionary()  # sources that walls share
 
 
 def open_source(
@@ -34,24 +34,18 @@ def open_source(
     window_seconds: float | None = None,
     stride_seconds: float | None = None,
 ) -> ClipSource:
-    """Open one split of a source; a ClipSource is returned as it is.
+    """Open one split of a source as `VideoGlimpseEnv` does; a ClipSource is returned as it is.
 
-    Args:
-        source: "synthetic", "synthetic-easy", "synthetic-untrimmed", the path of a feature store, "lazy:" and the path
-            of a description of videos, whose features are computed on demand, or "wall:" and the path of a description
-            of a wall.
-        split: "train", "validation" or "test".
-        fold: which official split of the data set.
-        window_seconds, stride_seconds: return windows that slide over the clips (`SlidingWindows`).
+    With `window_seconds`, its clips are `SlidingWindows`.
 
     Raises:
         DependencyNotInstalled: a lazy source lacks torch or a decoder.
         FileNotFoundError: there is no store or description at the path.
         TypeError: `source` is neither a string nor a ClipSource.
-        ValueError: the source has no such split or fold, or a description is wrong, or there are no such windows.
+        ValueError: the source has no such split, fold or windows, or a description is wrong.
     """
     if window_seconds is None and stride_seconds is not None:
-        raise ValueError(f"stride_seconds ({stride_seconds}) is of windows: set window_seconds too")
+        raise ValueError(f"stride_seconds ({stride_seconds}) needs window_seconds: set it too")
     clips = source if isinstance(source, ClipSource) else _open_named(source, split, fold)
     if window_seconds is None:
         return clips
@@ -70,8 +64,7 @@ def read_wall(path: Path) -> dict[str, Any]:
     """Read the description of a wall, a JSON object of `WALL_SETTINGS`.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is no JSON object, or a setting is unknown or missing.
+        FileNotFoundError, ValueError: there is none, or it is wrong.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no description of a wall at {path}: write one with python -m glimpse_env.wall")
@@ -99,15 +92,13 @@ def open_wall(settings: dict[str, Any], *, split: str = "train", fold: int = 1) 
     name, walls, own_fold = settings.pop("source"), settings.pop("walls", None) or {}, settings.pop("fold", None)
     if fold not in (1, own_fold) and own_fold is not None:
         raise ValueError(f"this wall is of fold {own_fold}: leave fold out, got {fold}")
+    if name.startswith(WALL):
+        raise ValueError(f"a wall is made of {', '.join(EMBEDDED)}, a feature store or a lazy source, got {name!r}")
     key = (name, split, fold if own_fold is None else own_fold)
-    source = _WALLED.get(key)
-    if source is None:
-        if name.startswith(WALL):
-            raise ValueError(f"a wall is made of {', '.join(EMBEDDED)}, a feature store or a lazy source, got {name!r}")
-        try:
-            source = _WALLED[key] = open_source(name, split=split, fold=key[2])
-        except FileNotFoundError as error:
-            raise ValueError(f"the source of a wall cannot be opened: {error}") from error
+    try:
+        source = _INNER[key] = _INNER.get(key) or open_source(name, split=split, fold=key[2])
+    except FileNotFoundError as error:
+        raise ValueError(f"the source of a wall cannot be opened: {error}") from error
     return WallSource(source, split=split, walls=walls.get(split), **settings)
 
 
@@ -121,10 +112,17 @@ def _open_named(source: str, split: str, fold: int) -> ClipSource:
         if fold != 1:
             raise ValueError(f"the {source} source has one fold only: fold must be 1, got {fold}")
         return EMBEDDED[str(source)](split=split)
-    # Absolute: a source opens files when they are read, and the process may have changed its folder by then.
+    # Absolute, because a source opens files when they are read, and the process may have changed its folder by then.
     name = resolve_source(str(source), Path())
     if name.startswith(LAZY):
-        return _open_lazy(Path(name.removeprefix(LAZY)), split, fold)
+        try:
+            lazy = importlib.import_module("glimpse_env.video.lazy")  # nothing else here needs torch
+        except ModuleNotFoundError as error:
+            raise DependencyNotInstalled(
+                f'a lazy source needs {error.name}: pip install "videoglimpse[video]"'
+            ) from error
+        videos: ClipSource = lazy.LazySource(Path(name.removeprefix(LAZY)), split=split, fold=fold)
+        return videos
     if name.startswith(WALL):
         return open_wall(read_wall(Path(name.removeprefix(WALL))), split=split, fold=fold)
     if not Path(name).exists():
@@ -133,12 +131,3 @@ def _open_named(source: str, split: str, fold: int) -> ClipSource:
             "store; write a store with python -m glimpse_env.extract"
         )
     return FeatureStore.open(Path(name)).split(split, fold=fold)
-
-
-def _open_lazy(path: Path, split: str, fold: int) -> ClipSource:
-    try:
-        lazy = importlib.import_module("glimpse_env.video.lazy")  # nothing else here needs torch
-    except ModuleNotFoundError as error:
-        raise DependencyNotInstalled(f'a lazy source needs {error.name}: pip install "videoglimpse[video]"') from error
-    source: ClipSource = lazy.LazySource(path, split=split, fold=fold)
-    return source

@@ -1,11 +1,13 @@
-"""The batched episode engine: N episodes advance together, and every rule of an episode lives here.
+"""The batched episode engine: N episodes advance together, and all rules of an episode are here.
 
-Both environments are thin shells over it. An observation is a pure function of the engine's state, so it can be written
-again at any time (`observe`), into an array of the caller's.
+Both environments are thin shells over it. An observation depends on the engine's state alone, so it can be written
+again at any time (`observe`), into an array of the caller.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +17,7 @@ from glimpse_env.matching import claimed_segments, classes_at, predicted_segment
 from glimpse_env.rules import EpisodeRules
 from glimpse_env.sources.protocol import ClipSource, Segment
 
-_GLANCES_AT_ONCE = 16  # first cubes read together, which a source that runs a network gains from
+_GLANCES_AT_ONCE = 16  # first cubes read together, for sources that run a network
 
 
 class Outcome(NamedTuple):
@@ -50,8 +52,7 @@ class EpisodeEngine:
         rules.check_source(source)
         classes, frames, slots = len(source.class_names), rules.frames, rules.most_looks(source)
         self.source, self.rules, self.num_envs = source, rules, num_envs
-        self.observation_shape = rules.observation_shape(source)
-        self.action_counts = rules.action_space(source).nvec
+        self.observation_space, self.action_space = rules.observation_space(source), rules.action_space(source)
         self.clip = np.full(num_envs, -1, np.int64)
         self.frame = np.zeros(num_envs, np.int64)
         self.done = np.zeros(num_envs, np.bool_)
@@ -60,14 +61,17 @@ class EpisodeEngine:
         self.label = np.full(num_envs, -1, np.int64) if source.trimmed else np.zeros((num_envs, classes), np.bool_)
         self.window = np.zeros((num_envs, frames), np.int64)
         self._frame_labels = np.zeros((num_envs, frames, classes), np.bool_)
-        self._truths: list[tuple[Segment, ...]] = [()] * num_envs
+        self._truths = np.full(num_envs, None, object)
         self._clip_ids = np.full(num_envs, None, object)
-        self._everyone = np.arange(num_envs)
         self._looks = np.zeros(num_envs, np.int64)
+        counts = np.zeros((3, num_envs), np.int64)
+        self._outcome = Outcome(counts[0], counts[1], counts[2], np.zeros(num_envs, np.bool_))
+        self._state = [value for value in vars(self).values() if isinstance(value, np.ndarray)] + [*self._outcome]
+        self._everyone = np.arange(num_envs)
         cells = np.arange(source.grid_size**2)
         self._centres = (np.stack(np.divmod(cells, source.grid_size), 1) + 0.5) / source.grid_size  # (K*K, 2)
         self._earlier = np.tri(slots, k=-1, dtype=np.bool_)
-        # Written before they are read, and kept: a step makes nothing of a cube's size but what it returns.
+        # Reused by all steps, so that a step allocates nothing of a cube's size but its result.
         self._slices = np.empty((num_envs * slots, source.depth), rules.dtype)
         at_once = min(num_envs, _GLANCES_AT_ONCE)
         self._cubes = np.empty((at_once, source.grid_size, source.grid_size, source.depth), np.float32)
@@ -85,21 +89,26 @@ class EpisodeEngine:
         """
         source, frames = self.source, self.rules.frames
         self.check_clip(clip)
-        times = source.frame_times(clip)
+        times, segments = source.frame_times(clip), source.segments(clip)
         slack = max(0, len(times) - frames)
         offset = int(generator.integers(slack + 1)) if self.rules.jitter and slack else slack // 2
         self.window[env] = np.minimum(np.arange(offset, offset + frames), len(times) - 1)
-        segments = source.segments(clip)
-        self._truths[env] = self._cut_to_window(segments, times[self.window[env]])
-        self._frame_labels[env] = classes_at(times[self.window[env]], segments, len(source.class_names))
+        times, half = times[self.window[env]], 0.5 / source.frames_per_second
+        first, last = float(times[0] - half), float(times[-1] + half)
         labels = [segment.label for segment in segments]
         if source.trimmed:
             self.label[env] = labels[0] if labels else -1
+            self._truths[env] = tuple(Segment(first, last, label) for label in labels)
         else:
             self.label[env] = np.isin(np.arange(len(source.class_names)), labels)
+            # Cut off at the ends of the window. A segment outside ends before it starts, and so overlaps nothing.
+            self._truths[env] = tuple(Segment(max(a, first), min(b, last), label) for a, b, label in segments)
+        self._frame_labels[env] = classes_at(times, segments, len(source.class_names))
         self.clip[env], self.frame[env], self.done[env], self._looks[env] = clip, 1, False, 0
         self._clip_ids[env] = source.clip_id(clip)
         self.predictions[env] = -1
+        for counts in self._outcome:
+            counts[env] = 0
 
     def check_actions(self, actions: Any, envs: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Return `actions` as (N, m + 1) or (N, K*K + 1) int64 after checking the rows of `envs`.
@@ -108,24 +117,23 @@ class EpisodeEngine:
             TypeError: the actions are not integers.
             ValueError: their shape or a value is wrong.
         """
-        actions = np.asarray(actions)
-        shape = (self.num_envs, len(self.action_counts))
+        actions, counts = np.asarray(actions), self.action_space.nvec
+        shape = (self.num_envs, len(counts))
         if actions.dtype.kind not in "iu":
             raise TypeError(f"actions must be integers, got {actions.dtype}")
         if actions.shape != shape:
             raise ValueError(f"actions must have shape {shape} (where to look, then the class), got {actions.shape}")
-        bad = ((actions < 0) | (actions >= self.action_counts)) & envs[:, None]
+        bad = ((actions < 0) | (actions >= counts)) & envs[:, None]
         if bad.any():
             env, part = np.argwhere(bad)[0]
             name = "class" if part == actions.shape[1] - 1 else f"cell {part}"
             raise ValueError(
-                f"{name} of the action of environment {env} must be 0 to {self.action_counts[part] - 1}, "
-                f"got {actions[env, part]}"
+                f"{name} of the action of environment {env} must be 0 to {counts[part] - 1}, got {actions[env, part]}"
             )
         return np.asarray(actions, np.int64)
 
     def advance(self, actions: NDArray[np.int64], envs: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Play one checked action in each of `envs` and return the (N,) rewards: 0 but at the end of an episode."""
+        """Play one checked action in each of `envs` and return the (N,) rewards, 0 before the end of an episode."""
         (rows,) = envs.nonzero()
         frames = self.frame[rows]
         self.predictions[rows, frames - 1] = actions[rows, -1]
@@ -138,12 +146,14 @@ class EpisodeEngine:
         if len(ending):
             self.done[ending] = True
             outcome = self.outcome(ending)
+            for counts, values in zip(self._outcome, outcome, strict=True):
+                counts[ending] = values
             rewards[ending] = self.rules.reward(outcome.true_positives, outcome.false_positives, outcome.glimpses)
         return rewards
 
     def outcome(self, envs: NDArray[np.int64]) -> Outcome:
-        """Count N+ and N- of the (n,) `envs`, whose episodes are over, and take the majority votes, ties to the lowest
-        class.
+        """Count N+ and N- of the (n,) `envs`, whose episodes are over, and judge their most frequent predictions; ties
+        go to the lowest class.
         """
         classes = np.arange(len(self.source.class_names))
         chosen = self.predictions[envs, :, None] == classes  # (n, T, C); abstentions choose nothing
@@ -159,23 +169,12 @@ class EpisodeEngine:
         return Outcome(true_positives, false_positives, self._looks[envs], is_correct)
 
     def info(self) -> dict[str, NDArray[Any]]:
-        """Return the infos of every step, as new arrays of N rows."""
-        return {
-            "clip": self.clip.copy(),
-            "clip_id": self._clip_ids.copy(),
-            "frame": self.frame.copy(),
-            "label": self.label.copy(),
-            "frame_labels": self.frame_labels(),
-        }
-
-    def final_info(self) -> dict[str, NDArray[Any]]:
-        """Return the infos added at the end of an episode, as new arrays of N rows: zeros in unfinished episodes."""
-        ended = np.flatnonzero(self.done)
-        infos = {}
-        for key, values in self.outcome(ended)._asdict().items():
-            infos[key] = np.zeros(self.num_envs, values.dtype)
-            infos[key][ended] = values
-        return infos
+        """Return the infos of the current step as new arrays of N rows; counts are 0 and False until the end."""
+        infos = {"clip": self.clip.copy(), "frame": self.frame.copy(), "label": self.label.copy()}
+        infos |= {"frame_labels": self.frame_labels()}
+        if self.rules.info_strings:
+            infos["clip_id"] = self._clip_ids.copy()
+        return infos | {name: counts.copy() for name, counts in self._outcome._asdict().items()}
 
     def frame_labels(self) -> NDArray[np.bool_]:
         """Return (N, C), the classes true at the frame just predicted; all False before the first prediction."""
@@ -183,6 +182,13 @@ class EpisodeEngine:
         labels: NDArray[np.bool_] = self._frame_labels[self._everyone, np.maximum(predicted, 1) - 1]
         labels[predicted <= 0] = False
         return labels
+
+    def earned(self) -> NDArray[np.float64]:
+        """Return (N,) eq. 7 over the predictions of each episode so far, matched frame by frame, without costs."""
+        said = (self.predictions >= 0) & (self.predictions < len(self.source.class_names))  # (N, T)
+        chosen = np.where(said, self.predictions, 0)[..., None]
+        true_positives = (said & np.take_along_axis(self._frame_labels, chosen, 2)[..., 0]).sum(1)
+        return self.rules.reward(true_positives, said.sum(1) - true_positives)
 
     def seen(self, env: int) -> NDArray[np.bool_]:
         """Return (K, K) bool: the cells of the current frame that have been seen; in frame 1 all, or none."""
@@ -195,15 +201,30 @@ class EpisodeEngine:
         """Return the index, within the source's frames of the clip, of the frame that `env` is at."""
         return int(self.window[env, self.frame[env] - 1])
 
+    @contextmanager
+    def undone_on_error(self, generators: Iterable[np.random.Generator] = ()) -> Iterator[None]:
+        """Restore the episodes and the generators if the block fails, for example in the source, so that it can be run
+        again.
+        """
+        before = [array.copy() for array in self._state]
+        states = [(generator, generator.bit_generator.state) for generator in generators]
+        try:
+            yield
+        except BaseException:
+            for array, values in zip(self._state, before, strict=True):
+                array[...] = values
+            for generator, state in states:
+                generator.bit_generator.state = state
+            raise
+
     def blank(self) -> NDArray[Any]:
         """Return a new array of zeros for `observe`, (N, *observation shape)."""
-        return np.zeros((self.num_envs, *self.observation_shape), self.rules.dtype)
+        return np.zeros((self.num_envs, *self.observation_space.shape), self.rules.dtype)
 
     def observe(self, out: NDArray[Any]) -> None:
         """Write every episode's observation into `out`, (N, *observation shape).
 
-        `out` is either `blank`, or an array that was observed into before and has been given to `erase`
-        since, before the state moved on.
+        `out` is either `blank`, or the array of an earlier `observe` that `erase` has cleared before the state changed.
         """
         whole, partly, blind = self._views()
         if self.rules.observation == "blind":
@@ -223,26 +244,15 @@ class EpisodeEngine:
                 out[blind] = 0
 
     def erase(self, out: NDArray[Any]) -> None:
-        """Make ready for `observe` what it wrote last, touching only the slices that it wrote."""
+        """Prepare the array of the last `observe` for the next one; only the slices that it wrote are touched."""
         if self.rules.observation == "glimpsed":
             whole, partly, _ = self._views()
             out[whole] = 0
             envs, _, cells = self._looks_of(partly)
             self._rows(out)[envs, cells] = 0
 
-    def _cut_to_window(self, segments: tuple[Segment, ...], times: NDArray[np.float64]) -> tuple[Segment, ...]:
-        """Return the truth of the frames played, at (T,) `times`: a trimmed clip is one segment of all frames, the
-        segments of an untrimmed one are cut off at the ends of the window.
-        """
-        half = 0.5 / self.source.frames_per_second
-        first, last = float(times[0] - half), float(times[-1] + half)
-        if self.source.trimmed:
-            return tuple(Segment(first, last, label) for _, _, label in segments)
-        # A segment outside gets an end before its start, and so overlaps nothing.
-        return tuple(Segment(max(start, first), min(end, last), label) for start, end, label in segments)
-
     def _chosen(self, looks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the (n, m) cells that checked actions choose, -1 for a slot that chooses none."""
+        # The (n, m) cells that checked actions choose, -1 for a slot that chooses none.
         if self.rules.glimpses is None:
             cells = np.arange(looks.shape[1])
             ascending = np.sort(np.where(looks == 1, cells, len(cells)), axis=1)
@@ -251,7 +261,6 @@ class EpisodeEngine:
         return np.where((same & self._earlier).any(2), -1, looks)
 
     def _count_segments(self, env: int) -> tuple[int, int]:
-        """Return N+ and N- of an episode that is over, in segments."""
         predicted = predicted_segments(
             self.predictions[env],
             self.source.frame_times(int(self.clip[env]))[self.window[env]],
@@ -262,7 +271,7 @@ class EpisodeEngine:
         return len(claimed), len(predicted) - len(claimed)
 
     def _views(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Split the episodes into those that see a whole frame, chosen cells of it, or nothing."""
+        # The episodes that see a whole frame, chosen cells of it, or nothing.
         sighted = (self.frame > 0) & ~self.done
         first = self.frame == 1
         if self.rules.first_glance == "none":
@@ -284,7 +293,7 @@ class EpisodeEngine:
                 self.source.read_cubes(*self._places(np.array([env])), out[env : env + 1])
 
     def _looks_of(self, envs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Return the environment, the slot and the cell of each of the L looks of `envs` at their current frames."""
+        # The environment, the slot and the cell of each of the L looks of `envs` at their current frames.
         cells = self.cells[envs]
         row, slot = (cells >= 0).nonzero()
         return envs[row], slot, cells[row, slot]
@@ -292,7 +301,7 @@ class EpisodeEngine:
     def _read_looks(
         self, envs: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
-        """Return `_looks_of` with the slices looked at, (L, D), in memory that the next call writes over."""
+        # `_looks_of` with the slices looked at, (L, D), in memory that the next call overwrites.
         looking, slot, cells = self._looks_of(envs)
         slices = self._slices[: len(looking)]
         self.source.read_slices(*self._places(looking), cells, slices)

@@ -1,17 +1,16 @@
-"""`VideoGlimpse-v0`: an agent looks at parts of a video and names what happens in it.
+"""`VideoGlimpse-v0`: an agent looks at parts of a video and names the action in it.
 
 **An episode** is one labelled clip of T frames. A frame is a feature cube X_n of K x K cells, each cell a slice of D
-activations. The agent sees X_1 whole. At frame n it answers with where to look in X_{n+1} and the class it believes in
-now; the step returns X_{n+1} as seen through those looks. After the T-th prediction the episode terminates (it is never
-truncated): the looks of that step are checked and ignored, and its observation is all zeros.
+activations. The agent sees X_1 whole. At frame n it answers with the cells of X_{n+1} to look at and the class that it
+believes in now; the step returns X_{n+1} as seen through those looks. After the T-th prediction the episode terminates
+(it is never truncated): the looks of that step are checked and ignored, and its observation is all zeros.
 
-**An action** is one flat integer vector, the class last. With `glimpses=m` the cells looked at stand before it, and the
-same cell twice is one look; with `glimpses=None` a 0 or 1 for each of the K*K cells, any number of them.
+**An action** is one flat integer vector, the class last. With `glimpses=m` the m cells looked at precede it, and the
+same cell twice is one look. With `glimpses=None` a 0 or 1 for each of the K*K cells precedes it, any number of ones.
 
-**An observation** is the cube with every slice that was not chosen zeroed ("glimpsed"), the whole cube ("cube"), the
-chosen slices with their places ("slices"), or nothing ("blind": for agents that hold the features themselves, and to
-measure what can be said without looking); Box spaces, bounded by the source's largest activation. X_1 is shown whole,
-since no look has chosen from it yet; with `first_glance="none"` it is zeros, and the agent has to search.
+**An observation** is a bounded Box: the cube with every slice that was not chosen zeroed ("glimpsed"), the whole cube
+("cube"), the chosen slices with their places ("slices"), or nothing ("blind", for agents that hold the features
+themselves). X_1 is shown whole, since no look has chosen from it yet; with `first_glance="none"` it is zeros.
 
 **The reward** is 0 until the end, and then
 
@@ -20,19 +19,19 @@ since no look has chosen from it yet; with `first_glance="none"` it is zeros, an
 With `matching="frame"` N+ counts the predictions that are true at their frame's time, and N- the others. With
 `matching="segment"` runs of equal predictions are segments, and every true segment claims the one of its class that it
 overlaps most, if their temporal IoU exceeds `overlap_threshold`; N+ counts the claimed ones, N- the others. A trimmed
-clip is one segment, and segments of an untrimmed one are cut off where the T frames played begin and end. With
-`abstain` the extra class C, "no prediction", counts as neither; untrimmed sources, whose clips have background, take it
-by default.
+clip is one segment; segments of an untrimmed one are cut off at the ends of the T frames played. `abstain` adds class
+C, "no prediction", which counts as neither; it is the default of untrimmed sources, whose clips have background.
 
-**Windows** are for videos longer than an episode. With `window_seconds` the clips that are drawn and counted are no
-longer the videos, but windows of that many seconds which slide over each of them, one every `stride_seconds`; T is what
-the frame rate makes of it. A window has the labels of the segments that it overlaps, so one of background alone has
-none; its `clip_id` is the video's name and the second at which it begins, as in "abc@12.50".
+**Windows** are for videos longer than an episode: with `window_seconds` the clips are windows of that many seconds, one
+every `stride_seconds` of each video, and T follows from the frame rate. A window has the labels of the segments that it
+overlaps, none if it is background alone. Its `clip_id` is the video's name and the window's first second: "abc@12.50".
 
-**`info`** holds the truth, for training and measuring only; it is never an observation: `clip` and `clip_id`, `frame`
-(of the observation), `label` (multi-hot if clips are untrimmed) and `frame_labels`, the classes true at the frame just
-predicted; at the end also `true_positives`, `false_positives`, `glimpses` (looks taken) and `is_correct`: whether the
-most frequent prediction is a label of the clip. A rendered picture shows the truth too, so do not train on it.
+**`info`** holds the truth, for training and measuring; it is never an observation. Its keys are the same at every step,
+and its values are NumPy's: `clip`, `clip_id` (a str, left out with `info_strings=False`), `frame` (of the
+observation), `label` (multi-hot if clips are untrimmed), `frame_labels` (the classes true at the frame just predicted),
+and the counts of the finished episode, 0 and False before its end: `true_positives`, `false_positives`, `glimpses`
+(looks taken) and `is_correct` (whether the most frequent prediction is a label of the clip). A rendered picture shows
+the truth too, so do not train on it.
 
     env = gym.make("VideoGlimpse-v0", glimpses=5, observation="glimpsed")
     observation, info = env.reset(seed=1)             # or options={"clip": 7}
@@ -43,21 +42,22 @@ most frequent prediction is a label of the clip. A rendered picture shows the tr
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any, TypedDict
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 from typing_extensions import Unpack
 
 from glimpse_env.catalogue import open_source
 from glimpse_env.engine import EpisodeEngine
-from glimpse_env.rendering import check_render_mode, render_engine
+from glimpse_env.rendering import RENDER_MODES, check_render_mode, render_engine, render_metadata
 from glimpse_env.rules import EpisodeRules, FeatureType, FirstGlance, Matching, Observation
 from glimpse_env.sources.protocol import ClipSource
 
-RENDER_MODES = ["rgb_array"]
 _ALONE = np.ones(1, np.bool_)
 
 
@@ -82,6 +82,16 @@ class EpisodeArguments(TypedDict, total=False):
     abstain: bool | None
     look_cost: float
     jitter: bool
+    info_strings: bool
+
+
+def check_arguments(episode: EpisodeArguments, *others: str) -> None:
+    """Raise TypeError if an argument is neither of `EpisodeArguments` nor one of the `others`."""
+    known = [*EpisodeArguments.__annotations__, *others]
+    for name in episode.keys() - set(known):
+        close = get_close_matches(name, known, 1)
+        hint = f": did you mean {close[0]!r}?" if close else "."
+        raise TypeError(f"unknown argument {name!r}{hint} This environment takes {', '.join(known)}")
 
 
 def build_engine(
@@ -113,43 +123,41 @@ def check_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, 
     return options
 
 
-def _as_clip(clip: Any) -> int:
-    if isinstance(clip, (bool, np.bool_)) or not isinstance(clip, (int, np.integer)):
-        raise TypeError(f"options['clip'] must be an integer, got {clip!r} of type {type(clip).__name__}")
-    return int(clip)
+def info_of(values: NDArray[Any], env: int) -> Any:
+    """Return the info of one environment; a bool is an array without dimensions, as Gymnasium and others can batch it."""
+    return values[env, ...] if values.dtype == np.bool_ else values[env]
 
 
 class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
-    """One episode at a time; see the module's docstring for what an episode is.
+    """One episode at a time; the module's docstring defines an episode.
 
     Args:
-        source: "synthetic", "synthetic-easy", "synthetic-untrimmed", the path of a feature store, "lazy:PATH", videos
-            whose features are computed when they are looked at, "wall:FILE", a wall of cameras
-            (`python -m glimpse_env.wall`), or a ClipSource (which is one split already: `split` and `fold` do not apply
-            to it, and such an environment's spec does not serialise).
+        source: "synthetic", "synthetic-easy", "synthetic-untrimmed", the path of a feature store, "lazy:PATH" (videos
+            whose features are computed when they are looked at), "wall:FILE" (a wall of cameras), or a ClipSource. A
+            ClipSource is one split already: `split` and `fold` do not apply, and the spec does not serialise.
         split: "train", "validation" or "test".
-        fold: which official split of the dataset.
+        fold: number of the dataset's official split.
         frames: T; the source's own without it.
-        window_seconds: plays windows of this length that slide over each video, instead of `frames`.
+        window_seconds: plays windows of this length that slide over each video; replaces `frames`.
         stride_seconds: from the start of one window to that of the next; half of `window_seconds` by default.
         glimpses: m, the cells looked at in every frame after the first, 5 by default; None: any set of cells.
         observation: "glimpsed" (default; (K, K, D) with unseen slices zeroed), "cube" ((K, K, D) whole), "slices"
             ((m, D + 2), the chosen slices with their row and column in (0, 1); K*K rows if glimpses are unlimited)
             or "blind" ((1,), a zero).
-        first_glance: "whole" (default) shows all of the first frame, which no look has chosen yet; "none" shows zeros
-            instead ("slices": rows of zeros), so that the agent has to search. Neither counts as looks.
+        first_glance: "whole" (default) shows all of the first frame; "none" shows zeros, so the agent has to search.
+            Neither counts as looks.
         dtype: "float32" (default) or "float16".
         eta, positive_reward, negative_reward: of eq. 7; 0.5, 1 and -1 by default.
-        matching: "frame" (default) compares each prediction with the classes true at its frame's time, "segment" runs
-            of equal predictions with the true segments.
+        matching: "frame" (default) or "segment".
         overlap_threshold: the temporal IoU that a segment must exceed to be true; 0.5 by default.
         abstain: adds class C, "no prediction"; by default only if the source is untrimmed.
-        look_cost: taken off the reward for every look, 0 by default.
-        jitter: random instead of centred windows of clips longer than T; sliding windows are never longer.
+        look_cost: subtracted from the reward per look, 0 by default.
+        jitter: random instead of centred windows of clips longer than T.
+        info_strings: False leaves `clip_id` out of infos, for libraries that read numbers alone.
         render_mode: "rgb_array" or None.
 
     Attributes:
-        num_clips: how many clips the split has, or how many windows slide over them.
+        num_clips: number of clips in the split, or of windows that slide over them.
         class_names: the C classes; a class in an action or a label is an index into them.
 
     Raises:
@@ -158,38 +166,42 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
     Source: sections II and III of the paper; design of the reward from Yeung et al. 2016.
     """
 
-    metadata: dict[str, Any] = {  # noqa: RUF012 - declared so by gymnasium.Env
-        "render_modes": RENDER_MODES,
-        "render_fps": 10,
-    }
+    metadata: dict[str, Any] = {"render_modes": RENDER_MODES, "render_fps": 8}  # noqa: RUF012 - as in gymnasium.Env
 
     def __init__(self, *, render_mode: str | None = None, **episode: Unpack[EpisodeArguments]) -> None:
-        check_render_mode(render_mode, RENDER_MODES)
+        check_arguments(episode, "render_mode")
+        check_render_mode(render_mode)
         self.render_mode = render_mode
         self.engine = build_engine(1, **episode)
         self.source = self.engine.source
+        self.metadata = render_metadata(self.source)
         self.num_clips, self.class_names = self.source.num_clips, self.source.class_names
-        self.observation_space = self.engine.rules.observation_space(self.source)
-        self.action_space = self.engine.rules.action_space(self.source)
+        self.observation_space: spaces.Box = self.engine.observation_space
+        self.action_space: spaces.MultiDiscrete = self.engine.action_space
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Start an episode of `options["clip"]`, or of a clip drawn uniformly, and return its whole first cube.
+        """Start an episode of `options["clip"]`, or of a clip drawn uniformly, and return its first observation.
 
         Raises:
             IndexError, TypeError, ValueError: the option is unknown or there is no such clip.
         """
         chosen = check_options(options, {"clip"}).get("clip")
-        if chosen is not None:
-            self.engine.check_clip(_as_clip(chosen))  # before seeding: a refused reset changes nothing
+        if chosen is not None:  # before seeding: a refused reset changes nothing
+            if isinstance(chosen, (bool, np.bool_)) or not isinstance(chosen, (int, np.integer)):
+                raise TypeError(f"options['clip'] must be an integer, got {chosen!r} of type {type(chosen).__name__}")
+            self.engine.check_clip(int(chosen))
         super().reset(seed=seed)
-        clip = int(self.np_random.integers(self.num_clips)) if chosen is None else _as_clip(chosen)
-        self.engine.begin(0, clip, self.np_random)
-        return self._observe(), self._info()
+        with self.engine.undone_on_error([self.np_random]):
+            clip = self.np_random.integers(self.num_clips) if chosen is None else chosen
+            self.engine.begin(0, int(clip), self.np_random)
+            return self._observe(), self._info()
 
     def step(self, action: NDArray[np.int64]) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         """Play (where to look in the next frame, class now), an integer vector of the action space.
+
+        If the source fails, the episode stays where it was, and the step can be tried again.
 
         Raises:
             gymnasium.error.ResetNeeded: no episode is under way.
@@ -201,15 +213,22 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
         if action.shape != self.action_space.shape:
             raise ValueError(f"an action must have shape {self.action_space.shape}, got {action.shape}")
         actions = self.engine.check_actions(action[None], _ALONE)
-        reward = self.engine.advance(actions, _ALONE)
-        return self._observe(), float(reward[0]), bool(self.engine.done[0]), False, self._info()
+        with self.engine.undone_on_error():
+            reward = self.engine.advance(actions, _ALONE)
+            return self._observe(), float(reward[0]), bool(self.engine.done[0]), False, self._info()
 
     def render(self) -> NDArray[np.uint8] | None:
-        """Return (height, width, 3): the frame, what was seen of it bright and the rest dim, prediction and truth."""
+        """Return (height, width, 3): the frame, seen cells bright and the rest dim, prediction and truth."""
         if self.render_mode is None:
             gym.logger.warn("render() without a render mode: pass render_mode='rgb_array' to gym.make")
             return None
         return render_engine(self.engine, 0)
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return a True for each choice of each part of an action, as sb3-contrib's MaskablePPO asks; override it to
+        forbid cells.
+        """
+        return np.ones(int(self.action_space.nvec.sum()), np.bool_)
 
     def _observe(self) -> NDArray[Any]:
         observations = self.engine.blank()
@@ -218,5 +237,4 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
         return first
 
     def _info(self) -> dict[str, Any]:
-        info = self.engine.info() | (self.engine.final_info() if self.engine.done[0] else {})
-        return {key: value.item(0) if value.ndim == 1 else value[0] for key, value in info.items()}
+        return {key: info_of(values, 0) for key, values in self.engine.info().items()}

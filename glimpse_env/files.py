@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, forced to the disk and renamed."""
+"""Files that are whole or missing: written under another name, forced to the disk and renamed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import IO
 
 
 def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
-    """Write bytes, or what a function writes into an open file, so that no reader ever sees half of it.
+    """Write bytes, or call a function with the open file, so that no reader ever sees half a file.
 
-    What cannot be written is removed, lest it fill a disk that is full already.
+    A file that cannot be completed is removed, since the disk may be full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
@@ -38,7 +38,7 @@ def write_synced(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> 
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder last; systems that cannot open or force folders order them themselves."""
+    """Force renames in a folder to the disk; systems that cannot do so order them themselves."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Comparing what was predicted with what is true: frame by frame, or segment by segment (Yeung et al., CVPR 2016)."""
+"""Comparison of predictions with the truth: frame by frame, or segment by segment (Yeung et al., CVPR 2016)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from glimpse_env.sources.protocol import Segment
 
-_SLACK = 1e-9  # seconds: a frame on the border of a segment is in it, whatever sums of decimals round to
+_SLACK = 1e-9  # seconds: a frame on the border of a segment is in it, whatever its time is rounded to
 
 
 def classes_at(times: NDArray[np.float64], segments: Iterable[Segment], num_classes: int) -> NDArray[np.bool_]:
@@ -30,9 +30,9 @@ def predicted_segments(
     """Return the runs of equal predictions as segments, in order of time; runs of "no prediction" are none.
 
     Args:
-        predictions: (T,) classes; C and above say "no prediction".
+        predictions: (T,) classes; C and above mean "no prediction".
         times: (T,) seconds, ascending.
-        frame_seconds: how long a frame stands for, half of it before its time and half after.
+        frame_seconds: duration of a frame, half before its time and half after.
         num_classes: C.
     """
     borders = np.flatnonzero(np.diff(predictions)) + 1
@@ -46,9 +46,9 @@ def predicted_segments(
 
 
 def temporal_iou(first: Segment, second: Segment) -> float:
-    """Return the time two segments share over the time that either takes; 0 if neither takes any.
+    """Return the time that two segments share over the time that either takes; 0 if neither takes any.
 
-    It is rounded to nine decimals: half of a clip is half of it, whatever seconds its frames fall on.
+    It is rounded to nine decimals, so that half of a clip is 0.5 whatever the seconds of its frames.
     """
     shared = max(0.0, min(first.end, second.end) - max(first.start, second.start))
     either = (first.end - first.start) + (second.end - second.start) - shared
@@ -56,17 +56,15 @@ def temporal_iou(first: Segment, second: Segment) -> float:
 
 
 def claimed_segments(predicted: Sequence[Segment], truths: Iterable[Segment], *, overlap_threshold: float) -> set[int]:
-    """Return which of the `predicted` segments are true positives.
+    """Return the indices of the `predicted` segments that are true positives.
 
-    Every truth, in order of (start, end, class), claims among the unclaimed predictions of its class the one that it
-    overlaps most, if their temporal IoU exceeds `overlap_threshold`; ties go to the earliest.
+    Every truth, in order of (start, end, class), claims among the unclaimed predictions of its class the one with the
+    highest temporal IoU, if that exceeds `overlap_threshold`; ties go to the earliest.
     """
     claimed: set[int] = set()
     for truth in sorted(truths):
-        candidates = [
-            index for index, segment in enumerate(predicted) if index not in claimed and segment.label == truth.label
-        ]
-        best = max(candidates, key=lambda index: temporal_iou(predicted[index], truth), default=None)
+        free = [index for index, one in enumerate(predicted) if index not in claimed and one.label == truth.label]
+        best = max(free, key=lambda index: temporal_iou(predicted[index], truth), default=None)
         if best is not None and temporal_iou(predicted[best], truth) > round(overlap_threshold, 9):
             claimed.add(best)
     return claimed

@@ -1,8 +1,7 @@
-"""Pictures of an episode: the frame with what was seen of it bright and the rest dim, and a caption below."""
+"""Pictures of an episode: the frame with seen cells bright and the rest dim, and a caption below."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,9 @@ from gymnasium.error import DependencyNotInstalled, ResetNeeded
 from numpy.typing import NDArray
 
 from glimpse_env.engine import EpisodeEngine
+from glimpse_env.sources.protocol import ClipSource
 
+RENDER_MODES = ["rgb_array"]
 SIDE = 336  # pixels: a multiple of 7 and 14 cells, and of the 112 of stored thumbnails
 CAPTION_HEIGHT = 48
 UNSEEN_BRIGHTNESS = 0.3
@@ -18,12 +19,18 @@ RIGHT, WRONG, PLAIN = (120, 220, 120), (250, 120, 110), (230, 230, 230)
 ABSTAINED = "no prediction"
 
 
-def check_render_mode(render_mode: str | None, modes: Sequence[str]) -> None:
+def render_metadata(source: ClipSource) -> dict[str, Any]:
+    """Return the `metadata` of an environment: its render modes, and the source's frames per second."""
+    rate = source.frames_per_second
+    return {"render_modes": RENDER_MODES, "render_fps": int(rate) if float(rate).is_integer() else rate}
+
+
+def check_render_mode(render_mode: str | None) -> None:
     """Raise if `render_mode` is unknown (ValueError) or Pillow is missing (DependencyNotInstalled)."""
     if render_mode is None:
         return
-    if render_mode not in modes:
-        raise ValueError(f"render_mode must be None or one of {list(modes)}, got {render_mode!r}")
+    if render_mode not in RENDER_MODES:
+        raise ValueError(f"render_mode must be None or one of {RENDER_MODES}, got {render_mode!r}")
     try:
         import PIL  # noqa: F401
     except ImportError as error:
@@ -31,25 +38,26 @@ def check_render_mode(render_mode: str | None, modes: Sequence[str]) -> None:
 
 
 def render_engine(engine: EpisodeEngine, env: int) -> NDArray[np.uint8]:
-    """Return (SIDE + CAPTION_HEIGHT, SIDE, 3) uint8: what episode `env` shows now.
+    """Return (SIDE + CAPTION_HEIGHT, SIDE, 3) uint8: the current picture of episode `env`.
 
     Raises:
         gymnasium.error.ResetNeeded: no episode has begun.
     """
     if engine.frame[env] == 0:
         raise ResetNeeded("there is nothing to render: call reset() before render()")
-    clip, frame = int(engine.clip[env]), int(engine.frame[env])
+    clip, frame, names = int(engine.clip[env]), int(engine.frame[env]), engine.source.class_names
     image = engine.source.image(clip, engine.source_frame(env))
-    if image is None:
-        image = _energy(engine, env)
     predicted = int(engine.predictions[env, frame - 1 if engine.done[env] else max(frame - 2, 0)])
+    label = engine.label[env]
+    labels = np.flatnonzero(label).tolist() if engine.label.ndim == 2 else [int(label)] if label >= 0 else []
+    is_judged = 0 <= predicted < len(names) and len(labels) > 0
     return draw(
-        image,
+        _energy(engine, env) if image is None else image,
         engine.seen(env),
         title=f"{engine.source.clip_id(clip)}   frame {frame} of {engine.rules.frames}",
-        prediction=_class_name(engine, predicted),
-        truth=_truth(engine, env),
-        is_right=_is_right(engine, env, predicted),
+        prediction="" if predicted < 0 else [*names, ABSTAINED][predicted],
+        truth=", ".join(names[label] for label in labels),
+        is_right=bool(engine.frame_labels()[env, predicted]) if is_judged else None,
     )
 
 
@@ -69,7 +77,7 @@ def draw(
         image: (height, width, 3) RGB.
         seen: (K, K) bool, the cells to show bright.
         title, prediction, truth: the caption.
-        is_right: writes the prediction green if True, red if False, and plain if None.
+        is_right: draws the prediction green if True, red if False, plain if None.
         unseen_brightness: of the other cells, 0 to hide them.
 
     Returns:
@@ -97,7 +105,7 @@ def draw(
 
 
 def _energy(engine: EpisodeEngine, env: int) -> NDArray[np.uint8]:
-    """Show a frame without a picture by the mean activation of its cells, the strongest white."""
+    # The mean activation of the cells, the strongest white, for a frame without a picture.
     size = engine.source.grid_size
     cube = np.empty((1, size, size, engine.source.depth), np.float32)
     place: tuple[NDArray[Any], NDArray[Any]] = engine.clip[[env]], np.array([engine.source_frame(env)])
@@ -105,23 +113,3 @@ def _energy(engine: EpisodeEngine, env: int) -> NDArray[np.uint8]:
     energy = cube[0].mean(2)
     grey = (255 * energy / max(float(energy.max()), 1e-12)).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)
-
-
-def _class_name(engine: EpisodeEngine, label: int) -> str:
-    names = engine.source.class_names
-    if label < 0:
-        return ""
-    return names[label] if label < len(names) else ABSTAINED
-
-
-def _is_right(engine: EpisodeEngine, env: int, predicted: int) -> bool | None:
-    """Judge a prediction by the classes true at its frame; None without a prediction or a truth."""
-    is_said = 0 <= predicted < len(engine.source.class_names)
-    return bool(engine.frame_labels()[env, predicted]) if is_said and _truth(engine, env) else None
-
-
-def _truth(engine: EpisodeEngine, env: int) -> str:
-    label = engine.label[env]
-    if engine.label.ndim == 1:
-        return _class_name(engine, int(label))
-    return ", ".join(engine.source.class_names[index] for index in np.flatnonzero(label))

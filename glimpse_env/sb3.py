@@ -7,7 +7,7 @@
     model = RecurrentPPO("MlpLstmPolicy", envs, gamma=1.0, policy_kwargs={"features_extractor_class": SliceFeatures})
     model.learn(1_000_000)
 
-gamma belongs at 1: the only reward comes at the end of an episode of known length.
+Set gamma to 1: the only reward comes at the end of an episode of known length.
 """
 
 from __future__ import annotations
@@ -22,19 +22,22 @@ import torch.nn.functional as F
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_wrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from glimpse_env import EpisodeArguments, VideoGlimpseVectorEnv
+from glimpse_env.env import info_of
+from glimpse_env.wrappers import FrameShares
 
 
 class GlimpseVecEnv(VecEnv):
     """N episodes as a Stable-Baselines3 `VecEnv`, stepped by the native vector environment without N Python objects.
 
-    An episode that ends is followed by a new one in the same step; the infos of the step that ended it are those of the
-    end, with `terminal_observation`. Nothing is ever truncated. Observations are fresh arrays, since Stable-Baselines3
-    keeps the last one while it steps.
+    An episode that ends is followed by a new one in the same step; the infos of that step are those of the end, with
+    `terminal_observation`. Nothing is ever truncated. Observations are fresh arrays, since Stable-Baselines3 keeps the
+    last one while it steps.
 
     Args:
         num_envs: N.
@@ -53,7 +56,7 @@ class GlimpseVecEnv(VecEnv):
         self.metadata = self.envs.metadata
 
     def reset(self) -> NDArray[Any]:
-        """Start an episode everywhere, with what `seed` and `set_options` said since the last reset.
+        """Start an episode everywhere, with the last `seed` and `set_options`.
 
         Raises:
             ValueError: options were set for some environments only.
@@ -96,22 +99,21 @@ class GlimpseVecEnv(VecEnv):
         return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: int | Iterable[int] | None = None) -> None:
-        """Refuse: the environments are rows of one engine, and their rules are fixed when they are made.
-
-        Raises:
-            AttributeError: always.
-        """
+        """Raise AttributeError: the rules are fixed when the environments are made."""
         raise AttributeError(f"{attr_name} cannot be set: pass it to GlimpseVecEnv when it is made")
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: int | Iterable[int] | None = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Refuse: there is no environment object for each of them.
+        """Return the rows of `action_masks`, which sb3-contrib's MaskablePPO asks for.
 
         Raises:
-            AttributeError: always.
+            AttributeError: the method is another one, since there is no object for each environment.
         """
-        raise AttributeError(f"{method_name} cannot be called on single environments: use .envs, the vector one")
+        if method_name != "action_masks":
+            raise AttributeError(f"{method_name} cannot be called on single environments: use .envs, the vector one")
+        masks = self.envs.action_masks()
+        return [masks[env] for env in self._get_indices(indices)]
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: int | Iterable[int] | None = None
@@ -120,49 +122,38 @@ class GlimpseVecEnv(VecEnv):
 
 
 class FrameRewards(VecEnvWrapper):
-    """Pay every prediction its share of r_T in the step that makes it, instead of all of them at the end.
-
-    With frame matching r_T is a sum over frames, so an episode's return stays what it was, and the credit comes sooner;
-    costs of looking are paid at the end.
+    """Pay every prediction its share of r_T in the step that makes it (`glimpse_env.wrappers.FrameShares`).
 
     Args:
         venv: a `GlimpseVecEnv`, itself or wrapped.
 
     Raises:
-        ValueError: with segment matching, where a prediction has no share of its own.
+        ValueError: rewards are normalised already, the episodes are no rows of one engine, or matching is not "frame".
     """
 
     def __init__(self, venv: VecEnv) -> None:
         super().__init__(venv)
-        self._rules = venv.get_attr("engine")[0].rules
-        if self._rules.matching != "frame":
-            raise ValueError(f"matching must be 'frame' to pay frame by frame, got {self._rules.matching!r}")
-        self._paid = np.zeros(venv.num_envs)
-        self._predictions = np.zeros(venv.num_envs, np.int64)
+        if unwrap_vec_wrapper(venv, VecNormalize) is not None:
+            raise ValueError("FrameRewards needs the rewards as they are: put VecNormalize around it, not inside")
+        engine = venv.get_attr("engine")[0]
+        if engine.num_envs != venv.num_envs:
+            raise ValueError("FrameRewards wraps a GlimpseVecEnv: wrap others' environments in wrappers.FrameRewards")
+        self._shares = FrameShares(engine)
 
     def reset(self) -> NDArray[Any]:
-        self._paid[:] = 0
-        return self.venv.reset()  # type: ignore[return-value]
-
-    def step_async(self, actions: NDArray[np.int64]) -> None:
-        self._predictions = np.asarray(actions)[:, -1]
-        self.venv.step_async(actions)
+        observations = self.venv.reset()
+        self._shares.restart()
+        return observations  # type: ignore[return-value]
 
     def step_wait(self) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         observations, rewards, dones, infos = self.venv.step_wait()
-        truths = np.stack([info["frame_labels"] for info in infos])  # (N, C)
-        is_said = self._predictions < truths.shape[1]
-        is_true = is_said & truths[np.arange(len(truths)), np.where(is_said, self._predictions, 0)]
-        shares = np.where(dones, rewards - self._paid, self._rules.reward(is_true, is_said & ~is_true))
-        self._paid = np.where(dones, 0, self._paid + shares)
-        return observations, shares.astype(np.float32), dones, infos  # type: ignore[return-value]
+        return observations, self._shares.pay(rewards, dones).astype(np.float32), dones, infos  # type: ignore[return-value]
 
 
 def _rows(infos: dict[str, Any], envs: Iterable[int]) -> list[dict[str, Any]]:
-    """Return Gymnasium's infos of arrays as one dictionary for each of `envs`."""
-    keys = [key for key in infos if not key.startswith("_") and not key.startswith("final_") and f"_{key}" in infos]
-    columns = [infos[key] if infos[key].ndim > 1 else infos[key].tolist() for key in keys]
-    return [{key: column[env] for key, column in zip(keys, columns, strict=True)} for env in envs]
+    # Gymnasium's infos of arrays as one dictionary for each of `envs`.
+    keys = [key for key in infos if not key.startswith("_") and not key.startswith("final_")]
+    return [{key: info_of(infos[key], env) for key in keys} for env in envs]
 
 
 class SliceFeatures(BaseFeaturesExtractor):
@@ -181,7 +172,7 @@ class SliceFeatures(BaseFeaturesExtractor):
 
 
 class CubeFeatures(BaseFeaturesExtractor):
-    """Embed each slice of a "glimpsed" or "cube" observation with its cell, and sum over the slices that show anything.
+    """Embed each slice of a "glimpsed" or "cube" observation with its cell, and sum over the slices that are not zero.
 
     (N, K, K, D) -> (N, features_dim).
     """

@@ -1,4 +1,4 @@
-"""The vector environment of `VideoGlimpse-v0`: N episodes in one process; `glimpse_env.env` says what an episode is."""
+"""The vector environment of `VideoGlimpse-v0`: N episodes in one process; `glimpse_env.env` defines an episode."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from typing_extensions import Unpack
 
-from glimpse_env.env import RENDER_MODES, EpisodeArguments, build_engine, check_options
-from glimpse_env.rendering import check_render_mode, render_engine
+from glimpse_env.env import EpisodeArguments, build_engine, check_arguments, check_options
+from glimpse_env.rendering import check_render_mode, render_engine, render_metadata
 
 
 class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]):
@@ -26,11 +26,13 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
 
     Args:
         num_envs: N.
-        autoreset_mode: a `gymnasium.vector.AutoresetMode` or its value, which a spec can hold as JSON; with DISABLED,
-            finished episodes are started again by `reset(options={"reset_mask": mask})`.
+        autoreset_mode: a `gymnasium.vector.AutoresetMode` or its value, which a spec can hold as JSON. With DISABLED,
+            finished episodes are restarted by `reset(options={"reset_mask": mask})`.
         copy: False returns the same observation array from every call: read it before the next one, and do not write
             into it, since only the slices that were shown are cleared.
-        Others: as for `VideoGlimpseEnv`.
+        max_episode_steps: truncates episodes, as Gymnasium's TimeLimit does; None by default.
+        render_mode: "rgb_array" or None.
+        episode: as for `VideoGlimpseEnv`.
     """
 
     metadata: dict[str, Any]
@@ -41,41 +43,44 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
         *,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         copy: bool = True,
+        max_episode_steps: int | None = None,
         render_mode: str | None = None,
         **episode: Unpack[EpisodeArguments],
     ) -> None:
-        if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
-            raise ValueError(f"num_envs must be a positive integer, got {num_envs!r}")
+        check_arguments(episode, "autoreset_mode", "copy", "max_episode_steps", "render_mode")
+        numbers = {"num_envs": num_envs, "max_episode_steps": 1 if max_episode_steps is None else max_episode_steps}
+        for name, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
         if not isinstance(copy, bool):
             raise TypeError(f"copy must be True or False, got {copy!r}")
-        num_envs = int(num_envs)
-        check_render_mode(render_mode, RENDER_MODES)
-        self.render_mode, self.num_envs, self.copy = render_mode, num_envs, copy
+        check_render_mode(render_mode)
         modes = [mode.value for mode in AutoresetMode]
         if getattr(autoreset_mode, "value", autoreset_mode) not in modes:
             raise ValueError(f"autoreset_mode must be one of {modes}, got {autoreset_mode!r}")
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.metadata = {"render_modes": RENDER_MODES, "render_fps": 10, "autoreset_mode": self.autoreset_mode}
-        self.engine = build_engine(num_envs, **episode)
+        self.render_mode, self.num_envs, self.copy = render_mode, int(num_envs), copy
+        self.autoreset_mode, self.max_episode_steps = AutoresetMode(autoreset_mode), max_episode_steps
+        self.engine = build_engine(self.num_envs, **episode)
         self.source = self.engine.source
+        self.metadata = render_metadata(self.source) | {"autoreset_mode": self.autoreset_mode}
         self.num_clips, self.class_names = self.source.num_clips, self.source.class_names
-        self.single_observation_space = self.engine.rules.observation_space(self.source)
-        self.single_action_space = self.engine.rules.action_space(self.source)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.single_observation_space = self.engine.observation_space
+        self.single_action_space = self.engine.action_space
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._generators: list[np.random.Generator] = []
         self._seeds: list[int] = []
         self._shared = None if copy else self.engine.blank()
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
-        """The N generators, one for each environment."""
+        """The N generators, one per environment."""
         self._seed(None)
         return tuple(self._generators)
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The N seeds that the generators were last made from."""
+        """The N seeds of the generators."""
         self._seed(None)
         return tuple(self._seeds)
 
@@ -95,63 +100,79 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
         mask = self._reset_mask(options.get("reset_mask"))
         clips = self._clips(options.get("clip"), mask)
         self._seed(seed, mask)
-        self._erase()
-        self._begin(mask, clips)
-        return self._observe(), self._infos(mask)
+        with self.engine.undone_on_error(self._of(mask)):
+            self._erase()
+            self._begin(mask, clips)
+            return self._observe(), _masked(self.engine.info(), mask)
 
     def step(
         self, actions: NDArray[np.int64]
     ) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Play N integer actions, one a row; an environment that is due for its autoreset ignores its own.
 
+        If the source fails, all episodes stay where they were, and the step can be tried again.
+
         Raises:
             gymnasium.error.ResetNeeded: an environment has no episode under way and is not reset by itself.
             TypeError, ValueError: an action is not in the action space.
         """
-        engine = self.engine
-        acting = ~engine.done
+        engine, everyone = self.engine, np.ones(self.num_envs, np.bool_)
         if (engine.frame == 0).any():
             raise ResetNeeded("no episode is under way: call reset() before step()")
-        if self.autoreset_mode == AutoresetMode.DISABLED and not acting.all():
+        over = engine.done | self._truncations()
+        if self.autoreset_mode == AutoresetMode.DISABLED and over.any():
             raise ResetNeeded(
-                f"the episodes of environments {np.flatnonzero(~acting).tolist()} are over: with autoreset_mode "
+                f"the episodes of environments {np.flatnonzero(over).tolist()} are over: with autoreset_mode "
                 "'Disabled' call reset(options={'reset_mask': mask}) for them first"
             )
-        checked = engine.check_actions(actions, acting)
-        self._erase()
-        rewards = engine.advance(checked, acting)
-        self._begin(~acting, None)
-        terminations = engine.done.copy()
-        infos: dict[str, Any] = {}
-        if self.autoreset_mode == AutoresetMode.SAME_STEP and terminations.any():
-            infos = self._final(terminations)
-            self._begin(terminations, None)
-        infos |= self._infos(np.ones(self.num_envs, np.bool_))
-        return self._observe(), rewards, terminations, np.zeros(self.num_envs, np.bool_), infos
+        checked = engine.check_actions(actions, ~over)
+        same_step = self.autoreset_mode == AutoresetMode.SAME_STEP
+        with engine.undone_on_error(self._of(everyone if same_step else over)):
+            self._erase()
+            rewards = engine.advance(checked, ~over)
+            self._begin(over, None)
+            terminations, truncations = engine.done.copy(), self._truncations()
+            ended, infos = terminations | truncations, dict[str, Any]()
+            if same_step and ended.any():
+                infos = self._final(ended)
+                self._begin(ended, None)
+            infos |= _masked(engine.info(), everyone)
+            return self._observe(), rewards, terminations, truncations, infos
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
-        """Return one picture, (height, width, 3), for each environment."""
+        """Return one picture, (height, width, 3), per environment."""
         if self.render_mode is None:
             gym.logger.warn("render() without a render mode: pass render_mode='rgb_array' to gym.make_vec")
             return None
         return tuple(render_engine(self.engine, env) for env in range(self.num_envs))
 
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return the masks of N single environments, a row each."""
+        return np.ones((self.num_envs, int(self.engine.action_space.nvec.sum())), np.bool_)
+
     def _seed(self, seed: int | Sequence[int | None] | None, mask: NDArray[np.bool_] | None = None) -> None:
-        if seed is not None and not isinstance(seed, (int, np.integer)):
-            if not hasattr(seed, "__len__"):
-                raise TypeError(f"seed must be None, an integer or {self.num_envs} of these, got {seed!r}")
-            if len(seed) != self.num_envs:
-                raise ValueError(f"{self.num_envs} environments need as many seeds, got {len(seed)}")
+        if isinstance(seed, (int, np.integer)):
+            seed = [int(seed) + env for env in range(self.num_envs)]
+        elif seed is None:
+            seed = [None] * self.num_envs
+        elif not hasattr(seed, "__len__"):
+            raise TypeError(f"seed must be None, an integer or {self.num_envs} of these, got {seed!r}")
+        if len(seed) != self.num_envs:
+            raise ValueError(f"{self.num_envs} environments need as many seeds, got {len(seed)}")
         if not self._generators:
             made = [seeding.np_random() for _ in range(self.num_envs)]
             self._generators, self._seeds = [pair[0] for pair in made], [pair[1] for pair in made]
-        accepted = {}
-        for env in range(self.num_envs):
-            own = seed if seed is None else int(seed) + env if isinstance(seed, (int, np.integer)) else seed[env]
-            if own is not None and (mask is None or mask[env]):
-                accepted[env] = seeding.np_random(own)
-        for env, pair in accepted.items():  # only after all seeds were accepted
-            self._generators[env], self._seeds[env] = pair
+        chosen = [env for env, own in enumerate(seed) if own is not None and (mask is None or mask[env])]
+        accepted = [seeding.np_random(seed[env]) for env in chosen]  # all, before any of them is used
+        for env, (generator, own) in zip(chosen, accepted, strict=True):
+            self._generators[env], self._seeds[env] = generator, own
+
+    def _of(self, mask: NDArray[np.bool_]) -> list[np.random.Generator]:
+        return [self._generators[env] for env in np.flatnonzero(mask)]
+
+    def _truncations(self) -> NDArray[np.bool_]:
+        steps = self.engine.frame - 1 + self.engine.done
+        return steps >= (self.max_episode_steps or np.inf)
 
     def _reset_mask(self, mask: Any) -> NDArray[np.bool_]:
         if mask is None:
@@ -188,29 +209,31 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
 
     def _observe(self) -> NDArray[Any]:
         observations = self.engine.blank() if self._shared is None else self._shared
-        self.engine.observe(observations)
+        try:
+            self.engine.observe(observations)
+        except BaseException:
+            observations[...] = 0  # the shared array holds no part of this observation
+            raise
         return observations
 
-    def _infos(self, mask: NDArray[np.bool_]) -> dict[str, Any]:
-        done = self.engine.done & mask
-        final = _masked(self.engine.final_info(), done) if done.any() else {}
-        return _masked(self.engine.info(), mask) | final
-
-    def _final(self, done: NDArray[np.bool_]) -> dict[str, Any]:
+    def _final(self, ended: NDArray[np.bool_]) -> dict[str, Any]:
+        last = self.engine.blank()
+        if not self.engine.done[ended].all():  # truncated: their last observation is no blank
+            self.engine.observe(last)
         observations = np.full(self.num_envs, None, object)
-        for env in np.flatnonzero(done):
-            observations[env] = np.zeros(self.engine.observation_shape, self.engine.rules.dtype)
-        infos = _masked(self.engine.info(), done) | _masked(self.engine.final_info(), done)
+        for env in np.flatnonzero(ended):
+            observations[env] = last[env].copy()
+        infos = _masked(self.engine.info(), ended)
         return {
             "final_obs": observations,
-            "_final_obs": done.copy(),
+            "_final_obs": ended.copy(),
             "final_info": infos,
-            "_final_info": done.copy(),
+            "_final_info": ended.copy(),
         }
 
 
 def _masked(values: dict[str, NDArray[Any]], mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Blank the rows outside the mask and add the mask of each array, as in Gymnasium's vector infos."""
+    # Blanks the rows outside the mask and adds the mask of each array, as in Gymnasium's vector infos.
     infos: dict[str, Any] = {}
     for key, array in values.items():
         array[~mask] = None if array.dtype == object else 0

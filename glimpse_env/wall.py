@@ -3,7 +3,7 @@
     python -m glimpse_env.wall STORE --grid 5 --background sit stand walk --out wall.json
 
 STORE is a feature store, or "lazy:" and the path of a store or description of videos. One camera shows an event, a clip
-of a class that is not background; the others show background. Nothing of the videos is copied.
+of a class that is not background; the others show background. No video is copied.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Other shapes of the same episodes, for algorithms that want them; Gymnasium's own wrappers do the rest.
+"""Wrappers that change actions, observations, rewards or statistics; Gymnasium's own wrappers do the rest.
 
-All but `VectorEpisodeStatistics` wrap the single environment, and go into `gym.make_vec(..., vectorization_mode="sync",
-wrappers=[...])` too.
+Names with `Vector` wrap the vector environment. The others wrap the single one, and go into
+`gym.make_vec(..., vectorization_mode="sync", wrappers=[...])` too.
 """
 
 from __future__ import annotations
@@ -14,32 +14,34 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.wrappers import RecordEpisodeStatistics
 from gymnasium.wrappers.vector import RecordEpisodeStatistics as VectorRecordEpisodeStatistics
 from numpy.typing import NDArray
 
-from glimpse_env.env import VideoGlimpseEnv
+from glimpse_env.engine import EpisodeEngine
 
 _MOST_ACTIONS = 2**20  # an output layer with more is a mistake: five looks of 49 and 8 classes make 2 * 10**9
+_Env = gym.Env[NDArray[Any], NDArray[np.int64]]
+_Step = tuple[NDArray[Any], Any, bool, bool, dict[str, Any]]
+_Wrapper = gym.Wrapper[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[np.int64]]
 
 
 class DiscreteAction(gym.ActionWrapper[NDArray[Any], np.int64, NDArray[np.int64]], RecordConstructorArgs):
-    """One number for cells and class together, as DQN and its kind want: `cell * C + class` if glimpses is 1.
+    """One number for cells and class together, for DQN and its kind: `cell * C + class` with one glimpse.
 
     Raises:
         ValueError: the action space is no MultiDiscrete, or has more than 2**20 actions.
     """
 
-    def __init__(self, env: gym.Env[NDArray[Any], NDArray[np.int64]]) -> None:
+    def __init__(self, env: _Env) -> None:
         RecordConstructorArgs.__init__(self)
         super().__init__(env)
-        counts = _multi_discrete(env).nvec
-        actions = prod(counts.tolist())
+        self._counts = tuple(_multi_discrete(env).nvec.tolist())
+        actions = prod(self._counts)
         if actions > _MOST_ACTIONS:
             raise ValueError(f"{actions} actions are too many for one Discrete space: use glimpses=1")
         self.action_space = spaces.Discrete(actions)
-        self._counts = tuple(counts.tolist())
 
     def action(self, action: np.int64) -> NDArray[np.int64]:
         is_integer = isinstance(action, (int, np.integer)) and not isinstance(action, bool)
@@ -49,13 +51,13 @@ class DiscreteAction(gym.ActionWrapper[NDArray[Any], np.int64, NDArray[np.int64]
 
 
 class TupleAction(gym.ActionWrapper[NDArray[Any], tuple[Any, ...], NDArray[np.int64]], RecordConstructorArgs):
-    """Where to look and what to say apart: `(cells, class)`, as in the paper's a_n = (l_{n+1}, p_n).
+    """Cells and class apart, `(cells, class)`, as in the paper's a_n = (l_{n+1}, p_n).
 
     Raises:
         ValueError: the action space is no MultiDiscrete.
     """
 
-    def __init__(self, env: gym.Env[NDArray[Any], NDArray[np.int64]]) -> None:
+    def __init__(self, env: _Env) -> None:
         RecordConstructorArgs.__init__(self)
         super().__init__(env)
         counts = _multi_discrete(env).nvec
@@ -64,37 +66,57 @@ class TupleAction(gym.ActionWrapper[NDArray[Any], tuple[Any, ...], NDArray[np.in
     def action(self, action: tuple[Any, ...]) -> NDArray[np.int64]:
         if not isinstance(action, (tuple, list)) or len(action) != 2:
             raise ValueError(f"an action must be (cells, class), got {action!r}")
-        looks, prediction = action
-        return np.append(looks, prediction)
+        return np.append(*action)
 
 
-class PreviousAction(
-    gym.Wrapper[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[np.int64]], RecordConstructorArgs
-):
+class _Appended(_Wrapper, RecordConstructorArgs):
+    # A flat observation with `width` more numbers from 0 to 1.
+
+    def __init__(self, env: _Env, width: int) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        space = env.observation_space
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+            raise ValueError(
+                f"the observation must be a flat Box, got {space}: wrap the environment in "
+                "gymnasium.wrappers.FlattenObservation first"
+            )
+        low, high = np.append(space.low, np.zeros(width)), np.append(space.high, np.ones(width))
+        dtype: Any = space.dtype
+        self.observation_space = spaces.Box(low.astype(dtype), high.astype(dtype), dtype=dtype)
+
+    def _more(self, action: NDArray[np.int64] | None) -> Any:
+        raise NotImplementedError
+
+    def _append(self, observation: NDArray[Any], action: NDArray[np.int64] | None) -> NDArray[Any]:
+        return np.append(observation, np.asarray(self._more(action), observation.dtype))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], Any]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._append(observation, None), info
+
+    def step(self, action: NDArray[np.int64]) -> _Step:
+        observation, *rest = self.env.step(action)
+        return self._append(observation, action), *rest  # type: ignore[return-value]
+
+
+class PreviousAction(_Appended):
     """Append the previous action to a flat observation, one-hot part by part; zeros after a reset.
 
     Raises:
         ValueError: the observation is not flat.
     """
 
-    def __init__(self, env: gym.Env[NDArray[Any], NDArray[np.int64]]) -> None:
-        RecordConstructorArgs.__init__(self)
-        super().__init__(env)
-        self._width = spaces.flatdim(env.action_space)
-        self.observation_space = _longer(env, np.zeros(self._width), np.ones(self._width))
+    def __init__(self, env: _Env) -> None:
+        super().__init__(env, spaces.flatdim(env.action_space))
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], Any]:
-        observation, info = self.env.reset(seed=seed, options=options)
-        return np.append(observation, np.zeros(self._width, observation.dtype)), info
-
-    def step(self, action: NDArray[np.int64]) -> tuple[NDArray[Any], Any, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        previous = np.asarray(spaces.flatten(self.env.action_space, action), observation.dtype)
-        return np.append(observation, previous), reward, terminated, truncated, info
+    def _more(self, action: NDArray[np.int64] | None) -> Any:
+        space = self.env.action_space
+        return np.zeros(spaces.flatdim(space)) if action is None else spaces.flatten(space, action)
 
 
-class TimeLeft(gym.Wrapper[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[np.int64]], RecordConstructorArgs):
-    """Append the share of the episode's steps that are still to come to a flat observation: 1 at first, 0 at the end.
+class TimeLeft(_Appended):
+    """Append the share of the episode's steps still to come to a flat observation: 1 at first, 0 at the end.
 
     Gymnasium's TimeAwareObservation needs a time limit, and these episodes end by themselves.
 
@@ -103,48 +125,29 @@ class TimeLeft(gym.Wrapper[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArra
         ValueError: the observation is not flat.
     """
 
-    def __init__(self, env: gym.Env[NDArray[Any], NDArray[np.int64]]) -> None:
-        RecordConstructorArgs.__init__(self)
-        super().__init__(env)
-        if not isinstance(env.unwrapped, VideoGlimpseEnv):
-            raise TypeError(f"TimeLeft counts the frames of a VideoGlimpseEnv, got {env.unwrapped}")
-        self._engine = env.unwrapped.engine
-        self.observation_space = _longer(env, np.zeros(1), np.ones(1))
+    def __init__(self, env: _Env) -> None:
+        self._engine = _engine_of(env, "TimeLeft counts the frames of")
+        super().__init__(env, 1)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], Any]:
-        observation, info = self.env.reset(seed=seed, options=options)
-        return self._append(observation), info
-
-    def step(self, action: NDArray[np.int64]) -> tuple[NDArray[Any], Any, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return self._append(observation), reward, terminated, truncated, info
-
-    def _append(self, observation: NDArray[Any]) -> NDArray[Any]:
-        frames = self._engine.rules.frames
-        left = frames + 1 - int(self._engine.frame[0]) - int(self._engine.done[0])  # also if a wrapper repeats actions
-        return np.append(observation, np.asarray([left / frames], observation.dtype))
+    def _more(self, action: NDArray[np.int64] | None) -> Any:
+        frames = self._engine.rules.frames  # not the calls of step: a wrapper may repeat actions
+        return [(frames + 1 - int(self._engine.frame[0]) - int(self._engine.done[0])) / frames]
 
 
 class EpisodeStatistics(RecordEpisodeStatistics):
     """Gymnasium's episode statistics with the looks: `info["episode"]["g"]`, and `glimpses_queue` of the last ones."""
 
-    def __init__(
-        self,
-        env: gym.Env[NDArray[Any], NDArray[np.int64]],
-        buffer_length: int = 100,
-        stats_key: str = "episode",
-    ) -> None:
+    def __init__(self, env: _Env, buffer_length: int = 100, stats_key: str = "episode") -> None:
         super().__init__(env, buffer_length=buffer_length, stats_key=stats_key)
-        if not isinstance(env.unwrapped, VideoGlimpseEnv):
-            raise TypeError(f"EpisodeStatistics counts the looks of a VideoGlimpseEnv, got {env.unwrapped}")
+        _engine_of(env, "EpisodeStatistics counts the looks of")
         self._key = stats_key
         self.glimpses_queue: deque[int] = deque(maxlen=buffer_length)
 
-    def step(self, action: NDArray[np.int64]) -> tuple[NDArray[Any], Any, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.int64]) -> _Step:
         observation, reward, terminated, truncated, info = super().step(action)
         if self._key in info:
-            info[self._key]["g"] = info["glimpses"]
-            self.glimpses_queue.append(info["glimpses"])
+            info[self._key]["g"] = int(info["glimpses"])
+            self.glimpses_queue.append(int(info["glimpses"]))
         return observation, reward, terminated, truncated, info
 
 
@@ -160,24 +163,100 @@ class VectorEpisodeStatistics(VectorRecordEpisodeStatistics):
     def step(self, actions: NDArray[np.int64]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         observations, rewards, terminations, truncations, infos = super().step(actions)
         if "episode" in infos:
+            ended = infos["_episode"]
             infos["episode"]["g"] = infos.get("final_info", infos)["glimpses"]
-            self.glimpses_queue.extend(infos["episode"]["g"][infos["_episode"]].tolist())
+            self.glimpses_queue.extend(infos["episode"]["g"][ended].tolist())
+            if self.env.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP:
+                # Before 1.3, Gymnasium did not count the first step of the episodes that begin in this step.
+                self.episode_returns[ended], self.episode_lengths[ended] = 0, 0
+                self.prev_dones = np.zeros_like(ended)
         return observations, rewards, terminations, truncations, infos
+
+
+class FrameShares:
+    """Shares of r_T, paid in the step that makes a prediction instead of all at the end.
+
+    With frame matching r_T is a sum over frames, so an episode's return stays what it was, and the credit comes sooner;
+    costs of looking are paid at the end.
+
+    Args:
+        engine: of the episodes.
+
+    Raises:
+        ValueError: with segment matching, in which a prediction has no share of its own.
+    """
+
+    def __init__(self, engine: EpisodeEngine) -> None:
+        if engine.rules.matching != "frame":
+            raise ValueError(f"matching must be 'frame' to pay frame by frame, got {engine.rules.matching!r}")
+        self._engine = engine
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was paid in episodes that a reset has ended."""
+        self._paid = self._engine.earned()
+
+    def pay(self, rewards: Any, terminations: Any) -> NDArray[np.float64]:
+        """Return the (N,) shares of a step with `rewards` and `terminations`."""
+        earned = self._engine.earned()
+        shares = np.where(terminations, rewards, earned) - self._paid
+        self._paid = np.where(terminations, 0, earned)
+        return shares
+
+
+class FrameRewards(_Wrapper, RecordConstructorArgs):
+    """Pay every prediction its share of r_T in the step that makes it (`FrameShares`).
+
+    Raises:
+        TypeError: the environment is another one.
+        ValueError: matching is not "frame".
+    """
+
+    def __init__(self, env: _Env) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        self._shares = FrameShares(_engine_of(env, "FrameRewards pays for predictions of"))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], Any]:
+        result = self.env.reset(seed=seed, options=options)
+        self._shares.restart()
+        return result
+
+    def step(self, action: NDArray[np.int64]) -> _Step:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, float(self._shares.pay(reward, terminated)[0]), terminated, truncated, info
+
+
+class VectorFrameRewards(VectorWrapper[NDArray[Any], NDArray[np.int64], NDArray[Any]]):
+    """Pay every prediction its share of r_T in the step that makes it (`FrameShares`).
+
+    Raises:
+        TypeError: the environment is another one.
+        ValueError: matching is not "frame".
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        super().__init__(env)
+        self._shares = FrameShares(_engine_of(env, "VectorFrameRewards pays for predictions of"))
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], dict[str, Any]]:
+        result = self.env.reset(seed=seed, options=options)
+        self._shares.restart()
+        return result
+
+    def step(self, actions: NDArray[np.int64]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        observations, rewards, terminations, truncations, infos = self.env.step(actions)
+        return observations, self._shares.pay(rewards, terminations), terminations, truncations, infos
+
+
+def _engine_of(env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any], purpose: str) -> EpisodeEngine:
+    engine, kind = getattr(env.unwrapped, "engine", None), "Env" if isinstance(env, gym.Env) else "VectorEnv"
+    if not isinstance(engine, EpisodeEngine):
+        raise TypeError(f"{purpose} a VideoGlimpse{kind}, got {env.unwrapped}")
+    return engine
 
 
 def _multi_discrete(env: gym.Env[Any, Any]) -> spaces.MultiDiscrete:
     if not isinstance(env.action_space, spaces.MultiDiscrete):
         raise ValueError(f"the action space must be MultiDiscrete, got {env.action_space}")
     return env.action_space
-
-
-def _longer(env: gym.Env[Any, Any], low: NDArray[Any], high: NDArray[Any]) -> spaces.Box:
-    """Return the flat observation space of `env` with values within `low` and `high` appended."""
-    space = env.observation_space
-    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-        raise ValueError(
-            f"the observation must be a flat Box, got {space}: wrap the environment in "
-            "gymnasium.wrappers.FlattenObservation first"
-        )
-    dtype: Any = space.dtype
-    return spaces.Box(np.append(space.low, low).astype(dtype), np.append(space.high, high).astype(dtype), dtype=dtype)

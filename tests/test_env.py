@@ -15,8 +15,8 @@ from glimpse_env import ArraySource, VideoGlimpseEnv, VideoGlimpseVectorEnv
 
 MODES = ("glimpsed", "cube", "slices", "blind")
 DTYPES = ("float32", "float16")
-INFO = {"clip", "clip_id", "frame", "label", "frame_labels"}
-FINAL_INFO = INFO | {"true_positives", "false_positives", "glimpses", "is_correct"}
+COUNTS = {"true_positives", "false_positives", "glimpses", "is_correct"}
+INFO = {"clip", "clip_id", "frame", "label", "frame_labels"} | COUNTS
 
 
 def play(env, predictions, cells=None):
@@ -283,7 +283,7 @@ def test_the_reward_is_equation_7(toy, predictions, rules, counts, reward):
 def test_the_majority_decides(toy, clip, predictions, is_correct):
     env = VideoGlimpseEnv(source=toy, glimpses=1, abstain=True)
     env.reset(options={"clip": clip})
-    assert play(env, predictions)[4]["is_correct"] is is_correct
+    assert play(env, predictions)[4]["is_correct"] == is_correct
 
 
 def test_a_repeated_cell_is_one_look(toy):
@@ -310,27 +310,40 @@ def test_every_prediction_counts_once(toy, abstain, data):
     assert info["glimpses"] == sum(len(set(looks)) for looks in cells[:3])
 
 
-def test_info_has_the_documented_keys_and_types(toy):
+def test_info_has_the_same_keys_and_types_at_every_step(toy):
     env = VideoGlimpseEnv(source=toy, glimpses=1)
-    observation, info = env.reset(options={"clip": 3})
-    assert info.keys() == INFO
+    _, info = env.reset(options={"clip": 3})
     assert (info["clip"], info["clip_id"], info["frame"], info["label"]) == (3, "d", 1, 1)
     assert info["frame_labels"].tolist() == [False, False, False]  # nothing is predicted yet
-    for frame in (2, 3, 4):
-        *_, info = env.step(np.array([0, 1]))
-        assert info.keys() == INFO
+    infos = [info]
+    for frame in (2, 3, 4, 4):
+        observation, reward, terminated, truncated, info = env.step(np.array([0, 1]))
+        infos.append(info)
         assert info["frame"] == frame
         assert info["frame_labels"].tolist() == [False, True, False]
-    observation, reward, terminated, truncated, info = env.step(np.array([0, 1]))
-    assert info.keys() == FINAL_INFO
-    assert info["frame"] == 4
     assert type(observation) is np.ndarray
     assert (type(reward), terminated, truncated) == (float, True, False)
-    types = {key: type(value) for key, value in info.items() if key != "frame_labels"}
-    assert types.pop("clip_id") is str
-    assert types.pop("is_correct") is bool
-    assert set(types.values()) == {int}
-    assert (info["frame_labels"].dtype, info["frame_labels"].shape) == (np.bool_, (3,))
+    assert [[int(info[key]) for key in sorted(COUNTS)] for info in infos] == [[0] * 4] * 4 + [[0, 3, 1, 4]]
+    for info in infos:
+        assert info.keys() == INFO
+        types = {key: type(value) for key, value in info.items()}
+        assert (types.pop("clip_id"), types.pop("frame_labels"), types.pop("is_correct")) == (
+            str,
+            np.ndarray,
+            np.ndarray,
+        )
+        assert set(types.values()) == {np.int64}
+        assert (info["frame_labels"].dtype, info["frame_labels"].shape) == (np.bool_, (3,))
+        assert (info["is_correct"].dtype, info["is_correct"].shape) == (np.bool_, ())
+
+
+def test_infos_without_strings_are_numbers_alone(toy):
+    single = VideoGlimpseEnv(source=toy, info_strings=False)
+    vector = VideoGlimpseVectorEnv(2, source=toy, info_strings=False)
+    assert single.reset(seed=1)[1].keys() == INFO - {"clip_id"}
+    infos = vector.reset(seed=1)[1]
+    assert infos.keys() == {name for key in INFO - {"clip_id"} for name in (key, f"_{key}")}
+    assert all(values.dtype != object for values in infos.values())
 
 
 def test_an_unknown_class_is_never_right(toy):
@@ -542,9 +555,13 @@ def test_the_labels_of_an_untrimmed_clip_are_fresh_too(untrimmed):
             "glimpses must be 1 to 49, the cells of a 7 x 7 cube, or None for any .* got 50",
         ),
         ({"glimpses": 2.0}, TypeError, r"glimpses must be an integer, got 2.0 of type float"),
-        ({"frames": 0}, ValueError, r"frames must be at least 1, got 0"),
+        ({"frames": 0}, ValueError, r"frames must be at least 1 and at most 1000000, got 0"),
         ({"frames": True}, TypeError, r"frames must be an integer, got True of type bool"),
-        ({"glimpse": 5}, TypeError, r"unexpected keyword argument 'glimpse'"),
+        (
+            {"glimpse": 5},
+            TypeError,
+            "unknown argument 'glimpse': did you mean 'glimpses'[?] This environment takes source, split,",
+        ),
     ],
 )
 @pytest.mark.parametrize("make", [gym.make, gym.make_vec])

@@ -124,8 +124,11 @@ def test_a_source_is_opened_as_it_is(toy):
         ({"labels": np.array([0, 2])}, r"labels must be -1 \(unknown\) or 0..1, got 0..2"),
         ({"labels": np.array([-2, 1])}, r"labels must be -1 \(unknown\) or 0..1, got -2..1"),
         ({"clip_ids": ("a",)}, "2 clips need as many clip_ids, got 1"),
-        ({"images": np.zeros((2, 2, 4, 4, 3), np.uint8)}, r"images must begin with shape \(2, 1\), got \(2, 2, 4,"),
-        ({"actors": np.zeros((2, 1, 3, 3), np.bool_)}, r"actors must begin with shape \(2, 1, 2, 2\), got \(2, 1, 3,"),
+        (
+            {"images": np.zeros((2, 2, 4, 4, 3), np.uint8)},
+            r"images must be uint8 \(2, 1, height, width, 3\), got uint8 \(2, 2, 4,",
+        ),
+        ({"actors": np.zeros((2, 1, 3, 3), np.bool_)}, r"actors must be bool \(2, 1, 2, 2\), got bool \(2, 1, 3,"),
     ],
 )
 def test_arrays_that_do_not_fit(change, message):

@@ -297,7 +297,7 @@ def test_seconds_out_of_range(uneven, seconds, error, message):
     ("arguments", "message"),
     [
         ({"frames": 8, "window_seconds": 1.0}, r"frames \(8\) and window_seconds \(1.0\) both set T: give one of them"),
-        ({"stride_seconds": 1.0}, r"stride_seconds \(1.0\) is of windows: set window_seconds too"),
+        ({"stride_seconds": 1.0}, r"stride_seconds \(1.0\) needs window_seconds: set it too"),
         ({"window_seconds": 0.01}, "window_seconds must be finite and at least one frame, of 0.125 seconds here"),
     ],
 )

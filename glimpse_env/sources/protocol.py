@@ -1,18 +1,21 @@
-"""Protocol of clip sources, and clips held in memory.
+"""Clip sources: their protocol, clips held in memory, and the copying of features.
 
-A source is one split of one dataset. It knows nothing of episodes, windows or rewards: it numbers its clips, says what
-is true of them and copies features into arrays that the caller owns. A cell is an index 0..K*K-1, row-major; a frame
-is an index 0..length-1 into the frames that the source holds of a clip.
+A source is one split of a dataset. It knows nothing of episodes or rewards: it numbers its clips, knows their truth,
+and copies features into arrays of the caller. A cell is an index 0..K*K-1, row-major; a frame is an index into the
+frames that the source holds of a clip.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+_WIDE = 2**13  # numbers: rows of this width are converted fastest one by one, without a buffer
+_FIRST_ROWS = 256
 
 
 class Segment(NamedTuple):
@@ -29,13 +32,18 @@ class ClipSource(Protocol):
 
     Attributes:
         class_names: the C classes; a label is an index into them.
-        num_clips: how many clips the split has; clips are 0..num_clips-1.
+        num_clips: number of clips; they are numbered from 0.
         num_frames: T, the frames of an episode by default.
         frames_per_second: the fixed rate at which clips were sampled.
         grid_size: K, the cells along each side of a cube.
         depth: D, the channels of a slice.
-        max_feature: the largest activation of the whole dataset; activations are never negative.
+        max_feature: the largest activation of the dataset; activations are never negative.
         trimmed: True if every clip is one segment of one class, False if clips are long and may have several.
+
+    Optional attributes:
+        crop: side in pixels of the crops that slices are made of. Only the first frame of a clip was then seen whole,
+            so an episode must begin there.
+        computes_features: True if features are computed when they are read, so that unseen ones are left out.
     """
 
     @property
@@ -62,10 +70,10 @@ class ClipSource(Protocol):
         """Return the ground truth; empty if it is unknown."""
 
     def frame_times(self, clip: int) -> NDArray[np.float64]:
-        """Return (length,) seconds, one for each frame held of the clip, ascending."""
+        """Return (length,) ascending seconds, one per frame held of the clip."""
 
     def read_cubes(self, clips: NDArray[np.int64], frames: NDArray[np.int64], out: NDArray[Any]) -> None:
-        """Copy whole cubes: `clips` and `frames` are (n,), `out` (n, K, K, D) in the dtype wanted."""
+        """Copy whole cubes: `clips` and `frames` are (n,), `out` is (n, K, K, D) in the dtype wanted."""
 
     def read_slices(
         self, clips: NDArray[np.int64], frames: NDArray[np.int64], cells: NDArray[np.int64], out: NDArray[Any]
@@ -80,23 +88,22 @@ class ClipSource(Protocol):
 
 
 def crop_of(source: ClipSource) -> int | None:
-    """Return the side in pixels of the crops that a source's slices are made of; None for cells of whole frames.
-
-    Such a source says so by an attribute `crop`, which others need not have. Only the first frame that it holds of a
-    clip was seen whole, so that an episode must begin there.
-    """
+    """Return the side in pixels of the crops that a source's slices are made of; None for cells of whole frames."""
     return getattr(source, "crop", None)
 
 
 def computes_features(source: ClipSource) -> bool:
-    """Return whether a source computes features when they are read, so that none should be that are not looked at.
-
-    Such a source says so by an attribute `computes_features`, which others need not have.
-    """
+    """Return whether a source computes features when they are read."""
     return bool(getattr(source, "computes_features", False))
 
 
-_WIDE = 2**13  # numbers: from here on a row at a time is fastest, and needs no buffer of the output's size
+def describe(source: ClipSource) -> str:
+    """Return one line about a source, for its `repr`."""
+    name = f"{type(source).__name__} {getattr(source, 'split', '')}".rstrip()
+    return (
+        f"<{name}: {source.num_clips} clips of {len(source.class_names)} classes, {source.num_frames} frames of "
+        f"{source.grid_size} x {source.grid_size} x {source.depth}>"
+    )
 
 
 def gather_rows(bank: NDArray[Any], rows: NDArray[np.int64], out: NDArray[Any]) -> None:
@@ -104,7 +111,7 @@ def gather_rows(bank: NDArray[Any], rows: NDArray[np.int64], out: NDArray[Any]) 
 
     Args:
         bank: (rows, width) float16 or float32, finite and never negative.
-        rows: (n,), within the bank: they are not checked, since every caller has validated its clips and cells.
+        rows: (n,) rows of the bank, which are not checked.
         out: float16 or float32, n rows of `width` values, of any shape.
     """
     if bank.dtype == out.dtype and out.flags.c_contiguous:
@@ -124,30 +131,61 @@ def gather_rows(bank: NDArray[Any], rows: NDArray[np.int64], out: NDArray[Any]) 
 def widen(halves: NDArray[np.float16], out: NDArray[np.float32]) -> None:
     """Convert finite float16 into `out` exactly, six times as fast as NumPy does.
 
-    The bits of a half, moved to where a float has its exponent and fraction, are the number over 2 ** 112.
+    The bits of a half, moved to the exponent and fraction of a float, are the number over 2 ** 112.
     """
     bits = out.view(np.int32)
     bits[...] = halves.view(np.int16)  # the sign fills the upper half
     bits <<= 13
-    bits &= ~0x70000000  # of the sign's copies only the first is one
+    bits &= ~0x70000000  # only the first copy of the sign stays
     out *= np.float32(2.0**112)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+class ClipBank:
+    """Rows of features that are made when a clip is first read; memory grows with the clips that were read.
+
+    Args:
+        num_clips: number of clips there may be.
+        width: numbers in a row.
+        dtype: of the rows.
+
+    Attributes:
+        firsts: (num_clips,) int64, the row at which each clip begins; -1 for a clip that has no rows yet.
+        rows: (capacity, width); replaced by a larger array when it is full, so do not keep it.
+    """
+
+    def __init__(self, num_clips: int, width: int, dtype: type[np.floating[Any]]) -> None:
+        self.firsts = np.full(num_clips, -1, np.int64)
+        self.rows = np.empty((0, width), dtype)
+        self._used = 0
+
+    def add(self, clip: int, count: int) -> NDArray[Any]:
+        """Return the (count, width) uninitialised rows of a clip that has none yet."""
+        first, end = self._used, self._used + count
+        if end > len(self.rows):
+            # One array per clip would be slower to gather from. One array for all clips would be resident at once,
+            # because the kernel backs large arrays with pages of 2 MB.
+            grown = np.empty((max(end, 2 * len(self.rows), _FIRST_ROWS), self.rows.shape[1]), self.rows.dtype)
+            grown[:first] = self.rows[:first]
+            self.rows = grown
+        self.firsts[clip], self._used = first, end
+        return self.rows[first:end]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ArraySource:
-    """Clips of equal length whose features are arrays in memory: for one's own features, tests and benchmarks.
+    """Clips of equal length whose features are arrays in memory.
 
     Args:
         features: (clips, T, K, K, D), float16 or float32, finite and never negative.
         labels: (clips,) integers in 0..C-1, or -1 if the class is unknown.
         class_names: the C classes.
         frames_per_second: the rate at which the frames were taken.
-        clip_ids: one name for each clip; numbered names without it.
+        clip_ids: one name per clip; numbered names without it.
         images: (clips, T, height, width, 3) uint8 RGB, for rendering.
         actors: (clips, T, K, K) bool, True for the actor's cells.
 
     Raises:
-        ValueError: the arrays do not fit together, or the features are negative or not finite.
+        ValueError: the arrays do not fit together, or a value is out of range.
     """
 
     features: NDArray[Any]
@@ -157,56 +195,51 @@ class ArraySource:
     clip_ids: Sequence[str] | None = None
     images: NDArray[np.uint8] | None = None
     actors: NDArray[np.bool_] | None = None
+    num_clips: int = field(init=False)
+    num_frames: int = field(init=False)
+    grid_size: int = field(init=False)
+    depth: int = field(init=False)
     max_feature: float = field(init=False)
-    _cubes: NDArray[Any] = field(init=False, repr=False)
+    trimmed: ClassVar[bool] = True
+    __repr__ = describe
 
     def __post_init__(self) -> None:
-        features = self.features
-        if features.ndim != 5 or features.shape[2] != features.shape[3]:
-            raise ValueError(f"features must be (clips, T, K, K, D), got shape {features.shape}")
+        features, labels, shape = self.features, np.asarray(self.labels), self.features.shape
+        if len(shape) != 5 or shape[2] != shape[3] or not all(shape[1:]):
+            raise ValueError(f"features must be (clips, T, K, K, D), got shape {shape}")
         if features.dtype not in (np.float16, np.float32):
             raise ValueError(f"features must be float16 or float32, got {features.dtype}: convert them first")
-        labels = np.asarray(self.labels)
-        if labels.shape != features.shape[:1] or labels.dtype.kind not in "iu":
-            raise ValueError(f"labels must be ({len(features)},) integers, got {labels.dtype} {labels.shape}")
+        if labels.shape != shape[:1] or labels.dtype.kind not in "iu":
+            raise ValueError(f"labels must be ({shape[0]},) integers, got {labels.dtype} {labels.shape}")
         if labels.size and not (labels.min() >= -1 and labels.max() < len(self.class_names)):
             raise ValueError(
                 f"labels must be -1 (unknown) or 0..{len(self.class_names) - 1}, got {labels.min()}..{labels.max()}"
             )
-        for name, array, shape in (
-            ("images", self.images, features.shape[:2]),
-            ("actors", self.actors, features.shape[:4]),
+        if not 0 < self.frames_per_second < np.inf:
+            raise ValueError(f"frames_per_second must be positive and finite, got {self.frames_per_second}")
+        pictures: tuple[Any, ...] = (*shape[:2], "height", "width", 3)
+        for name, array, kind, wanted in (
+            ("images", self.images, np.uint8, pictures),
+            ("actors", self.actors, np.bool_, shape[:4]),
         ):
-            if array is not None and array.shape[: len(shape)] != shape:
-                raise ValueError(f"{name} must begin with shape {shape}, got {array.shape}")
+            if array is None:
+                continue
+            fits = len(array.shape) == len(wanted) and array.dtype == kind
+            if not fits or any(
+                size not in (own, "height", "width") for size, own in zip(wanted, array.shape, strict=True)
+            ):
+                sizes = ", ".join(map(str, wanted))
+                raise ValueError(f"{name} must be {np.dtype(kind)} ({sizes}), got {array.dtype} {array.shape}")
         if self.clip_ids is not None and len(self.clip_ids) != len(features):
             raise ValueError(f"{len(features)} clips need as many clip_ids, got {len(self.clip_ids)}")
         smallest, largest = (features.min(), features.max()) if features.size else (0.0, 0.0)
         if not (smallest >= 0 and np.isfinite(largest)):
             raise ValueError(f"features must be finite and never negative, got values from {smallest} to {largest}")
-        object.__setattr__(self, "max_feature", float(largest))
-        bank = np.ascontiguousarray(features).reshape(self.num_clips * self.num_frames, self.grid_size**2 * self.depth)
-        object.__setattr__(self, "_cubes", bank)
-
-    @property
-    def num_clips(self) -> int:
-        return int(self.features.shape[0])
-
-    @property
-    def num_frames(self) -> int:
-        return int(self.features.shape[1])
-
-    @property
-    def grid_size(self) -> int:
-        return int(self.features.shape[2])
-
-    @property
-    def depth(self) -> int:
-        return int(self.features.shape[4])
-
-    @property
-    def trimmed(self) -> bool:
-        return True
+        clips, frames, size, _, depth = map(int, shape)
+        derived: dict[str, Any] = {"num_clips": clips, "num_frames": frames, "grid_size": size, "depth": depth}
+        derived |= {"max_feature": float(largest), "features": np.ascontiguousarray(features)}
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
     def clip_id(self, clip: int) -> str:
         return f"clip{clip:06d}" if self.clip_ids is None else self.clip_ids[clip]
@@ -219,13 +252,14 @@ class ArraySource:
         return np.arange(self.num_frames) / self.frames_per_second
 
     def read_cubes(self, clips: NDArray[np.int64], frames: NDArray[np.int64], out: NDArray[Any]) -> None:
-        gather_rows(self._cubes, clips * self.num_frames + frames, out)
+        bank = self.features.reshape(-1, self.grid_size**2 * self.depth)
+        gather_rows(bank, clips * self.num_frames + frames, out)
 
     def read_slices(
         self, clips: NDArray[np.int64], frames: NDArray[np.int64], cells: NDArray[np.int64], out: NDArray[Any]
     ) -> None:
         rows = (clips * self.num_frames + frames) * self.grid_size**2 + cells
-        gather_rows(self._cubes.reshape(-1, self.depth), rows, out)
+        gather_rows(self.features.reshape(-1, self.depth), rows, out)
 
     def image(self, clip: int, frame: int) -> NDArray[np.uint8] | None:
         return None if self.images is None else self.images[clip, frame]

@@ -1,7 +1,7 @@
 """Splits into train, validation and test by groups of clips from one source video.
 
-Clips cut from one film look alike, so a part that is held out holds whole groups. Everything here depends on names
-alone: the same names give the same parts on every machine and in every order.
+Clips cut from one film look alike, so whole groups are held out. The names alone decide: the same names give the same
+splits on every machine and in every order.
 """
 
 from __future__ import annotations
@@ -21,14 +21,9 @@ _HMDB_TAGS = re.compile(r"_[hufl]_(?:nm|cm)_np\d+_(?:fr|ba|le|ri)_(?:goo|med|bad
 
 
 def source_group(name: str, *, class_name: str) -> str:
-    """Return the name of the source video that a clip was cut from.
+    """Return the name of the source video of a clip: its name without class and tags, if it ends in HMDB-51's tags.
 
-    Args:
-        name: the clip's name without folder and extension, for example `April_09_brush_hair_u_nm_np1_ba_goo_0`.
-        class_name: the clip's class, which HMDB-51 writes before the tags.
-
-    Returns:
-        The name without class and tags (`April_09`); the whole name if it does not end in HMDB-51's tags.
+    `April_09_brush_hair_u_nm_np1_ba_goo_0` of class `brush_hair` is of `April_09`.
     """
     tags = _HMDB_TAGS.search(name)
     return name if tags is None else name[: tags.start()].removesuffix(f"_{class_name}")
@@ -84,15 +79,13 @@ def carve_validation(train: Mapping[str, tuple[int, str]], *, share: float = VAL
 
 
 def split_groups(clips: Mapping[str, tuple[int, str]], *, share: float = VALIDATION_SHARE) -> dict[str, Split]:
-    """Split clips without official splits: of each class's groups `share` tests, as much validates, the rest trains.
+    """Return the split of every clip: of each class's groups `share` tests, as many validate, the rest trains.
+
+    The test part is carved first, then `share / (1 - share)` of the rest validates; a class with one group only trains.
 
     Args:
         clips: for each clip id its label and its source group.
         share: part of each class's groups for each of the two, rounded as in `carve_groups`.
-
-    Returns:
-        The split of every clip. The test part is carved first, the validation part from what remains, so that it is
-        `share / (1 - share)` of that; a class with one group only trains.
     """
     test = carve_validation(clips, share=share)
     rest = {clip: key for clip, key in clips.items() if clip not in test}

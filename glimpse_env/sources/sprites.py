@@ -1,6 +1,6 @@
 """Small rendered videos of figures that walk over a grid and strike poses, and the features of their cells.
 
-Everything is computed in integers (exact where floats hold them), so it is the same on every platform.
+All numbers are integers, exact also as floats, so videos are the same on every platform.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ DEPTH = 32
 MAX_FEATURE = 8.0
 SEED = 2017
 
-_CONTRAST_SCALE = np.float32(2**-12)  # clutter alone seldom reaches 1, where a feature begins
-_NOISE_BITS = 4  # colours stay below 256 - 16: adding noise then never overflows a byte
+_CONTRAST_SCALE = np.float32(2**-12)  # clutter alone seldom reaches 1, from which a feature is positive
+_NOISE_BITS = 4  # colours stay below 256 - 16, so that adding noise never overflows a byte
 
-# Each character is two by two pixels of a body. All poses cover 84 pixels and all colours add up to 420: no statistic
-# over cells of one channel then tells which pose is the actor's.
+# Each character is two by two pixels of a body. All poses cover 84 pixels and all colours add up to 420, so that no
+# statistic over cells of one channel shows which pose is the actor's.
 POSES = (
     ("##...##", "##...##", "##...##", ".##.##.", "..###..", "...#...", "...#..."),  # A: arms up
     (".......", ".......", "#######", "#######", "#######", ".......", "......."),  # B: lying
@@ -37,7 +37,7 @@ _STEPS[:4] = (-1, 0), (1, 0), (0, -1), (0, 1)
 
 
 def _draw_sprites() -> NDArray[np.bool_]:
-    """Return (poses, 3, 3, P * P * 3), where each pose covers a pixel, shifted by -1, 0 or 1 pixels down and right."""
+    # (poses, 3, 3, P * P * 3): the pixels of each pose, shifted by -1, 0 or 1 pixels down and right
     bodies = np.array([[[mark == "#" for mark in row] for row in pose] for pose in POSES]).repeat(2, 1).repeat(2, 2)
     centred = np.pad(bodies, ((0, 0), (1, 1), (1, 1)))
     shifted = [[np.roll(centred, (down, right), (1, 2)) for right in (-1, 0, 1)] for down in (-1, 0, 1)]
@@ -45,7 +45,7 @@ def _draw_sprites() -> NDArray[np.bool_]:
 
 
 def _draw_projection() -> NDArray[np.float32]:
-    """Return (P * P * 3, D) whole weights that sum to zero in each column: contrasts of shape, then of hue."""
+    # (P * P * 3, D) whole weights that sum to zero in each column: contrasts of shape, then of hue
     hues = 4 * np.array(list(permutations((1, 0, -1)))).T  # (3, 6), over the whole cell
     rng = np.random.Generator(np.random.PCG64(SEED))
     shapes = rng.integers(-2, 3, (16, DEPTH - hues.shape[1]))
@@ -70,12 +70,9 @@ class Script(NamedTuple):
 
 
 def write_still_script(rng: np.random.Generator, poses: NDArray[np.int64], *, grid_size: int) -> Script:
-    """Draw places, each a cell of its own, and colours of figures that strike (T, N) `poses` and do not move."""
-    frames, count = poses.shape
-    cells = rng.permutation(grid_size**2)[:count]
-    rows, columns = np.divmod(np.broadcast_to(cells, poses.shape), grid_size)
-    shifts = rng.integers(0, 3, (2, frames, count))
-    return Script(poses, rows, columns, shifts, _colours(rng, count))
+    """Draw a cell for each figure that strikes (T, N) `poses` and does not move, and colours."""
+    rows, columns = np.divmod(rng.permutation(grid_size**2)[: poses.shape[1]], grid_size)
+    return _finish(rng, poses, np.broadcast_to(rows, poses.shape), np.broadcast_to(columns, poses.shape))
 
 
 def write_script(rng: np.random.Generator, poses: NDArray[np.int64]) -> Script:
@@ -87,14 +84,16 @@ def write_script(rng: np.random.Generator, poses: NDArray[np.int64]) -> Script:
     period = 2 * (GRID_SIZE - 1)
     cells = cells.cumsum(0) % period
     rows, columns = np.minimum(cells, period - cells).transpose(2, 0, 1)  # walks are mirrored at the borders
-    shifts = rng.integers(0, 3, (2, frames, count))
-    return Script(poses, rows, columns, shifts, _colours(rng, count))
+    return _finish(rng, poses, rows, columns)
 
 
-def _colours(rng: np.random.Generator, count: int) -> NDArray[np.uint8]:
-    colours = _DISTRACTOR_COLOURS[rng.integers(0, len(_DISTRACTOR_COLOURS), count)]
+def _finish(
+    rng: np.random.Generator, poses: NDArray[np.int64], rows: NDArray[np.int64], columns: NDArray[np.int64]
+) -> Script:
+    shifts = rng.integers(0, 3, (2, *poses.shape))
+    colours = _DISTRACTOR_COLOURS[rng.integers(0, len(_DISTRACTOR_COLOURS), poses.shape[1])]
     colours[-1] = _ACTOR_COLOUR
-    return colours
+    return Script(poses, rows, columns, shifts, colours)
 
 
 def render(rng: np.random.Generator, script: Script, *, grid_size: int = GRID_SIZE) -> NDArray[np.uint8]:
@@ -106,7 +105,7 @@ def render(rng: np.random.Generator, script: Script, *, grid_size: int = GRID_SI
     down, right = script.shifts
     drawn = np.where(_SPRITES[script.poses, down, right], colours, clutter[script.rows, script.columns])
     cells = clutter[None].repeat(frames, 0)
-    cells[np.arange(frames)[:, None], script.rows, script.columns] = drawn  # the last one drawn stays
+    cells[np.arange(frames)[:, None], script.rows, script.columns] = drawn  # the last one drawn remains
     pairs = np.frombuffer(rng.bytes(cells.size // 2), np.uint8)
     cells += np.concatenate((pairs & 2**_NOISE_BITS - 1, pairs >> _NOISE_BITS)).reshape(cells.shape)
     return cells
@@ -117,11 +116,3 @@ def embed(cells: NDArray[np.uint8]) -> NDArray[np.float16]:
     contrasts: NDArray[np.float32] = cells.astype(np.float32) @ _PROJECTION
     features: NDArray[np.float32] = np.clip(contrasts * _CONTRAST_SCALE - 1, 0, MAX_FEATURE)
     return features.astype(np.float16)
-
-
-def place_actor(script: Script, *, grid_size: int = GRID_SIZE) -> NDArray[np.bool_]:
-    """Return (T, K, K) bool, True for the actor's cell."""
-    frames = len(script.poses)
-    where = np.zeros((frames, grid_size, grid_size), np.bool_)
-    where[np.arange(frames), script.rows[:, -1], script.columns[:, -1]] = True
-    return where

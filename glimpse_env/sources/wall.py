@@ -13,29 +13,36 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse_env.sources.bank import ClipBank
-from glimpse_env.sources.protocol import ClipSource, Segment, computes_features, crop_of, gather_rows
+from glimpse_env.sources.protocol import (
+    ClipBank,
+    ClipSource,
+    Segment,
+    computes_features,
+    crop_of,
+    describe,
+    gather_rows,
+)
 from glimpse_env.sources.splits import SPLITS
 
 LARGEST_GRID = 32
-DEFAULT_WALLS = {"train": 4000, "validation": 400}  # of the test split: as many as it has events
-_EVENT_LENGTHS = 5  # an untrimmed wall is so many times as long as an event, by default
+DEFAULT_WALLS = {"train": 4000, "validation": 400}  # of the test split: one per event
+_EVENT_LENGTHS = 5  # default length of an untrimmed wall, in events
 _CUBES_AT_ONCE = 16
 _PICTURE_SIDE = 800  # pixels, at most, unless the cameras' own pictures are larger
-_ORDER, _COUNTS, _CAMERAS, _BACKGROUND, _OFFSETS, _STARTS = range(6)  # what is drawn, each from a stream of its own
+_ORDER, _COUNTS, _CAMERAS, _BACKGROUND, _OFFSETS, _STARTS = range(6)  # each is drawn from a stream of its own
 
 
 class WallSource:
     """Walls of K x K cameras over the clips of one split.
 
-    Slice (i, j) of frame n is the mean over the cells of what camera (i, j) shows: one run of the network on one frame.
-    Means are computed when they are first read and kept, 4 * D bytes for each frame of `source` that was looked at.
+    Slice (i, j) of frame n is the mean over the cells of the frame that camera (i, j) shows: one run of the network.
+    Means are computed when they are first read, and kept: 4 * D bytes per frame of `source` that was looked at.
 
     The classes are those of `source` that are not `background`. On a trimmed wall one camera shows an event, a clip of
-    such a class from its first frame on; the wall's label is its class. The other cameras show background clips, each
-    from a random frame on. All cameras loop, so an event cannot be found by its camera standing still. An untrimmed
-    wall has 1 to `events` events, each on a camera of its own, at a random time and as long as its clip, though at
-    most `source.num_frames` frames; before and after, that camera shows background too.
+    such a class from its first frame on; its class is the wall's label. The other cameras show background clips, each
+    from a random frame on. All cameras loop, so no camera that stands still reveals the event. An untrimmed wall has 1
+    to `events` events, each on a camera of its own, at a random time and as long as its clip, at most
+    `source.num_frames` frames; before and after, that camera shows background too.
 
     A wall depends on the seed, the split and its number alone. Events are taken in turn from a shuffled order.
 
@@ -46,9 +53,9 @@ class WallSource:
         trimmed: whether an event lasts the whole clip.
         events: the most events of a wall: 1 if trimmed, otherwise 2 by default.
         frames: T; by default that of `source` if trimmed, five times that otherwise.
-        walls: how many there are; by default 4000 for training, 400 for validation, and one for each test event.
+        walls: number of walls; by default 4000 for training, 400 for validation, and one per test event.
         seed: of all that is drawn.
-        split: the part that `source` is: "train", "validation" or "test".
+        split: the split that `source` is: "train", "validation" or "test".
 
     Raises:
         ValueError: an argument is out of range, or the split has no event or no background.
@@ -67,10 +74,10 @@ class WallSource:
         seed: int = 0,
         split: str = "train",
     ) -> None:
-        self._settings: dict[str, Any] = {
-            "background": background, "grid": grid, "trimmed": trimmed, "events": events, "frames": frames,
-            "walls": walls, "seed": seed, "split": split,
-        }  # fmt: skip
+        self._copy = partial(
+            WallSource, background=background, grid=grid, trimmed=trimmed, events=events, frames=frames, walls=walls,
+            seed=seed, split=split,
+        )  # fmt: skip
         _check_source(source)
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}: a wall has {', '.join(SPLITS)}")
@@ -104,12 +111,10 @@ class WallSource:
         walls = DEFAULT_WALLS.get(split, len(event_clips)) if walls is None else walls
         self.num_clips = _integer("walls", walls, 1, None, f"at least 1 for split {split!r}")
 
-        self.split, self.trimmed, self.seed = split, trimmed, int(seed)
-        self.frames_per_second, self.depth, self.max_feature = (
-            source.frames_per_second, source.depth, source.max_feature,
-        )  # fmt: skip
-        self.computes_features = computes_features(source)
-        self._cameras = _cameras_of(source)
+        self.source, self.split, self.trimmed, self.seed = source, split, trimmed, int(seed)
+        self.depth, self.max_feature = source.depth, source.max_feature
+        self.frames_per_second, self.computes_features = source.frames_per_second, computes_features(source)
+        self._cameras = _SHARED.setdefault(id(source), _Cameras(source))
         self._labels = (np.cumsum(~is_background) - 1)[labels]  # of event clips, among the classes of the wall
         shape = (self.num_clips, cameras)
         counts = self._rng(_COUNTS).integers(1, self.events + 1, self.num_clips)
@@ -121,26 +126,19 @@ class WallSource:
         self._idle = idle_clips[self._rng(_BACKGROUND).integers(len(idle_clips), size=shape)].astype(np.int32)
         self._offsets = self._rng(_OFFSETS).random(shape, np.float32)  # as a share of the background clip
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return partial(WallSource, **self._settings), (self._cameras.source,)
+    __repr__ = describe
 
-    @property
-    def source(self) -> ClipSource:
-        """The clips that the cameras show."""
-        return self._cameras.source
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._copy, (self.source,)
 
     def clip_id(self, clip: int) -> str:
         """Return the wall's number and the id of its first event, which names the film that it was cut from."""
-        return f"wall{clip:05d}/{self._cameras.source.clip_id(int(self._event_clips[clip, 0]))}"
+        return f"wall{clip:05d}/{self.source.clip_id(int(self._event_clips[clip, 0]))}"
 
     def segments(self, clip: int) -> tuple[Segment, ...]:
         """Return one segment for each event; of an untrimmed wall over videos, this decodes the events' clips."""
         rate = self.frames_per_second
-        return tuple(
-            sorted(
-                Segment((first - 0.5) / rate, (end - 0.5) / rate, label) for first, end, label, _ in self._acts(clip)
-            )
-        )
+        return tuple(sorted(Segment((a - 0.5) / rate, (b - 0.5) / rate, label) for a, b, label, _ in self._acts(clip)))
 
     def frame_times(self, clip: int) -> NDArray[np.float64]:
         return np.arange(self.num_frames) / self.frames_per_second
@@ -161,7 +159,7 @@ class WallSource:
         looks = np.full((2, size**2), [[clip], [frame]])
         pictures = []
         for shown, at in np.stack(self._shown(looks[0], looks[1], np.arange(size**2)), 1).tolist():
-            picture = self._cameras.source.image(shown, at)
+            picture = self.source.image(shown, at)
             if picture is None:
                 return None
             every = max(1, picture.shape[0] * size // _PICTURE_SIDE)
@@ -182,7 +180,7 @@ class WallSource:
         return np.random.Generator(np.random.PCG64([self.seed, SPLITS.index(self.split), stream]))
 
     def _acts(self, clip: int) -> list[tuple[int, int, int, int]]:
-        """Return the events of a wall: first frame, frame after the last, class and camera."""
+        # The events of a wall: first frame, frame after the last, class and camera.
         acts = []
         for event in np.flatnonzero(self._event_cameras[clip] >= 0).tolist():
             (first,), (length,) = self._spans(np.array([clip]), event)
@@ -191,20 +189,20 @@ class WallSource:
         return acts
 
     def _spans(self, walls: NDArray[np.int64], event: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the first frame of an event on each of the (n,) walls, and how many frames it lasts."""
+        # The first frame of an event on each of the (n,) walls, and the number of its frames.
         if self.trimmed:
             return np.zeros_like(walls), np.full_like(walls, self.num_frames)
         lengths = self._cameras.lengths(self._event_clips[walls, event])
-        lengths = np.minimum(lengths, self._cameras.source.num_frames)
+        lengths = np.minimum(lengths, self.source.num_frames)
         starts = self._event_starts[walls, event] * (self.num_frames - lengths + 1)
         return starts.astype(np.int64), lengths
 
     def _shown(
         self, walls: NDArray[np.int64], frames: NDArray[np.int64], cells: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return which clip each camera shows and which frame of it, for (n,) looks."""
+        # The clip that each camera shows and the frame of it, for (n,) looks.
         clips = self._idle[walls, cells].astype(np.int64)
-        since = np.full(len(clips), -1)  # frames since the event began; -1 where background is shown
+        since = np.full(len(clips), -1)  # frames since the event began; -1 if background is shown
         for event in range(self.events):
             (looks,) = (self._event_cameras[walls, event] == cells).nonzero()
             starts, lengths = self._spans(walls[looks], event)
@@ -218,7 +216,7 @@ class WallSource:
 
 
 class _Cameras:
-    """Another source's frames, each as the mean over its cells, kept once they were read."""
+    """Frames of another source, each as the mean over its cells, kept once they were read."""
 
     def __init__(self, source: ClipSource) -> None:
         self.source = source
@@ -228,14 +226,14 @@ class _Cameras:
         self._cubes = np.empty((_CUBES_AT_ONCE, size, size, source.depth), np.float32)
 
     def lengths(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return how many frames there are of each of the (n,) clips; videos that were not read yet are decoded."""
+        # The number of frames of each of the (n,) clips; videos that were not read yet are decoded.
         for clip in set(clips[self._lengths[clips] == 0].tolist()):
             self._lengths[clip] = length = len(self.source.frame_times(clip))
             self._bank.add(clip, length).fill(-1)  # no feature is negative: not computed yet
         return self._lengths[clips]
 
     def read(self, clips: NDArray[np.int64], frames: NDArray[np.int64], out: NDArray[Any]) -> None:
-        """Copy the mean slices of (n,) frames, of clips whose lengths were asked for, into `out`, n rows of D."""
+        # Copies the mean slices of (n,) frames, of clips whose `lengths` were asked for, into `out`, n rows of D.
         bank = self._bank
         rows = bank.firsts[clips] + frames
         (missing,) = (bank.rows[rows, 0] < 0).nonzero()
@@ -250,15 +248,8 @@ class _Cameras:
         gather_rows(bank.rows, rows, out)
 
 
+# All walls over one source share its frames. The value holds the source, whose id is not reused while it lives.
 _SHARED: WeakValueDictionary[int, _Cameras] = WeakValueDictionary()
-
-
-def _cameras_of(source: ClipSource) -> _Cameras:
-    """Return the frames of a source, which all walls over it share."""
-    cameras = _SHARED.get(id(source))  # it holds the source, whose id is therefore not used again while it lives
-    if cameras is None:
-        cameras = _SHARED[id(source)] = _Cameras(source)
-    return cameras
 
 
 def _check_source(source: ClipSource) -> None:
@@ -272,7 +263,6 @@ def _check_source(source: ClipSource) -> None:
 
 
 def _is_background(source: ClipSource, names: Sequence[str]) -> NDArray[np.bool_]:
-    """Return (C,) bool after refusing names that are no classes, none at all, and all of them."""
     known = source.class_names
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"background must be a list of class names, got {names!r}")
@@ -286,7 +276,6 @@ def _is_background(source: ClipSource, names: Sequence[str]) -> NDArray[np.bool_
 
 
 def _integer(name: str, value: Any, low: int, high: int | None, allowed: str) -> int:
-    """Return an integer from `low` to `high`, or raise a ValueError that says what is `allowed`."""
     is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not is_integer or value < low or (high is not None and value > high):
         raise ValueError(f"{name} must be {allowed}, got {value!r}")
