@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from glimpse_env import SyntheticSource, VideoGlimpseEnv
 from glimpse_env.rendering import ABSTAINED, SIDE, draw
-from glimpse_env.sources.sprites import POSES
+from glimpse_env.sources.synthetic import POSES
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -20,22 +20,10 @@ from glimpse_env.store import FeatureStore
 from glimpse_env.vector_env import VideoGlimpseVectorEnv
 
 __all__ = [
-    "ArraySource",
-    "ClipSource",
-    "EasySyntheticSource",
-    "EpisodeArguments",
-    "EpisodeEngine",
-    "EpisodeRules",
-    "FeatureStore",
-    "Segment",
-    "SlidingWindows",
-    "SyntheticSource",
-    "UntrimmedSyntheticSource",
-    "VideoGlimpseEnv",
-    "VideoGlimpseVectorEnv",
-    "WallSource",
-    "open_source",
-]
+    "ArraySource", "ClipSource", "EasySyntheticSource", "EpisodeArguments", "EpisodeEngine", "EpisodeRules",
+    "FeatureStore", "Segment", "SlidingWindows", "SyntheticSource", "UntrimmedSyntheticSource", "VideoGlimpseEnv",
+    "VideoGlimpseVectorEnv", "WallSource", "open_source",
+]  # fmt: skip
 
 _VARIANTS: dict[str, dict[str, Any]] = {
     "VideoGlimpse-v0": {},

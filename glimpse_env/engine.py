@@ -6,16 +6,15 @@ again at any time (`observe`), into an array of the caller.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse_env.matching import claimed_segments, classes_at, predicted_segments
-from glimpse_env.rules import EpisodeRules
-from glimpse_env.sources.protocol import ClipSource, Segment
+from glimpse_env.rules import EpisodeRules, claimed_segments, classes_at, predicted_segments
+from glimpse_env.sources.protocol import Array, ClipSource, Index, Segment
 
 _GLANCES_AT_ONCE = 16  # first cubes read together, for sources that run a network
 
@@ -23,19 +22,14 @@ _GLANCES_AT_ONCE = 16  # first cubes read together, for sources that run a netwo
 class Outcome(NamedTuple):
     """Counts of n finished episodes; every field is (n,)."""
 
-    true_positives: NDArray[np.int64]
-    false_positives: NDArray[np.int64]
-    glimpses: NDArray[np.int64]
+    true_positives: Index
+    false_positives: Index
+    glimpses: Index
     is_correct: NDArray[np.bool_]
 
 
 class EpisodeEngine:
     """N episodes over one clip source.
-
-    Args:
-        source: of clips and features.
-        rules: of the episodes.
-        num_envs: N.
 
     Attributes (all of the N episodes, read-only to callers):
         clip: (N,) int64, the clip played; -1 before the first `begin`.
@@ -53,20 +47,19 @@ class EpisodeEngine:
         classes, frames, slots = len(source.class_names), rules.frames, rules.most_looks(source)
         self.source, self.rules, self.num_envs = source, rules, num_envs
         self.observation_space, self.action_space = rules.observation_space(source), rules.action_space(source)
-        self.clip = np.full(num_envs, -1, np.int64)
-        self.frame = np.zeros(num_envs, np.int64)
-        self.done = np.zeros(num_envs, np.bool_)
+        # One array for many numbers, which is quick to copy: clip, frame, looks and the counts of the outcome.
+        numbers, flags = np.zeros((6, num_envs), np.int64), np.zeros((2, num_envs), np.bool_)
+        self.clip, self.frame, self._looks, self.done = numbers[0], numbers[1], numbers[2], flags[0]
+        self._outcome = Outcome(numbers[3], numbers[4], numbers[5], flags[1])
+        self.clip[:] = -1
         self.cells = np.full((num_envs, slots), -1, np.int64)
         self.predictions = np.full((num_envs, frames), -1, np.int64)
         self.label = np.full(num_envs, -1, np.int64) if source.trimmed else np.zeros((num_envs, classes), np.bool_)
         self.window = np.zeros((num_envs, frames), np.int64)
         self._frame_labels = np.zeros((num_envs, frames, classes), np.bool_)
-        self._truths = np.full(num_envs, None, object)
-        self._clip_ids = np.full(num_envs, None, object)
-        self._looks = np.zeros(num_envs, np.int64)
-        counts = np.zeros((3, num_envs), np.int64)
-        self._outcome = Outcome(counts[0], counts[1], counts[2], np.zeros(num_envs, np.bool_))
-        self._state = [value for value in vars(self).values() if isinstance(value, np.ndarray)] + [*self._outcome]
+        self._truths, self._clip_ids = np.full((2, num_envs), None, object)
+        self._changed_by_steps: list[Array] = [numbers, flags, self.cells, self.predictions]
+        self._changed_by_begins = [self.label, self.window, self._frame_labels, self._truths, self._clip_ids]
         self._everyone = np.arange(num_envs)
         cells = np.arange(source.grid_size**2)
         self._centres = (np.stack(np.divmod(cells, source.grid_size), 1) + 0.5) / source.grid_size  # (K*K, 2)
@@ -82,11 +75,7 @@ class EpisodeEngine:
             raise IndexError(f"clip {clip} does not exist: this split has clips 0 to {self.source.num_clips - 1}")
 
     def begin(self, env: int, clip: int, generator: np.random.Generator) -> None:
-        """Start an episode of `clip` in `env`; `generator` places the window if `jitter` is on.
-
-        Raises:
-            IndexError: there is no such clip.
-        """
+        """Start an episode of `clip` in `env`; `generator` places the window if `jitter` is on."""
         source, frames = self.source, self.rules.frames
         self.check_clip(clip)
         times, segments = source.frame_times(clip), source.segments(clip)
@@ -110,13 +99,8 @@ class EpisodeEngine:
         for counts in self._outcome:
             counts[env] = 0
 
-    def check_actions(self, actions: Any, envs: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Return `actions` as (N, m + 1) or (N, K*K + 1) int64 after checking the rows of `envs`.
-
-        Raises:
-            TypeError: the actions are not integers.
-            ValueError: their shape or a value is wrong.
-        """
+    def check_actions(self, actions: Any, envs: NDArray[np.bool_]) -> Index:
+        """Return `actions` as (N, m + 1) or (N, K*K + 1) int64 after checking the rows of `envs`."""
         actions, counts = np.asarray(actions), self.action_space.nvec
         shape = (self.num_envs, len(counts))
         if actions.dtype.kind not in "iu":
@@ -132,7 +116,7 @@ class EpisodeEngine:
             )
         return np.asarray(actions, np.int64)
 
-    def advance(self, actions: NDArray[np.int64], envs: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def advance(self, actions: Index, envs: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Play one checked action in each of `envs` and return the (N,) rewards, 0 before the end of an episode."""
         (rows,) = envs.nonzero()
         frames = self.frame[rows]
@@ -151,10 +135,8 @@ class EpisodeEngine:
             rewards[ending] = self.rules.reward(outcome.true_positives, outcome.false_positives, outcome.glimpses)
         return rewards
 
-    def outcome(self, envs: NDArray[np.int64]) -> Outcome:
-        """Count N+ and N- of the (n,) `envs`, whose episodes are over, and judge their most frequent predictions; ties
-        go to the lowest class.
-        """
+    def outcome(self, envs: Index) -> Outcome:
+        """Judge the (n,) `envs`, whose episodes are over; ties between most frequent predictions go to the lowest."""
         classes = np.arange(len(self.source.class_names))
         chosen = self.predictions[envs, :, None] == classes  # (n, T, C); abstentions choose nothing
         votes = chosen.sum(1)
@@ -168,17 +150,22 @@ class EpisodeEngine:
             true_positives, false_positives = counts.T
         return Outcome(true_positives, false_positives, self._looks[envs], is_correct)
 
-    def info(self) -> dict[str, NDArray[Any]]:
+    def info(self) -> dict[str, Array]:
         """Return the infos of the current step as new arrays of N rows; counts are 0 and False until the end."""
         infos = {"clip": self.clip.copy(), "frame": self.frame.copy(), "label": self.label.copy()}
         infos |= {"frame_labels": self.frame_labels()}
         if self.rules.info_strings:
             infos["clip_id"] = self._clip_ids.copy()
-        return infos | {name: counts.copy() for name, counts in self._outcome._asdict().items()}
+        return infos | {name: counts.copy() for name, counts in zip(Outcome._fields, self._outcome, strict=True)}
+
+    def steps(self) -> Index:
+        """Return (N,), the predictions made so far in each episode."""
+        steps: Index = self.frame + self.done - 1
+        return steps
 
     def frame_labels(self) -> NDArray[np.bool_]:
         """Return (N, C), the classes true at the frame just predicted; all False before the first prediction."""
-        predicted = self.frame + self.done - 1
+        predicted = self.steps()
         labels: NDArray[np.bool_] = self._frame_labels[self._everyone, np.maximum(predicted, 1) - 1]
         labels[predicted <= 0] = False
         return labels
@@ -202,26 +189,25 @@ class EpisodeEngine:
         return int(self.window[env, self.frame[env] - 1])
 
     @contextmanager
-    def undone_on_error(self, generators: Iterable[np.random.Generator] = ()) -> Iterator[None]:
-        """Restore the episodes and the generators if the block fails, for example in the source, so that it can be run
-        again.
-        """
-        before = [array.copy() for array in self._state]
+    def undone_on_error(self, generators: Sequence[np.random.Generator] = ()) -> Iterator[None]:
+        """Restore the episodes and the generators, those that begin episodes, if the block fails."""
+        state = self._changed_by_steps + (self._changed_by_begins if generators else [])
+        before = [array.copy() for array in state]
         states = [(generator, generator.bit_generator.state) for generator in generators]
         try:
             yield
         except BaseException:
-            for array, values in zip(self._state, before, strict=True):
+            for array, values in zip(state, before, strict=True):
                 array[...] = values
-            for generator, state in states:
-                generator.bit_generator.state = state
+            for generator, own in states:
+                generator.bit_generator.state = own
             raise
 
-    def blank(self) -> NDArray[Any]:
+    def blank(self) -> Array:
         """Return a new array of zeros for `observe`, (N, *observation shape)."""
         return np.zeros((self.num_envs, *self.observation_space.shape), self.rules.dtype)
 
-    def observe(self, out: NDArray[Any]) -> None:
+    def observe(self, out: Array) -> None:
         """Write every episode's observation into `out`, (N, *observation shape).
 
         `out` is either `blank`, or the array of an earlier `observe` that `erase` has cleared before the state changed.
@@ -243,7 +229,7 @@ class EpisodeEngine:
             if len(blind):
                 out[blind] = 0
 
-    def erase(self, out: NDArray[Any]) -> None:
+    def erase(self, out: Array) -> None:
         """Prepare the array of the last `observe` for the next one; only the slices that it wrote are touched."""
         if self.rules.observation == "glimpsed":
             whole, partly, _ = self._views()
@@ -251,7 +237,7 @@ class EpisodeEngine:
             envs, _, cells = self._looks_of(partly)
             self._rows(out)[envs, cells] = 0
 
-    def _chosen(self, looks: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _chosen(self, looks: Index) -> Index:
         # The (n, m) cells that checked actions choose, -1 for a slot that chooses none.
         if self.rules.glimpses is None:
             cells = np.arange(looks.shape[1])
@@ -270,7 +256,7 @@ class EpisodeEngine:
         claimed = claimed_segments(predicted, self._truths[env], overlap_threshold=self.rules.overlap_threshold)
         return len(claimed), len(predicted) - len(claimed)
 
-    def _views(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    def _views(self) -> tuple[Index, Index, Index]:
         # The episodes that see a whole frame, chosen cells of it, or nothing.
         sighted = (self.frame > 0) & ~self.done
         first = self.frame == 1
@@ -278,13 +264,13 @@ class EpisodeEngine:
             sighted &= ~first
         return (sighted & first).nonzero()[0], (sighted & ~first).nonzero()[0], (~sighted).nonzero()[0]
 
-    def _rows(self, out: NDArray[Any]) -> NDArray[Any]:
+    def _rows(self, out: Array) -> Array:
         return out.reshape(self.num_envs, self.source.grid_size**2, self.source.depth)
 
-    def _places(self, envs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _places(self, envs: Index) -> tuple[Index, Index]:
         return self.clip[envs], self.window[envs, self.frame[envs] - 1]
 
-    def _write_cubes(self, envs: NDArray[np.int64], out: NDArray[Any]) -> None:
+    def _write_cubes(self, envs: Index, out: Array) -> None:
         if len(envs) == self.num_envs:
             self.source.read_cubes(*self._places(envs), out)
         else:
@@ -292,22 +278,20 @@ class EpisodeEngine:
             for env in envs:
                 self.source.read_cubes(*self._places(np.array([env])), out[env : env + 1])
 
-    def _looks_of(self, envs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    def _looks_of(self, envs: Index) -> tuple[Index, Index, Index]:
         # The environment, the slot and the cell of each of the L looks of `envs` at their current frames.
         cells = self.cells[envs]
         row, slot = (cells >= 0).nonzero()
         return envs[row], slot, cells[row, slot]
 
-    def _read_looks(
-        self, envs: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
+    def _read_looks(self, envs: Index) -> tuple[Index, Index, Index, Array]:
         # `_looks_of` with the slices looked at, (L, D), in memory that the next call overwrites.
         looking, slot, cells = self._looks_of(envs)
         slices = self._slices[: len(looking)]
         self.source.read_slices(*self._places(looking), cells, slices)
         return looking, slot, cells, slices
 
-    def _write_slices(self, envs: NDArray[np.int64], out: NDArray[Any]) -> None:
+    def _write_slices(self, envs: Index, out: Array) -> None:
         depth = self.source.depth
         looking, slot, cells, slices = self._read_looks(envs)
         if len(looking) < out.shape[1] * len(envs):
@@ -316,7 +300,7 @@ class EpisodeEngine:
         out[looking, slot, :depth] = slices
         out[looking, slot, depth:] = self._centres[cells]
 
-    def _write_first_glances(self, envs: NDArray[np.int64], out: NDArray[Any]) -> None:
+    def _write_first_glances(self, envs: Index, out: Array) -> None:
         depth = self.source.depth
         for begin in range(0, len(envs), len(self._cubes)):
             part = envs[begin : begin + len(self._cubes)]

@@ -56,7 +56,7 @@ from glimpse_env.catalogue import open_source
 from glimpse_env.engine import EpisodeEngine
 from glimpse_env.rendering import RENDER_MODES, check_render_mode, render_engine, render_metadata
 from glimpse_env.rules import EpisodeRules, FeatureType, FirstGlance, Matching, Observation
-from glimpse_env.sources.protocol import ClipSource
+from glimpse_env.sources.protocol import Array, ClipSource, Index
 
 _ALONE = np.ones(1, np.bool_)
 
@@ -116,41 +116,40 @@ def build_engine(
 
 
 def check_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, Any]:
-    """Return the options of a reset, or raise ValueError if one is not `known`."""
+    """Return the options of a reset; raise ValueError if one is not `known`."""
     options = options or {}
     if unknown := sorted(options.keys() - known):
         raise ValueError(f"unknown reset options {unknown}: reset takes {sorted(known)}")
     return options
 
 
-def info_of(values: NDArray[Any], env: int) -> Any:
-    """Return the info of one environment; a bool is an array without dimensions, as Gymnasium and others can batch it."""
+def info_of(values: Array, env: int) -> Any:
+    """Return the info of one environment; a bool is an array without dimensions, which Gymnasium can batch."""
     return values[env, ...] if values.dtype == np.bool_ else values[env]
 
 
-class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
+class VideoGlimpseEnv(gym.Env[Array, Index]):
     """One episode at a time; the module's docstring defines an episode.
 
     Args:
         source: "synthetic", "synthetic-easy", "synthetic-untrimmed", the path of a feature store, "lazy:PATH" (videos
-            whose features are computed when they are looked at), "wall:FILE" (a wall of cameras), or a ClipSource. A
-            ClipSource is one split already: `split` and `fold` do not apply, and the spec does not serialise.
+            whose features are computed when they are looked at), "wall:FILE" (a wall of cameras), or a ClipSource,
+            which is one split already and makes the spec unserialisable.
         split: "train", "validation" or "test".
         fold: number of the dataset's official split.
         frames: T; the source's own without it.
         window_seconds: plays windows of this length that slide over each video; replaces `frames`.
         stride_seconds: from the start of one window to that of the next; half of `window_seconds` by default.
         glimpses: m, the cells looked at in every frame after the first, 5 by default; None: any set of cells.
-        observation: "glimpsed" (default; (K, K, D) with unseen slices zeroed), "cube" ((K, K, D) whole), "slices"
-            ((m, D + 2), the chosen slices with their row and column in (0, 1); K*K rows if glimpses are unlimited)
-            or "blind" ((1,), a zero).
+        observation: "glimpsed" (default) and "cube" are (K, K, D), "slices" is (m, D + 2), slices with their row and
+            column in (0, 1) (K*K rows if glimpses are unlimited), and "blind" is (1,).
         first_glance: "whole" (default) shows all of the first frame; "none" shows zeros, so the agent has to search.
             Neither counts as looks.
         dtype: "float32" (default) or "float16".
         eta, positive_reward, negative_reward: of eq. 7; 0.5, 1 and -1 by default.
         matching: "frame" (default) or "segment".
         overlap_threshold: the temporal IoU that a segment must exceed to be true; 0.5 by default.
-        abstain: adds class C, "no prediction"; by default only if the source is untrimmed.
+        abstain: adds class C; by default only if the source is untrimmed.
         look_cost: subtracted from the reward per look, 0 by default.
         jitter: random instead of centred windows of clips longer than T.
         info_strings: False leaves `clip_id` out of infos, for libraries that read numbers alone.
@@ -159,9 +158,6 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
     Attributes:
         num_clips: number of clips in the split, or of windows that slide over them.
         class_names: the C classes; a class in an action or a label is an index into them.
-
-    Raises:
-        TypeError, ValueError, FileNotFoundError: an argument that cannot be played, named with what is allowed.
 
     Source: sections II and III of the paper; design of the reward from Yeung et al. 2016.
     """
@@ -179,14 +175,8 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
         self.observation_space: spaces.Box = self.engine.observation_space
         self.action_space: spaces.MultiDiscrete = self.engine.action_space
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Start an episode of `options["clip"]`, or of a clip drawn uniformly, and return its first observation.
-
-        Raises:
-            IndexError, TypeError, ValueError: the option is unknown or there is no such clip.
-        """
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Start an episode of `options["clip"]`, or of a clip drawn uniformly, and return its first observation."""
         chosen = check_options(options, {"clip"}).get("clip")
         if chosen is not None:  # before seeding: a refused reset changes nothing
             if isinstance(chosen, (bool, np.bool_)) or not isinstance(chosen, (int, np.integer)):
@@ -198,7 +188,7 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
             self.engine.begin(0, int(clip), self.np_random)
             return self._observe(), self._info()
 
-    def step(self, action: NDArray[np.int64]) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Index) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Play (where to look in the next frame, class now), an integer vector of the action space.
 
         If the source fails, the episode stays where it was, and the step can be tried again.
@@ -225,15 +215,13 @@ class VideoGlimpseEnv(gym.Env[NDArray[Any], NDArray[np.int64]]):
         return render_engine(self.engine, 0)
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return a True for each choice of each part of an action, as sb3-contrib's MaskablePPO asks; override it to
-        forbid cells.
-        """
+        """Return a True per choice of each part of an action, for MaskablePPO; override it to forbid cells."""
         return np.ones(int(self.action_space.nvec.sum()), np.bool_)
 
-    def _observe(self) -> NDArray[Any]:
+    def _observe(self) -> Array:
         observations = self.engine.blank()
         self.engine.observe(observations)
-        first: NDArray[Any] = observations[0]
+        first: Array = observations[0]
         return first
 
     def _info(self) -> dict[str, Any]:

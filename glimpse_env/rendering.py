@@ -9,7 +9,7 @@ from gymnasium.error import DependencyNotInstalled, ResetNeeded
 from numpy.typing import NDArray
 
 from glimpse_env.engine import EpisodeEngine
-from glimpse_env.sources.protocol import ClipSource
+from glimpse_env.sources.protocol import Array, ClipSource
 
 RENDER_MODES = ["rgb_array"]
 SIDE = 336  # pixels: a multiple of 7 and 14 cells, and of the 112 of stored thumbnails
@@ -108,7 +108,7 @@ def _energy(engine: EpisodeEngine, env: int) -> NDArray[np.uint8]:
     # The mean activation of the cells, the strongest white, for a frame without a picture.
     size = engine.source.grid_size
     cube = np.empty((1, size, size, engine.source.depth), np.float32)
-    place: tuple[NDArray[Any], NDArray[Any]] = engine.clip[[env]], np.array([engine.source_frame(env)])
+    place: tuple[Array, Array] = engine.clip[[env]], np.array([engine.source_frame(env)])
     engine.source.read_cubes(*place, cube)
     energy = cube[0].mean(2)
     grey = (255 * energy / max(float(energy.max()), 1e-12)).astype(np.uint8)

@@ -1,9 +1,12 @@
-"""The rules of an episode: what the agent may look at, what it sees, and its reward (eq. 7 of the paper)."""
+"""The rules of an episode: actions, observations, the reward (eq. 7), and the matching of predictions with the truth.
+
+Segments are matched as in Yeung et al., CVPR 2016.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, get_args
@@ -12,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from glimpse_env.sources.protocol import ClipSource, crop_of
+from glimpse_env.sources.protocol import Array, ClipSource, Index, Segment
 
 Observation = Literal["glimpsed", "cube", "slices", "blind"]
 Matching = Literal["frame", "segment"]
@@ -20,6 +23,7 @@ FeatureType = Literal["float32", "float16"]
 FirstGlance = Literal["whole", "none"]
 
 _MOST_FRAMES = 10**6
+_SLACK = 1e-9  # seconds: a frame on the border of a segment is in it, whatever its time is rounded to
 _CHOICES: dict[str, Any] = {
     "observation": Observation, "first_glance": FirstGlance, "dtype": FeatureType, "matching": Matching
 }  # fmt: skip
@@ -84,7 +88,7 @@ class EpisodeRules:
                 f"glimpses must be 1 to {cells}, the cells of a {source.grid_size} x {source.grid_size} "
                 f"cube, or None for any number of them, got {self.glimpses}"
             )
-        if crop_of(source) is not None and self.frames < source.num_frames:
+        if getattr(source, "crop", None) is not None and self.frames < source.num_frames:
             raise ValueError(
                 f"frames must be the {source.num_frames} that this source holds of a clip (leave it out), got "
                 f"{self.frames}: its slices are of crops, and only a clip's first frame was seen whole, so "
@@ -115,12 +119,68 @@ class EpisodeRules:
             shape, high = (self.most_looks(source), depth + 2), max(high, 1.0)  # places lie below 1
         return spaces.Box(0.0, high, shape, np.dtype(self.dtype).type)
 
-    def reward(
-        self, true_positives: NDArray[Any], false_positives: NDArray[Any], glimpses: NDArray[Any] | int = 0
-    ) -> NDArray[np.float64]:
+    def reward(self, true_positives: Array, false_positives: Array, glimpses: Array | int = 0) -> NDArray[np.float64]:
         """Return r_T = eta * N+ * R+ + (1 - eta) * N- * R- (eq. 7), less `look_cost` per glimpse, for counts of any
         shape.
         """
         gained = self.eta * self.positive_reward * true_positives
         lost = (1 - self.eta) * self.negative_reward * false_positives
         return np.asarray(gained + lost - self.look_cost * glimpses, np.float64)
+
+
+def classes_at(times: NDArray[np.float64], segments: Iterable[Segment], num_classes: int) -> NDArray[np.bool_]:
+    """Return (frames, C) bool: the classes whose segments contain each of the (frames,) `times` in seconds.
+
+    A segment of label -1, whose class is unknown, makes no class true.
+    """
+    labels = np.zeros((len(times), num_classes), np.bool_)
+    for start, end, label in segments:
+        if label >= 0:
+            labels[(start - _SLACK <= times) & (times <= end + _SLACK), label] = True
+    return labels
+
+
+def predicted_segments(
+    predictions: Index, times: NDArray[np.float64], *, frame_seconds: float, num_classes: int
+) -> list[Segment]:
+    """Return the runs of equal predictions as segments, in order of time; runs of "no prediction" are none.
+
+    Args:
+        predictions: (T,) classes; C and above mean "no prediction".
+        times: (T,) seconds, ascending.
+        frame_seconds: duration of a frame, half before its time and half after.
+        num_classes: C.
+    """
+    borders = np.flatnonzero(np.diff(predictions)) + 1
+    firsts, lasts = np.append(0, borders), np.append(borders, len(predictions)) - 1
+    half = frame_seconds / 2
+    return [
+        Segment(float(times[first] - half), float(times[last] + half), int(predictions[first]))
+        for first, last in zip(firsts, lasts, strict=True)
+        if predictions[first] < num_classes
+    ]
+
+
+def temporal_iou(first: Segment, second: Segment) -> float:
+    """Return the time that two segments share over the time that either takes; 0 if neither takes any.
+
+    It is rounded to nine decimals, so that half of a clip is 0.5 whatever the seconds of its frames.
+    """
+    shared = max(0.0, min(first.end, second.end) - max(first.start, second.start))
+    either = (first.end - first.start) + (second.end - second.start) - shared
+    return round(shared / either, 9) if either > 0 else 0.0
+
+
+def claimed_segments(predicted: Sequence[Segment], truths: Iterable[Segment], *, overlap_threshold: float) -> set[int]:
+    """Return the indices of the `predicted` segments that are true positives.
+
+    Every truth, in order of (start, end, class), claims among the unclaimed predictions of its class the one with the
+    highest temporal IoU, if that exceeds `overlap_threshold`; ties go to the earliest.
+    """
+    claimed: set[int] = set()
+    for truth in sorted(truths):
+        free = [index for index, one in enumerate(predicted) if index not in claimed and one.label == truth.label]
+        best = max(free, key=lambda index: temporal_iou(predicted[index], truth), default=None)
+        if best is not None and temporal_iou(predicted[best], truth) > round(overlap_threshold, 9):
+            claimed.add(best)
+    return claimed

@@ -29,6 +29,7 @@ from typing_extensions import Unpack
 
 from glimpse_env import EpisodeArguments, VideoGlimpseVectorEnv
 from glimpse_env.env import info_of
+from glimpse_env.sources.protocol import Array, Index
 from glimpse_env.wrappers import FrameShares
 
 
@@ -51,16 +52,12 @@ class GlimpseVecEnv(VecEnv):
         self.envs = VideoGlimpseVectorEnv(
             num_envs, autoreset_mode=AutoresetMode.SAME_STEP, render_mode=render_mode, **episode
         )
-        self._actions: NDArray[np.int64] | None = None
+        self._actions: Index | None = None
         super().__init__(num_envs, self.envs.single_observation_space, self.envs.single_action_space)
         self.metadata = self.envs.metadata
 
-    def reset(self) -> NDArray[Any]:
-        """Start an episode everywhere, with the last `seed` and `set_options`.
-
-        Raises:
-            ValueError: options were set for some environments only.
-        """
+    def reset(self) -> Array:
+        """Start an episode everywhere, with the last `seed` and `set_options`."""
         chosen = [options["clip"] for options in self._options if "clip" in options]
         if len(chosen) not in (0, self.num_envs) or any(set(options) - {"clip"} for options in self._options):
             raise ValueError(f"options must be a clip for every environment or for none, got {self._options}")
@@ -70,10 +67,10 @@ class GlimpseVecEnv(VecEnv):
         self._reset_options()
         return observations
 
-    def step_async(self, actions: NDArray[np.int64]) -> None:
+    def step_async(self, actions: Index) -> None:
         self._actions = actions
 
-    def step_wait(self) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+    def step_wait(self) -> tuple[Array, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         assert self._actions is not None, "step_async comes first"
         observations, rewards, dones, _, infos = self.envs.step(self._actions)
         rows = _rows(infos, range(self.num_envs))
@@ -105,11 +102,7 @@ class GlimpseVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: int | Iterable[int] | None = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Return the rows of `action_masks`, which sb3-contrib's MaskablePPO asks for.
-
-        Raises:
-            AttributeError: the method is another one, since there is no object for each environment.
-        """
+        """Return the rows of `action_masks`, which sb3-contrib's MaskablePPO asks for; refuse other methods."""
         if method_name != "action_masks":
             raise AttributeError(f"{method_name} cannot be called on single environments: use .envs, the vector one")
         masks = self.envs.action_masks()
@@ -125,10 +118,7 @@ class FrameRewards(VecEnvWrapper):
     """Pay every prediction its share of r_T in the step that makes it (`glimpse_env.wrappers.FrameShares`).
 
     Args:
-        venv: a `GlimpseVecEnv`, itself or wrapped.
-
-    Raises:
-        ValueError: rewards are normalised already, the episodes are no rows of one engine, or matching is not "frame".
+        venv: a `GlimpseVecEnv`, itself or in wrappers that leave rewards as they are.
     """
 
     def __init__(self, venv: VecEnv) -> None:
@@ -140,12 +130,12 @@ class FrameRewards(VecEnvWrapper):
             raise ValueError("FrameRewards wraps a GlimpseVecEnv: wrap others' environments in wrappers.FrameRewards")
         self._shares = FrameShares(engine)
 
-    def reset(self) -> NDArray[Any]:
+    def reset(self) -> Array:
         observations = self.venv.reset()
         self._shares.restart()
         return observations  # type: ignore[return-value]
 
-    def step_wait(self) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+    def step_wait(self) -> tuple[Array, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         observations, rewards, dones, infos = self.venv.step_wait()
         return observations, self._shares.pay(rewards, dones).astype(np.float32), dones, infos  # type: ignore[return-value]
 

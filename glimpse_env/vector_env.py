@@ -16,9 +16,10 @@ from typing_extensions import Unpack
 
 from glimpse_env.env import EpisodeArguments, build_engine, check_arguments, check_options
 from glimpse_env.rendering import check_render_mode, render_engine, render_metadata
+from glimpse_env.sources.protocol import Array, Index
 
 
-class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]]):
+class VideoGlimpseVectorEnv(VectorEnv[Array, Index, Array]):
     """N episodes in one process, advanced together by array operations.
 
     Environment i of N plays exactly what a single environment seeded with `seed + i` plays (the rule of Gymnasium's
@@ -86,15 +87,12 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[Any], dict[str, Any]]:
+    ) -> tuple[Array, dict[str, Any]]:
         """Start episodes in all environments, or in those of `options["reset_mask"]`, (N,) bool.
 
         Args:
             seed: an integer s seeds environment i with s + i; a sequence has one seed, or None, for each.
             options: `clip`, one index or an (N,) array of them, and `reset_mask`; never changed.
-
-        Raises:
-            IndexError, TypeError, ValueError: an option is unknown or of the wrong shape, or there is no such clip.
         """
         options = check_options(options, {"clip", "reset_mask"})
         mask = self._reset_mask(options.get("reset_mask"))
@@ -106,8 +104,8 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
             return self._observe(), _masked(self.engine.info(), mask)
 
     def step(
-        self, actions: NDArray[np.int64]
-    ) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        self, actions: Index
+    ) -> tuple[Array, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Play N integer actions, one a row; an environment that is due for its autoreset ignores its own.
 
         If the source fails, all episodes stay where they were, and the step can be tried again.
@@ -119,7 +117,9 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
         engine, everyone = self.engine, np.ones(self.num_envs, np.bool_)
         if (engine.frame == 0).any():
             raise ResetNeeded("no episode is under way: call reset() before step()")
-        over = engine.done | self._truncations()
+        limit = np.iinfo(np.int64).max if self.max_episode_steps is None else self.max_episode_steps
+        last = min(limit, engine.rules.frames)
+        over = engine.steps() >= last
         if self.autoreset_mode == AutoresetMode.DISABLED and over.any():
             raise ResetNeeded(
                 f"the episodes of environments {np.flatnonzero(over).tolist()} are over: with autoreset_mode "
@@ -127,11 +127,11 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
             )
         checked = engine.check_actions(actions, ~over)
         same_step = self.autoreset_mode == AutoresetMode.SAME_STEP
-        with engine.undone_on_error(self._of(everyone if same_step else over)):
+        with engine.undone_on_error(self._of(engine.steps() + 1 >= last if same_step else over)):
             self._erase()
             rewards = engine.advance(checked, ~over)
             self._begin(over, None)
-            terminations, truncations = engine.done.copy(), self._truncations()
+            terminations, truncations = engine.done.copy(), engine.steps() >= limit
             ended, infos = terminations | truncations, dict[str, Any]()
             if same_step and ended.any():
                 infos = self._final(ended)
@@ -170,10 +170,6 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
     def _of(self, mask: NDArray[np.bool_]) -> list[np.random.Generator]:
         return [self._generators[env] for env in np.flatnonzero(mask)]
 
-    def _truncations(self) -> NDArray[np.bool_]:
-        steps = self.engine.frame - 1 + self.engine.done
-        return steps >= (self.max_episode_steps or np.inf)
-
     def _reset_mask(self, mask: Any) -> NDArray[np.bool_]:
         if mask is None:
             return np.ones(self.num_envs, np.bool_)
@@ -184,7 +180,7 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
             raise ValueError("options['reset_mask'] chooses no environment: set at least one True")
         return mask
 
-    def _clips(self, clip: Any, mask: NDArray[np.bool_]) -> NDArray[np.int64] | None:
+    def _clips(self, clip: Any, mask: NDArray[np.bool_]) -> Index | None:
         if clip is None:
             return None
         clips = np.asarray(clip)
@@ -197,7 +193,7 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
             self.engine.check_clip(chosen)
         return clips
 
-    def _begin(self, mask: NDArray[np.bool_], clips: NDArray[np.int64] | None) -> None:
+    def _begin(self, mask: NDArray[np.bool_], clips: Index | None) -> None:
         for env in np.flatnonzero(mask):
             generator = self._generators[env]
             clip = generator.integers(self.num_clips) if clips is None else clips[env]
@@ -207,7 +203,7 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
         if self._shared is not None:
             self.engine.erase(self._shared)
 
-    def _observe(self) -> NDArray[Any]:
+    def _observe(self) -> Array:
         observations = self.engine.blank() if self._shared is None else self._shared
         try:
             self.engine.observe(observations)
@@ -232,7 +228,7 @@ class VideoGlimpseVectorEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[A
         }
 
 
-def _masked(values: dict[str, NDArray[Any]], mask: NDArray[np.bool_]) -> dict[str, Any]:
+def _masked(values: dict[str, Array], mask: NDArray[np.bool_]) -> dict[str, Any]:
     # Blanks the rows outside the mask and adds the mask of each array, as in Gymnasium's vector infos.
     infos: dict[str, Any] = {}
     for key, array in values.items():

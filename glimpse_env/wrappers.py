@@ -20,19 +20,16 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics as VectorRecordEpi
 from numpy.typing import NDArray
 
 from glimpse_env.engine import EpisodeEngine
+from glimpse_env.sources.protocol import Array, Index
 
 _MOST_ACTIONS = 2**20  # an output layer with more is a mistake: five looks of 49 and 8 classes make 2 * 10**9
-_Env = gym.Env[NDArray[Any], NDArray[np.int64]]
-_Step = tuple[NDArray[Any], Any, bool, bool, dict[str, Any]]
-_Wrapper = gym.Wrapper[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[np.int64]]
+_Env = gym.Env[Array, Index]
+_Step = tuple[Array, Any, bool, bool, dict[str, Any]]
+_Wrapper = gym.Wrapper[Array, Index, Array, Index]
 
 
-class DiscreteAction(gym.ActionWrapper[NDArray[Any], np.int64, NDArray[np.int64]], RecordConstructorArgs):
-    """One number for cells and class together, for DQN and its kind: `cell * C + class` with one glimpse.
-
-    Raises:
-        ValueError: the action space is no MultiDiscrete, or has more than 2**20 actions.
-    """
+class DiscreteAction(gym.ActionWrapper[Array, np.int64, Index], RecordConstructorArgs):
+    """One number for cells and class together, for DQN and its kind: `cell * C + class` with one glimpse."""
 
     def __init__(self, env: _Env) -> None:
         RecordConstructorArgs.__init__(self)
@@ -43,19 +40,15 @@ class DiscreteAction(gym.ActionWrapper[NDArray[Any], np.int64, NDArray[np.int64]
             raise ValueError(f"{actions} actions are too many for one Discrete space: use glimpses=1")
         self.action_space = spaces.Discrete(actions)
 
-    def action(self, action: np.int64) -> NDArray[np.int64]:
+    def action(self, action: np.int64) -> Index:
         is_integer = isinstance(action, (int, np.integer)) and not isinstance(action, bool)
         if not is_integer or not 0 <= action < prod(self._counts):
             raise ValueError(f"an action must be an integer from 0 to {prod(self._counts) - 1}, got {action!r}")
         return np.array(np.unravel_index(action, self._counts), np.int64)
 
 
-class TupleAction(gym.ActionWrapper[NDArray[Any], tuple[Any, ...], NDArray[np.int64]], RecordConstructorArgs):
-    """Cells and class apart, `(cells, class)`, as in the paper's a_n = (l_{n+1}, p_n).
-
-    Raises:
-        ValueError: the action space is no MultiDiscrete.
-    """
+class TupleAction(gym.ActionWrapper[Array, tuple[Any, ...], Index], RecordConstructorArgs):
+    """Cells and class apart, `(cells, class)`, as in the paper's a_n = (l_{n+1}, p_n)."""
 
     def __init__(self, env: _Env) -> None:
         RecordConstructorArgs.__init__(self)
@@ -63,13 +56,13 @@ class TupleAction(gym.ActionWrapper[NDArray[Any], tuple[Any, ...], NDArray[np.in
         counts = _multi_discrete(env).nvec
         self.action_space = spaces.Tuple((spaces.MultiDiscrete(counts[:-1]), spaces.Discrete(counts[-1])))
 
-    def action(self, action: tuple[Any, ...]) -> NDArray[np.int64]:
+    def action(self, action: tuple[Any, ...]) -> Index:
         if not isinstance(action, (tuple, list)) or len(action) != 2:
             raise ValueError(f"an action must be (cells, class), got {action!r}")
         return np.append(*action)
 
 
-class _Appended(_Wrapper, RecordConstructorArgs):
+class _Appended(gym.ObservationWrapper[Array, Index, Array], RecordConstructorArgs):
     # A flat observation with `width` more numbers from 0 to 1.
 
     def __init__(self, env: _Env, width: int) -> None:
@@ -85,53 +78,40 @@ class _Appended(_Wrapper, RecordConstructorArgs):
         dtype: Any = space.dtype
         self.observation_space = spaces.Box(low.astype(dtype), high.astype(dtype), dtype=dtype)
 
-    def _more(self, action: NDArray[np.int64] | None) -> Any:
-        raise NotImplementedError
-
-    def _append(self, observation: NDArray[Any], action: NDArray[np.int64] | None) -> NDArray[Any]:
-        return np.append(observation, np.asarray(self._more(action), observation.dtype))
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], Any]:
-        observation, info = self.env.reset(seed=seed, options=options)
-        return self._append(observation, None), info
-
-    def step(self, action: NDArray[np.int64]) -> _Step:
-        observation, *rest = self.env.step(action)
-        return self._append(observation, action), *rest  # type: ignore[return-value]
-
 
 class PreviousAction(_Appended):
-    """Append the previous action to a flat observation, one-hot part by part; zeros after a reset.
-
-    Raises:
-        ValueError: the observation is not flat.
-    """
+    """Append the previous action to a flat observation, one-hot part by part; zeros after a reset."""
 
     def __init__(self, env: _Env) -> None:
-        super().__init__(env, spaces.flatdim(env.action_space))
+        self._previous = np.zeros(spaces.flatdim(env.action_space))
+        super().__init__(env, len(self._previous))
 
-    def _more(self, action: NDArray[np.int64] | None) -> Any:
-        space = self.env.action_space
-        return np.zeros(spaces.flatdim(space)) if action is None else spaces.flatten(space, action)
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, Any]:
+        self._previous = np.zeros_like(self._previous)
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: Index) -> _Step:
+        self._previous = np.asarray(spaces.flatten(self.env.action_space, action))
+        return super().step(action)
+
+    def observation(self, observation: Array) -> Array:
+        return np.append(observation, self._previous.astype(observation.dtype))
 
 
 class TimeLeft(_Appended):
     """Append the share of the episode's steps still to come to a flat observation: 1 at first, 0 at the end.
 
     Gymnasium's TimeAwareObservation needs a time limit, and these episodes end by themselves.
-
-    Raises:
-        TypeError: the environment is another one.
-        ValueError: the observation is not flat.
     """
 
     def __init__(self, env: _Env) -> None:
         self._engine = _engine_of(env, "TimeLeft counts the frames of")
         super().__init__(env, 1)
 
-    def _more(self, action: NDArray[np.int64] | None) -> Any:
+    def observation(self, observation: Array) -> Array:
         frames = self._engine.rules.frames  # not the calls of step: a wrapper may repeat actions
-        return [(frames + 1 - int(self._engine.frame[0]) - int(self._engine.done[0])) / frames]
+        left = (frames + 1 - int(self._engine.frame[0]) - int(self._engine.done[0])) / frames
+        return np.append(observation, np.asarray([left], observation.dtype))
 
 
 class EpisodeStatistics(RecordEpisodeStatistics):
@@ -143,7 +123,7 @@ class EpisodeStatistics(RecordEpisodeStatistics):
         self._key = stats_key
         self.glimpses_queue: deque[int] = deque(maxlen=buffer_length)
 
-    def step(self, action: NDArray[np.int64]) -> _Step:
+    def step(self, action: Index) -> _Step:
         observation, reward, terminated, truncated, info = super().step(action)
         if self._key in info:
             info[self._key]["g"] = int(info["glimpses"])
@@ -152,15 +132,15 @@ class EpisodeStatistics(RecordEpisodeStatistics):
 
 
 class VectorEpisodeStatistics(VectorRecordEpisodeStatistics):
-    """Gymnasium's episode statistics of a vector environment with the looks: `infos["episode"]["g"]`, (N,), and
-    `glimpses_queue` of the last ones.
+    """Gymnasium's statistics of a vector environment with the looks: `infos["episode"]["g"]`, (N,), and
+    `glimpses_queue`.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any], buffer_length: int = 100) -> None:
         super().__init__(env, buffer_length=buffer_length)
         self.glimpses_queue: deque[int] = deque(maxlen=buffer_length)
 
-    def step(self, actions: NDArray[np.int64]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    def step(self, actions: Index) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         observations, rewards, terminations, truncations, infos = super().step(actions)
         if "episode" in infos:
             ended = infos["_episode"]
@@ -176,14 +156,8 @@ class VectorEpisodeStatistics(VectorRecordEpisodeStatistics):
 class FrameShares:
     """Shares of r_T, paid in the step that makes a prediction instead of all at the end.
 
-    With frame matching r_T is a sum over frames, so an episode's return stays what it was, and the credit comes sooner;
-    costs of looking are paid at the end.
-
-    Args:
-        engine: of the episodes.
-
-    Raises:
-        ValueError: with segment matching, in which a prediction has no share of its own.
+    With frame matching r_T is a sum over frames, so an episode's return stays the same, and the credit comes sooner.
+    Costs of looking are paid at the end. Segment matching gives a prediction no share of its own, and is refused.
     """
 
     def __init__(self, engine: EpisodeEngine) -> None:
@@ -193,7 +167,7 @@ class FrameShares:
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was paid in episodes that a reset has ended."""
+        """Start the payments of episodes that a reset has begun."""
         self._paid = self._engine.earned()
 
     def pay(self, rewards: Any, terminations: Any) -> NDArray[np.float64]:
@@ -205,46 +179,36 @@ class FrameShares:
 
 
 class FrameRewards(_Wrapper, RecordConstructorArgs):
-    """Pay every prediction its share of r_T in the step that makes it (`FrameShares`).
-
-    Raises:
-        TypeError: the environment is another one.
-        ValueError: matching is not "frame".
-    """
+    """Pay every prediction its share of r_T in the step that makes it (`FrameShares`)."""
 
     def __init__(self, env: _Env) -> None:
         RecordConstructorArgs.__init__(self)
         super().__init__(env)
         self._shares = FrameShares(_engine_of(env, "FrameRewards pays for predictions of"))
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], Any]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, Any]:
         result = self.env.reset(seed=seed, options=options)
         self._shares.restart()
         return result
 
-    def step(self, action: NDArray[np.int64]) -> _Step:
+    def step(self, action: Index) -> _Step:
         observation, reward, terminated, truncated, info = self.env.step(action)
         return observation, float(self._shares.pay(reward, terminated)[0]), terminated, truncated, info
 
 
-class VectorFrameRewards(VectorWrapper[NDArray[Any], NDArray[np.int64], NDArray[Any]]):
-    """Pay every prediction its share of r_T in the step that makes it (`FrameShares`).
-
-    Raises:
-        TypeError: the environment is another one.
-        ValueError: matching is not "frame".
-    """
+class VectorFrameRewards(VectorWrapper[Array, Index, Array]):
+    """Pay every prediction its share of r_T in the step that makes it (`FrameShares`)."""
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env)
         self._shares = FrameShares(_engine_of(env, "VectorFrameRewards pays for predictions of"))
 
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], dict[str, Any]]:
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         result = self.env.reset(seed=seed, options=options)
         self._shares.restart()
         return result
 
-    def step(self, actions: NDArray[np.int64]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    def step(self, actions: Index) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
         return observations, self._shares.pay(rewards, terminations), terminations, truncations, infos
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from glimpse_env.datasets import activitynet, hmdb51
-from glimpse_env.matching import classes_at
+from glimpse_env.rules import classes_at
 from glimpse_env.sources.splits import source_group
 
 av = pytest.importorskip("av")

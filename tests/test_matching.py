@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glimpse_env import Segment
-from glimpse_env.matching import claimed_segments, predicted_segments, temporal_iou
+from glimpse_env.rules import claimed_segments, predicted_segments, temporal_iou
 
 CLASSES = 3
 ABSTAIN = CLASSES

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from glimpse_env.matching import classes_at
-from glimpse_env.rules import EpisodeRules
+from glimpse_env.rules import EpisodeRules, classes_at
 from glimpse_env.sources.protocol import Segment
 
 

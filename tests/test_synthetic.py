@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from glimpse_env.matching import classes_at
+from glimpse_env.rules import classes_at
 from glimpse_env.sources.protocol import ClipSource
 from glimpse_env.sources.synthetic import (
     CLASS_NAMES,

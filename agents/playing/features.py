@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from glimpse_env import ArraySource, ClipSource, SlidingWindows, VideoGlimpseVectorEnv
-from glimpse_env.sources.protocol import computes_features
 from glimpse_env.store import StoreSplit
 
 CHUNK = 256  # frames uploaded at a time
@@ -122,7 +121,7 @@ def fits(source: ClipSource, device: torch.device) -> bool:
     if device in _banks.get(source, {}):
         return True
     clips = source.source if isinstance(source, SlidingWindows) else source
-    if computes_features(clips):
+    if getattr(clips, "computes_features", False):
         return False
     wanted = int(frames_of_clips(clips).sum()) * clips.grid_size**2 * clips.depth * feature_type(source).itemsize
     free, _ = torch.cuda.mem_get_info(device)

@@ -14,6 +14,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+Array = NDArray[Any]
+Index = NDArray[np.int64]
+
 _WIDE = 2**13  # numbers: rows of this width are converted fastest one by one, without a buffer
 _FIRST_ROWS = 256
 
@@ -32,18 +35,15 @@ class ClipSource(Protocol):
 
     Attributes:
         class_names: the C classes; a label is an index into them.
-        num_clips: number of clips; they are numbered from 0.
         num_frames: T, the frames of an episode by default.
         frames_per_second: the fixed rate at which clips were sampled.
         grid_size: K, the cells along each side of a cube.
         depth: D, the channels of a slice.
         max_feature: the largest activation of the dataset; activations are never negative.
         trimmed: True if every clip is one segment of one class, False if clips are long and may have several.
-
-    Optional attributes:
-        crop: side in pixels of the crops that slices are made of. Only the first frame of a clip was then seen whole,
-            so an episode must begin there.
-        computes_features: True if features are computed when they are read, so that unseen ones are left out.
+        crop (optional): side in pixels of the crops that slices are made of. Only the first frame of a clip was then
+            seen whole, so an episode must begin there.
+        computes_features (optional): True if features are computed when they are read.
     """
 
     @property
@@ -72,12 +72,10 @@ class ClipSource(Protocol):
     def frame_times(self, clip: int) -> NDArray[np.float64]:
         """Return (length,) ascending seconds, one per frame held of the clip."""
 
-    def read_cubes(self, clips: NDArray[np.int64], frames: NDArray[np.int64], out: NDArray[Any]) -> None:
+    def read_cubes(self, clips: Index, frames: Index, out: Array) -> None:
         """Copy whole cubes: `clips` and `frames` are (n,), `out` is (n, K, K, D) in the dtype wanted."""
 
-    def read_slices(
-        self, clips: NDArray[np.int64], frames: NDArray[np.int64], cells: NDArray[np.int64], out: NDArray[Any]
-    ) -> None:
+    def read_slices(self, clips: Index, frames: Index, cells: Index, out: Array) -> None:
         """Copy single slices: `clips`, `frames` and `cells` are (n,), `out` is (n, D) in the dtype wanted."""
 
     def image(self, clip: int, frame: int) -> NDArray[np.uint8] | None:
@@ -85,16 +83,6 @@ class ClipSource(Protocol):
 
     def actor(self, clip: int) -> NDArray[np.bool_] | None:
         """Return (length, K, K), True for cells that the actor covers more than a tenth of; None if unknown."""
-
-
-def crop_of(source: ClipSource) -> int | None:
-    """Return the side in pixels of the crops that a source's slices are made of; None for cells of whole frames."""
-    return getattr(source, "crop", None)
-
-
-def computes_features(source: ClipSource) -> bool:
-    """Return whether a source computes features when they are read."""
-    return bool(getattr(source, "computes_features", False))
 
 
 def describe(source: ClipSource) -> str:
@@ -106,7 +94,7 @@ def describe(source: ClipSource) -> str:
     )
 
 
-def gather_rows(bank: NDArray[Any], rows: NDArray[np.int64], out: NDArray[Any]) -> None:
+def gather_rows(bank: Array, rows: Index, out: Array) -> None:
     """Copy `bank[rows]` into `out`, converting if the dtypes differ.
 
     Args:
@@ -143,11 +131,6 @@ def widen(halves: NDArray[np.float16], out: NDArray[np.float32]) -> None:
 class ClipBank:
     """Rows of features that are made when a clip is first read; memory grows with the clips that were read.
 
-    Args:
-        num_clips: number of clips there may be.
-        width: numbers in a row.
-        dtype: of the rows.
-
     Attributes:
         firsts: (num_clips,) int64, the row at which each clip begins; -1 for a clip that has no rows yet.
         rows: (capacity, width); replaced by a larger array when it is full, so do not keep it.
@@ -158,7 +141,7 @@ class ClipBank:
         self.rows = np.empty((0, width), dtype)
         self._used = 0
 
-    def add(self, clip: int, count: int) -> NDArray[Any]:
+    def add(self, clip: int, count: int) -> Array:
         """Return the (count, width) uninitialised rows of a clip that has none yet."""
         first, end = self._used, self._used + count
         if end > len(self.rows):
@@ -188,8 +171,8 @@ class ArraySource:
         ValueError: the arrays do not fit together, or a value is out of range.
     """
 
-    features: NDArray[Any]
-    labels: NDArray[np.int64]
+    features: Array
+    labels: Index
     class_names: tuple[str, ...]
     frames_per_second: float = 30.0
     clip_ids: Sequence[str] | None = None
@@ -251,13 +234,11 @@ class ArraySource:
     def frame_times(self, clip: int) -> NDArray[np.float64]:
         return np.arange(self.num_frames) / self.frames_per_second
 
-    def read_cubes(self, clips: NDArray[np.int64], frames: NDArray[np.int64], out: NDArray[Any]) -> None:
+    def read_cubes(self, clips: Index, frames: Index, out: Array) -> None:
         bank = self.features.reshape(-1, self.grid_size**2 * self.depth)
         gather_rows(bank, clips * self.num_frames + frames, out)
 
-    def read_slices(
-        self, clips: NDArray[np.int64], frames: NDArray[np.int64], cells: NDArray[np.int64], out: NDArray[Any]
-    ) -> None:
+    def read_slices(self, clips: Index, frames: Index, cells: Index, out: Array) -> None:
         rows = (clips * self.num_frames + frames) * self.grid_size**2 + cells
         gather_rows(self.features.reshape(-1, self.depth), rows, out)
 

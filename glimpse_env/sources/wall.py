@@ -13,15 +13,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse_env.sources.protocol import (
-    ClipBank,
-    ClipSource,
-    Segment,
-    computes_features,
-    crop_of,
-    describe,
-    gather_rows,
-)
+from glimpse_env.sources.protocol import Array, ClipBank, ClipSource, Index, Segment, describe, gather_rows
 from glimpse_env.sources.splits import SPLITS
 
 LARGEST_GRID = 32
@@ -39,11 +31,9 @@ class WallSource:
     Means are computed when they are first read, and kept: 4 * D bytes per frame of `source` that was looked at.
 
     The classes are those of `source` that are not `background`. On a trimmed wall one camera shows an event, a clip of
-    such a class from its first frame on; its class is the wall's label. The other cameras show background clips, each
-    from a random frame on. All cameras loop, so no camera that stands still reveals the event. An untrimmed wall has 1
-    to `events` events, each on a camera of its own, at a random time and as long as its clip, at most
-    `source.num_frames` frames; before and after, that camera shows background too.
-
+    such a class from its first frame on; its class is the label. The other cameras show background clips, each from a
+    random frame on. All cameras loop. An untrimmed wall has 1 to `events` events, each on a camera of its own, at a
+    random time and as long as its clip (at most `source.num_frames`); before and after, that camera shows background.
     A wall depends on the seed, the split and its number alone. Events are taken in turn from a shuffled order.
 
     Args:
@@ -78,7 +68,13 @@ class WallSource:
             WallSource, background=background, grid=grid, trimmed=trimmed, events=events, frames=frames, walls=walls,
             seed=seed, split=split,
         )  # fmt: skip
-        _check_source(source)
+        if not source.trimmed:
+            raise ValueError("a wall is made of trimmed clips, of one class each, and the clips of this source are not")
+        if (crop := getattr(source, "crop", None)) is not None:
+            raise ValueError(
+                f"a wall needs frames that are seen whole, and this source is of crops of {crop} pixels: "
+                "extract without --crop"
+            )
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}: a wall has {', '.join(SPLITS)}")
         if not isinstance(trimmed, bool):
@@ -103,17 +99,20 @@ class WallSource:
         is_known, is_idle = labels >= 0, is_background[labels]
         event_clips, idle_clips = np.flatnonzero(is_known & ~is_idle), np.flatnonzero(is_known & is_idle)
         for kind, clips, names in (
-            ("event", event_clips, self.class_names),
-            ("background clip", idle_clips, tuple(background)),
-        ):
+            ("event", event_clips, self.class_names), ("background clip", idle_clips, background)
+        ):  # fmt: skip
             if not len(clips):
                 raise ValueError(f"no {kind} in split {split!r}: it has no clip of {', '.join(names)}")
         walls = DEFAULT_WALLS.get(split, len(event_clips)) if walls is None else walls
         self.num_clips = _integer("walls", walls, 1, None, f"at least 1 for split {split!r}")
 
         self.source, self.split, self.trimmed, self.seed = source, split, trimmed, int(seed)
-        self.depth, self.max_feature = source.depth, source.max_feature
-        self.frames_per_second, self.computes_features = source.frames_per_second, computes_features(source)
+        self.depth, self.max_feature, self.frames_per_second = (
+            source.depth,
+            source.max_feature,
+            source.frames_per_second,
+        )
+        self.computes_features = getattr(source, "computes_features", False)
         self._cameras = _SHARED.setdefault(id(source), _Cameras(source))
         self._labels = (np.cumsum(~is_background) - 1)[labels]  # of event clips, among the classes of the wall
         shape = (self.num_clips, cameras)
@@ -143,14 +142,12 @@ class WallSource:
     def frame_times(self, clip: int) -> NDArray[np.float64]:
         return np.arange(self.num_frames) / self.frames_per_second
 
-    def read_cubes(self, clips: NDArray[np.int64], frames: NDArray[np.int64], out: NDArray[Any]) -> None:
+    def read_cubes(self, clips: Index, frames: Index, out: Array) -> None:
         cells = self.grid_size**2
         places = self._shown(clips.repeat(cells), frames.repeat(cells), np.tile(np.arange(cells), len(clips)))
         self._cameras.read(*places, out)
 
-    def read_slices(
-        self, clips: NDArray[np.int64], frames: NDArray[np.int64], cells: NDArray[np.int64], out: NDArray[Any]
-    ) -> None:
+    def read_slices(self, clips: Index, frames: Index, cells: Index, out: Array) -> None:
         self._cameras.read(*self._shown(clips, frames, cells), out)
 
     def image(self, clip: int, frame: int) -> NDArray[np.uint8] | None:
@@ -188,7 +185,7 @@ class WallSource:
             acts.append((int(first), int(first + length), label, int(self._event_cameras[clip, event])))
         return acts
 
-    def _spans(self, walls: NDArray[np.int64], event: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _spans(self, walls: Index, event: int) -> tuple[Index, Index]:
         # The first frame of an event on each of the (n,) walls, and the number of its frames.
         if self.trimmed:
             return np.zeros_like(walls), np.full_like(walls, self.num_frames)
@@ -197,9 +194,7 @@ class WallSource:
         starts = self._event_starts[walls, event] * (self.num_frames - lengths + 1)
         return starts.astype(np.int64), lengths
 
-    def _shown(
-        self, walls: NDArray[np.int64], frames: NDArray[np.int64], cells: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _shown(self, walls: Index, frames: Index, cells: Index) -> tuple[Index, Index]:
         # The clip that each camera shows and the frame of it, for (n,) looks.
         clips = self._idle[walls, cells].astype(np.int64)
         since = np.full(len(clips), -1)  # frames since the event began; -1 if background is shown
@@ -225,14 +220,14 @@ class _Cameras:
         size = source.grid_size
         self._cubes = np.empty((_CUBES_AT_ONCE, size, size, source.depth), np.float32)
 
-    def lengths(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
+    def lengths(self, clips: Index) -> Index:
         # The number of frames of each of the (n,) clips; videos that were not read yet are decoded.
         for clip in set(clips[self._lengths[clips] == 0].tolist()):
             self._lengths[clip] = length = len(self.source.frame_times(clip))
             self._bank.add(clip, length).fill(-1)  # no feature is negative: not computed yet
         return self._lengths[clips]
 
-    def read(self, clips: NDArray[np.int64], frames: NDArray[np.int64], out: NDArray[Any]) -> None:
+    def read(self, clips: Index, frames: Index, out: Array) -> None:
         # Copies the mean slices of (n,) frames, of clips whose `lengths` were asked for, into `out`, n rows of D.
         bank = self._bank
         rows = bank.firsts[clips] + frames
@@ -250,16 +245,6 @@ class _Cameras:
 
 # All walls over one source share its frames. The value holds the source, whose id is not reused while it lives.
 _SHARED: WeakValueDictionary[int, _Cameras] = WeakValueDictionary()
-
-
-def _check_source(source: ClipSource) -> None:
-    if not source.trimmed:
-        raise ValueError("a wall is made of trimmed clips, of one class each, and the clips of this source are not")
-    if crop_of(source) is not None:
-        raise ValueError(
-            f"a camera's frames are seen whole, and this source is of crops of {crop_of(source)} pixels: extract "
-            "without --crop"
-        )
 
 
 def _is_background(source: ClipSource, names: Sequence[str]) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse_env.sources.protocol import ClipSource, Segment, crop_of, describe
+from glimpse_env.sources.protocol import Array, ClipSource, Index, Segment, describe
 
 _SLACK = 1e-9  # seconds: borders that differ by rounding alone touch, and do not overlap
 
@@ -47,7 +47,7 @@ class SlidingWindows:
         for name, value in seconds.items():
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise TypeError(f"{name} must be a number, got {value!r}")
-        if crop_of(source) is not None:
+        if getattr(source, "crop", None) is not None:
             raise ValueError(
                 "windows cannot slide over this source: its slices are of crops, and only a clip's first frame was "
                 "seen whole, so episodes begin there; leave window_seconds out, or extract without --crop"
@@ -95,12 +95,10 @@ class SlidingWindows:
     def frame_times(self, clip: int) -> NDArray[np.float64]:
         return self.source.frame_times(int(self.videos[clip]))[self._frames(clip)]
 
-    def read_cubes(self, clips: NDArray[np.int64], frames: NDArray[np.int64], out: NDArray[Any]) -> None:
+    def read_cubes(self, clips: Index, frames: Index, out: Array) -> None:
         self.source.read_cubes(self.videos[clips], self.first_frames[clips] + frames, out)
 
-    def read_slices(
-        self, clips: NDArray[np.int64], frames: NDArray[np.int64], cells: NDArray[np.int64], out: NDArray[Any]
-    ) -> None:
+    def read_slices(self, clips: Index, frames: Index, cells: Index, out: Array) -> None:
         self.source.read_slices(self.videos[clips], self.first_frames[clips] + frames, cells, out)
 
     def image(self, clip: int, frame: int) -> NDArray[np.uint8] | None:
