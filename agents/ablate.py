@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -48,12 +47,7 @@ FACTORS: dict[Factor, dict[str, Settings]] = {
     "glimpse_order": {name: {"glimpse_order": name} for name in ("joint", "sequential")},
     "reward": {name: {"reward": name} for name in ("eq7", "frame_log_score", "clip_log_score")},
     # A single rollout cannot be compared with others.
-    "rollouts": {
-        "1": {"rollouts": 1, "baseline": "value"},
-        "2": {"rollouts": 2},
-        "4": {"rollouts": 4},
-        "8": {"rollouts": 8},
-    },
+    "rollouts": {str(n): ({"rollouts": 1, "baseline": "value"} if n == 1 else {"rollouts": n}) for n in (1, 2, 4, 8)},
     "scorer": {name: {"scorer": name} for name in ("grid", "memory")},
     "standardise": {name: {"standardise": name == "yes"} for name in ("no", "yes")},
 }
@@ -126,9 +120,6 @@ def variants(base: Config, factors: Sequence[Factor] = get_args(Factor)) -> list
     return [variant_of(base, factor, value) for factor in factors for value in FACTORS[factor]]
 
 
-# ---- training
-
-
 def ablate(config: Config, out: Path, *, seeds: Sequence[int], factors: Sequence[Factor]) -> None:
     """Train the base and all values of some factors for all seeds, except for finished runs in `out`.
 
@@ -139,7 +130,11 @@ def ablate(config: Config, out: Path, *, seeds: Sequence[int], factors: Sequence
     source = open_splits(config)["train"]
     base = config.with_settings({"source": absolute_source(config.task.source), "seed": 1}).for_source(source)
     check_playable(base, source)
-    _claim_folder(base, factors, out)
+    path = out / "ablation.json"
+    record = read_json(path) if path.exists() else {"config": base.to_json(), "factors": []} | provenance()
+    if Config.from_json(record["config"]) != base:
+        raise ValueError(f"{out} holds the ablations of another configuration: choose another --out")
+    write_json(path, record | {"factors": [name for name in FACTORS if name in (*record["factors"], *factors)]})
     jobs = jobs_of(base, out, seeds, factors)
     for number, job in enumerate(jobs, 1):
         if RunFolder(job.path).result() is None:
@@ -150,25 +145,12 @@ def ablate(config: Config, out: Path, *, seeds: Sequence[int], factors: Sequence
 
 def jobs_of(base: Config, out: Path, seeds: Sequence[int], factors: Sequence[Factor]) -> list[Job]:
     """Return each run once: all of a seed before the next seed, the base first."""
-    asked = {one.folder: one.config for one in variants(base, factors) if one.config is not None}
-    configs = {"base": base} | asked
+    configs = {"base": base} | {one.folder: one.config for one in variants(base, factors) if one.config is not None}
     return [
         Job(config.with_settings({"seed": seed}), out / name / f"seed{seed}")
         for seed in seeds
         for name, config in configs.items()
     ]
-
-
-def _claim_folder(base: Config, factors: Sequence[Factor], out: Path) -> None:
-    """Write the base of the ablations, or check that the folder has the same one; factors may be added."""
-    path = out / "ablation.json"
-    record = read_json(path) if path.exists() else {"config": base.to_json(), "factors": []} | provenance()
-    if Config.from_json(record["config"]) != base:
-        raise ValueError(f"{out} holds the ablations of another configuration: choose another --out")
-    write_json(path, record | {"factors": [name for name in FACTORS if name in (*record["factors"], *factors)]})
-
-
-# ---- tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,35 +162,14 @@ class Result:
     base: tuple[Record, ...]
     note: str
     """Other changes, and failures."""
-    has_failed: bool = False
-
-    @cached_property
-    def gain(self) -> Interval | None:
-        """Accuracy minus the base's, over films and seeds; None for the base."""
-        if not self.records or not self.base or self.variant.is_base:
-            return None
-        return Row(self.records).accuracy_gain(Row(self.base))
+    has_failed: bool
 
     def column(self, name: str) -> Interval | None:
-        """Return a column of the table: the gain, or a mean over seeds; None if it is unknown for some seed."""
-        return self.gain if name == "minus_base" else Row(self.records).mean(name)
-
-
-def records_in(folder: Path, config: Config) -> tuple[Record, ...]:
-    """Read the finished runs of a configuration.
-
-    Raises:
-        ValueError: a run has another configuration.
-    """
-    records = []
-    for path in sorted(folder.glob("seed*")):
-        run = RunFolder(path)
-        if (result := run.result()) is not None:
-            record = Record(run, run.record(), result)
-            if record.record.config != config.with_settings({"seed": int(path.name.removeprefix("seed"))}):
-                raise ValueError(f"{path} holds a run of another configuration: choose another --out")
-            records.append(record)
-    return tuple(records)
+        """Return a mean over seeds, None if it is unknown for some; "minus_base" is the gain over films and seeds."""
+        if name != "minus_base":
+            return Row(self.records).mean(name)
+        can_compare = self.records and self.base and not self.variant.is_base
+        return Row(self.records).accuracy_gain(Row(self.base)) if can_compare else None
 
 
 def results_of(out: Path) -> list[Result]:
@@ -216,29 +177,35 @@ def results_of(out: Path) -> list[Result]:
 
     Raises:
         FileNotFoundError: there are no ablations in the folder.
+        ValueError: a run has another configuration.
     """
     record = read_json(out / "ablation.json")
     base = Config.from_json(record["config"])
-    of_base = records_in(out / "base", base)
-    return [_result(out, one, base, of_base) for one in variants(base, record["factors"])]
+    of_base, results = _records_in(out / "base", base), []
+    for variant in variants(base, record["factors"]):
+        folder = out / variant.folder
+        records = _records_in(folder, variant.config) if variant.config else ()
+        failed = [path for path in sorted(folder.glob("seed*/failure.json")) if RunFolder(path.parent).result() is None]
+        notes = [f"seed {_seed_of(path.parent)} failed: {read_json(path)['reason']}" for path in failed]
+        others = {name: value for name, value in variant.settings.items() if name != variant.factor}
+        companions = ", ".join(f"{name} {value}" for name, value in others.items() if base.setting(name) != value)
+        first = "base" if variant.is_base else companions and f"with {companions}"
+        note = "; ".join(filter(None, [first, *notes])) if variant.config else f"skipped: {variant.reason}"
+        results.append(Result(variant=variant, records=records, base=of_base, note=note, has_failed=bool(failed)))
+    return results
 
 
-def _result(out: Path, variant: Variant, base: Config, of_base: tuple[Record, ...]) -> Result:
-    if variant.config is None:
-        return Result(variant=variant, records=(), base=of_base, note=f"skipped: {variant.reason}")
-    records = records_in(out / variant.folder, variant.config)
-    finished = {record.run.path.name for record in records}
-    failures = {path.parent.name: read_json(path) for path in (out / variant.folder).glob("seed*/failure.json")}
-    notes = [
-        f"seed {name.removeprefix('seed')} failed: {failure['reason']}"
-        for name, failure in sorted(failures.items())
-        if name not in finished
-    ]
-    others = {name: value for name, value in variant.settings.items() if name != variant.factor}
-    companions = ", ".join(f"{name} {value}" for name, value in others.items() if base.setting(name) != value)
-    first = "base" if variant.is_base else companions and f"with {companions}"
-    note = "; ".join(filter(None, [first, *notes]))
-    return Result(variant=variant, records=records, base=of_base, note=note, has_failed=bool(notes))
+def _records_in(folder: Path, config: Config) -> tuple[Record, ...]:
+    runs = [RunFolder(path) for path in sorted(folder.glob("seed*"))]
+    records = tuple(Record(run, run.record(), result) for run in runs if (result := run.result()) is not None)
+    for record in records:
+        if record.record.config != config.with_settings({"seed": _seed_of(record.run.path)}):
+            raise ValueError(f"{record.run.path} holds a run of another configuration: choose another --out")
+    return records
+
+
+def _seed_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("seed"))
 
 
 def chosen(results: Sequence[Result]) -> list[Result]:
@@ -260,15 +227,16 @@ def chosen(results: Sequence[Result]) -> list[Result]:
 def table(results: Sequence[Result]) -> str:
     """Return the results as a Markdown table, and the number of its comparisons."""
     header = ["factor", "value", "seeds", *(name.replace("_", " ") for name in COLUMNS), "chosen", "note"]
-    lines, best = [], chosen(results)
+    lines, best, gains = [], chosen(results), []
     for one in results:
-        cells = {name: format_interval(one.column(name)) for name in COLUMNS} | {
-            "minus_base": format_gain(one.gain), "train_seconds": format_interval(one.column("train_seconds"), digits=0)
-        }  # fmt: skip
+        columns = {name: one.column(name) for name in COLUMNS}
+        cells = {name: format_interval(value) for name, value in columns.items()}
+        cells["minus_base"] = format_gain(columns["minus_base"])
+        cells["train_seconds"] = format_interval(columns["train_seconds"], digits=0)
         start = [one.variant.factor, one.variant.value, str(len(one.records))]
         lines.append([*start, *cells.values(), "yes" if one in best else "", one.note])
-    notes = notes_on([one.gain for one in results if one.gain is not None])
-    return "\n".join([Table(header, lines).markdown(), "\n\n".join(notes), ""])
+        gains += [columns["minus_base"]] if columns["minus_base"] else []
+    return "\n".join([Table(header, lines).markdown(), "\n\n".join(notes_on(gains)), ""])
 
 
 def table_as_csv(results: Sequence[Result]) -> str:
@@ -284,12 +252,7 @@ def table_as_csv(results: Sequence[Result]) -> str:
 
 
 def write_tables(out: Path) -> str:
-    """Write table.md and table.csv from the runs in a folder, and return the former.
-
-    Raises:
-        FileNotFoundError: there are no ablations in the folder.
-        SaveError: a table cannot be written.
-    """
+    """Write table.md and table.csv from the runs in a folder, and return the former."""
     results = results_of(out)
     write_file(out / "table.md", table(results))
     write_file(out / "table.csv", table_as_csv(results))

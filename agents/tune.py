@@ -3,16 +3,15 @@
     python -m agents.tune --source STORE --models reinforce random soft mean --trials 8 --out OUT
     python -m agents.compare --source STORE --models reinforce random soft mean --tuned OUT/settings.json
 
-Other flags are those of agents/reinforce.py and make up the base. Every model gets as many trials, each with as many
-updates, clips and rollouts. The first trial is the base itself. The settings of the others are drawn by a
-tree-structured Parzen estimator (Optuna; Bergstra et al. 2011) that knows the earlier ones. All models have the
-learning rate, dropout and weight decay; models that score cells also those of the location logits and the penalty of
-eq. 8; models that draw cells also the entropy bonus or the random share.
+Other flags are those of agents/reinforce.py and make up the base. Every model gets as many trials of as many updates.
+The first trial is the base; a tree-structured Parzen estimator (Optuna; Bergstra et al. 2011) that knows the earlier
+trials draws the others. All models have the learning rate, dropout and weight decay; models that score cells also those
+of the location logits and the penalty of eq. 8; models that draw cells also the entropy bonus or the random share.
 
 A trial is judged by the mean log-score of the validation videos, which separates models on fewer videos than accuracy
-does. The test split is not played. Trials are runs, in OUT/<model>/trial<k>: the same command skips finished ones,
-resumes stopped ones, and takes further models and trials. settings.json holds the best settings of the models that
-have had exactly as many trials as were last asked for.
+does; the test split is not played. Trials are runs, in OUT/<model>/trial<k>: the same command skips finished ones,
+resumes stopped ones, and adds models and trials. settings.json holds the best settings of the models that have had
+exactly as many trials as were last asked for.
 """
 
 from __future__ import annotations
@@ -85,14 +84,8 @@ def tune(
     """Return the best settings of a number of trials, and their score.
 
     The draws of a trial depend on the seed, its number and the scores of earlier trials, so a caller that has kept the
-    scores gets the same trials again.
-
-    Args:
-        judge: takes settings and the number of the trial, and returns their score.
-        space: distributions of the settings.
-        base: settings of the first trial; they need not lie in the space, since no draw depends on them.
-        trials: number of trials.
-        seed: of all draws.
+    scores gets the same trials again. `judge` takes settings and the number of the trial. The `base`, the settings of
+    the first trial, need not lie in the space, since no draw depends on them.
     """
     study = optuna.create_study(direction="maximize")
     judged = [(base, judge(base, 0))]
@@ -109,10 +102,6 @@ def judge_trial(config: Config, folder: Path, settings: dict[str, Any]) -> float
     """Train with settings, or read the finished trial, and return the mean log-score of the validation videos.
 
     A trial whose numbers overflow gets the worst possible score.
-
-    Raises:
-        ValueError: the folder holds a trial of other settings.
-        StoppedError: SIGTERM or SIGINT came.
     """
     print(f"{config.model}, {folder.name}: {format_settings(settings)}", flush=True)
     job = Job(config.with_settings(settings), folder)

@@ -8,7 +8,7 @@ import pytest
 from agent_toys import marked_source, tiny_config
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.parallel.noise import Noise
-from glimpse_agents.pictures.strips import DIMMED, LEGEND, Played, film_strip, play_clips
+from glimpse_agents.pictures.strips import DIMMED, LEGEND, SIDE, Played, film_strip, play_clips
 from glimpse_agents.playing.envs import greedy_play, make_envs, make_policy
 from glimpse_agents.playing.evaluation import class_scores
 from glimpse_agents.playing.rollout import PlaySettings, collect_rollout
@@ -85,16 +85,11 @@ def test_frames_are_bright_in_the_cells_that_were_seen(pictured):
     figure, rollout = draw(pictured, [2])
     (row,) = rows_of(figure, 5)
     assert (row[0].images[0].get_array() == 80).all()  # the first frame is seen whole
-    assert not row[0].patches
     for frame, axis in enumerate(row[1:4], 1):
-        shown, grey = axis.images[0].get_array()[..., 0], 80 + 10 * frame
+        middles = [SIDE // 6, SIDE // 2, SIDE * 5 // 6]
+        shown, grey = axis.images[0].get_array()[np.ix_(middles, middles)][..., 0], 80 + 10 * frame
         cells = rollout.cells[0, frame - 1].tolist()
-        bright = np.zeros((3, 3), bool)
-        bright.flat[cells] = True
-        assert (shown == np.where(bright, grey, int(grey * DIMMED)).repeat(10, 0).repeat(10, 1)).all()
-        corners = [(10 * (cell % 3) - 0.5, 10 * (cell // 3) - 0.5) for cell in cells]
-        assert [patch.get_xy() for patch in axis.patches] == corners
-        assert [text.get_text() for text in axis.texts] == ["1", "2"]
+        assert shown.ravel().tolist() == [grey if cell in cells else int(grey * DIMMED) for cell in range(9)]
 
 
 def test_columns_are_spread_from_the_first_frame_to_the_last(pictured):
@@ -106,7 +101,6 @@ def test_columns_are_spread_from_the_first_frame_to_the_last(pictured):
 def test_a_model_that_sees_everything_has_no_cells(pictured):
     figure, _ = draw(pictured, [1], model="all")
     (row,) = rows_of(figure, 5)
-    assert not any(axis.patches for axis in row[:4])
     assert (row[3].images[0].get_array() == 70).all()
 
 

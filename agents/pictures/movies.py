@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .strips import DrawnFrame, Played, cell_box
+from .strips import DARK, LIGHT, SIDE, DrawnFrame, Played
 
 FORMATS = (".png", ".gif", ".mp4")
-SIDE = 196  # pixels of a panel: a multiple of 7 and 14 cells
 GAP = 4
 LINE = 18
-GROUND, PLAIN, RIGHT, WRONG = (20, 20, 24), (235, 235, 235), (120, 220, 120), (250, 120, 110)
+RIGHT, WRONG = (120, 220, 120), (250, 120, 110)
 READABLE_RATE = 8.0  # frames per second
 
 
@@ -45,15 +44,15 @@ def animation(models: Sequence[Played], episode: int) -> list[NDArray[np.uint8]]
     first, frames = models[0], models[0].windows.shape[1]
     pictures = []
     for frame in range(frames):
-        canvas = Image.new("RGB", (len(models) * (SIDE + GAP) + GAP, 2 * LINE + SIDE + 2 * LINE + GAP), GROUND)
+        canvas = Image.new("RGB", (len(models) * (SIDE + GAP) + GAP, 2 * LINE + SIDE + 2 * LINE + GAP), DARK)
         pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
         drawn = [played.frame(episode, frame) for played in models]
         title = f"frame {frame + 1} of {frames}, {drawn[0].seconds:.2f} s   truth: {first.truth_names(episode)}"
-        pen.text((GAP, 1), title, PLAIN, font=font)
-        pen.text((GAP, LINE + 1), first.clip_id(episode), PLAIN, font=font)
+        pen.text((GAP, 1), title, LIGHT, font=font)
+        pen.text((GAP, LINE + 1), first.clip_id(episode), LIGHT, font=font)
         for place, played in enumerate(models):
             left = GAP + place * (SIDE + GAP)
-            canvas.paste(_panel(drawn[place], played.source.grid_size), (left, 2 * LINE))
+            canvas.paste(drawn[place].picture(played.source.grid_size), (left, 2 * LINE))
             # A caption is drawn on a ground of its own, so that a long class name ends with its panel.
             canvas.paste(_caption(played.model.name, drawn[place]), (left, 2 * LINE + SIDE))
         pictures.append(np.asarray(canvas))
@@ -91,23 +90,11 @@ def encode_mp4(pictures: Sequence[NDArray[np.uint8]], frames_per_second: float) 
     return buffer.getvalue()
 
 
-def _panel(drawn: DrawnFrame, grid_size: int) -> Image.Image:
-    panel = Image.fromarray(drawn.picture(grid_size)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    pen, font = ImageDraw.Draw(panel), ImageFont.load_default(size=11)
-    for rank, cell in enumerate(drawn.cells or (), 1):
-        left, top, right, bottom = cell_box(cell, grid_size, SIDE, SIDE)
-        for inset, colour in ((0, GROUND), (1, PLAIN)):
-            pen.rectangle((left + inset, top + inset, right - 1 - inset, bottom - 1 - inset), outline=colour)
-        pen.text((left + 4, top + 2), str(rank), PLAIN, font=font, stroke_width=1, stroke_fill=GROUND)
-    return panel
-
-
 def _caption(name: str, drawn: DrawnFrame) -> Image.Image:
-    caption = Image.new("RGB", (SIDE, 2 * LINE), GROUND)
+    caption = Image.new("RGB", (SIDE, 2 * LINE), DARK)
     pen, font = ImageDraw.Draw(caption), ImageFont.load_default(size=13)
-    weight = "" if drawn.weights is None else f"   largest weight {drawn.weights.max():.3f}"
-    pen.text((0, 1), name + weight, PLAIN, font=font)
-    colour = PLAIN if drawn.is_right is None else RIGHT if drawn.is_right else WRONG
+    pen.text((0, 1), name, LIGHT, font=font)
+    colour = LIGHT if drawn.is_right is None else RIGHT if drawn.is_right else WRONG
     mark = "" if drawn.is_right is None else "right: " if drawn.is_right else "wrong: "
     pen.text((0, LINE + 1), f"{mark}{drawn.probability:.2f} {drawn.prediction}", colour, font=font)
     return caption

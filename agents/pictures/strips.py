@@ -17,10 +17,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from glimpse_env import ClipSource, VideoGlimpseVectorEnv
 
@@ -34,7 +32,8 @@ from ..playing.rollout import PlaySettings, play
 DIMMED = 0.45  # brightness of cells that were not looked at
 HEAT = 0.65  # share of the heat map in the colour of a pixel with the largest weight
 SHOWN_CLASSES = 3
-GREY_SIDE = 112  # pixels of the grey picture of a frame that the source keeps no picture of
+SIDE = 196  # pixels along the side of a drawn frame: a multiple of 7 and 14 cells
+DARK, LIGHT = (20, 20, 24), (235, 235, 235)
 MARKS = {True: "✓", False: "✗", None: ""}
 LEGEND = (
     "box: a cell looked at, numbered in the order of choice; heat: soft attention, scaled to its maximum, which stands "
@@ -59,22 +58,32 @@ class DrawnFrame:
     is_right: bool | None
     """Whether that class is true at the frame; None if the truth is unknown or nothing was predicted."""
 
-    def picture(self, grid_size: int) -> NDArray[np.uint8]:
-        """Return the image with the attention in it: dim where nothing was seen, or hot where the weights are large."""
-        height, width = self.image.shape[:2]
+    def picture(self, grid_size: int, side: int = SIDE) -> Image.Image:
+        """Draw the attention into the image: bright cells in numbered boxes, or a heat map with its maximum."""
+        image = np.asarray(Image.fromarray(self.image).resize((side, side), Image.Resampling.BILINEAR))
         if self.weights is not None:
-            spread = upsample(self.weights, height, width)
+            spread = upsample(self.weights, side, side)
             heat = spread / max(float(spread.max()), 1e-12)
-            colours = 255 * matplotlib.colormaps["inferno"](heat)[..., :3]
             share = HEAT * heat[..., None]
-            return np.asarray(((1 - share) * self.image + share * colours).round(), np.uint8)
-        if self.cells is None:
-            return self.image
-        brightness = np.full((height, width, 1), DIMMED)
-        for cell in self.cells:
-            left, top, right, bottom = (round(edge) for edge in cell_box(cell, grid_size, height, width))
-            brightness[top:bottom, left:right] = 1
-        return np.asarray(self.image * brightness).astype(np.uint8)
+            image = ((1 - share) * image + share * 255 * matplotlib.colormaps["inferno"](heat)[..., :3]).round()
+        elif self.cells is not None:
+            bright = np.full((side, side, 1), DIMMED)
+            for cell in self.cells:
+                left, top, right, bottom = cell_box(cell, grid_size, side)
+                bright[top:bottom, left:right] = 1
+            image = image * bright
+        picture = Image.fromarray(image.astype(np.uint8))
+        pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size=side / 14)
+        text: dict[str, Any] = {"fill": LIGHT, "font": font, "stroke_width": 2, "stroke_fill": DARK}
+        for rank, cell in enumerate(self.cells or (), 1):
+            left, top, right, bottom = cell_box(cell, grid_size, side)
+            for inset, colour in enumerate((DARK, LIGHT, DARK)):
+                box = (left + inset, top + inset, right - 1 - inset, bottom - 1 - inset)
+                pen.rectangle(box, outline=colour)
+            pen.text((left + 5, top + 3), str(rank), **text)
+        if self.weights is not None:
+            pen.text((side - 4, side - 4), f"{self.weights.max():.3f}", anchor="rs", **text)
+        return picture
 
 
 def upsample(weights: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
@@ -87,11 +96,11 @@ def upsample(weights: NDArray[np.float32], height: int, width: int) -> NDArray[n
     return np.asarray(spread).clip(0, None)
 
 
-def cell_box(cell: int, grid_size: int, height: int, width: int) -> tuple[float, float, float, float]:
-    """Return the left, top, right and bottom edge of a cell in a picture, in pixels."""
+def cell_box(cell: int, grid_size: int, side: int) -> tuple[int, int, int, int]:
+    """Return the left, top, right and bottom edge of a cell in a square picture, in pixels."""
     row, column = divmod(cell, grid_size)
-    down, across = height / grid_size, width / grid_size
-    return column * across, row * down, (column + 1) * across, (row + 1) * down
+    left, top, right, bottom = (round(edge * side / grid_size) for edge in (column, row, column + 1, row + 1))
+    return left, top, right, bottom
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +155,7 @@ class Played:
         abstained = best == len(self.source.class_names)
         is_known = not abstained and bool(self.truth(episode))
         return DrawnFrame(
-            image=np.full((GREY_SIDE, GREY_SIDE, 3), 128, np.uint8) if image is None else image,
+            image=np.full((SIDE, SIDE, 3), 128, np.uint8) if image is None else image,
             seconds=float(self.source.frame_times(clip)[place]),
             cells=self._cells(episode, frame),
             weights=self._attention(episode, frame) if self.model.is_soft else None,
@@ -202,29 +211,14 @@ def _strip(episodes: Sequence[tuple[Played, int]], labels: Sequence[str], column
         row[0].set_ylabel(label, fontsize=7, parse_math=False)
         for axis, frame in zip(row[:-1], shown, strict=True):
             drawn = played.frame(episode, frame)
-            _draw_frame(axis, drawn, played.source.grid_size)
+            axis.imshow(drawn.picture(played.source.grid_size))
+            axis.set(xticks=[], yticks=[])
             said = f"{MARKS[drawn.is_right]} {_shortened(drawn.prediction, 18)} {drawn.probability:.2f}".strip()
             title = f"{frame + 1}: {drawn.seconds:.2f} s\n{said}"
             axis.set_title(title, fontsize=7, color=_colour(drawn.is_right, unknown="black"), parse_math=False)
         _draw_scores(row[-1], played.scores(episode), played.truth(episode), played.source.class_names)
     figure.supxlabel(LEGEND, fontsize=7)
     return figure
-
-
-def _draw_frame(axis: Axes, drawn: DrawnFrame, grid_size: int) -> None:
-    height, width = drawn.image.shape[:2]
-    stroke = [withStroke(linewidth=2.5, foreground="black")]
-    text: dict[str, Any] = {"color": "white", "fontsize": 8, "path_effects": stroke}
-    for rank, cell in enumerate(drawn.cells or (), 1):
-        left, top, right, bottom = cell_box(cell, grid_size, height, width)
-        corner = (left - 0.5, top - 0.5)
-        box = Rectangle(corner, right - left, bottom - top, fill=False, ec="white", lw=1.0, path_effects=stroke)
-        axis.add_patch(box)
-        axis.text(left + 1, top + 1, str(rank), va="top", **text)
-    if drawn.weights is not None:
-        axis.text(0.97, 0.03, f"{drawn.weights.max():.3f}", ha="right", transform=axis.transAxes, **text)
-    axis.imshow(drawn.picture(grid_size))
-    axis.set(xticks=[], yticks=[])
 
 
 def _draw_scores(axis: Axes, scores: NDArray[np.float32], truth: list[int], names: Sequence[str]) -> None:

@@ -65,10 +65,9 @@ def mean_interval(values: ArrayLike, films: ArrayLike | None = None) -> Interval
 def crossed_interval(first: ArrayLike, films: ArrayLike, second: ArrayLike | None = None) -> Interval:
     """Return the mean of `first`, or of `first` minus `second`, with an interval over films and seeds.
 
-    Seeds of two models are independent samples, even if their numbers agree: each seed is a training of its own. The
-    variance is that over films (of each video's difference, averaged over seeds), plus that over seeds of each model,
-    minus the part that both contain, which comes from seeds that differ from film to film. It is at least the larger
-    of the two. The seeds of a model with a single seed are not covered, and the note says so.
+    Seeds of two models are independent samples, even if their numbers agree. The variance is that over films (of each
+    video's difference, averaged over seeds), plus that over seeds of each model, minus the part that both contain,
+    which comes from seeds that differ from film to film. It is at least the larger of the two.
 
     Args:
         first: (S1, V) a number for each seed and video, such as 1 for a correct prediction.
