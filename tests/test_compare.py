@@ -16,7 +16,15 @@ from glimpse_agents.playing.evaluation import MEASURES
 from glimpse_agents.reinforce import train
 from glimpse_agents.runs.files import read_json, write_json
 from glimpse_agents.runs.folder import RunFolder, RunRecord, find_runs
-from glimpse_agents.tables.comparison import Differences, comparison_table, page, read_reported, records_as_csv, summary
+from glimpse_agents.tables.comparison import (
+    Differences,
+    comparison_table,
+    page,
+    read_reported,
+    records_as_csv,
+    summary,
+    verdict,
+)
 from glimpse_agents.tables.intervals import crossed_interval, mean_interval
 from glimpse_agents.tables.layout import Table, notes_on
 from glimpse_agents.tables.records import Record, find_row, read_records, rows_of
@@ -44,9 +52,9 @@ def compared(base, tmp_path_factory):
     return out
 
 
-def record(model, glimpses, seed, correct=(True, False), films=None, **measures):
+def record(model, glimpses, seed, correct=(True, False), films=None, fold=1, **measures):
     """Return the record of a run that is not on disk."""
-    config = Config().with_settings({"model": model, "glimpses": glimpses, "seed": seed})
+    config = Config().with_settings({"model": model, "glimpses": glimpses, "seed": seed, "fold": fold})
     facts = RunRecord(config=config, source=SOURCE, versions={}, machine="M", threads=1, git_commit="c")
     return Record(RunFolder(Path("nowhere")), facts, run_result(evaluation(correct, films, **measures)))
 
@@ -352,6 +360,96 @@ def test_the_table_of_a_training_command_has_an_interval_over_films():
     assert lines[1].split() == ["reinforce", "0.750", "0.000", "to", "1.000", "0.500", "0.250", "-"]
     assert lines[2].split() == ["mean", "1.000", "-", "1.000", "-", "-"]
     assert lines[3] == "chance 0.250; 4 test videos of 2 films; the interval covers films, not seeds"
+
+
+# ---- folds, seeds and the verdict
+
+
+def test_each_fold_of_each_seed_is_a_run():
+    line = parse_arguments(["--folds", "1", "3", "--seeds", "4", "5", "--models", "reinforce", "mean", "--out", "o"])
+    assert [(str(job.path), job.config.task.fold) for job in jobs_of(line)] == [
+        (f"o/fold{fold}/m5/seed{seed}/{model}", fold)
+        for fold in (1, 3) for seed in (4, 5) for model in ("reinforce", "mean")
+    ]  # fmt: skip
+    alone = parse_arguments(["--fold", "2", "--seeds", "4", "--models", "mean", "--out", "o"])
+    assert [(str(job.path), job.config.task.fold) for job in jobs_of(alone)] == [("o/m5/seed4/mean", 2)]
+
+
+def test_a_seed_counts_with_the_mean_over_its_folds():
+    # Folds of 4 and 2 videos count alike: (1/4 + 1/2) / 2 and (3/4 + 2/2) / 2, not 2/6 and 5/6.
+    records = [
+        record("reinforce", 5, 1, right(0), fold=1), record("reinforce", 5, 1, right(1, of=2), fold=2),
+        record("reinforce", 5, 2, right(0, 1, 2), fold=1), record("reinforce", 5, 2, right(0, 1, of=2), fold=2),
+        record("random", 5, 1, right(), fold=1), record("random", 5, 1, right(0, of=2), fold=2),
+        record("random", 5, 2, right(0, 1, 2, 3), fold=1),
+    ]  # fmt: skip
+    ours, random = rows_of(records)
+    assert (ours.seeds, random.seeds) == ([1, 2], [1])  # random lacks fold 2 of seed 2
+    assert ours.values("accuracy") == [0.375, 0.875]
+    assert ours.mean("accuracy") == mean_interval([0.375, 0.875])
+    np.testing.assert_allclose(ours.correct(), [[0.75, 0, 0, 0, 0, 1.5], [0.75, 0.75, 0.75, 0, 1.5, 1.5]])
+    assert ours.films.tolist() == [0, 1, 2, 3, 4, 5]  # films of two folds are not the same ones
+    assert ours.accuracy_gain(random).mean == pytest.approx(0.625 - 0.25)
+    text = page(records)
+    assert "mean over the folds 1, 2, preset small" in text
+    assert "6 test videos of 6 films" in text
+    assert "Left out, because not all of the folds 1, 2 are finished: random (seed 2)." in text
+    lines = list(csv.DictReader(io.StringIO(records_as_csv(rows_of(records)))))
+    assert [(line["model"], line["seed"], line["fold"]) for line in lines] == [
+        ("reinforce", "1", "1"), ("reinforce", "1", "2"), ("reinforce", "2", "1"), ("reinforce", "2", "2"),
+        ("random", "1", "1"), ("random", "1", "2"),
+    ]  # fmt: skip
+
+
+def test_seeds_without_a_fold_in_common_are_refused():
+    records = [record("mean", 5, 1, fold=1), record("mean", 5, 2, fold=2)]
+    with pytest.raises(ValueError, match="no seed of any model has all of the folds 1, 2: train the missing ones"):
+        page(records)
+
+
+@pytest.mark.parametrize(("seeds", "warns"), [((1, 2), True), ((1, 2, 3), False)])
+def test_fewer_than_three_seeds_are_warned_about(seeds, warns):
+    records = [record("mean", 5, seed, right(seed)) for seed in seeds]
+    assert ("Fewer than 3 seeds: all models. Train more seeds before you draw conclusions." in page(records)) is warns
+    more = [*records, *(record("max", 5, seed, right(0)) for seed in (1, 2, 3))]
+    assert ("Fewer than 3 seeds: mean of all cells. Train" in page(more)) is warns
+
+
+def test_equal_seeds_are_not_printed_as_certain():
+    text = page([record("mean", 5, seed, right(0)) for seed in (1, 2, 3)])
+    assert "| mean of all cells | - | 0.250 | - | 4 |" in text
+    assert "±" not in text
+    assert "Of some accuracies: all values are equal: the interval is unknown." in text
+
+
+def test_the_verdict_names_the_winner_its_lead_and_chance():
+    films = range(40)
+    records = [record("reinforce", 5, seed, [video >= seed for video in films]) for seed in (1, 2, 3)]
+    records += [record("random", 5, seed, [video < 4 * seed for video in films]) for seed in (1, 2, 3)]
+    records += [record("oracle", 5, seed, [True] * 40) for seed in (1, 2, 3)]
+    rows = rows_of(records)
+    gain = rows[0].accuracy_gain(rows[1])
+    assert gain.excludes_zero
+    lead = f"+0.750 ± {gain.half:.3f}"
+    assert verdict(rows) == (
+        f"The most accurate of 2 models is REINFORCE, 5 glimpses: accuracy {rows[0].mean('accuracy')} on 40 test "
+        f"clips, {lead} above random, 5 cells (more than chance explains). Chance is 0.333; "
+        f"REINFORCE, 5 glimpses is {lead} above random cells (more than chance explains)."
+    )
+    one = verdict(rows_of([record("mean", 5, 1)]))
+    assert one == "The model is mean of all cells: accuracy 0.500 on 2 test clips. Chance is 0.333."
+    few = verdict(rows_of([record("mean", 5, 1, right(0, 1)), record("max", 5, 1, right(1))]))
+    assert "mean of all cells: accuracy 0.500 on 4 test clips, +0.250 ± 0.796 above maximum" in few
+    assert few.endswith("(chance may explain it). Chance is 0.333.")
+    assert verdict(rows_of([record("oracle", 5, 1)])) == ""
+
+
+def test_latex_escapes_and_sets_signs():
+    table = Table(["model", "gain_1"], [["a & b", "-0.125 ± 0.010 *"], ["soft-top", "<1 %"]])
+    assert table.latex().splitlines() == [
+        r"\begin{tabular}{lr}", r"\toprule", r"model & gain\_1 \\", r"\midrule",
+        r"a \& b & $-$0.125 $\pm$ 0.010 * \\", r"soft-top & $<$1 \% \\", r"\bottomrule", r"\end{tabular}",
+    ]  # fmt: skip
 
 
 # ---- errors

@@ -1,10 +1,6 @@
-"""Clips of a report: videos chosen by a rule, as the models saw them.
+"""Clips of a report: videos of the test split chosen by a rule, not for their looks, as the models saw them.
 
-The rule uses the test split, of which every model has each video right or wrong. Shown are the first two videos that
-REINFORCE has right and another model wrong, the first two of the reverse, the first that both have right and the first
-that both have wrong, in the order of the split. If a group has too few, the next group gives more, and after the last
-group the first. The other model is soft attention if it was trained, or else the next model. No clip is chosen for its
-looks.
+The rule compares REINFORCE with soft attention, or else the next model: `describe_rule` says it in words.
 """
 
 from __future__ import annotations
@@ -15,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,10 +37,10 @@ SIDE = 336  # at most so many pixels along the side of a frame on the page
 LABELS = 4  # classes whose scores are drawn, apart from the true ones
 
 Right = Sequence[bool]  # of each video of the test split, whether a model has it right
+Names = tuple[ModelName, ModelName | None]  # of the two compared models
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """A video to show, by its place in the test split, and the group that it stands for."""
 
     video: int
@@ -123,43 +119,45 @@ def compared_pair(watched: Sequence[Record]) -> tuple[Record, Record | None]:
     return watched[0], min(watched[1:], key=lambda record: not record.model.is_soft, default=None)
 
 
-def choose_videos(ours: Right, theirs: Right | None, names: tuple[ModelName, ModelName | None]) -> list[Choice]:
-    """Choose the videos to show, by the rule at the top of this module.
+def _groups(ours: Right, theirs: Right, names: Names) -> list[tuple[str, NDArray[np.bool_], int]]:
+    """Return each group's name, its videos, and the number of them to show."""
+    right, also, (name, other) = np.asarray(ours, np.bool_), np.asarray(theirs, np.bool_), names
+    if other is None:
+        return [(f"{name} right", right, 3), (f"{name} wrong", ~right, 3)]
+    return [
+        (f"{name} right, {other} wrong", right & ~also, 2),
+        (f"{name} wrong, {other} right", ~right & also, 2),
+        (f"{name} and {other} right", right & also, 1),
+        (f"{name} and {other} wrong", ~right & ~also, 1),
+    ]
 
-    Args:
-        ours: of the first model.
-        theirs: of the other model; without one, three videos that are right and three that are wrong are chosen.
-        names: of the two models.
-    """
-    right, (name, other) = np.asarray(ours, np.bool_), names
-    if theirs is None:
-        return _take([(f"{name} right", right, 3), (f"{name} wrong", ~right, 3)])
-    also = np.asarray(theirs, np.bool_)
-    return _take(
-        [
-            (f"{name} right, {other} wrong", right & ~also, 2),
-            (f"{name} wrong, {other} right", ~right & also, 2),
-            (f"{name} and {other} right", right & also, 1),
-            (f"{name} and {other} wrong", ~right & ~also, 1),
-        ]
-    )
+
+def choose_videos(ours: Right, theirs: Right, names: Names) -> list[Choice]:
+    """Take from each group its number of videos, and as many as the groups before it had too few."""
+    groups = _groups(ours, theirs, names)
+    left = {name: np.flatnonzero(members).tolist() for name, members, _ in groups}
+    taken: dict[str, list[int]] = {name: [] for name in left}
+    missing = 0
+    for name, quota in [(name, quota) for name, _, quota in groups] + [(name, 0) for name in left]:
+        wanted = quota + missing
+        taken[name] += left[name][:wanted]
+        missing = max(0, wanted - len(left[name]))
+        del left[name][:wanted]
+    return [Choice(video, name) for name, videos in taken.items() for video in videos]
 
 
 def describe_rule(watched: Sequence[Record]) -> str:
     """Return the rule by which the videos of watched runs are chosen, as a sentence."""
-    ours, theirs = compared_pair(watched)
-    name = ours.model.name
-    if theirs is None:
-        return (
-            f"the first three videos of the test split that {name} gets right, and the first three that it gets wrong; "
-            "if one group has too few, the other gives more."
-        )
-    other = theirs.model.name
+    quotas = [f'{quota} of "{name}"' for name, _, quota in _groups([], [], _names(watched))]
     return (
-        f"in the order of the test split, the first two videos that {name} gets right and {other} wrong, the first two "
-        f"that {name} gets wrong and {other} right, the first that both get right, and the first that both get wrong; "
-        "if a group has too few, the next one gives more, and after the last group the first."
+        f"in the order of the test split, the first {', '.join(quotas)}; if a group has too few, the next one gives "
+        "more, and after the last group the first."
     )
+
+
+def _names(watched: Sequence[Record]) -> Names:
+    ours, theirs = compared_pair(watched)
+    return ours.model.name, None if theirs is None else theirs.model.name
 
 
 def split_clips(watched: Sequence[Record], *, device: str, source: str | None = None) -> Iterator[Clip]:
@@ -184,8 +182,7 @@ def split_clips(watched: Sequence[Record], *, device: str, source: str | None = 
             f"{source or ours.record.config.task.source} is not the store that {ours.run.path} was tested on: name "
             "that store with --source"
         )
-    names = (ours.model.name, None if theirs is None else theirs.model.name)
-    choices = choose_videos(ours.test.correct, None if theirs is None else theirs.test.correct, names)
+    choices = choose_videos(ours.test.correct, (theirs or ours).test.correct, _names(watched))
     clips = middle[[choice.video for choice in choices]].tolist()
     models = [play_as_tested(record, record.record.config.with_settings(changes), test, clips) for record in watched]
     for choice, clip in zip(choices, clips, strict=True):
@@ -247,16 +244,3 @@ def play_as_tested(record: Record, config: Config, test: ClipSource, clips: list
             if first <= clip < first + EVALUATION_ENVS:
                 played[clip] = episodes.only(clip - first)
     return played
-
-
-def _take(groups: Sequence[tuple[str, NDArray[np.bool_], int]]) -> list[Choice]:
-    """Take from each group its number of videos, and as many as the groups before it had too few."""
-    left = {name: np.flatnonzero(members).tolist() for name, members, _ in groups}
-    taken: dict[str, list[int]] = {name: [] for name in left}
-    missing = 0
-    for name, quota in [(name, quota) for name, _, quota in groups] + [(name, 0) for name in left]:
-        wanted = quota + missing
-        taken[name] += left[name][:wanted]
-        missing = max(0, wanted - len(left[name]))
-        del left[name][:wanted]
-    return [Choice(video, name) for name, videos in taken.items() for video in videos]

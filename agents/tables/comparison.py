@@ -182,10 +182,15 @@ def warnings_on(records: Sequence[Record], rows: Sequence[Row]) -> list[str]:
 
 
 def page(records: Sequence[Record], reported: Sequence[Reported] = (), *, all_columns: bool = True) -> str:
-    """Return the table as Markdown, and below it the facts needed to read and repeat it."""
-    rows, first = rows_of(records), records[0].record
+    """Return the table as Markdown, and below it the facts needed to read and repeat it.
+
+    Raises:
+        ValueError: no seed has all of the folds.
+    """
+    rows, first, folds = rows_of(records), records[0].record, sorted({one.fold for one in records})
+    if not rows:
+        raise ValueError(f"no seed of any model has all of the folds {_listed(folds)}: train the missing ones")
     config, films = first.config, rows[0].films
-    folds = sorted({one.fold for one in records})
     of_folds = f"fold {folds[0]}" if len(folds) == 1 else f"mean over the folds {_listed(folds)}"
     commits = sorted({str(record.result.trained_by) for record in records})
     machines = sorted({f"{one.record.machine}, {one.record.threads} threads" for one in records})
