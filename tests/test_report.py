@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from agent_toys import tiny_config, write_marked_store
+from extraction_inputs import write_video
 from finished_runs import SOURCE, evaluation, run_result
 from glimpse_agents import report
 from glimpse_agents.compare import write_comparison
@@ -31,6 +32,8 @@ from glimpse_agents.tables.comparison import verdict
 from glimpse_agents.tables.plots import STYLES
 from glimpse_agents.tables.records import Record
 from PIL import Image
+
+from glimpse_env.extract import Folder, extract
 
 VOID = {"img", "meta", "input"}
 
@@ -360,6 +363,40 @@ def test_published_figures_are_shown(runs, tmp_path):
     (tmp_path / "paper.csv").write_text("model,measure,value,source\nsoft attention,accuracy,41.3,A et al.\n")
     parser = write(runs, out=tmp_path / "page.html", reported=tmp_path / "paper.csv")
     assert {"soft attention (reported by A et al.)", "41.3"} <= set(parser.texts)
+
+
+def test_videos_of_ones_own_are_watched(weights, tmp_path, capsys):
+    for name, frames in {"run/a": 8, "run/b": 9, "run/c": 6, "walk/a": 7, "walk/b": 8, "walk/c": 6}.items():
+        (tmp_path / "videos" / name).parent.mkdir(exist_ok=True, parents=True)
+        write_video(tmp_path / "videos" / f"{name}.mp4", frames=frames)
+    store = extract(
+        Folder(
+            videos=tmp_path / "videos", out=tmp_path / "store", weights=weights, frames=3, max_frames=6, fps=10.0,
+            batch_size=4, threads=1,
+        )
+    )  # fmt: skip
+    for model in ("reinforce", "soft"):
+        config = tiny_config(source=str(store), model=model, updates=2, warmup_share=0.0, observation="cube")
+        train(config, tmp_path / "runs" / model)
+    write_video(tmp_path / "mine.mp4", frames=30)  # ten frames of 0.1 s: more than an episode has
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    given = (tmp_path / "broken.mp4", tmp_path / "mine.mp4")
+    parser = write(tmp_path / "runs", out=tmp_path / "page.html", videos=given, weights=weights)
+    ((clip,),) = parser.viewers
+    assert (clip["name"], clip["group"], clip["grid"]) == ("mine.mp4", "your video", 7)
+    assert clip["truth"] == [""] * len(clip["seconds"])
+    assert not any(label["isTrue"] for label in clip["labels"])
+    assert len(clip["frames"]) == len(clip["seconds"]) == 10
+    np.testing.assert_allclose(clip["seconds"], np.arange(10) / 10, atol=0.02)
+    assert [model["name"] for model in clip["models"]] == ["reinforce", "soft"]
+    for model in clip["models"]:
+        assert model["isRight"] == [None] * 10
+        assert np.shape(model["scores"]) == (2, 10)
+    assert "The rule: the videos that you named." in parser.texts
+    assert "skipped: " in (said := capsys.readouterr().err)
+    assert "broken.mp4" in said
+    with pytest.raises(ValueError, match="none of the 1 videos could be read"):
+        write(tmp_path / "runs", out=tmp_path / "page.html", videos=given[:1], weights=weights)
 
 
 def test_videos_need_runs_on_a_store(tmp_path):

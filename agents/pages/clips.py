@@ -20,20 +20,20 @@ from tqdm import tqdm
 
 from glimpse_env import ClipSource
 from glimpse_env.video.decode import VideoError
-from glimpse_env.video.features import VideoFeatures, extract_videos
 
 from ..learning.config import Config
 from ..learning.models import ModelName
 from ..pictures.movies import readable_rate
-from ..pictures.strips import Played, play_clips
+from ..pictures.strips import Played
 from ..playing.envs import SourceRecord, greedy_play, make_envs, open_splits
 from ..playing.evaluation import EVALUATION_ENVS, middle_clips, play_split
-from ..playing.videos import Extraction, as_source
+from ..prediction.model import load
 from ..tables.plots import STYLES
 from ..tables.records import Record
 from .html import data_uri
 
 SIDE = 336  # at most so many pixels along the side of a frame on the page
+YOURS = "your video"  # group of clips that are not of the test split
 LABELS = 4  # classes whose scores are drawn, apart from the true ones
 
 Right = Sequence[bool]  # of each video of the test split, whether a model has it right
@@ -192,37 +192,25 @@ def split_clips(watched: Sequence[Record], *, device: str, source: str | None = 
 def video_clips(
     watched: Sequence[Record], videos: Sequence[Path], *, weights: Path | None, device: str
 ) -> Iterator[Clip]:
-    """Play video files, whose classes are unknown, as `split_clips` plays the test split; unreadable ones are named.
+    """Play whole video files, whose classes are unknown; unreadable ones are left out and named.
 
     Raises:
         ValueError: the runs' features were not made from videos, or no video can be read.
         WeightsError: the weights are missing, or did not make the runs' features.
     """
-    record = watched[0].record
-    extraction = Extraction.of_run(record.config, record.source)
-    found = extract_videos(
-        videos,
-        extraction.load_backbone(weights, device),
-        frames_per_second=record.source.frames_per_second,
-        max_frames=extraction.max_frames,
-        batch_size=extraction.frames_at_once,
-        crop=extraction.crop,
-    )
-    for one in found:
-        if isinstance(one, VideoError):
-            print(f"skipped: {one}", file=sys.stderr)
-    readable = [one for one in found if isinstance(one, VideoFeatures)]
-    if not readable:
+    models = [
+        load(record.run.path, weights=weights, device=device) for record in watched if not record.model.needs_actor
+    ]
+    found = False
+    for features in models[0].features(videos, None, "whole", in_processes=True):  # of all models
+        if isinstance(features, VideoError):
+            print(f"skipped: {features}", file=sys.stderr)
+            continue
+        found = True
+        played = [model.judge(features, "whole").played for model in models]
+        yield Clip(YOURS, tuple(one for one in played if one is not None))
+    if not found:
         raise ValueError(f"none of the {len(videos)} videos could be read")
-    source = as_source(readable, record.config, record.source)
-    clips, models = middle_clips(source).tolist(), []
-    for run in watched:
-        config = run.record.config.with_settings({"device": device})
-        envs = make_envs(config, source, len(clips), train=False)
-        policy = run.run.best_policy(config, source)
-        models.append(play_clips(envs, policy, clips, greedy_play(config), seed=config.training.seed))
-    for episode in range(len(clips)):
-        yield Clip("your video", tuple(played.only(episode) for played in models))
 
 
 def play_as_tested(record: Record, config: Config, test: ClipSource, clips: list[int]) -> dict[int, Played]:

@@ -16,7 +16,7 @@ from ..pictures.strips import comparison_strip
 from ..playing.evaluation import MEASURES
 from ..tables.comparison import Reported, comparison_table, own_settings, verdict, warnings_on
 from ..tables.plots import comparison_figures, learning_figure, png, visits_figure
-from .clips import Clip, describe_rule
+from .clips import YOURS, Clip, describe_rule
 from .experiments import Experiment
 from .html import Markup, data_uri, embedded, page, picture, plot, table, tag, unfolding
 
@@ -158,7 +158,7 @@ def _clips(experiment: Experiment, clips: Sequence[Clip], left_out: str | None, 
         data.append(one)
         films.append(film)
     shown = f"{len(data)} of {len(clips)} clips are shown, to keep the page small. " if len(data) < len(clips) else ""
-    record, given = experiment.first.record, any(clip.group == "your video" for clip in clips)
+    record, given = experiment.first.record, any(clip.group == YOURS for clip in clips)
     notes = [tag("p", READING.format(uniform=1 / record.source.grid_size**2), class_="note")]
     if record.config.task.window_seconds is not None:
         notes.append(tag("p", WINDOWS_NOTE, class_="note"))

@@ -140,7 +140,16 @@ class TrainedModel:
     def _predict(
         self, videos: Iterable[Video], given_rate: float | None, part: Part, *, in_processes: bool
     ) -> Iterator[Prediction | VideoError]:
-        """Label videos; with `in_processes` other processes decode the files, ahead, and survive what is in them."""
+        for result in self.features(videos, given_rate, part, in_processes=in_processes):
+            yield result if isinstance(result, VideoError) else self.judge(result, part)
+
+    def features(
+        self, videos: Iterable[Video], given_rate: float | None, part: Part, *, in_processes: bool
+    ) -> Iterator[VideoFeatures | VideoError]:
+        """Yield what the network makes of videos; models that were trained on one store can share it.
+
+        With `in_processes` other processes decode the files, ahead, and survive what is in them.
+        """
         if MODELS[self.config.model].needs_actor:
             raise ValueError(f"model {self.config.model!r} has to know where the actor is, and videos do not show that")
         if part not in get_args(Part):
@@ -171,9 +180,11 @@ class TrainedModel:
                     crop=extraction.crop,
                     stopwatch=Stopwatch(),
                 )
-                yield result if isinstance(result, VideoError) else self._judge(result, whole=whole)
+                yield result
 
-    def _judge(self, video: VideoFeatures, *, whole: bool) -> Prediction:
+    def judge(self, video: VideoFeatures, part: Part) -> Prediction:
+        """Label a video whose features are known."""
+        whole = part == "whole" and self._extraction.crop is None
         source = as_source([video], self.config, self.record.source, whole=whole)
         envs = make_envs(self.config, source, min(source.num_clips, WINDOWS_AT_ONCE), train=False)
         settings = greedy_play(self.config)
