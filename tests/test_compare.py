@@ -172,7 +172,7 @@ def test_the_command_line_takes_the_flags_of_training(store, tmp_path):
     for job in jobs:
         settings = {"model": job.path.name, "seed": int(job.path.parent.name[-1]), "updates": 700, "glimpses": 3}
         assert job.config == line.config.with_settings(settings)
-        assert job.config.preset == "features"
+        assert job.config.preset == "attended"
 
 
 # ---- the table

@@ -160,8 +160,8 @@ def test_the_preset_paper_has_the_papers_values():
     ("arguments", "preset", "source"),
     [
         ([], "small", "synthetic"),
-        (["--source", "stores/mine"], "features", "stores/mine"),
-        (["--source=stores/mine"], "features", "stores/mine"),
+        (["--source", "stores/mine"], "attended", "stores/mine"),
+        (["--source=wall:mine.json"], "attended", "wall:mine.json"),
         (["--source", "stores/mine", "--preset", "paper"], "paper", "stores/mine"),
         (["--preset", "features"], "features", "synthetic"),
     ],

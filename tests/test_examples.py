@@ -76,6 +76,7 @@ def test_learning_curves_are_drawn(tmp_path):
 LIBRARIES = {
     "draw_episode": "PIL",
     "headroom": "torch",
+    "linear_controls": "tyro",
     "join_clips": "av",
     "lazy_savings": "matplotlib",
     "learning_curves": "matplotlib",
@@ -93,6 +94,7 @@ REQUIRED = {
     "join_clips": ["--videos", "none", "--splits", "none", "--out", "none"],
     "lazy_savings": ["none"],
     "headroom": ["--source", "none"],
+    "linear_controls": ["none"],
     "learning_curves": ["--runs", "none", "--sb3", "none"],
 }
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != "common")

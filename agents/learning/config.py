@@ -275,8 +275,8 @@ class Config:
     """One model, trained on one task."""
 
     preset: Preset = "small"
-    """Defaults: "small" for synthetic cubes, "features" for real ones, "attended" for walls and for videos in which
-    content decides where to look, "paper" for the paper's choices; by default the source decides."""
+    """Defaults: "small" for embedded clips, "attended" for stores and walls (both by default), "features" as tuned on
+    J-HMDB, "paper" for the paper's choices."""
     model: Annotated[ModelName, tyro.conf.Suppress] = "reinforce"
     """Model that is trained."""
     task: TaskConfig = field(default_factory=TaskConfig)
@@ -418,8 +418,8 @@ PRESETS: dict[Preset, Config] = {
     "attended": Config(preset="attended").with_settings(
         {
             "encoder": "sum", "slice_weights": "attended", "standardise": True, "scorer": "memory", "skip": True,
-            "frame_embedding": False, "hidden_size": 256, "dropout": 0.5, "input_dropout": 0.3, "scorer_size": 64,
-            "scorer_dropout": 0.3, "jitter": True, "updates": 200, "warmup_share": 0.0, "clips": 16,
+            "linear_start": True, "frame_embedding": False, "hidden_size": 256, "dropout": 0.5, "input_dropout": 0.3,
+            "scorer_size": 64, "scorer_dropout": 0.3, "jitter": True, "updates": 200, "warmup_share": 0.0, "clips": 16,
             "learning_rate": 1e-3, "scorer_learning_rate": 1e-3, "weight_decay": 1e-5, "entropy_bonus": 0.01,
             "reward": "frame_log_score", "validate_every": 20, "chosen_by": "log_score",
         }
@@ -437,7 +437,7 @@ PRESETS: dict[Preset, Config] = {
 
 def preset_for(source: str, preset: Preset | None = None) -> Config:
     """Return the defaults of `preset`, or those that fit the source."""
-    name = preset or ("small" if source in EMBEDDED else "attended" if source.startswith("wall:") else "features")
+    name = preset or ("small" if source in EMBEDDED else "attended")
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(get_args(Preset))}, got {name!r}")
     return PRESETS[name].with_settings({"source": source})

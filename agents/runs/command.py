@@ -40,8 +40,8 @@ class CommandLine(Generic[Output]):
     models: tuple[ModelName, ...]
     """Models to train, such as: reinforce random soft."""
     preset: Preset
-    """Defaults: "small" for synthetic cubes, "features" for real ones, "attended" for walls and for videos in which
-    content decides where to look, "paper" for the paper's choices; by default the source decides."""
+    """Defaults: "small" for embedded clips, "attended" for stores and walls (both by default), "features" as tuned on
+    J-HMDB, "paper" for the paper's choices."""
     task: TaskConfig
     policy: PolicyConfig
     training: TrainingConfig
