@@ -18,6 +18,7 @@ from torch.distributed.run import get_args_parser
 
 from glimpse_env.extract.__main__ import parse_arguments as parse_extraction
 from glimpse_env.wall import parse_arguments as parse_wall
+from glimpse_env.weights import parse_arguments as parse_weights
 
 ROOT = Path(__file__).parent.parent
 FRONT_PAGE = ROOT / "README.md"
@@ -94,6 +95,7 @@ PARSERS = {
     "glimpse_env.extract": parse_extraction,
     "glimpse_env.store": parse_store,
     "glimpse_env.wall": parse_wall,
+    "glimpse_env.weights": parse_weights,
     "pytest": parse_pytest,
 } | {f"examples/{name}.py": parse_tyro_example(name) for name in TYRO_EXAMPLES}
 

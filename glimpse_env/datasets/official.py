@@ -173,7 +173,7 @@ def read_hmdb_splits(splits: Path, problems: Problems | None = None) -> dict[str
                 problems.note(f"split files of {name!r}: folds 1 and {fold} differ in {spell(differing)}")
         common = [video for video in tags[0] if all(video in of_fold for of_fold in tags)]
         if not common:
-            raise DatasetError(f"the split files of {name!r} name no videos")
+            raise DatasetError(f"the split files of {name!r} in {splits} name no videos")
         joined[name] = {video: tuple(of_fold[video] for of_fold in tags) for video in common}
     return joined
 

@@ -23,6 +23,8 @@ from glimpse_env.files import file_sha256
 BackboneName = Literal["bvlc_googlenet", "googlenet"]
 Precision = Literal["float32", "bfloat16", "float16"]
 _TORCHVISION_FILE = "googlenet-1378be20.pth"
+CAFFEMODEL = "http://dl.caffe.berkeleyvision.org/bvlc_googlenet.caffemodel"
+_CONVERT = f"python -m glimpse_env.weights convert CAFFEMODEL FILE.safetensors makes one of {CAFFEMODEL}"
 _LEAST_ACTIVATION = 0.3  # trained networks reach 10 and more; random weights at most 0.06, torchvision's own 1e-11
 
 
@@ -214,13 +216,13 @@ def _find_device(device: str) -> torch.device:
 
 def _find_weights(name: str, weights: Path | None) -> Path:
     if weights is None and name == "bvlc_googlenet":
-        raise WeightsError("bvlc_googlenet needs a weights file: pass --weights bvlc_googlenet.safetensors")
+        raise WeightsError(f"bvlc_googlenet needs a weights file: pass --weights FILE.safetensors; {_CONVERT}")
     path = weights or Path(torch.hub.get_dir()) / "checkpoints" / _TORCHVISION_FILE
     if not path.is_file():
-        raise WeightsError(
-            f"no weights file at {path}"
-            + ("" if weights else f": download https://download.pytorch.org/models/{_TORCHVISION_FILE} to it")
-        )
+        remedy = "" if weights else f": download https://download.pytorch.org/models/{_TORCHVISION_FILE} to it"
+        raise WeightsError(f"no weights file at {path}" + (f": {_CONVERT}" if name == "bvlc_googlenet" else remedy))
+    if path.suffix == ".caffemodel":
+        raise WeightsError(f"{path} is Caffe's format: python -m glimpse_env.weights convert {path} FILE.safetensors")
     return path
 
 
