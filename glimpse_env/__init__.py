@@ -25,6 +25,8 @@ __all__ = [
     "VideoGlimpseVectorEnv", "WallSource", "open_source",
 ]  # fmt: skip
 
+__version__ = "0.1.0"
+
 _VARIANTS: dict[str, dict[str, Any]] = {
     "VideoGlimpse-v0": {},
     "VideoGlimpseEasy-v0": {"source": "synthetic-easy", "glimpses": 1},

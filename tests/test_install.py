@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+import glimpse_env
+
 tomllib = pytest.importorskip("tomllib")  # Python 3.11
 ROOT = Path(__file__).parent.parent
-COPIED = ("pyproject.toml", "README.md", "LICENSE", "agents", "glimpse_env")
+COPIED = ("pyproject.toml", "README.md", "LICENSE", "agents", "examples", "glimpse_env")
 NEIGHBOUR = """
 [build-system]
 requires = ["setuptools>=77"]
@@ -36,8 +38,8 @@ def test_the_list_of_packages_has_every_folder():
     }  # fmt: skip
     assert folders == holding_code
     names = ["glimpse_" + name if name.partition(".")[0] == "agents" else name for name in folders]
-    assert sorted(settings["packages"]) == sorted(names)
-    assert settings["package-dir"] == {"glimpse_agents": "agents"}
+    assert sorted(settings["packages"]) == sorted([*names, "glimpse_examples"])
+    assert settings["package-dir"] == {"glimpse_agents": "agents", "glimpse_examples": "examples"}
 
 
 def test_the_agents_import_each_other_relatively():
@@ -49,49 +51,101 @@ def test_the_agents_import_each_other_relatively():
             assert not {"agents", "glimpse_agents"} & {name.partition(".")[0] for name in names}, path
 
 
-@pytest.mark.slow
-@pytest.mark.ci
-def test_a_neighbour_called_agents_survives_our_installation(tmp_path):
+def run(python, *arguments, cwd, ok=True):
+    """Run a Python in a folder, without the paths of this environment, and return its output."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    done = subprocess.run(
+        [python, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode == 0) == ok, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
-    def run(python, *arguments, ok=True):
-        done = subprocess.run(
-            [python, *map(str, arguments)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-        assert (done.returncode == 0) == ok, done.stdout + done.stderr
-        return done.stdout
 
-    source, neighbour = tmp_path / "source", tmp_path / "neighbour"
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Build the wheel of a copy of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
     source.mkdir()
     for name in COPIED:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
+    return build(source, folder)
+
+
+def build(source, folder):
+    """Build the wheel of a source tree into a folder."""
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", folder, source, cwd=folder)
+    return next(folder.glob("*.whl"))
+
+
+class Environment:
+    """A fresh environment that finds the dependencies in this one, but not our editable installation."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        run(sys.executable, "-m", "venv", "--without-pip", folder / "venv", cwd=folder)
+        self.python = folder / "venv" / "bin" / "python"
+        [self.site] = (folder / "venv" / "lib").glob("python*/site-packages")
+        found = run(sys.executable, "-c", "import pytest; print(pytest.__file__)", cwd=folder).strip()
+        (self.site / "dependencies.pth").write_text(f"{Path(found).parent.parent}\n")
+
+    def pip(self, *arguments):
+        run(sys.executable, "-m", "pip", "--python", self.python, *arguments, cwd=self.folder)
+
+    def run(self, *arguments, ok=True):
+        return run(self.python, *arguments, cwd=self.folder, ok=ok)
+
+
+def test_the_citation_names_this_version():
+    assert f"\nversion: {glimpse_env.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_a_neighbour_called_agents_survives_our_installation(wheel, tmp_path):
+    neighbour = tmp_path / "neighbour"
     (neighbour / "agents").mkdir(parents=True)
     (neighbour / "agents" / "__init__.py").write_text("class Agent: pass\n")
     (neighbour / "pyproject.toml").write_text(NEIGHBOUR)
-    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", "wheels", source, neighbour)
-    ours, theirs = (next((tmp_path / "wheels").glob(f"{name}-*.whl")) for name in ("videoglimpse", "neighbour"))
-
-    # A fresh environment that finds the dependencies in this one, but not our editable installation of this checkout.
-    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
-    python = tmp_path / "venv" / "bin" / "python"
-    [site] = (tmp_path / "venv" / "lib").glob("python*/site-packages")
-    found = run(sys.executable, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
-    (site / "dependencies.pth").write_text(found + "\n")
-
-    def pip(*arguments):
-        run(sys.executable, "-m", "pip", "--python", python, *arguments)
-
+    fresh = Environment(tmp_path)
     both = (
         "import agents, glimpse_agents as ours, glimpse_env; agents.Agent(); print(ours.__file__, glimpse_env.__file__)"
     )
-    train = "--updates 1 --clips 2 --rollouts 2 --models centre --out run"
-    pip("install", "--no-deps", "--no-index", theirs)
-    pip("install", "--no-deps", "--no-index", ours)
-    assert run(python, "-c", both).count(str(site)) == 2
-    assert run(python, "-m", "glimpse_agents.reinforce", *train.split()).startswith("Training centre on synthetic")
-    assert (site / "glimpse_agents" / "reinforce.py").exists()
-    assert not (site / "agents" / "reinforce.py").exists()
-    pip("uninstall", "--yes", "videoglimpse")
-    assert not (site / "glimpse_agents").exists()
-    run(python, "-c", "import agents; agents.Agent()")
+    fresh.pip("install", "--no-deps", "--no-index", build(neighbour, tmp_path))
+    fresh.pip("install", "--no-deps", "--no-index", wheel)
+    assert fresh.run("-c", both).count(str(fresh.site)) == 2
+    assert (fresh.site / "glimpse_agents" / "reinforce.py").exists()
+    assert not (fresh.site / "agents" / "reinforce.py").exists()
+    fresh.pip("uninstall", "--yes", "videoglimpse")
+    assert not (fresh.site / "glimpse_agents").exists()
+    fresh.run("-c", "import agents; agents.Agent()")
+
+
+PLAY = """
+import gymnasium as gym, glimpse_env
+env = gym.make("VideoGlimpse-v0")
+env.reset(seed=1)
+print(env.step(env.action_space.sample())[1], glimpse_env.__file__)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_the_wheel_plays_trains_and_predicts_by_one_command(wheel, tmp_path):
+    """One frame, twenty updates, and the test clips played again by the checkpoint that is left."""
+    fresh = Environment(tmp_path)
+    fresh.pip("install", "--no-deps", "--no-index", wheel)
+    assert fresh.run("-c", PLAY).startswith(f"0.0 {fresh.site}")
+    command = fresh.python.parent / "videoglimpse"
+    assert command.exists()
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"].get("version", glimpse_env.__version__)
+    assert fresh.run(command, "--version") == f"videoglimpse {version}\n"
+    small = "--source synthetic-easy --updates 20 --clips 2 --rollouts 2 --glimpses 1 --models reinforce --out run"
+    printed = fresh.run(command, "train", *small.split())
+    assert printed.startswith("Training reinforce on synthetic-easy")
+    again = fresh.run(command, "train", "--evaluate", "run")
+    row = next(line for line in again.splitlines() if line.startswith("reinforce"))
+    assert row in printed
+    assert "usage: " in fresh.run(command, "play", "--help")
+    assert "error: " in fresh.run(command, "predict", "--run", "run/reinforce", "nothere.mp4", ok=False)
