@@ -10,6 +10,7 @@ from glimpse_agents.learning.glimpses import (
     choice_entropy,
     choice_log_prob,
     draw_sets,
+    likeliest_sets,
     random_sets,
     sets_entropy,
     sets_log_prob,
@@ -152,7 +153,7 @@ def test_only_chosen_cells_are_encoded(encoder, shown, monkeypatch):
 def test_frames_without_a_chosen_cell_show_nothing():
     source, config = marked_source(4), unlimited()
     policy = make_policy(config, source)
-    torch.nn.init.zeros_(policy.location_head.score.weight)  # every cell has probability 1/2
+    torch.nn.init.constant_(policy.location_head.bias, -20.0)  # every cell has a probability of almost zero
     envs = make_envs(config, source, 4, train=False)
     rollout = collect_rollout(envs, policy, np.arange(4), GREEDY, noise=Noise.seeded(0))
     assert rollout.rest.cells.shape == (4, 3, 1)
@@ -160,12 +161,33 @@ def test_frames_without_a_chosen_cell_show_nothing():
     assert not rollout.rest.weights.any()
 
 
-def test_greedy_takes_the_cells_with_probability_above_one_half():
+def test_greedy_takes_as_many_of_the_likeliest_cells_as_are_drawn_on_average():
+    # Probabilities 0.4, 0.3, 0.45, 0.45: 1.6 cells on average, so two, although none has a probability above 0.5.
+    chances = torch.tensor([[0.4, 0.3, 0.45, 0.45], [0.1, 0.1, 0.1, 0.1], [0.9, 0.9, 0.1, 0.2], [1.0, 1.0, 1.0, 1.0]])
+    expected = [[0, 0, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
+    assert likeliest_sets(chances.logit()).int().tolist() == expected
+
+
+def test_a_greedy_policy_plays_the_likeliest_sets():
     source = marked_source(20)
     policy, rollout, masks, _ = play(source, greedy=True)
     with torch.no_grad():
         _, cell_logits = policy(rollout.first, rollout.rest, rollout.views, masks)
-    assert torch.equal(rollout.cells, cell_logits > 0)
+    assert torch.equal(rollout.cells, likeliest_sets(cell_logits))
+
+
+@pytest.mark.parametrize("glimpses", [1, 4, 9])
+def test_an_untrained_policy_draws_about_m_cells(glimpses):
+    source = marked_source(200)
+    config = unlimited(encoder="sum", glimpses=glimpses)
+    policy = make_policy(config, source)
+    envs = make_envs(config, source, 200, train=True)
+    rollout = collect_rollout(
+        envs, policy, np.arange(200), PlaySettings(model=MODELS["unlimited"]), noise=Noise.seeded(1)
+    )
+    assert rollout.cells.sum(2).float().mean().item() == pytest.approx(glimpses, rel=0.1)
+    assert policy.location_head.bias.requires_grad
+    assert make_policy(config.with_settings({"model": "reinforce"}), source).location_head.bias is None
 
 
 # ---- learning

@@ -42,7 +42,7 @@ class TaskConfig:
     fold: int = 1
     """Official split of the data set."""
     glimpses: int = 5
-    """Number m of cells that are looked at in every frame after the first."""
+    """Number m of cells that are looked at in every frame after the first. "unlimited" starts near it."""
     first_glance: FirstGlance = "whole"
     """First frame: seen "whole", or "none" of it, so that the agent has to search. Models that see all cells of every
     frame see it whole."""

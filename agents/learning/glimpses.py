@@ -73,6 +73,17 @@ def draw_sets(logits: Tensor, noise: Noise) -> Tensor:
     return noise.uniform(logits.shape) < logits.sigmoid()
 
 
+def likeliest_sets(logits: Tensor) -> Tensor:
+    """Return (..., K*K) bool: the likeliest cells, as many as are drawn on average (rounded, ties to the first cells).
+
+    The likeliest set itself holds the cells with a probability above one half. If no probability is far from one half
+    it is all cells or none, while draws hold half of the cells.
+    """
+    count = logits.sigmoid().sum(-1, keepdim=True).round()
+    rank = logits.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    return rank < count
+
+
 def sets_log_prob(logits: Tensor, chosen: Tensor) -> Tensor:
     """Return the (...) log-probability of (..., K*K) bool sets: a sum over all cells, chosen or not."""
     return torch.where(chosen, F.logsigmoid(logits), F.logsigmoid(-logits)).sum(-1)

@@ -26,6 +26,7 @@ class InputShape:
         frames: T.
         values: baselines of a state's choices that are learned; 0 without a value head.
         starts_from_mean: whether the memory begins in a state made from the mean of all slices of a clip.
+        first_set_size: number of cells that sets of cells are drawn with at first; 0 if the number of cells is fixed.
     """
 
     grid_size: int
@@ -34,6 +35,7 @@ class InputShape:
     frames: int
     values: int = 0
     starts_from_mean: bool = False
+    first_set_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -199,16 +201,23 @@ class LocationHead(nn.Module):
     glimpse order "sequential" the j-th cell is drawn by its own logits, with Wq (x_1 + ... + x_j-1) added within the
     tanh: the content of the view at the cells drawn before it.
 
+    If any set of cells can be drawn, each by itself, a learned bias is added to all logits: it decides how many are.
+
     Args:
         config: of the network.
+        shape: of its input.
         projected: width P of the content of a view.
     """
 
     remembers = False  # whether the content of a view covers all frames so far, instead of the last one
 
-    def __init__(self, config: PolicyConfig, projected: int) -> None:
+    def __init__(self, config: PolicyConfig, shape: InputShape, projected: int) -> None:
         super().__init__()
         advanced = config.advanced
+        self.bias: nn.Parameter | None = None
+        if shape.first_set_size:
+            share = min(shape.first_set_size / shape.grid_size**2, 0.99)
+            self.bias = nn.Parameter(torch.tensor(math.log(share / (1 - share))))
         self.uses_state, self.is_sequential = advanced.hidden_in_scorer, advanced.glimpse_order == "sequential"
         self.state = nn.Linear(config.hidden_size, advanced.scorer_size, bias=False)
         self.score = nn.Linear(advanced.scorer_size, 1, bias=False)
@@ -232,7 +241,8 @@ class LocationHead(nn.Module):
 
     def forward(self, hidden: Tensor, views: Views, masks: DropoutMasks | None) -> Tensor:
         """Score the cells of the next frame: hidden (N, T, H) and views of T frames -> (N, T, K*K)."""
-        return self._score(self._activations(hidden, views), views, masks)
+        logits = self._score(self._activations(hidden, views), views, masks)
+        return logits if self.bias is None else logits + self.bias
 
     def sequence_logits(self, hidden: Tensor, views: Views, cells: Tensor, masks: DropoutMasks | None) -> Tensor:
         """Score the cells of the next frame for each draw of a known sequence.
@@ -319,7 +329,7 @@ class GridHead(LocationHead):
         advanced, cells = config.advanced, shape.grid_size**2
         projected = min(advanced.projection_size, shape.depth)
         visible = nn.Conv2d(projected + 2, advanced.scorer_size, 3, padding=1)
-        super().__init__(config, projected)
+        super().__init__(config, shape, projected)
         self.grid_size, self.visible = shape.grid_size, visible
         self.register_buffer("components", torch.eye(shape.depth, projected))
         self.place = nn.Parameter(torch.zeros(cells, advanced.scorer_size))
@@ -366,7 +376,7 @@ class MemoryHead(LocationHead):
 
     def __init__(self, config: PolicyConfig, shape: InputShape) -> None:
         size = config.advanced.scorer_size
-        super().__init__(config, size)
+        super().__init__(config, shape, size)
         self.what = nn.Linear(shape.depth, size, bias=False)
         self.seen = nn.Linear(2, size)
         nn.init.zeros_(self.seen.weight)

@@ -192,6 +192,7 @@ def make_policy(config: Config, source: ClipSource) -> GlimpsePolicy:
         frames=config.task.frames or source.num_frames,
         values=(1 + config.samples_classes) * learns_values,
         starts_from_mean=model.is_soft,
+        first_set_size=config.task.glimpses if model.sees == "set" else 0,
     )
     with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global generator only
         torch.manual_seed(config.training.seed)

@@ -39,6 +39,7 @@ from ..learning.glimpses import (
     draw_classes,
     draw_sets,
     first_draw_entropy,
+    likeliest_sets,
     random_cells,
     random_sets,
 )
@@ -55,7 +56,7 @@ class PlaySettings:
     Attributes:
         model: the way to look.
         in_view: slices of a frame that the location logits may see: those chosen in it, or the whole cube.
-        greedy: take the likeliest cells instead of drawing them.
+        greedy: take the likeliest cells instead of drawing them; of a set, as many as are drawn on average.
         sample_classes: draw the predicted class instead of taking the likeliest.
         mirror: mirror episodes left to right with probability one half.
         mirrored_together: number of episodes in a row that are mirrored together or not at all.
@@ -377,7 +378,7 @@ class _ChoosingPlayer(_Player):
         if glimpses is None:
             if self.model.rule is not None:
                 return self.random()
-            return cell_logits > 0 if self.settings.greedy else draw_sets(cell_logits, self.noise)
+            return likeliest_sets(cell_logits) if self.settings.greedy else draw_sets(cell_logits, self.noise)
         if self.model.learns is None:
             # Models that see all cells choose nothing; the environment still expects m cells.
             rule = self.model.rule or MODELS["centre"].rule
