@@ -25,11 +25,10 @@ if __name__ == "__main__" and not __package__:  # python agents/reinforce.py
 import numpy as np
 
 from .learning.config import Config
-from .learning.episodes import GlimpseRollout, Rollout
+from .learning.episodes import DropoutMasks, GlimpseRollout, Rollout
 from .learning.losses import Advantages, glimpse_losses, phase_of_update, soft_losses
 from .learning.models import MODELS
 from .learning.optimise import clips_of_update, seed_of_update, take_step
-from .learning.policy import DropoutMasks
 from .parallel.noise import Noise
 from .parallel.ranks import (
     from_first,

@@ -8,10 +8,10 @@ import pytest
 import torch
 from agent_toys import marked_source
 from glimpse_agents.learning.config import Config
-from glimpse_agents.learning.episodes import Looks, Views
+from glimpse_agents.learning.episodes import InputShape, Looks, Views
 from glimpse_agents.learning.glimpses import cells_log_prob, draw_cells
 from glimpse_agents.learning.models import MODELS
-from glimpse_agents.learning.policy import GlimpsePolicy, InputShape, RecurrentState, slice_weights
+from glimpse_agents.learning.policy import GlimpsePolicy, RecurrentState, slice_weights
 from glimpse_agents.parallel.noise import Noise, Share
 from glimpse_agents.playing.rollout import PlaySettings, collect_rollout
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from agent_toys import Watched, marked_source, tiny_config
+from glimpse_agents.learning.episodes import InputShape
 from glimpse_agents.learning.models import MODELS, Situation
-from glimpse_agents.learning.policy import GlimpsePolicy, InputShape
+from glimpse_agents.learning.policy import GlimpsePolicy
 from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing.envs import make_envs, make_policy
 from glimpse_agents.playing.rollout import PlaySettings, collect_rollout

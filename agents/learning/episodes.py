@@ -1,8 +1,9 @@
-"""Records of played episodes: looks, views and the outcome."""
+"""Episodes: the sizes of their input, their dropout, and records of looks, views and the outcome."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,6 +12,51 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, stack
 from typing_extensions import Self
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputShape:
+    """Sizes that the network has to fit.
+
+    Attributes:
+        grid_size: K.
+        depth: D.
+        outputs: classes, "no prediction" included.
+        frames: T.
+        values: baselines of a state's choices that are learned; 0 without a value head.
+        starts_from_mean: whether the memory begins in a state made from the mean of all slices of a clip.
+        first_set_size: number of cells that sets of cells are drawn with at first; 0 if the number of cells is fixed.
+    """
+
+    grid_size: int
+    depth: int
+    outputs: int
+    frames: int
+    values: int = 0
+    starts_from_mean: bool = False
+    first_set_size: int = 0
+
+
+@dataclass(frozen=True)
+class DropoutMasks:
+    """Dropout of N episodes, drawn once, so that the update sees the network that acted."""
+
+    inputs: list[Tensor]  # for each LSTM layer (N, width)
+    state: Tensor  # (N, H), on the LSTM's state in the class head; (N, 1) ones if no input skips to it
+    head: Tensor  # (N, H)
+    scorer: Tensor  # (N, S)
+
+    def repeated(self, times: int) -> DropoutMasks:
+        """Return the masks of N * times episodes, each of these `times` times in a row."""
+        return self._each(lambda mask: mask.repeat_interleave(times, 0))
+
+    def rows(self, rows: slice) -> DropoutMasks:
+        """Return the masks of some of the episodes."""
+        return self._each(lambda mask: mask[rows])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> DropoutMasks:
+        inputs = [change(mask) for mask in self.inputs]
+        return DropoutMasks(inputs, change(self.state), change(self.head), change(self.scorer))
 
 
 class Looks(NamedTuple):

@@ -17,10 +17,10 @@ from glimpse_env import EpisodeRules
 
 from ..parallel.ranks import mean_over_ranks
 from .config import Config, Credit
-from .episodes import GlimpseRollout, Rollout
+from .episodes import DropoutMasks, GlimpseRollout, Rollout
 from .glimpses import choice_entropy, choice_log_prob, first_draw_logits
 from .models import MODELS
-from .policy import DropoutMasks, GlimpsePolicy
+from .policy import GlimpsePolicy
 
 
 def frame_rewards(

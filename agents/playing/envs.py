@@ -19,8 +19,9 @@ from glimpse_env.files import file_sha256
 from glimpse_env.store import StoreSplit
 
 from ..learning.config import Config
+from ..learning.episodes import InputShape
 from ..learning.models import MODELS
-from ..learning.policy import GlimpsePolicy, InputShape
+from ..learning.policy import GlimpsePolicy
 from ..parallel.noise import WHOLE, Share
 from ..parallel.ranks import local_rank
 from .features import fits

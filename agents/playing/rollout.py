@@ -32,7 +32,7 @@ from torch import Tensor
 from glimpse_env import VideoGlimpseVectorEnv
 
 from ..learning.config import InView
-from ..learning.episodes import GlimpseRollout, Looks, Rollout, Views
+from ..learning.episodes import DropoutMasks, GlimpseRollout, Looks, Rollout, Views
 from ..learning.glimpses import (
     choice_entropy,
     draw_cells,
@@ -43,8 +43,9 @@ from ..learning.glimpses import (
     random_cells,
     random_sets,
 )
+from ..learning.location import CellMeans, MemoryHead
 from ..learning.models import MODELS, Model, Situation
-from ..learning.policy import CellMeans, DropoutMasks, GlimpsePolicy, MemoryHead, slice_weights
+from ..learning.policy import GlimpsePolicy, slice_weights
 from ..parallel.noise import Noise
 from .features import FeatureReader
 

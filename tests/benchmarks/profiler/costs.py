@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from glimpse_agents.learning.policy import PolicyConfig
+from glimpse_agents.learning.config import PolicyConfig
 
 FLOAT = 4  # bytes
 

@@ -29,9 +29,9 @@ import torch
 from glimpse_agents import reinforce
 from glimpse_agents.cost.clocks import clocks, now
 from glimpse_agents.learning.config import Config
-from glimpse_agents.learning.episodes import GlimpseRollout
+from glimpse_agents.learning.episodes import DropoutMasks, GlimpseRollout
 from glimpse_agents.learning.losses import Advantages, glimpse_losses
-from glimpse_agents.learning.policy import DropoutMasks, GlimpsePolicy
+from glimpse_agents.learning.policy import GlimpsePolicy
 from glimpse_agents.playing import rollout
 from glimpse_agents.playing.envs import check_device, check_playable
 from glimpse_agents.playing.features import feature_type

@@ -1,0 +1,257 @@
+"""Location heads: logits of the cells of the next frame, from what was seen and from the memory's state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import PolicyConfig
+from .episodes import DropoutMasks, InputShape, Looks, Views
+
+
+class LocationHead(nn.Module):
+    """Location logits of the next frame, from the views of the cells and the LSTM's state.
+
+    The logit of cell i for frame n + 1 is u . tanh(v_n + Wd h_n)_i, with v_n from the views of the frame. With the
+    glimpse order "sequential" the j-th cell is drawn by its own logits, with Wq (x_1 + ... + x_j-1) added within the
+    tanh: the content of the view at the cells drawn before it.
+
+    If any set of cells can be drawn, each by itself, a learned bias is added to all logits: it decides how many are.
+
+    Args:
+        config: of the network.
+        shape: of its input.
+        projected: width P of the content of a view.
+    """
+
+    remembers = False  # whether the content of a view covers all frames so far, instead of the last one
+
+    def __init__(self, config: PolicyConfig, shape: InputShape, projected: int) -> None:
+        super().__init__()
+        advanced = config.advanced
+        self.bias: nn.Parameter | None = None
+        if shape.first_set_size:
+            share = min(shape.first_set_size / shape.grid_size**2, 0.99)
+            self.bias = nn.Parameter(torch.tensor(math.log(share / (1 - share))))
+        self.uses_state, self.is_sequential = advanced.hidden_in_scorer, advanced.glimpse_order == "sequential"
+        self.state = nn.Linear(config.hidden_size, advanced.scorer_size, bias=False)
+        self.score = nn.Linear(advanced.scorer_size, 1, bias=False)
+        if self.is_sequential:
+            # It draws no random numbers, so all other weights start as those of the "joint" order.
+            self.query = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+                nn.Linear, projected, advanced.scorer_size, bias=False
+            )
+            nn.init.zeros_(self.query.weight)
+
+    def fit(self, slices: Tensor) -> None:
+        """Fit the projection to (n, D) training slices, if it is not learned."""
+
+    def project(self, cubes: Tensor) -> Tensor:
+        """Return (..., P), the content of (..., D) slices in a view."""
+        raise NotImplementedError
+
+    def of_views(self, views: Views) -> Tensor:
+        """Return v, (N, T, K*K, S)."""
+        raise NotImplementedError
+
+    def forward(self, hidden: Tensor, views: Views, masks: DropoutMasks | None) -> Tensor:
+        """Score the cells of the next frame: hidden (N, T, H) and views of T frames -> (N, T, K*K)."""
+        logits = self._score(self._activations(hidden, views), views, masks)
+        return logits if self.bias is None else logits + self.bias
+
+    def sequence_logits(self, hidden: Tensor, views: Views, cells: Tensor, masks: DropoutMasks | None) -> Tensor:
+        """Score the cells of the next frame for each draw of a known sequence.
+
+        Args:
+            hidden: (N, T, H).
+            views: of T frames.
+            cells: (N, T, m) in the order in which they were drawn.
+            masks: of the episodes.
+
+        Returns:
+            (N, T, m, K*K): the logits that each cell was drawn by; cells drawn before it are not yet left out.
+        """
+        moves = self._moves(views, cells)
+        before = F.pad(moves[:, :, :-1].cumsum(2), (0, 0, 1, 0))  # (N, T, m, S): nothing moves the first
+        inner = self._activations(hidden, views)
+        return torch.stack([self._score(inner + query[:, :, None], views, masks) for query in before.unbind(2)], 2)
+
+    def draw_in_sequence(
+        self,
+        hidden: Tensor,
+        view: Views,
+        masks: DropoutMasks | None,
+        *,
+        glimpses: int,
+        draw: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Draw the cells of the next frame one after the other.
+
+        Args:
+            hidden: (N, H).
+            view: of the frame.
+            masks: of the episodes.
+            glimpses: m.
+            draw: takes (N, K*K) logits, -inf for cells drawn before, and returns (N, 1) cells.
+
+        Returns:
+            (N, m) int64.
+        """
+        views = view.as_one_frame()
+        inner = self._activations(hidden[:, None], views)
+        drawn = torch.zeros_like(view.visits, dtype=torch.bool)
+        cells: list[Tensor] = []
+        for _ in range(glimpses):
+            logits = self._score(inner, views, masks)[:, 0].float()
+            cells.append(draw(logits.masked_fill(drawn, -torch.inf)))
+            drawn = drawn.scatter(1, cells[-1], True)
+            inner = inner + self._moves(views, cells[-1][:, None])
+        return torch.cat(cells, 1)
+
+    def _moves(self, views: Views, cells: Tensor) -> Tensor:
+        """Return (N, T, m, S): the change of the query by the visible content at (N, T, m) cells."""
+        places = cells[..., None].expand(*cells.shape, views.content.shape[-1])
+        return self.query(views.content.gather(2, places))  # type: ignore[no-any-return]
+
+    def _activations(self, hidden: Tensor, views: Views) -> Tensor:
+        """Return (N, T, K*K, S): the argument of the tanh."""
+        inner = self.of_views(views)
+        return inner + self.state(hidden)[:, :, None] if self.uses_state else inner
+
+    def _score(self, inner: Tensor, views: Views, masks: DropoutMasks | None) -> Tensor:
+        """Return (N, T, K*K) logits for the argument of their tanh."""
+        return self._unbiased(inner, masks)
+
+    def _unbiased(self, inner: Tensor, masks: DropoutMasks | None) -> Tensor:
+        """Return u . tanh of (N, ..., S)."""
+        inner = torch.tanh(inner)
+        if masks is not None:
+            inner = inner * masks.scorer.reshape(len(inner), *[1] * (inner.ndim - 2), -1)
+        return self.score(inner)[..., 0]  # type: ignore[no-any-return]
+
+
+class GridHead(LocationHead):
+    """Location logits from the principal components of the slices of one frame.
+
+    v_n is a 3 x 3 convolution over the grid of the visible slices of frame n, whether each cell was seen, and how
+    often, so that neighbours of seen cells can be chosen, plus a vector of the cell. A learned repulsion times
+    v / (1 + v), with v the earlier visits of the cell, is subtracted.
+    """
+
+    components: Tensor  # (D, P)
+
+    def __init__(self, config: PolicyConfig, shape: InputShape) -> None:
+        advanced, cells = config.advanced, shape.grid_size**2
+        projected = min(advanced.projection_size, shape.depth)
+        visible = nn.Conv2d(projected + 2, advanced.scorer_size, 3, padding=1)
+        super().__init__(config, shape, projected)
+        self.grid_size, self.visible = shape.grid_size, visible
+        self.register_buffer("components", torch.eye(shape.depth, projected))
+        self.place = nn.Parameter(torch.zeros(cells, advanced.scorer_size))
+        self.repulsion = nn.Parameter(torch.tensor(advanced.repulsion))
+
+    def fit(self, slices: Tensor) -> None:
+        """Set the projection to the principal components of (n, D) slices, scaled together to unit variance.
+
+        Slices that are no wider than the projection keep their channels.
+        """
+        depth, projected = self.components.shape
+        if depth <= projected:
+            return
+        centred = slices - slices.mean(0)
+        _, directions = torch.linalg.eigh(centred.T @ centred)  # ascending
+        components = directions[:, -projected:].flip(1)
+        self.components.copy_(components / (centred @ components).std())
+
+    def project(self, cubes: Tensor) -> Tensor:
+        depth, projected = self.components.shape
+        return cubes if depth == projected else F.linear(cubes, self.components.T)
+
+    def of_views(self, views: Views) -> Tensor:
+        episodes, frames = views.seen.shape[:2]
+        size = self.grid_size
+        grid = torch.cat([views.content, views.seen[..., None], _familiarity(views)[..., None]], -1)
+        grid = grid.flatten(0, 1).transpose(1, 2).reshape(episodes * frames, -1, size, size)  # (N*T, P + 2, K, K)
+        inner: Tensor = self.visible(grid).flatten(2).transpose(1, 2).reshape(episodes, frames, size**2, -1)
+        return inner + self.place
+
+    def _score(self, inner: Tensor, views: Views, masks: DropoutMasks | None) -> Tensor:
+        return super()._score(inner, views, masks) - self.repulsion * _familiarity(views)
+
+
+class MemoryHead(LocationHead):
+    """Location logits from a memory of every cell, by itself: nothing depends on its place or on its neighbours.
+
+    v_n of a cell is the mean of its slices over the frames in which it was seen, the first glance included, through a
+    learned projection, plus a vector if it was ever seen and one if it is seen in frame n. The same scores, of the
+    slices of one frame, can weigh the slices in X' (eq. 3); the cross-entropy teaches them then.
+    """
+
+    remembers = True
+
+    def __init__(self, config: PolicyConfig, shape: InputShape) -> None:
+        size = config.advanced.scorer_size
+        super().__init__(config, shape, size)
+        self.what = nn.Linear(shape.depth, size, bias=False)
+        self.seen = nn.Linear(2, size)
+        nn.init.zeros_(self.seen.weight)
+        nn.init.zeros_(self.seen.bias)
+
+    def project(self, cubes: Tensor) -> Tensor:
+        return self.what(cubes)  # type: ignore[no-any-return]
+
+    def of_views(self, views: Views) -> Tensor:
+        known = (views.content != 0).any(-1)  # the content of a cell that was never seen is zero
+        return views.content + self.seen(torch.stack([known.float(), views.seen], -1))  # type: ignore[no-any-return]
+
+    def remembered(self, first: Looks, rest: Looks, seen: Tensor) -> Tensor:
+        """Return (N, T - 1, K*K, P), the content of the views of frames 1..T-1.
+
+        Args:
+            first: looks of frame 1, at all cells in order.
+            rest: of frames 2..T.
+            seen: (N, T - 1, K*K), as in the views.
+        """
+        shown = self.project(rest.content[:, :-1]).float()
+        shown = shown * (rest.weights[:, :-1, :, None] > 0)
+        places = rest.cells[:, :-1, :, None].expand_as(shown)
+        later = shown.new_zeros(*shown.shape[:2], seen.shape[2], shown.shape[3]).scatter_add(2, places, shown)
+        total = torch.cat([self.project(first.content).float()[:, None], later], 1).cumsum(1)
+        return total / seen.cumsum(1).clamp_min(1)[..., None]
+
+    def attention(self, projected: Tensor, seen: Tensor, hidden: Tensor, masks: DropoutMasks | None) -> Tensor:
+        """Return l of eq. 3, (N, m): the softmax of the scores of the slices that are `seen`.
+
+        Args:
+            projected: (N, m, P), of the slices of one frame.
+            seen: (N, m) in equal parts, 0 for slices that are not seen; weights are 0 if none is. It may carry the
+                gradient of a choice.
+            hidden: (N, H), the state before the frame.
+            masks: of the episodes.
+        """
+        inner = projected + self.seen.weight.sum(1) + self.seen.bias
+        scores = self._unbiased(inner + self.state(hidden)[:, None] if self.uses_state else inner, masks).float()
+        kept = seen * (scores - scores.amax(-1, keepdim=True)).exp()
+        return kept / kept.sum(-1, keepdim=True).clamp_min(1e-30)
+
+
+class CellMeans:
+    """Running mean of the content of each cell."""
+
+    def __init__(self) -> None:
+        self._total: Tensor | float = 0.0
+        self._count: Tensor | float = 0.0
+
+    def add(self, shown: Tensor, seen: Tensor) -> Tensor:
+        """Add the (N, K*K, P) content of a frame, zero where (N, K*K) `seen` is 0, and return the means so far."""
+        self._total, self._count = self._total + shown.float(), self._count + seen
+        return self._total / self._count.clamp_min(1)[..., None]
+
+
+def _familiarity(views: Views) -> Tensor:
+    """Return (N, T, K*K) in [0, 1): 0 for a cell that was never chosen."""
+    return views.visits / (1 + views.visits)
