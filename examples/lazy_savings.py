@@ -53,10 +53,9 @@ with installed_by('pip install -e ".[agents,video]"'):
     from glimpse_env.catalogue import LAZY
     from glimpse_env.extract.description import FILE_NAME, read_description
     from glimpse_env.files import file_sha256, write_atomically
-    from glimpse_env.video.backbones import DeviceError
+    from glimpse_env.video.backbones import DeviceError, keep_freed_memory
     from glimpse_env.video.decode import VideoError
     from glimpse_env.video.lazy import LazySource
-    from glimpse_env.video.process import keep_freed_memory
 
 GIGA = 1e9
 

@@ -15,10 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from glimpse_env.video.backbones import Backbone
-from glimpse_env.video.decode import DecodedClip, VideoError, decode_clip
+from glimpse_env.video.decode import DecodedClip, Stopwatch, VideoError, decode_clip
 from glimpse_env.video.decoders import Decoders
 from glimpse_env.video.features import VideoFeatures, embed
-from glimpse_env.video.stopwatch import Stopwatch
 
 from ..learning.config import Config
 from ..learning.episodes import GlimpseRollout, Rollout

@@ -20,9 +20,8 @@ from glimpse_env.extract.settings import Settings
 from glimpse_env.extract.shards import Report, ShardExtractor, Work, load_network, make_decoders
 from glimpse_env.store.manifest import StoreError
 from glimpse_env.store.writer import StoreWriter
-from glimpse_env.video.backbones import DeviceError
+from glimpse_env.video.backbones import DeviceError, software
 from glimpse_env.video.decode import VideoError
-from glimpse_env.video.process import software
 from glimpse_env.video.readers import decoder_versions
 
 _RETRIES = 20  # of a shard

@@ -19,13 +19,11 @@ from glimpse_env.extract.shards import ShardExtractor, Work, load_network, make_
 from glimpse_env.sources.splits import SPLITS
 from glimpse_env.store.manifest import Manifest
 from glimpse_env.store.writer import StoreWriter, locked, missing_shards, require_same, write_report
-from glimpse_env.video.backbones import Backbone, DeviceError
-from glimpse_env.video.decode import RESIZE_RULE, THUMBNAIL_SIZE, DecodedClip, VideoError
+from glimpse_env.video.backbones import Backbone, DeviceError, parse_device, software
+from glimpse_env.video.decode import RESIZE_RULE, THUMBNAIL_SIZE, DecodedClip, Stopwatch, VideoError
 from glimpse_env.video.decoders import Decoders
 from glimpse_env.video.features import embed
-from glimpse_env.video.process import parse_device, software
 from glimpse_env.video.readers import decoder_versions
-from glimpse_env.video.stopwatch import Stopwatch
 
 _SAMPLED = 8  # videos that a dry run tries
 _SHOWN = 10  # notes that are printed

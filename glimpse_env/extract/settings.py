@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from glimpse_env.datasets import VideoDataset, activitynet, folder, hmdb51, ucf101
-from glimpse_env.video.backbones import BackboneName, Precision
+from glimpse_env.video.backbones import BackboneName, Precision, num_threads, parse_device
 from glimpse_env.video.decoders import SECONDS_PER_VIDEO
 from glimpse_env.video.features import check_crop
-from glimpse_env.video.process import num_threads, parse_device
 from glimpse_env.video.readers import DecoderChoice
 
 _CORES_A_DECODER = 8  # of the processor, while the network runs on it too

@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 from glimpse_env.datasets import DatasetError, VideoClip
 from glimpse_env.extract.settings import Settings
 from glimpse_env.store.writer import ClipArrays, StoreWriter
-from glimpse_env.video.backbones import Backbone, load_backbone
-from glimpse_env.video.decode import DecodedClip, VideoError
+from glimpse_env.video.backbones import Backbone, load_backbone, prepare_process
+from glimpse_env.video.decode import DecodedClip, Stopwatch, VideoError
 from glimpse_env.video.decoders import Decoders
 from glimpse_env.video.features import VideoFeatures, embed
-from glimpse_env.video.process import prepare_process
-from glimpse_env.video.stopwatch import Stopwatch
 
 Report = Callable[[VideoClip, VideoError | None], object]  # called after each clip, with the error if it is unreadable
 

@@ -14,7 +14,9 @@ Only resizing needs torch: processes that only decode never import it.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse_env.video.readers import DecoderChoice, DecoderError, DecoderName, open_video
-from glimpse_env.video.stopwatch import Stopwatch
 
 RESIZE_RULE = "direct-bilinear-224"
 FRAME_SIZE = 224
@@ -39,6 +40,27 @@ class VideoError(RuntimeError):
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.reason = reason
+
+
+@dataclass
+class Stopwatch:
+    """Seconds spent, by activity."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def measure(self, activity: str) -> Iterator[None]:
+        """Add the time that the block takes."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add({activity: time.perf_counter() - begun})
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Add seconds measured elsewhere."""
+        for activity, value in seconds.items():
+            self.seconds[activity] = self.seconds.get(activity, 0.0) + value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from glimpse_env.video.backbones import Backbone
-from glimpse_env.video.decode import FRAME_SIZE, DecodedClip, VideoError
+from glimpse_env.video.decode import FRAME_SIZE, DecodedClip, Stopwatch, VideoError
 from glimpse_env.video.decoders import Decoders
 from glimpse_env.video.readers import DecoderChoice, DecoderName
-from glimpse_env.video.stopwatch import Stopwatch
 
 STRIDE = 32  # pixels of a picture for each cell of its cube
 CROPS_A_FRAME = 4  # crops in a network call, for each frame in a call of whole frames

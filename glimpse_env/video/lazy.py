@@ -33,9 +33,8 @@ from glimpse_env.sources.protocol import Segment
 from glimpse_env.sources.splits import SPLITS
 from glimpse_env.store.reader import COVERED
 from glimpse_env.video.backbones import Backbone, WeightsError, load_backbone
-from glimpse_env.video.decode import DecodedClip, decode_clip
+from glimpse_env.video.decode import DecodedClip, Stopwatch, decode_clip
 from glimpse_env.video.features import cut_crops
-from glimpse_env.video.stopwatch import Stopwatch
 
 _FRAMES_A_CALL, _CROPS_A_CALL = 16, 64
 _load_backbone = functools.lru_cache(maxsize=1)(load_backbone)
@@ -95,7 +94,7 @@ class LazySource:
         if not self._clips:
             raise ValueError(f"split {split!r} of fold {fold} has no clips in {path}")
         self._coverage = open_coverage(settings.actor_coverage, self._clips)
-        self.backbone = _load(description)
+        self.backbone = _load_network(description)
         self.class_names, self.trimmed = dataset.class_names, dataset.trimmed
         self.num_frames, self.frames_per_second = settings.frames, settings.fps
         self.grid_size, self.depth = self.backbone.grid_size, self.backbone.depth
@@ -208,7 +207,7 @@ def _batches(items: Sequence[Item], largest: int) -> Iterator[Sequence[Item]]:
         begin += size
 
 
-def _load(description: Description) -> Backbone:
+def _load_network(description: Description) -> Backbone:
     settings = description.settings
     backbone = _load_backbone(
         settings.backbone, weights=settings.weights, device=settings.device, precision=settings.precision

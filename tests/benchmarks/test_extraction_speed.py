@@ -20,8 +20,7 @@ import pytest
 import torch
 
 from glimpse_env.extract import Folder, extract
-from glimpse_env.video.backbones import load_backbone
-from glimpse_env.video.process import keep_freed_memory
+from glimpse_env.video.backbones import keep_freed_memory, load_backbone
 
 DATA = Path(os.environ.get("VIDEOGLIMPSE_DATA", "/nonexistent"))
 CLIPS, ROUNDS, BARE_BATCHES = 64, 5, 72  # as many frames in a round as in the bare runs before it

@@ -19,8 +19,8 @@ import torch
 from glimpse_agents.cost.macs import macs_per_frame
 
 from glimpse_env import WallSource
+from glimpse_env.video.backbones import keep_freed_memory
 from glimpse_env.video.lazy import LazySource
-from glimpse_env.video.process import keep_freed_memory
 
 DATA = Path(os.environ.get("VIDEOGLIMPSE_DATA", "/nonexistent"))
 GRID, LOOKS, WALLS = 5, 3, 5

@@ -18,9 +18,8 @@ RUN = """
 import sys, time
 from pathlib import Path
 import numpy as np, torch
-from glimpse_env.video.backbones import load_backbone
+from glimpse_env.video.backbones import keep_freed_memory, load_backbone
 from glimpse_env.video.decode import decode_clip
-from glimpse_env.video.process import keep_freed_memory
 
 data, precision, compiled, kept = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "True", sys.argv[4] == "True"
 weights = data / "weights" / "bvlc_googlenet.safetensors"
