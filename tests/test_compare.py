@@ -360,6 +360,11 @@ def test_the_table_of_a_training_command_has_an_interval_over_films():
     assert lines[1].split() == ["reinforce", "0.750", "0.000", "to", "1.000", "0.500", "0.250", "-"]
     assert lines[2].split() == ["mean", "1.000", "-", "1.000", "-", "-"]
     assert lines[3] == "chance 0.250; 4 test videos of 2 films; the interval covers films, not seeds"
+    assert lines[4:] == [
+        "of some intervals: all values are equal: the interval is unknown; few or unequal films (they count as 4.0 "
+        "equal ones): the interval is a rough one",
+        "of some intervals: few or unequal films (they count as 2.0 equal ones): the interval is a rough one",
+    ]
 
 
 # ---- folds, seeds and the verdict

@@ -79,6 +79,7 @@ def _by_frames(rows: Sequence[Row]) -> Figure:
         label = row.name + (", knowing the clip's mean" if row.model.is_soft else "")
         line = _line(row.model.name, markevery=max(1, len(mean) // 8))
         axis.plot(np.arange(1, len(mean) + 1), mean, label=label, **line)
+    axis.locator_params(axis="x", integer=True)
     return _with_legend(figure, axis)
 
 
@@ -103,6 +104,7 @@ def learning_figure(records: Sequence[Record]) -> Figure | None:
                 line = _line(model.name, markevery=max(1, len(points) // 8))
                 axis.plot(*zip(*points, strict=True), label=model.title, **line)
         axis.set(xlabel="update", ylabel=CURVES[name], ylim=(0, 1))
+        axis.locator_params(axis="x", integer=True)
         _with_legend(figure, axis)
     return figure
 

@@ -23,6 +23,7 @@ def results_table(measured: Sequence[tuple[ModelName, Evaluation]], chance: floa
         cells = [result.vote_accuracy, result.focus, result.focus_per_look]
         vote, focus, per_look = ("-" if value is None else f"{value:.3f}" for value in cells)
         lines.append(f"{model:12}{accuracy.mean:9.3f}{interval:>17}{vote:>8}{focus:>8}{per_look:>10}")
+    notes = {mean_interval(result.correct, result.films).note for _, result in measured}
     videos, films = len(measured[0][1].correct), len(set(measured[0][1].films))
     lines.append(f"chance {chance:.3f}; {videos} test videos of {films} films; the interval covers films, not seeds")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"of some intervals: {note}" for note in sorted(notes) if note)])
