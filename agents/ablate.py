@@ -217,7 +217,9 @@ def chosen(results: Sequence[Result]) -> list[Result]:
     for factor in FACTORS:
         trained = [one for one in results if one.variant.factor == factor and one.variant.config is not None]
         trained = [one for one in trained if one.variant.is_alone and not one.has_failed]
-        merits = [{record.seed: record.result.validation.accuracy for record in one.records} for one in trained]
+        merits = [
+            {record.seed: record.number("validation_accuracy") or 0.0 for record in one.records} for one in trained
+        ]
         if shared := set.intersection(*map(set, merits)) if merits else set():
             sums = [sum(merit[seed] for seed in sorted(shared)) for merit in merits]
             best.append(max(zip(sums, trained, strict=True), key=lambda pair: (pair[0], pair[1].variant.is_base))[1])

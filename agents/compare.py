@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cost.macs import macs_per_clip
-from .learning.models import MODELS, ModelName
+from .learning.models import MODELS, ModelName, is_own
 from .playing.envs import greedy_play, make_envs, make_policy, open_splits
 from .reinforce import train
 from .runs.command import CommandLine, parse_command, run_command
@@ -108,6 +108,8 @@ def count_macs(out: Path, rows: Sequence[Row]) -> dict[str, float]:
 
 
 def _macs_of(record: Record) -> float | None:
+    if is_own(record.model.name):
+        return None
     config = record.record.config.with_settings({"device": "cpu"})
     try:
         source = open_splits(config)["test"]

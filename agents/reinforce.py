@@ -42,13 +42,14 @@ from .playing.envs import (
     SourceRecord,
     Sources,
     greedy_play,
+    name_of,
     open_splits,
     ready_config,
 )
 from .playing.evaluation import play_split
 from .playing.rollout import PlaySettings, collect_rollout
 from .runs.command import CommandLine, parse_command, run_command
-from .runs.folder import MetricsLog, RunFolder, RunResult
+from .runs.folder import MetricsLog, RunFolder, RunResult, find_run
 from .runs.jobs import Job, default_folder, evaluate_again, jobs_of_models, resumed_jobs, train_all
 from .runs.progress import Progress
 from .runs.signals import Interruption, StoppedError
@@ -199,7 +200,7 @@ def validate(trainer: Trainer, run: RunFolder) -> dict[str, float]:
 
 def train(
     config: Config,
-    out: Path,
+    out: Path | None = None,
     *,
     sources: Sources | None = None,
     progress: Progress | None = None,
@@ -210,8 +211,9 @@ def train(
 
     Args:
         config: of the run.
-        out: its folder.
-        sources: the splits "train", "validation" and "test"; those that the configuration names by default.
+        out: its folder; by default a new one under runs/.
+        sources: the splits "train", "validation" and "test", any `ClipSource` objects; those that the configuration
+            names by default.
         progress: of the command that trains several runs.
         test: play the test split at the end.
         changes: settings that may differ from those of the run in `out`, and replace them.
@@ -222,9 +224,11 @@ def train(
         StoppedError: SIGTERM or SIGINT came; the run can be resumed.
         RankLostError: another process that shares the run has stopped.
     """
-    run = RunFolder(out)
     with join_ranks() as share, Interruption() as interruption, ExitStack() as stack:
+        run = RunFolder(out or from_first(lambda: default_folder(config)))
         with raise_together():
+            if sources is not None:
+                config = config.with_settings({"source": name_of(sources["train"], config.task.source)})
             sources = sources or open_splits(config)
             config = ready_config(config, sources, share)
             if share.is_first:
@@ -276,7 +280,8 @@ class Output:
     resume: Path | None = None
     """Run, or folder of runs, to resume; only --updates, --device and --source can be changed."""
     evaluate: Path | None = None
-    """Run, or folder of runs, whose test split is played again, with --source also on another source."""
+    """Run, folder of runs, packed run, or "synthetic", the run that is installed with the package, whose test split is
+    played again, with --source also on another source."""
     sampled: bool = False
     """With --evaluate: sample cells as in training, instead of taking the most likely ones."""
     tuned: Path | None = None
@@ -332,7 +337,7 @@ def main() -> None:
 
 def chance_of(jobs: Sequence[Job]) -> float:
     """Return the accuracy of a guess."""
-    return 1 / len(RunFolder(jobs[0].path).record().source.class_names)
+    return 1 / len(find_run(jobs[0].path).record().source.class_names)
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def judge_trial(config: Config, folder: Path, settings: dict[str, Any]) -> float
     print(f"{config.model}, {folder.name}: {format_settings(settings)}", flush=True)
     job = Job(config.with_settings(settings), folder)
     result = train_all([job], train, test=False, keep_going=True, announce=False)[0]
-    score = None if result is None else result.validation.log_score
+    score = None if result is None or result.validation is None else result.validation.log_score
     score = float(np.log(LOWEST_SCORE)) if score is None else score
     print(f"{config.model}, {folder.name}: log-score {score:.4f}", flush=True)
     return score

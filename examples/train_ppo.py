@@ -3,6 +3,7 @@
     pip install -e ".[agents]"
     python examples/train_ppo.py                    # two million steps
     python examples/train_ppo.py --steps 20000      # a smoke test
+    python examples/train_ppo.py --run runs/rivals/ppo && python -m agents.compare --runs runs/rivals runs/mine
     tensorboard --logdir runs
 
 Tested with Python 3.11, Gymnasium 1.4 and torch 2.15. The native vector environment, its NextStep autoreset and its
@@ -16,6 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -27,6 +29,8 @@ import glimpse_env  # noqa: F401 - registers VideoGlimpse-v0
 with installed_by('pip install -e ".[agents]"'):
     import torch
     import tyro
+    from glimpse_agents import evaluate as measure
+    from glimpse_agents import save_run
     from torch import Tensor, nn
     from torch.distributions import Categorical
     from torch.utils.tensorboard import SummaryWriter
@@ -76,6 +80,8 @@ class Config:
     """Updates between two evaluations on the validation split."""
     log_dir: str = "runs/ppo"
     """Folder of the TensorBoard events."""
+    run: Path | None = None
+    """Folder to write as a run that agents.compare takes, next to runs of agents/reinforce.py."""
 
 
 def make_envs(config: Config, **kwargs: Any) -> gym.vector.VectorEnv:
@@ -177,6 +183,24 @@ def evaluate(agent: Agent, envs: gym.vector.VectorEnv, seed: int) -> tuple[float
     return float(np.concatenate(rewards).mean()), float(np.concatenate(correct).mean())
 
 
+class Player:
+    """The agent with sampled looks, as `glimpse_agents.evaluate` takes it."""
+
+    def __init__(self, agent: Agent, seed: int) -> None:
+        self.agent, self.generator = agent, torch.Generator().manual_seed(seed)
+
+    def reset(self, num_envs: int) -> None:
+        self.state, self.frame = self.agent.initial_state(num_envs), torch.zeros(1, num_envs, dtype=torch.int64)
+
+    @torch.no_grad()
+    def __call__(self, slices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.frame += 1
+        parts, _, self.state = self.agent(torch.as_tensor(slices)[None], self.frame, self.state)
+        looks = [torch.multinomial(part.probs[0], 1, generator=self.generator) for part in parts[:-1]]
+        scores = parts[-1].probs[0]
+        return torch.cat([*looks, scores.argmax(1, keepdim=True)], 1).numpy(), scores.numpy()
+
+
 def train(config: Config) -> Agent:
     torch.manual_seed(config.seed)
     envs = make_envs(config)
@@ -276,6 +300,15 @@ def train(config: Config) -> Agent:
     test = make_envs(config, split="test", num_envs=200, autoreset_mode="Disabled")
     after = evaluate(agent, test, config.seed)
     print("after: mean return {:.2f}, accuracy {:.3f} on test".format(*after))
+    if config.run is not None:
+        task = {"source": config.source, "glimpses": config.glimpses}
+        measured, chosen = (
+            measure(Player(agent, config.seed), split=split, observation="slices", **task)
+            for split in ("test", "validation")
+        )
+        seconds = time.perf_counter() - began
+        save_run(config.run, "PPO", measured, validation=chosen, seed=config.seed, train_seconds=seconds, **task)
+        print(f"wrote {config.run}: accuracy {measured.accuracy:.3f}")
     return agent
 
 

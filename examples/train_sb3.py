@@ -1,7 +1,8 @@
 """Train an algorithm of Stable-Baselines3 on VideoGlimpse, then play test episodes.
 
     pip install -e ".[sb3,contrib]"
-    python examples/train_sb3.py --algorithm recurrent_ppo --steps 1000000
+    python examples/train_sb3.py --algorithm recurrent_ppo --steps 1000000 --run runs/rivals/recurrent_ppo
+    python -m agents.compare --runs runs/rivals runs/mine    # in one table with runs of agents/reinforce.py
 
 PPO, A2C and RecurrentPPO step 128 episodes at once through `GlimpseVecEnv`. DQN needs one number as its action, so it
 gets one look per frame, and cell and class together (`DiscreteAction`). Only RecurrentPPO remembers earlier frames. The
@@ -42,14 +43,19 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--points", type=int, default=20, help="Number of validations during training.")
     parser.add_argument("--test-episodes", type=int, default=1000, help="Number of test episodes.")
+    parser.add_argument("--run", type=Path, help="Folder to write as a run that agents.compare takes; not with dqn.")
     parser.add_argument("--out", type=Path, help="JSON file to write the result and the learning curve to.")
-    return parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
+    if parsed.run is not None and parsed.algorithm == "dqn":
+        parser.error("--run needs the native actions, which dqn does not have")
+    return parsed
 
 
 if __name__ == "__main__":
     ARGUMENTS = parse_arguments()  # before the next imports, so that --help works without them
 
 with installed_by('pip install -e ".[sb3,contrib]"'):
+    from glimpse_agents import evaluate, save_run
     from sb3_contrib import RecurrentPPO
     from stable_baselines3 import A2C, DQN, PPO
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -105,6 +111,23 @@ def play(model: BaseAlgorithm, envs: VecEnv, episodes: int) -> tuple[float, floa
     return accuracy, reward
 
 
+class Player:
+    """The trained algorithm as an agent that `glimpse_agents.evaluate` takes."""
+
+    def __init__(self, model: BaseAlgorithm) -> None:
+        self.model = model
+
+    def reset(self, num_envs: int) -> None:
+        self.state, self.starts = None, np.ones(num_envs, np.bool_)
+
+    def __call__(self, observations: np.ndarray) -> np.ndarray:
+        actions, self.state = self.model.predict(
+            observations, state=self.state, episode_start=self.starts, deterministic=True
+        )
+        self.starts[:] = False
+        return actions
+
+
 class Curve(BaseCallback):
     """Play validation episodes every `every` steps."""
 
@@ -120,7 +143,14 @@ class Curve(BaseCallback):
 
 
 def main(
-    algorithm: str, rewards: str, steps: int, points: int, seed: int, test_episodes: int, out: Path | None
+    algorithm: str,
+    rewards: str,
+    steps: int,
+    points: int,
+    seed: int,
+    test_episodes: int,
+    run: Path | None,
+    out: Path | None,
 ) -> None:
     envs, watched = make_envs(algorithm, "train", rewards=rewards), make_envs(algorithm, "validation")
     watched.seed(seed + 1000)
@@ -134,6 +164,13 @@ def main(
     test.seed(seed + 2000)
     after, reward = play(model, test, test_episodes)
     print(f"{algorithm}: {before:.3f} untrained, {after:.3f} after {steps} steps ({seconds:.0f} s); chance 0.125")
+    if run is not None:
+        splits = (evaluate(Player(model), split=split, observation="slices") for split in ("test", "validation"))
+        measured, validation = splits
+        save_run(
+            run, f"{algorithm} (Stable-Baselines3)", measured, validation=validation, seed=seed, train_seconds=seconds
+        )
+        print(f"wrote {run}: accuracy {measured.accuracy:.3f}, focus {measured.focus:.3f}")
     if out is not None:
         result = {"algorithm": algorithm, "rewards": rewards, "seed": seed, "steps": steps, "train_seconds": seconds}
         out.write_text(json.dumps(result | {"vote_accuracy": after, "reward": reward, "curve": curve.points}, indent=1))

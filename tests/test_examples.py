@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from agent_toys import tiny_config
 from finished_runs import evaluation, run_result, write_finished_run
-from glimpse_agents.runs.folder import MetricsLog
+from glimpse_agents.runs.folder import MetricsLog, RunFolder
+from glimpse_agents.tables.records import read_records
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -23,25 +24,43 @@ def test_following_the_brightest_cell_is_right():
     assert anywhere < 0.6
 
 
+def assert_in_table(path, title):
+    """Check that a run stands in a table with its clips."""
+    (record,) = read_records([RunFolder(path)])
+    assert (record.model.title, record.glimpses, len(record.test.correct)) == (title, 5, 1000)
+    assert record.result.validation.accuracy >= 0
+
+
 def test_stable_baselines_trains(tmp_path):
     pytest.importorskip("sb3_contrib")
     out = tmp_path / "ppo.json"
     command = [
         sys.executable, EXAMPLES / "train_sb3.py", "--algorithm", "recurrent_ppo", "--rewards", "frames", "--steps",
-        "2048", "--points", "1", "--test-episodes", "64", "--out", out,
+        "2048", "--points", "1", "--test-episodes", "64", "--out", out, "--run", tmp_path / "run",
     ]  # fmt: skip
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     result = json.loads(out.read_text())
     assert f"{result['vote_accuracy']:.3f} after 2048 steps" in output
     assert len(result["curve"]) == 1
     assert -8 <= result["reward"] <= 8
+    assert_in_table(tmp_path / "run", "recurrent_ppo (Stable-Baselines3)")
 
 
 def test_the_single_file_ppo_trains(tmp_path):
-    command = [sys.executable, EXAMPLES / "train_ppo.py", "--steps", "2048", "--log-dir", tmp_path]
+    command = [
+        sys.executable,
+        EXAMPLES / "train_ppo.py",
+        "--steps",
+        "2048",
+        "--log-dir",
+        tmp_path,
+        "--run",
+        tmp_path / "run",
+    ]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert re.search(r"after: mean return -?\d\.\d\d, accuracy 0\.\d\d\d on test", output)
     assert list(tmp_path.rglob("*tfevents*"))
+    assert_in_table(tmp_path / "run", "PPO")
 
 
 def test_an_episode_is_drawn(tmp_path):

@@ -9,8 +9,8 @@ from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
-def check_types(block: Any) -> None:
-    """Check that every field of a dataclass instance holds a value of its annotated type, and that floats are finite.
+def check_types(block: Any, *, but: str | None = None) -> None:
+    """Check that every field of a dataclass instance, `but` one, has its annotated type, and that floats are finite.
 
     Raises:
         ValueError: names the field, its value and the allowed values.
@@ -20,7 +20,7 @@ def check_types(block: Any) -> None:
         value, hint = getattr(block, field.name), _hints(kind)[field.name]
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{field.name} must be a finite number, got {value}")
-        if not _fits(value, hint):
+        if field.name != but and not _fits(value, hint):
             raise ValueError(f"{field.name} must be {_describe(hint)}, got {value!r}")
 
 

@@ -15,7 +15,7 @@ from glimpse_env.catalogue import EMBEDDED
 from glimpse_env.rules import FirstGlance
 
 from .checks import check_range, check_types
-from .models import MODELS, ModelName
+from .models import MODELS, ModelName, is_own
 
 Baseline = Literal["leave_one_out", "none", "value"]
 Credit = Literal["causal", "terminal"]
@@ -284,7 +284,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        check_types(self)
+        check_types(self, but="model" if is_own(self.model) else None)
         model, advanced = MODELS[self.model], self.training.advanced
         if self.task.abstain and advanced.class_gradient is False:
             raise ValueError("abstain=True requires sampled classes: unset class_gradient, or set abstain=False")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -105,8 +105,30 @@ class Model:
         return self.sees == "all" or self.is_soft
 
 
-MODELS: dict[ModelName, Model] = {
-    model.name: model
+class _Models(dict[ModelName, Model]):
+    """Models by name; "own:TITLE" is an agent that was trained elsewhere, and is no member."""
+
+    def __missing__(self, name: Any) -> Model:
+        if not is_own(name):
+            raise KeyError(name)
+        return Model(name=name, title=name.removeprefix(OWN), sees="cells")
+
+    def place(self, name: str) -> int:
+        """Return the place of a model in tables; agents trained elsewhere come last."""
+        names: list[str] = [*self]
+        return names.index(name) if name in names else len(names)
+
+
+OWN = "own:"
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is that of an agent that was trained elsewhere."""
+    return name.startswith(OWN) and len(name) > len(OWN)
+
+
+MODELS = _Models(
+    (model.name, model)
     for model in (
         Model(name="reinforce", title="REINFORCE, m glimpses", sees="cells", learns="reinforce"),
         Model(name="unlimited", title="REINFORCE, any number of glimpses", sees="set", learns="reinforce"),
@@ -122,4 +144,4 @@ MODELS: dict[ModelName, Model] = {
         Model(name="max", title="maximum over all cells", sees="all", encodes_slices=False, pools_maximum=True),
         Model(name="all", title="all cells, through the agent's encoder", sees="all"),
     )
-}
+)

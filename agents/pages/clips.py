@@ -28,7 +28,7 @@ from ..pictures.strips import Played
 from ..playing.envs import SourceRecord, greedy_play, make_envs, open_splits
 from ..playing.evaluation import EVALUATION_ENVS, middle_clips, play_split
 from ..prediction.model import load
-from ..tables.plots import STYLES
+from ..tables.plots import style_of
 from ..tables.records import Record
 from .html import data_uri
 
@@ -90,7 +90,7 @@ class Clip:
                 {
                     "name": played.model.name,
                     "title": played.model.title,
-                    "colour": STYLES[played.model.name].colour,
+                    "colour": style_of(played.model.name).colour,
                     "cells": [one.cells for one in seen],
                     "heat": [None if one.weights is None else _percent(one.weights) for one in seen],
                     "largest": [None if one.weights is None else round(float(one.weights.max()), 3) for one in seen],

@@ -51,8 +51,9 @@ class Experiment:
                 same.sort(key=lambda record: record.seed != ours.seed)
                 if same:
                     chosen.setdefault(row.model.name, same[0])
-        order = [*FIRST, *MODELS]
-        watched = sorted(chosen.values(), key=lambda record: order.index(record.model.name))[:WATCHED]
+        order: list[str] = [*FIRST, *MODELS]
+        playable = [record for record in chosen.values() if record.model.name in order]
+        watched = sorted(playable, key=lambda record: order.index(record.model.name))[:WATCHED]
         return watched if ours in watched else [ours, *watched[: WATCHED - 1]]
 
 

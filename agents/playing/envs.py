@@ -20,7 +20,7 @@ from glimpse_env.store import StoreSplit
 
 from ..learning.config import Config
 from ..learning.episodes import InputShape
-from ..learning.models import MODELS
+from ..learning.models import MODELS, OWN, is_own
 from ..learning.policy import GlimpsePolicy
 from ..parallel.noise import WHOLE, Share
 from ..parallel.ranks import local_rank
@@ -33,10 +33,17 @@ SPLITS = ("train", "validation", "test")
 
 def absolute_source(name: str) -> str:
     """Return a source's name with an absolute path, so that it means the same from every working directory."""
-    if name in EMBEDDED:
+    if name in EMBEDDED or name.startswith(OWN):
         return name
     prefix, colon, path = name.rpartition(":")
     return f"{prefix}{colon}{Path(path).resolve()}"
+
+
+def name_of(source: ClipSource, name: str) -> str:
+    """Return the name that a run records for a source object: the given one, unless it is that of another source."""
+    kind = EMBEDDED.get(name)
+    is_other = isinstance(kind, type) and not isinstance(videos_of(source), kind)
+    return f"{OWN}{type(videos_of(source)).__name__}" if is_other else name
 
 
 def open_splits(config: Config) -> Sources:
@@ -79,6 +86,8 @@ def ready_config(config: Config, sources: Sources, share: Share = WHOLE) -> Conf
 
 def check_playable(config: Config, source: ClipSource) -> None:
     """Raise a ValueError if the configured model cannot be played on a source."""
+    if is_own(config.model):
+        raise ValueError(f"{config.model!r} was trained elsewhere, and cannot be trained or played here")
     make_envs(config, source, 1, train=True)
     if (config.task.frames or source.num_frames) < 2:
         raise ValueError(

@@ -6,7 +6,7 @@ If the clips are windows that slide over videos, an episode is a window, and all
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -50,7 +50,7 @@ class Evaluation:
         focus: share of frames after the first with at least one look on the actor.
         focus_per_look: share of looks on the actor.
         attention_on_actor: share of the weights l of eq. 3 on the actor after the first frame; None if unknown.
-        entropy: nats, of the choice of cells, averaged over the frames after the first.
+        entropy: nats, of the choice of cells, averaged over the frames after the first; None if it is unknown.
         reward: mean r_T (eq. 7).
         true_positives, false_positives: mean N+ and N- (eq. 7).
         glimpses_per_frame: slices attended to in a frame after the first.
@@ -71,7 +71,7 @@ class Evaluation:
     focus: float | None
     focus_per_look: float | None
     attention_on_actor: float | None
-    entropy: float
+    entropy: float | None
     reward: float
     true_positives: float
     false_positives: float
@@ -196,26 +196,34 @@ def evaluate(
     """Measure a policy on the environments' split; `seed` decides all random draws."""
     if settings.mirror:
         raise ValueError("mirrored episodes are for training: set mirror=False to measure")
+    rollouts = play_split(envs, policy, settings, seed=seed)
+    return measure(rollouts, envs.source, video_score=video_score, sees_all=settings.model.sees == "all")
+
+
+def measure(
+    rollouts: Iterable[tuple[Rollout, int]], source: ClipSource, *, video_score: VideoScore = "mean", sees_all: bool
+) -> Evaluation:
+    """Measure the rollouts of a whole split, each with the number of its first episodes that count."""
     columns: dict[str, list[Tensor]] = {}
     played: list[Tensor] = []
-    truths, videos = video_labels(envs.source), torch.from_numpy(video_of_clip(envs.source))
+    truths, videos = video_labels(source), torch.from_numpy(video_of_clip(source))
     classes = truths.shape[1]
-    so_far = torch.zeros(len(truths), policy.shape.frames, classes)  # each video's softmax, summed over first frames
-    visits = torch.zeros(envs.source.grid_size**2, dtype=torch.int64)
-    for rollout, valid in play_split(envs, policy, settings, seed=seed):
+    so_far = torch.zeros(0)  # (videos, T, C): softmax of each video's windows, summed over the first frames
+    visits = torch.zeros(source.grid_size**2, dtype=torch.int64)
+    for rollout, valid in rollouts:
         class_logits = rollout.class_logits[:valid]
         played.append(class_scores(class_logits, classes, video_score).cpu())
         softmax = class_probabilities(class_logits, classes).cpu()
+        so_far = so_far if len(so_far) else torch.zeros(len(truths), *softmax.shape[1:])
         so_far.index_add_(0, videos[rollout.clips[:valid]], softmax.cumsum(1))
         visits += rollout.looked[:valid].sum((0, 1)).cpu()
         for name, values in _measure(rollout).items():
             columns.setdefault(name, []).append(values[:valid])
-    scores = video_scores(torch.cat(played), envs.source).numpy()
+    scores = video_scores(torch.cat(played), source).numpy()
     correct = top_k_correct(scores, truths, 1)
     measured = {name: torch.cat(values).float() for name, values in columns.items()}
-    everything = settings.model.sees == "all"
-    looked = float(envs.source.grid_size**2) if everything else _mean(measured["glimpses"])
-    focused = "focus" in measured and not everything
+    looked = float(source.grid_size**2) if sees_all else _mean(measured["glimpses"])
+    focused = "focus" in measured and not sees_all
     return Evaluation(
         accuracy=float(correct.mean()),
         top3=float(top_k_correct(scores, truths, 3).mean()),
@@ -231,14 +239,14 @@ def evaluate(
         focus=_mean(measured["focus"]) if focused else None,
         focus_per_look=float(measured["hits"].sum() / measured["looks"].sum().clamp_min(1)) if focused else None,
         attention_on_actor=_mean(measured["attention_on_actor"]) if "focus" in measured else None,
-        entropy=_mean(measured["entropy"]),
+        entropy=_mean(measured["entropy"]) if measured["entropy"].isfinite().all() else None,
         reward=_mean(measured["reward"]),
         true_positives=_mean(measured["true_positives"]),
         false_positives=_mean(measured["false_positives"]),
         glimpses_per_frame=looked,
-        visits=None if everything else _shares(visits),
+        visits=None if sees_all else _shares(visits),
         correct=tuple(correct.tolist()),
-        films=tuple(film_of_video(envs.source).tolist()),
+        films=tuple(film_of_video(source).tolist()),
     )
 
 

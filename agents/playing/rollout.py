@@ -108,10 +108,10 @@ def collect_rollout(
         with policy.autocast():
             if isinstance(player, _ChoosingPlayer) and envs.engine.rules.observation == "slices":
                 act = player.act
-                outcome = _play_out(envs, observations, lambda seen: act(seen).cpu().numpy(), policy.device)
+                outcome = play_out(envs, observations, lambda seen: act(seen).cpu().numpy(), policy.device)
             else:  # the policy needs nothing from the environments, and plays to the end before they are stepped
                 actions = iter(player.plan(observations).cpu().numpy())
-                outcome = _play_out(envs, observations, lambda _: next(actions), policy.device)
+                outcome = play_out(envs, observations, lambda _: next(actions), policy.device)
         return player.rollout(clips, outcome)
 
 
@@ -119,7 +119,7 @@ play = torch.no_grad()(collect_rollout)
 """Play with a network that is not being trained."""
 
 
-def _play_out(
+def play_out(
     envs: VideoGlimpseVectorEnv,
     observations: NDArray[Any],
     act: Callable[[NDArray[Any]], NDArray[np.int64]],
@@ -137,7 +137,7 @@ def _play_out(
     } | {name: torch.from_numpy(infos[name]) for name in counted}
 
 
-def _actor_cells(envs: VideoGlimpseVectorEnv) -> Tensor | None:
+def actor_cells(envs: VideoGlimpseVectorEnv) -> Tensor | None:
     """Return (N, T, K*K) bool, the actor's cells in the episodes just begun; None if the source does not know them."""
     actors = []
     for clip, window in zip(envs.engine.clip.tolist(), envs.engine.window, strict=True):
@@ -205,7 +205,7 @@ class _Player(ABC):
         self.sees_first = rules.first_glance == "whole"  # models that see all of every frame see the first one too
         self.all_cells = torch.arange(size**2, device=device).expand(episodes, -1)
         self.mirror = Mirror(episodes, size, settings, noise)
-        actors = _actor_cells(envs)
+        actors = actor_cells(envs)
         self.actors = None if actors is None else self.mirror.values(actors.to(device), axis=2)
         if model.needs_actor and actors is None:
             raise ValueError(f"model {model.name!r} needs a source that knows where the actor is")

@@ -24,8 +24,8 @@ from ..learning.episodes import GlimpseRollout, Rollout
 from ..learning.models import MODELS
 from ..learning.policy import GlimpsePolicy
 from ..pictures.strips import Played
-from ..playing.envs import check_device, greedy_play, make_envs
-from ..playing.evaluation import class_scores, play_split, video_scores
+from ..playing.envs import SourceRecord, check_device, greedy_play, make_envs, open_splits
+from ..playing.evaluation import EVALUATION_ENVS, Evaluation, class_scores, evaluate, play_split, video_scores
 from ..playing.videos import Extraction, VideoSource, as_source, sample_frames
 from ..runs.folder import RunFolder, find_run, pack
 from .result import Prediction
@@ -83,6 +83,17 @@ class TrainedModel:
 
     def __repr__(self) -> str:
         return f"TrainedModel({str(self.run.path)!r}, {self.config.model}, {len(self.class_names)} classes)"
+
+    def evaluate(self, split: str = "test", *, source: str | None = None) -> Evaluation:
+        """Measure the model on a split of its own source, or of another one of the same kind."""
+        config = self.config if source is None else self.config.with_settings({"source": source})
+        clips = open_splits(config)[split]
+        self.record.source.check_same_kind(SourceRecord.of(config, clips), config.task.source)
+        envs = make_envs(config, clips, EVALUATION_ENVS, train=False)
+        training = config.training
+        return evaluate(
+            envs, self.policy, greedy_play(config), seed=training.seed, video_score=training.advanced.video_score
+        )
 
     def pack(self, path: str | Path) -> None:
         """Write the run into one .safetensors file that `load` takes; it names no folder of this machine."""

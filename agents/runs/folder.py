@@ -62,7 +62,7 @@ class RunRecord:
 class RunResult:
     """Contents of evaluation.json."""
 
-    validation: Evaluation  # by the checkpoint that it chose
+    validation: Evaluation | None  # by the checkpoint that it chose; None if it was not played
     test: Evaluation | None  # None if it was not played
     best_update: int  # of that checkpoint
     train_seconds: float  # validation included
@@ -270,8 +270,7 @@ def find_runs(path: Path) -> list[RunFolder]:
         raise FileNotFoundError(
             f"no run in {path} (no config.json): name a folder that agents/reinforce.py wrote, or a packed run"
         )
-    order = list(MODELS)
-    return sorted(runs, key=lambda run: (order.index(run.record().config.model), run.path))
+    return sorted(runs, key=lambda run: (MODELS.place(run.record().config.model), run.path))
 
 
 def find_run(path: Path) -> RunFolder:

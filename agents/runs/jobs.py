@@ -25,7 +25,7 @@ from ..playing.envs import (
 from ..playing.evaluation import EVALUATION_ENVS, Evaluation, evaluate
 from .command import CommandLine
 from .files import read_json, write_json
-from .folder import RunFolder, RunResult, find_runs
+from .folder import RunFolder, RunResult, find_run, find_runs
 from .progress import Progress, format_seconds
 
 # Settings that a model may have for itself. Its episodes, and how many there are, are the same for all models.
@@ -192,12 +192,12 @@ def evaluate_again(jobs: Sequence[Job], *, sampled: bool) -> list[tuple[ModelNam
 
     The jobs are of existing runs, perhaps on another source of the same kind. `sampled` cells are drawn as in training.
     """
-    measured, playable = [], [job for job in jobs if RunFolder(job.path).has_best]
+    measured, playable = [], [job for job in jobs if find_run(job.path).has_best]
     for job in jobs if playable else ():
         if job not in playable:
             print(f"{job.path} has not validated yet: it is left out", file=sys.stderr)
     for config, path in playable or jobs:
-        run = RunFolder(path)
+        run = find_run(path)
         check_device(config.training.device)
         sources = open_splits(config)
         run.record().source.check_same_kind(SourceRecord.of(config, sources["test"]), config.task.source)

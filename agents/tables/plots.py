@@ -43,6 +43,11 @@ STYLES: dict[ModelName, Style] = {
 }
 
 
+def style_of(model: ModelName) -> Style:
+    """Return the appearance of a model; agents that were trained elsewhere share one."""
+    return STYLES.get(model, Style("#000000", "+", "-"))
+
+
 def comparison_figures(rows: Sequence[Row], macs: Mapping[str, float]) -> dict[str, tuple[str, Figure]]:
     """Return the figures of a comparison with their captions, by name; `macs` per clip are by the name of a row."""
     figures = {}
@@ -148,7 +153,7 @@ def _accuracy_axes(label: str, rows: Sequence[Row]) -> tuple[Figure, Axes]:
 
 
 def _line(model: ModelName, **others: Any) -> dict[str, Any]:
-    style = STYLES[model]
+    style = style_of(model)
     line = {"color": style.colour, "marker": style.marker, "linestyle": style.dash, "linewidth": 1.3, "markersize": 4}
     return line | others
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..learning.config import PATHS, Config
-from ..learning.models import MODELS, Model, ModelName
+from ..learning.models import MODELS, Model, ModelName, is_own
 from ..playing.evaluation import MEASURES, Evaluation
 from ..runs.folder import RunFolder, RunRecord, RunResult
 from ..runs.jobs import OF_A_MODEL
@@ -57,7 +57,7 @@ class Record:
     def number(self, name: str) -> float | None:
         """Return one of COLUMNS; None if it is unknown."""
         if name == "validation_accuracy":
-            return self.result.validation.accuracy
+            return None if self.result.validation is None else self.result.validation.accuracy
         value: float | None = self.result.train_seconds if name == "train_seconds" else getattr(self.test, name)
         return value
 
@@ -76,10 +76,11 @@ def read_records(runs: Iterable[RunFolder]) -> list[Record]:
     records = [Record(run, run.record(), result) for run in runs if (result := run.result()) and result.test]
     if not records:
         raise FileNotFoundError("none of these runs is finished: train them first")
-    shared = PATHS.keys() - MAY_DIFFER - OF_A_MODEL
+    shared, of_task = PATHS.keys() - MAY_DIFFER - OF_A_MODEL, {name for name, path in PATHS.items() if "task" in path}
     first: dict[ModelName, Record] = {}
-    for record in records:
-        _check_alike(record, records[0], shared)
+    for record in sorted(records, key=lambda record: is_own(record.model.name)):
+        is_ours = not is_own(record.model.name)  # agents trained elsewhere share the task alone
+        _check_alike(record, next(iter(first.values()), record), shared if is_ours else of_task - MAY_DIFFER)
         _check_alike(record, first.setdefault(record.model.name, record), OF_A_MODEL)
     return records
 
@@ -166,9 +167,9 @@ def rows_of(records: Sequence[Record]) -> list[Row]:
 
     Each seed counts once for each fold; seeds that lack a fold of the others are left out.
     """
-    order, every_fold = list(MODELS), {record.fold for record in records}
+    every_fold = {record.fold for record in records}
     groups: dict[Config, dict[int, dict[int, Record]]] = {}
-    for one in sorted(records, key=lambda one: (order.index(one.model.name), one.glimpses or 0, one.seed, one.fold)):
+    for one in sorted(records, key=lambda one: (MODELS.place(one.model.name), one.glimpses or 0, one.seed, one.fold)):
         same = {"seed": 1, "fold": 1, "device": "cpu"} | ({} if one.model.has_budget else {"glimpses": 1})
         folds = groups.setdefault(one.record.config.with_settings(same), {}).setdefault(one.seed, {})
         folds.setdefault(one.fold, one)

@@ -1,0 +1,124 @@
+"""Measures of agents that were trained elsewhere: anything that maps observations to actions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glimpse_env import ClipSource, VideoGlimpseVectorEnv
+
+from ..learning.episodes import Rollout
+from .evaluation import EVALUATION_ENVS, Evaluation, measure
+from .rollout import actor_cells, play_out
+
+Agent: TypeAlias = Callable[[NDArray[Any]], Any]
+"""Takes (N, ...) observations and returns (N, parts) actions, or a pair of actions and (N, C) class scores."""
+
+
+def evaluate(
+    agent: Agent,
+    source: str | ClipSource = "synthetic",
+    split: str = "test",
+    *,
+    observation: str = "glimpsed",
+    num_envs: int = EVALUATION_ENVS,
+    seed: int = 0,
+    **arguments: Any,
+) -> Evaluation:
+    """Play every clip of a split once with any agent, and measure it as our own models are measured.
+
+    Args:
+        agent: takes the observations of the vector environment, and returns its actions or a pair: actions and class
+            scores, (N, C) or, with "no prediction" as the last class, (N, C + 1). Scores are not negative, like
+            probabilities, and a clip's scores are their mean over the frames. Without them, each prediction is a vote.
+            If the agent has a method `reset(num_envs)`, it is called before each batch of episodes, which all begin and
+            end together.
+        source: name of a source, path of a store, or a `ClipSource`.
+        split: "train", "validation" or "test".
+        observation: "glimpsed", "cube" or "slices".
+        num_envs: episodes that are played at once.
+        seed: of the environments, which draw windows if `jitter` is on.
+        arguments: others of `gym.make_vec`, such as `glimpses`, `fold`, `frames` and `abstain`.
+
+    Raises:
+        ValueError: an action or a score is not allowed.
+    """
+    envs = gym.make_vec(
+        "VideoGlimpse-v0",
+        num_envs=num_envs,
+        source=source,
+        split=split,
+        observation=observation,
+        autoreset_mode="Disabled",
+        **arguments,
+    )
+    assert isinstance(envs, VideoGlimpseVectorEnv)
+    return measure(_rollouts(envs, agent, seed), envs.source, sees_all=False)
+
+
+def _rollouts(envs: VideoGlimpseVectorEnv, agent: Agent, seed: int) -> Iterator[tuple[Rollout, int]]:
+    """Yield the episodes of every clip, N at a time, in order, and the number of the first ones that count."""
+    for start in range(0, envs.num_clips, envs.num_envs):
+        clips = np.arange(start, start + envs.num_envs)
+        valid = int((clips < envs.num_clips).sum())
+        clips[valid:] = 0
+        observations, _ = envs.reset(seed=seed, options={"clip": clips})
+        if callable(reset := getattr(agent, "reset", None)):
+            reset(envs.num_envs)
+        answers: list[tuple[NDArray[Any], Any]] = []
+
+        def act(seen: NDArray[Any], answers: list[tuple[NDArray[Any], Any]] = answers) -> NDArray[Any]:
+            answer = agent(seen)
+            actions, scores = answer if isinstance(answer, tuple) else (answer, None)
+            answers.append((np.asarray(actions), scores))
+            return answers[-1][0]
+
+        actors = actor_cells(envs)
+        outcome = play_out(envs, observations, act, torch.device("cpu"))  # refuses wrong actions
+        played = torch.from_numpy(np.stack([actions for actions, _ in answers], 1).astype(np.int64))  # (N, T, parts)
+        attention = _attention(envs, played)
+        yield (
+            Rollout(
+                clips=clips,
+                attention=attention,
+                entropy=torch.full((len(clips), attention.shape[1] - 1), torch.nan),
+                predictions=played[..., -1],
+                class_logits=torch.stack([_frame_scores(envs, *answer) for answer in answers], 1).log(),
+                actors=actors,
+                **outcome,
+            ),
+            valid,
+        )
+
+
+def _frame_scores(envs: VideoGlimpseVectorEnv, actions: NDArray[Any], scores: Any) -> Tensor:
+    """Return (N, outputs) positive float32 scores that sum to 1; without scores the prediction has all."""
+    classes, outputs = len(envs.class_names), len(envs.class_names) + envs.engine.rules.abstain
+    if scores is None:
+        given = np.eye(outputs)[actions[:, -1]]
+    else:
+        given = np.asarray(scores, np.float64)
+        allowed = {(len(actions), classes), (len(actions), outputs)}
+        if given.shape not in allowed or not np.isfinite(given).all() or (given < 0).any():
+            shapes = " or ".join(map(str, sorted(allowed)))
+            raise ValueError(f"class scores must be finite, not negative and of shape {shapes}, got {given.shape}")
+        if given.shape[1] < outputs:  # the rest is for "no prediction"
+            given = np.concatenate([given, np.maximum(1 - given.sum(1, keepdims=True), 0)], 1)
+    given = np.maximum(given, 1e-30)
+    return torch.from_numpy(given / given.sum(1, keepdims=True)).float().clamp_min(1e-30)
+
+
+def _attention(envs: VideoGlimpseVectorEnv, actions: Tensor) -> Tensor:
+    """Return (N, T, K*K) equal weights of the cells seen in each frame, for (N, T, parts) actions."""
+    rules, cells = envs.engine.rules, envs.source.grid_size**2
+    chosen = actions[:, :-1, :-1]
+    seen = torch.zeros(*chosen.shape[:2], cells).scatter_(2, chosen, 1.0) if rules.glimpses else chosen.float()
+    first = torch.full_like(seen[:, :1], float(rules.first_glance == "whole"))
+    looks = torch.cat([first, seen], 1)
+    return looks / looks.sum(2, keepdim=True).clamp_min(1)
