@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from tqdm import tqdm
+from tqdm.auto import tqdm
+
+from glimpse_env.terminal import shows_bars
 
 from .pages.clips import Clip, split_clips, video_clips
 from .pages.experiments import Experiment, experiments_of, read_finished
@@ -93,7 +95,7 @@ def main(arguments: Arguments) -> None:
     for path in arguments.runs:
         macs |= read_json(path / "macs.json") if (path / "macs.json").exists() else {}
     sections = []
-    for number, experiment in enumerate(tqdm(experiments, desc="experiments", disable=None), 1):
+    for number, experiment in enumerate(tqdm(experiments, desc="experiments", disable=not shows_bars()), 1):
         clips, left_out = clips_of(experiment, arguments)
         if left_out is not None:
             print(f"{experiment.name}: the clips are left out: {left_out}", file=sys.stderr)

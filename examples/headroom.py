@@ -42,7 +42,7 @@ with installed_by('pip install -e ".[agents]"'):
     from glimpse_agents.playing.evaluation import film_of_video
     from glimpse_agents.tables.intervals import Interval, mean_interval
     from torch import Tensor
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 SAMPLES = 24  # (frame, cells) of each training clip

@@ -34,7 +34,7 @@ from glimpse_env.sources.splits import SPLITS, Split
 with installed_by('pip install -e ".[video]"'):
     import av
     import tyro
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
 FRAMES_PER_SECOND = 30
 WIDTH, HEIGHT = 320, 240

@@ -47,7 +47,7 @@ with installed_by('pip install -e ".[agents,video]"'):
     from glimpse_agents.runs.folder import RunFolder, find_runs
     from glimpse_agents.runs.provenance import provenance
     from matplotlib.ticker import NullFormatter
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     from glimpse_env import open_source
     from glimpse_env.catalogue import LAZY

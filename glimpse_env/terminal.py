@@ -1,4 +1,4 @@
-"""Printing names that a terminal's encoding may lack."""
+"""Output on a terminal or in a notebook."""
 
 from __future__ import annotations
 
@@ -11,3 +11,8 @@ def escape_unprintable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def shows_bars() -> bool:
+    """Return whether a progress bar can be drawn: on a terminal or in a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules

@@ -373,6 +373,18 @@ def test_without_a_terminal_a_line_comes_every_thirty_seconds_with_rate_and_time
     ]
 
 
+def test_a_notebook_gets_a_bar_instead_of_lines(clock, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    with Progress(2) as progress:
+        for update in (1, 2):
+            clock.now += 40.0
+            progress.advance("soft", update, SCALARS, of=2)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "soft |" in shown.err
+    assert "2/2" in shown.err
+
+
 def test_a_resumed_command_prints_at_once_and_leaves_earlier_updates_out_of_the_rate(clock, capsys):
     with Progress(100) as progress:
         progress.skip(90)

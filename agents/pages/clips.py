@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from glimpse_env import ClipSource
+from glimpse_env.terminal import shows_bars
 from glimpse_env.video.decode import VideoError
 
 from ..learning.config import Config
@@ -224,7 +225,7 @@ def play_as_tested(record: Record, config: Config, test: ClipSource, clips: list
     batches = max(clips) // EVALUATION_ENVS + 1
     played: dict[int, Played] = {}
     rollouts = islice(play_split(envs, policy, greedy_play(config), seed=config.training.seed), batches)
-    progress = tqdm(rollouts, desc=record.model.name, total=batches, disable=None, leave=False)
+    progress = tqdm(rollouts, desc=record.model.name, total=batches, disable=not shows_bars(), leave=False)
     for batch, (rollout, _) in enumerate(progress):
         episodes = Played.of(envs, rollout, record.model)
         first = batch * EVALUATION_ENVS

@@ -1,12 +1,13 @@
-"""Progress of training: a bar on a terminal, and lines of text without one."""
+"""Progress of training: a bar on a terminal or in a notebook, and lines of text elsewhere."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 
 from tqdm.auto import tqdm
+
+from glimpse_env.terminal import shows_bars
 
 SECONDS_BETWEEN_LINES = 30.0
 BAR = "{desc} |{bar}| {n_fmt}/{total_fmt}, {remaining} left, {rate_fmt}{postfix}"
@@ -25,8 +26,7 @@ class Progress:
         self._started = self._printed = time.perf_counter()
         self._values: dict[str, float] = {}
         self._model = ""
-        is_terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=total, unit="up", ncols=80, bar_format=BAR, disable=not (shows and is_terminal))
+        self._bar = tqdm(total=total, unit="up", ncols=80, bar_format=BAR, disable=not (shows and shows_bars()))
 
     def __enter__(self) -> Progress:
         return self

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from glimpse_env.datasets import VideoClip, VideoDataset
 from glimpse_env.extract.description import write_description

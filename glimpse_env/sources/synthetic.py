@@ -267,7 +267,7 @@ class EasySyntheticSource(SyntheticSource):
     every class.
 
     It is meant for `glimpses=1`, as in `VideoGlimpseEasy-v0`. Random looks then find the actor in 1 - (8/9)^3 = 0.30 of
-    the clips, so an agent that looks at random is right in at most 0.30 + 0.70 / 4 = 0.47.
+    the clips, and a look at a distractor rules out its pose: an agent that looks at random is right in at most 0.55.
     """
 
     class_names: tuple[str, ...] = ("A", "B", "C", "D")
