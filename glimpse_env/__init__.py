@@ -26,13 +26,12 @@ __all__ = [
 ]  # fmt: skip
 
 __version__ = "0.1.0"
-
-_VARIANTS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "VideoGlimpse-v0": {},
     "VideoGlimpseEasy-v0": {"source": "synthetic-easy", "glimpses": 1},
     "VideoGlimpseUntrimmed-v0": {"source": "synthetic-untrimmed"},
 }
-for _id, _arguments in _VARIANTS.items():
+for _id, _arguments in VARIANTS.items():
     gymnasium.register(
         id=_id,
         entry_point="glimpse_env.env:VideoGlimpseEnv",

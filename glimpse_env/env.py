@@ -91,7 +91,8 @@ def check_arguments(episode: EpisodeArguments, *others: str) -> None:
     for name in episode.keys() - set(known):
         close = get_close_matches(name, known, 1)
         hint = f": did you mean {close[0]!r}?" if close else "."
-        raise TypeError(f"unknown argument {name!r}{hint} This environment takes {', '.join(known)}")
+        # TorchRL and Gymnasium look for the first words, which are Python's.
+        raise TypeError(f"got an unexpected keyword argument {name!r}{hint} The environment takes {', '.join(known)}")
 
 
 def build_engine(

@@ -196,7 +196,7 @@ class FrameRewards(_Wrapper, RecordConstructorArgs):
         return observation, float(self._shares.pay(reward, terminated)[0]), terminated, truncated, info
 
 
-class VectorFrameRewards(VectorWrapper[Array, Index, Array]):
+class VectorFrameRewards(VectorWrapper):
     """Pay every prediction its share of r_T in the step that makes it (`FrameShares`)."""
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:

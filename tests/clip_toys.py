@@ -32,3 +32,24 @@ def counted(clips, frames):
     """
     shape = (clips, frames, 3, 3, 2)
     return np.arange(1, np.prod(shape) + 1, dtype=np.float32).reshape(shape)
+
+
+def assert_same(first, second):
+    """Hold two results of reset or step to the same structure, types, dtypes and bits."""
+    assert type(first) is type(second)
+    if isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_same(first[key], second[key])
+    elif isinstance(first, tuple):
+        for one, other in zip(first, second, strict=True):
+            assert_same(one, other)
+    elif isinstance(first, np.ndarray):
+        assert (first.dtype, first.shape) == (second.dtype, second.shape)
+        if first.dtype == object:
+            for one, other in zip(first, second, strict=True):
+                assert_same(one, other)
+        else:
+            np.testing.assert_array_equal(first, second)
+    else:
+        assert first == second

@@ -560,7 +560,7 @@ def test_the_labels_of_an_untrimmed_clip_are_fresh_too(untrimmed):
         (
             {"glimpse": 5},
             TypeError,
-            "unknown argument 'glimpse': did you mean 'glimpses'[?] This environment takes source, split,",
+            "unexpected keyword argument 'glimpse': did you mean 'glimpses'[?] The environment takes source, split,",
         ),
     ],
 )
@@ -630,3 +630,43 @@ def test_a_step_without_an_episode(toy):
         env.step(np.array([0, 0]))
     env.reset()
     env.step(np.array([0, 0]))
+
+
+# ---- with other libraries
+
+
+def test_pictures_are_shown_at_the_rate_of_the_source(toy):
+    assert VideoGlimpseEnv(source=toy).metadata["render_fps"] == 10
+    assert type(VideoGlimpseEnv(source=toy).metadata["render_fps"]) is int  # gymnasium.utils.play wants one
+    assert VideoGlimpseVectorEnv(2, source="synthetic").metadata["render_fps"] == 8
+    slow = ArraySource(features=toy.features, labels=toy.labels, class_names=toy.class_names, frames_per_second=7.5)
+    assert VideoGlimpseEnv(source=slow).metadata["render_fps"] == 7.5
+
+
+@pytest.mark.parametrize(
+    ("make", "argument", "answer"),
+    [
+        (
+            gym.make,
+            {"glimpse": 5},
+            "'glimpse': did you mean 'glimpses'[?] The environment takes source, .*, render_mode",
+        ),
+        (gym.make, {"lookcost": 5}, "'lookcost': did you mean 'look_cost'[?]"),
+        (gym.make, {"xyz": 5}, "'xyz'. The environment takes source, split, fold"),
+        (gym.make_vec, {"autoreset": 5}, "'autoreset': did you mean 'autoreset_mode'[?]"),
+        (gym.make, {"copy": True}, "'copy'. The"),
+    ],
+)
+def test_an_unknown_argument_is_answered_with_the_closest(make, argument, answer):
+    with pytest.raises(TypeError, match=f"got an unexpected keyword argument {answer}"):
+        make("VideoGlimpse-v0", **argument)
+
+
+def test_all_choices_are_allowed_unless_a_subclass_forbids_some(toy):
+    assert VideoGlimpseEnv(source=toy, glimpses=2).action_masks().tolist() == [True] * (9 + 9 + 3)
+    assert VideoGlimpseVectorEnv(2, source=toy, glimpses=None).action_masks().tolist() == [[True] * (18 + 3)] * 2
+
+
+def test_windows_too_long_to_hold_are_refused(toy):
+    with pytest.raises(ValueError, match="frames must be at least 1 and at most 1000000, got 10000000000"):
+        VideoGlimpseEnv(source=toy, window_seconds=1e9)

@@ -5,6 +5,7 @@ import itertools
 import gymnasium as gym
 import numpy as np
 import pytest
+from clip_toys import assert_same
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
@@ -16,27 +17,6 @@ from glimpse_env import VideoGlimpseEnv, VideoGlimpseVectorEnv
 MODES = ("glimpsed", "cube", "slices", "blind")
 AUTORESETS = tuple(AutoresetMode)
 EVERYONE = np.ones(3, np.bool_)
-
-
-def assert_same(first, second):
-    """Hold two results of reset or step to the same structure, types, dtypes and bits."""
-    assert type(first) is type(second)
-    if isinstance(first, dict):
-        assert first.keys() == second.keys()
-        for key in first:
-            assert_same(first[key], second[key])
-    elif isinstance(first, tuple):
-        for one, other in zip(first, second, strict=True):
-            assert_same(one, other)
-    elif isinstance(first, np.ndarray):
-        assert (first.dtype, first.shape) == (second.dtype, second.shape)
-        if first.dtype == object:
-            for one, other in zip(first, second, strict=True):
-                assert_same(one, other)
-        else:
-            np.testing.assert_array_equal(first, second)
-    else:
-        assert first == second
 
 
 def started_anew(envs, mask):
@@ -506,3 +486,46 @@ def test_videos_can_be_recorded(toy, tmp_path):
     envs.close()
     (video,) = (tmp_path / "videos").glob("*.mp4")
     assert video.stat().st_size > 1000
+
+
+# ---- time limits
+
+
+@pytest.fixture
+def alias():
+    """An id with a time limit of three steps, registered as users register theirs."""
+    gym.register(
+        "VideoGlimpseShort-v0", "glimpse_env:VideoGlimpseEnv", max_episode_steps=3,
+        vector_entry_point="glimpse_env:VideoGlimpseVectorEnv",
+    )  # fmt: skip
+    yield "VideoGlimpseShort-v0"
+    del gym.registry["VideoGlimpseShort-v0"]
+
+
+@pytest.mark.parametrize("frames", [2, 3, 4])
+@pytest.mark.parametrize("autoreset", AUTORESETS)
+@pytest.mark.parametrize("observation", MODES)
+def test_a_time_limit_truncates_as_in_single_environments(uneven, alias, observation, autoreset, frames):
+    arguments = {"source": uneven, "observation": observation, "glimpses": 2, "frames": frames}
+    ours = gym.make_vec(alias, 3, autoreset_mode=autoreset, **arguments)
+    singles = [lambda: gym.make(alias, disable_env_checker=True, **arguments)] * 3
+    theirs = SyncVectorEnv(singles, autoreset_mode=autoreset)
+    assert_same(ours.reset(seed=7), theirs.reset(seed=7))
+    ours.action_space.seed(2)
+    ended = np.zeros(2, int)
+    for step in range(20):
+        actions = ours.action_space.sample()
+        result = ours.step(actions)
+        assert_same(result, theirs.step(actions))
+        ended += [result[2].sum(), result[3].sum()]
+        mask = np.array([True, False, False]) & (step == 1)
+        mask |= (result[2] | result[3]) & (autoreset == AutoresetMode.DISABLED)
+        if mask.any():
+            assert_same(started_anew(ours, mask), started_anew(theirs, mask))
+    assert (ended > 0).tolist() == [frames <= 3, frames >= 3]
+
+
+@pytest.mark.parametrize("steps", [0, -1, True, 2.5])
+def test_a_time_limit_that_is_none(toy, steps):
+    with pytest.raises(ValueError, match=f"max_episode_steps must be a positive integer, got {steps}"):
+        VideoGlimpseVectorEnv(2, source=toy, max_episode_steps=steps)

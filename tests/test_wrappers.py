@@ -11,10 +11,12 @@ from glimpse_env import VideoGlimpseEnv, VideoGlimpseVectorEnv
 from glimpse_env.wrappers import (
     DiscreteAction,
     EpisodeStatistics,
+    FrameRewards,
     PreviousAction,
     TimeLeft,
     TupleAction,
     VectorEpisodeStatistics,
+    VectorFrameRewards,
 )
 
 
@@ -158,3 +160,66 @@ def test_wrappers_go_into_make_vec():
     )  # fmt: skip
     observations, _ = envs.reset(seed=1)
     assert observations[:, -1].tolist() == [1, 1]
+
+
+# ---- rewards frame by frame: clip 0 of `toy` is class 2, clip 1 class 0
+
+
+def test_a_right_prediction_is_paid_at_once_and_a_wrong_one_charged(toy):
+    env = FrameRewards(VideoGlimpseEnv(source=toy, glimpses=1, look_cost=0.25, abstain=True))
+    for _ in range(2):  # a reset begins anew
+        env.reset(options={"clip": 0})
+        steps = [env.step(np.array([cell, said])) for cell, said in ((0, 2), (1, 0), (2, 3), (3, 2))]
+        # eta = 0.5: 0.5 for a true prediction, -0.5 for a false one, 0 for none; three looks are paid at the end.
+        assert [reward for _, reward, *_ in steps] == [0.5, -0.5, 0.0, 0.5 - 0.75]
+        assert type(steps[0][1]) is float
+        env.reset()
+        env.step(np.array([0, 1]))  # an episode that is not played to its end leaves no debt
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+@pytest.mark.parametrize("autoreset", ["NextStep", "SameStep", "Disabled"])
+def test_shares_of_many_add_up_to_their_returns(toy, autoreset, limit):
+    arguments = {"source": toy, "glimpses": 2, "autoreset_mode": autoreset, "look_cost": 0.1, "eta": 0.25}
+    plain = VideoGlimpseVectorEnv(3, max_episode_steps=limit, **arguments)
+    shared = VectorFrameRewards(VideoGlimpseVectorEnv(3, max_episode_steps=limit, **arguments))
+    for envs in (plain, shared):
+        envs.reset(seed=1)
+        envs.step(np.zeros((3, 3), int))
+        envs.reset(options={"reset_mask": np.array([False, True, False])})
+    rng, returns, begun, ended = np.random.default_rng(1), np.zeros(3), np.array([False, True, False]), 0
+    for _ in range(20):
+        actions = np.hstack([rng.integers(0, 9, (3, 2)), rng.integers(0, 3, (3, 1))])
+        _, rewards, terminations, truncations, _ = plain.step(actions)
+        _, shares, *rest, _ = shared.step(actions)
+        np.testing.assert_array_equal(rest, [terminations, truncations])
+        returns += shares
+        np.testing.assert_allclose(returns[terminations & begun], rewards[terminations & begun])
+        ended += (terminations & begun).sum()
+        over = terminations | truncations
+        returns[over], begun = 0, begun | over
+        if autoreset == "Disabled" and over.any():
+            plain.reset(options={"reset_mask": over.copy()})
+            shared.reset(options={"reset_mask": over.copy()})
+    assert (ended > 6) == (limit is None)
+
+
+def test_only_frame_by_frame_can_be_paid_and_only_here(toy):
+    with pytest.raises(ValueError, match="matching must be 'frame' to pay frame by frame, got 'segment'"):
+        FrameRewards(VideoGlimpseEnv(source=toy, matching="segment"))
+    with pytest.raises(TypeError, match=r"^FrameRewards pays for predictions of a VideoGlimpseEnv, got .*CartPole"):
+        FrameRewards(gym.make("CartPole-v1"))
+    sync = gym.make_vec("VideoGlimpse-v0", 2, vectorization_mode="sync")
+    with pytest.raises(TypeError, match=r"VectorFrameRewards pays .* of a VideoGlimpseVectorEnv, got SyncVectorEnv"):
+        VectorFrameRewards(sync)
+
+
+def test_statistics_of_later_episodes_are_whole_in_same_step(toy):
+    """Gymnasium before 1.3 leaves out the first step of all episodes but the first."""
+    envs = VectorEpisodeStatistics(VideoGlimpseVectorEnv(2, source=toy, glimpses=1, autoreset_mode="SameStep"))
+    envs.reset(seed=1)
+    for _ in range(12):
+        *_, infos = envs.step(np.array([[0, 0], [1, 0]]))
+    assert infos["episode"]["l"].tolist() == [4, 4]
+    assert list(envs.length_queue) == [4] * 6
+    assert set(envs.return_queue) <= {2.0, -2.0}  # 0.5 * 4 * 1 or 0.5 * 4 * -1
