@@ -16,12 +16,16 @@ import glimpse_env
 def missing_by_extra() -> dict[str, list[str]]:
     """Return for each optional extra of this distribution the packages that are not installed."""
     missing: dict[str, list[str]] = defaultdict(list)
-    installed = {found.name.lower() for found in metadata.distributions()}
+    installed = {_normal(found.name) for found in metadata.distributions()}
     for requirement in metadata.requires("videoglimpse") or []:
         if extra := re.search(r"""extra == ["']([\w-]+)""", requirement):
             (name,) = re.findall(r"^[\w.-]+", requirement)
-            missing[extra.group(1)] += [] if name.lower() in installed else [name]
+            missing[extra.group(1)] += [] if _normal(name) in installed else [name]
     return dict(missing)
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def main() -> None:

@@ -7,9 +7,9 @@ import torch
 
 pytest.importorskip("sb3_contrib")
 
-from sb3_contrib import RecurrentPPO
+from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO
-from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecMonitor, VecVideoRecorder
+from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecMonitor, VecNormalize, VecVideoRecorder
 
 from glimpse_env import VideoGlimpseEnv
 from glimpse_env.sb3 import CubeFeatures, FrameRewards, GlimpseVecEnv, SliceFeatures
@@ -213,3 +213,25 @@ def test_paying_frame_by_frame_leaves_returns_as_they_were(toy, rules):
 def test_segments_cannot_be_paid_frame_by_frame(toy):
     with pytest.raises(ValueError, match="matching must be 'frame' to pay frame by frame, got 'segment'"):
         FrameRewards(GlimpseVecEnv(1, source=toy, matching="segment"))
+
+
+def test_frame_rewards_wrap_raw_rewards_of_one_engine(toy):
+    FrameRewards(VecMonitor(GlimpseVecEnv(2, source=toy, glimpses=1)))
+    with pytest.raises(ValueError, match="FrameRewards needs the rewards as they are: put VecNormalize around it"):
+        FrameRewards(VecNormalize(GlimpseVecEnv(2, source=toy, glimpses=1), norm_obs=False))
+    with pytest.raises(ValueError, match=r"FrameRewards wraps a GlimpseVecEnv: wrap .* in wrappers.FrameRewards"):
+        FrameRewards(DummyVecEnv([lambda: VideoGlimpseEnv(source=toy, glimpses=1)] * 2))
+
+
+def test_masks_reach_the_environment_and_maskable_ppo(toy):
+    envs = GlimpseVecEnv(2, source=toy, glimpses=1)
+    masks = envs.env_method("action_masks")
+    assert [mask.tolist() for mask in masks] == [[True] * (9 + 3)] * 2
+    only = np.ones((2, 12), bool)
+    only[0, :9], only[1, 1:9] = np.arange(9) == 4, False
+    envs.envs.action_masks = lambda: only  # a restricted field of view
+    np.testing.assert_array_equal(envs.env_method("action_masks", indices=1), only[1:])
+    model = MaskablePPO("MlpPolicy", envs, n_steps=8, batch_size=8, seed=1, device="cpu").learn(16)
+    looked = model.rollout_buffer.actions[:, 0]  # the steps of one environment after those of the other
+    assert set(looked[:8]) == {4}
+    assert set(looked[8:]) == {0}

@@ -1,11 +1,14 @@
 """Clips in memory and the gathering of rows that every source shares."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glimpse_env import ArraySource, ClipSource, Segment, open_source
+from glimpse_env import ArraySource, ClipSource, Segment, SlidingWindows, SyntheticSource, WallSource, open_source
 from glimpse_env.sources.protocol import gather_rows
 
 FINITE_HALVES = np.arange(0x7C00, dtype=np.uint16).view(np.float16)  # every one that is not negative
@@ -123,6 +126,13 @@ def test_a_source_is_opened_as_it_is(toy):
         ({"labels": np.array([0.0, 1.0])}, r"labels must be \(2,\) integers, got float64 \(2,\)"),
         ({"labels": np.array([0, 2])}, r"labels must be -1 \(unknown\) or 0..1, got 0..2"),
         ({"labels": np.array([-2, 1])}, r"labels must be -1 \(unknown\) or 0..1, got -2..1"),
+        ({"features": np.ones((2, 0, 2, 2, 1), np.float32)}, r"features must be .*, got shape \(2, 0, 2, 2, 1\)"),
+        ({"features": np.ones((2, 1, 2, 2, 0), np.float32)}, r"features must be .*, got shape \(2, 1, 2, 2, 0\)"),
+        ({"frames_per_second": 0.0}, "frames_per_second must be positive and finite, got 0.0"),
+        ({"frames_per_second": float("nan")}, "frames_per_second must be positive and finite, got nan"),
+        ({"images": np.zeros((2, 1, 4, 4), np.uint8)}, r"images must be uint8 \(2, 1, height, width, 3\), got uint8"),
+        ({"images": np.zeros((2, 1, 4, 4, 3))}, r"images must be uint8 .*, got float64 \(2, 1, 4, 4, 3\)"),
+        ({"actors": np.zeros((2, 1, 2, 2))}, r"actors must be bool \(2, 1, 2, 2\), got float64 \(2, 1, 2, 2\)"),
         ({"clip_ids": ("a",)}, "2 clips need as many clip_ids, got 1"),
         (
             {"images": np.zeros((2, 2, 4, 4, 3), np.uint8)},
@@ -140,3 +150,41 @@ def test_arrays_that_do_not_fit(change, message):
     ArraySource(**arguments)
     with pytest.raises(ValueError, match=message):
         ArraySource(**{**arguments, **change})
+
+
+def test_features_are_copied_and_pickled_once():
+    source = ArraySource(
+        features=np.ones((10, 5, 4, 4, 25), np.float32), labels=np.zeros(10, int), class_names=("run",)
+    )
+    assert 80_000 < len(pickle.dumps(source)) < 82_000  # 10 * 5 * 16 * 25 numbers of four bytes
+    twin = copy.deepcopy(source)
+    arrays = [value for value in vars(twin).values() if isinstance(value, np.ndarray)]
+    assert sorted(array.nbytes for array in arrays) == [80, 80_000]
+    out = np.empty((1, 4, 4, 25), np.float32)
+    twin.features[3, 2] = 7
+    twin.read_cubes(index(3), index(2), out)
+    assert (out == 7).all()  # the one array is the array that is read
+
+
+def test_a_segment_of_unknown_class_is_never_true(uneven):
+    import dataclasses
+
+    from glimpse_env import VideoGlimpseEnv
+
+    source = dataclasses.replace(uneven, truths=((Segment(0.0, 9.0, -1),), (), (Segment(0.0, 9.0, 0),)))
+    env = VideoGlimpseEnv(source=source, glimpses=1, frames=2)
+    _, info = env.reset(options={"clip": 0})
+    assert not info["label"].any()
+    for _ in range(2):
+        *_, info = env.step(np.array([0, 1]))  # the last class, which -1 would index
+        assert not info["frame_labels"].any()
+    assert (info["true_positives"], info["false_positives"], info["is_correct"]) == (0, 2, False)
+
+
+def test_sources_say_in_one_line_what_they_are(toy):
+    assert repr(toy) == "<ArraySource: 5 clips of 3 classes, 4 frames of 3 x 3 x 2>"
+    assert repr(SyntheticSource("test")) == "<SyntheticSource test: 1000 clips of 8 classes, 16 frames of 7 x 7 x 32>"
+    windows = SlidingWindows(source=toy, window_seconds=0.2)
+    assert repr(windows) == "<SlidingWindows: 15 clips of 3 classes, 2 frames of 3 x 3 x 2>"
+    wall = WallSource(SyntheticSource("test"), background=("AABC",), grid=3, split="test")
+    assert repr(wall) == "<WallSource test: 875 clips of 7 classes, 16 frames of 3 x 3 x 32>"

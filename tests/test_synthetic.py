@@ -2,6 +2,9 @@
 
 import copy
 import hashlib
+import subprocess
+import sys
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -17,6 +20,7 @@ from glimpse_env.sources.synthetic import (
     UntrimmedSyntheticSource,
 )
 
+ROOT = Path(__file__).parent.parent
 SPLITS = ("train", "validation", "test")
 
 
@@ -208,6 +212,31 @@ def test_memory_grows_with_the_clips_that_were_read(monkeypatch):
     for clip in range(100, 140):
         read_clip(source, clip)
     assert source._bank.rows.nbytes <= 2 * 40 * 16 * 49 * 32 * 2  # twice forty clips, of 200 MB for all
+
+
+MANY = """
+import resource, sys
+import gymnasium as gym
+import glimpse_env
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+envs = [gym.make("VideoGlimpse-v0") for _ in range(64)]
+for seed, env in enumerate(envs):
+    for episode in range(20):
+        env.reset(seed=64 * episode + seed)
+        for _ in range(16):
+            env.step(env.action_space.sample())
+print(before // 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kB there")
+def test_many_environments_share_their_memory():
+    """64 single environments and 1280 episodes: 400 MB for all, 3.2 GB when each kept its own clips."""
+    done = subprocess.run([sys.executable, "-c", MANY], cwd=ROOT, capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert after < 400, f"{before} MB before, {after} MB after"
 
 
 def test_a_copy_makes_its_clips_anew():
