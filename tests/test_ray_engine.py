@@ -1,4 +1,4 @@
-"""Extraction by Ray's workers: the same store, whoever dies."""
+"""Extraction by Ray's workers: the same store, even if workers or the driver die."""
 
 import os
 import signal
@@ -106,7 +106,7 @@ def test_killed_workers_are_started_again(settings, expected, tmp_path):
     assert contents(out) == expected
 
 
-def test_a_killed_driver_goes_on_and_other_errors_are_told(settings, expected, tmp_path):
+def test_a_killed_driver_resumes_and_other_errors_are_printed(settings, expected, tmp_path):
     out = tmp_path / "store"
     running = start(settings, out)
     while running.poll() is None and not list(out.glob("shards/?????")):

@@ -342,6 +342,14 @@ def test_a_store_without_clips_is_not_finished(tmp_path):
         writer.finish()
 
 
+def test_a_store_of_zeros_is_not_finished(tmp_path):
+    writer = StoreWriter(tmp_path, MANIFEST, CLIPS)
+    writer.write_shard(0, [replace(arrays_of("a"), features=np.zeros((3, 2, 2, 3), np.float16))], {"b": "broken"})
+    writer.write_shard(1, [], {"c": "broken", "d": "broken"})
+    with pytest.raises(StoreError, match=r"all features of .* are 0: give the weights of a trained network"):
+        writer.finish()
+
+
 def test_the_report_keeps_every_run_and_is_not_checksummed(store):
     write_report(store, failures={"x": "broken"}, run={"frames": 10, "frames_per_second": 5.0})
     write_report(store, failures={"x": "broken"}, run={"frames": 0, "frames_per_second": 0.0})

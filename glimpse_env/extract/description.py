@@ -57,7 +57,7 @@ def read_description(path: Path) -> Description:
         FileNotFoundError: there is no such file.
         ValueError: it is no JSON object, or a setting is unknown, missing or out of range.
     """
-    file = path / FILE_NAME if path.is_dir() else path
+    file = (path / FILE_NAME if path.is_dir() else path).absolute()
     if not file.is_file():
         raise FileNotFoundError(
             f"no description of a data set at {file}: python -m glimpse_env.extract writes one into every store, and "

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import ray
+from ray.util import ActorPool
 
 from glimpse_env.datasets import VideoClip
 from glimpse_env.extract.settings import Settings
@@ -54,40 +54,23 @@ def fill_on_ray(settings: Settings, writer: StoreWriter, shards: Sequence[int], 
 def _fill(settings: Settings, writer: StoreWriter, shards: Sequence[int], report: Report) -> Work:
     gpus = int(settings.device.startswith("cuda"))
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    if gpus:
-        settings = replace(settings, threads=_cores_a_gpu(settings.threads, machines))
-    count = min(_count_workers(settings, gpus, machines), len(shards))
+    if gpus:  # the cores for each GPU on the machine with the fewest
+        shares = [int(machine.get("CPU", 0) // machine["GPU"]) for machine in machines if machine.get("GPU", 0) >= 1]
+        settings = replace(settings, threads=max(1, min([settings.threads, *shares])))
     worker_type = ray.remote(_Worker).options(
         num_cpus=settings.threads, num_gpus=gpus, max_restarts=-1, max_task_retries=_RETRIES
     )
+    count = min(_count_workers(settings, gpus, machines), len(shards))
+    pool = ActorPool([worker_type.remote() for _ in range(count)])
     shared = ray.put(settings), ray.put(writer)
-    waiting = deque(shards)
-    running: dict[Any, Any] = {}
-
-    def begin(worker: Any) -> None:
-        if waiting:
-            shard = waiting.popleft()
-            running[worker.fill.remote(*shared, shard)] = worker, shard
-
-    for _ in range(count):
-        begin(worker_type.remote())
     work = Work()
-    while running:
-        (ready,), _ = ray.wait(list(running))
-        worker, shard = running.pop(ready)
-        done, reasons = ray.get(ready)
-        begin(worker)
+    filled: Iterator[Any] = pool.map_unordered(lambda worker, shard: worker.fill.remote(*shared, shard), list(shards))
+    for shard, done, reasons in filled:
         work.add(done)
         for clip in writer.share(shard):
             reason = reasons.get(clip.clip_id)
             report(clip, reason and VideoError(clip.path, reason))
     return work
-
-
-def _cores_a_gpu(threads: int, machines: Sequence[Mapping[str, float]]) -> int:
-    """Return the cores for each GPU on the machine with the fewest, at most `threads`."""
-    shares = [int(machine.get("CPU", 0) // machine["GPU"]) for machine in machines if machine.get("GPU", 0) >= 1]
-    return max(1, min([threads, *shares]))
 
 
 def _count_workers(settings: Settings, gpus: int, machines: Sequence[Mapping[str, float]]) -> int:
@@ -110,28 +93,22 @@ class _Worker:
     def __init__(self) -> None:
         self._extractor: ShardExtractor | None = None
 
-    def fill(self, settings: Settings, writer: StoreWriter, shard: int) -> tuple[Work, dict[str, str]]:
-        """Fill a shard, and return the work and why each unreadable clip was left out."""
-        # Not in the constructor, whose errors Ray reports as a dead worker.
-        self._extractor = self._extractor or _prepare(settings, writer)
+    def fill(self, settings: Settings, writer: StoreWriter, shard: int) -> tuple[int, Work, dict[str, str]]:
+        """Fill a shard, and return its number, the work and why each unreadable clip was left out."""
+        if self._extractor is None:  # not in the constructor, whose errors Ray reports as a dead worker
+            here = software(compiled=settings.compile), decoder_versions(settings.decoder)
+            begun = writer.manifest.software, writer.manifest.decoder
+            if here != begun:
+                raise StoreError(
+                    f"the worker on {socket.gethostname()} has {here}, and the store was begun with {begun}: install "
+                    "the same versions everywhere"
+                )
+            # The decoders end with the worker.
+            self._extractor = ShardExtractor(settings, writer, load_network(settings), make_decoders(settings))
         reasons: dict[str, str] = {}
 
         def report(clip: VideoClip, error: VideoError | None) -> None:
             if error is not None:
                 reasons[clip.clip_id] = error.reason
 
-        return self._extractor.fill([shard], report), reasons
-
-
-def _prepare(settings: Settings, writer: StoreWriter) -> ShardExtractor:
-    here, begun = (
-        (software(compiled=settings.compile), decoder_versions(settings.decoder)),
-        (writer.manifest.software, writer.manifest.decoder),
-    )
-    if here != begun:
-        raise StoreError(
-            f"the worker on {socket.gethostname()} has {here}, and the store was begun with {begun}: install the same "
-            "versions everywhere"
-        )
-    # The decoders end with the worker.
-    return ShardExtractor(settings, writer, load_network(settings), make_decoders(settings))
+        return shard, self._extractor.fill([shard], report), reasons

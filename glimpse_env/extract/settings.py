@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from glimpse_env.datasets import VideoDataset, activitynet, folder, hmdb51, ucf101
 from glimpse_env.video.backbones import BackboneName, Precision, num_threads, parse_device
@@ -144,25 +145,24 @@ class _Listed(Settings):
     allow_missing: bool = False
     """Skip missing videos even with --strict."""
 
+    _describe: ClassVar[Callable[..., VideoDataset]]
 
-@dataclass(frozen=True, kw_only=True)
+    def dataset(self) -> VideoDataset:
+        return type(self)._describe(
+            self.videos, self.splits, strict=self.strict, classes=self.classes, allow_missing=self.allow_missing
+        )
+
+
 class HMDB51(_Listed):
     """HMDB-51, or J-HMDB, with its official splits: `<class>_test_split<fold>.txt`."""
 
-    def dataset(self) -> VideoDataset:
-        return hmdb51(
-            self.videos, self.splits, strict=self.strict, classes=self.classes, allow_missing=self.allow_missing
-        )
+    _describe = staticmethod(hmdb51)
 
 
-@dataclass(frozen=True, kw_only=True)
 class UCF101(_Listed):
     """UCF-101 with its official splits: classInd.txt, trainlist<fold>.txt and testlist<fold>.txt."""
 
-    def dataset(self) -> VideoDataset:
-        return ucf101(
-            self.videos, self.splits, strict=self.strict, classes=self.classes, allow_missing=self.allow_missing
-        )
+    _describe = staticmethod(ucf101)
 
 
 @dataclass(frozen=True, kw_only=True)

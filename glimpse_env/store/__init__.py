@@ -2,7 +2,7 @@
 
 Format, version 1. A store is a folder:
 
-    manifest.json               what the store holds (`Manifest`), the size and sha256 of every other file, and its own
+    manifest.json               contents of the store (`Manifest`), size and sha256 of every other file, and its own
                                 sha256 (of the rest as JSON with sorted keys and no spaces); `complete` is false until
                                 the extraction has finished, and only complete stores open
     index.npz                   one entry per clip, in the order of their ids: clip_ids (str), labels (int64),
@@ -13,25 +13,24 @@ Format, version 1. A store is a folder:
                                 segment_clips (int64, index into the entries per clip), segment_starts and segment_ends
                                 (float64, seconds from the video's beginning) and segment_labels (int64)
     shards/<5 digits>/          rows are frames; the frames of a clip are consecutive rows of one shard
-        features.npy            (rows, K, K, D) float16, never negative; where the manifest names a `crop`, the cells of
+        features.npy            (rows, K, K, D) float16, never negative; if the manifest names a `crop`, the cells of
                                 all frames but a clip's first are of crops around them, not of the whole frame
         thumbnails.npy          (rows, 112, 112, 3) uint8 RGB
         coverage.npy            (rows, K, K) uint8, how much of the cell the actor covers, 255 = all; optional
-        record.json             the shard's clips, the library that decoded each, and the videos of its share that could
-                                not be read, with the reasons; neither its own number nor labels, so that a shard is the
-                                same in every store it is merged into
-    report.json                 failures and timings for people; no part of the store, and the only file whose bytes may
-                                differ between two extractions with the same settings
-
-    lazy.json                   how to compute the same features on demand (`glimpse_env.video.lazy`), with the
-                                paths of the videos and weights at the time; likewise no part of the store
+        record.json             the shard's clips, the library that decoded each, and the reasons why other videos of
+                                its share are unreadable; no shard number and no labels, so that a shard is the same in
+                                every store that it is merged into
+    report.json                 failures and times; no part of the store, and the only file whose bytes may differ
+                                between two extractions with the same settings
+    lazy.json                   settings that compute the same features on demand (`glimpse_env.video.lazy`), with the
+                                paths of videos and weights; no part of the store either
 
 Clips differ in length: only real frames are stored. Frame n of a clip, from 0, shows at starts + n / frames_per_second.
 Nothing is pickled. Reading needs NumPy alone; `glimpse_env.extract` writes stores.
 
-A merged store (`python -m glimpse_env.store merge`) is a store like any other: its parts' shards, numbered on and where
-possible hard links, under an index and a manifest of all. Only there the clips of a shard may stand apart in the index,
-and shards out of order. Files of a store are never changed in place, so that linked ones stay what they are.
+A merged store (`python -m glimpse_env.store merge`) is a store like any other: the shards of its parts under new
+numbers, as hard links if possible, with an index and a manifest of all. Only in a merged store can the clips of a shard
+stand apart in the index. Files of a store are never changed in place, so linked files stay as they are.
 """
 
 from glimpse_env.store.manifest import Manifest, StoreError

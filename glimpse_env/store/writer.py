@@ -164,6 +164,8 @@ class StoreWriter:
                 files[f"{folder}/record.json"] = file_facts(self.path / folder / "record.json")
                 files |= {f"{folder}/{name}": facts for name, facts in record["files"].items()}
         largest = max(record["max_feature"] for record in records)
+        if not largest:
+            raise StoreError(f"all features of {self.path} are 0: give the weights of a trained network")
         self.manifest = replace(self.manifest, max_feature=largest, complete=True)
         self._write_manifest(files)
         self.is_complete = True
@@ -261,10 +263,7 @@ def require_same(path: Path, manifest: Manifest) -> Manifest | None:
     if differing == ["threads"]:
         remedy = f"give --threads {old['threads']}, or choose another --out"
     elif set(differing) <= {"clips_sha256", "num_shards", "class_names"}:
-        remedy = (
-            "the videos or their lists have changed; extract the new ones to another --out and merge the stores, or "
-        )
-        remedy += "delete this one"
+        remedy = "the videos or their lists have changed; extract the new ones to another --out and merge the stores"
     changes = ", ".join(f"{key} {old[key]!r} there and {new[key]!r} now" for key in differing[:4])
     raise StoreError(f"{path} was begun with other settings ({changes}): {remedy}")
 

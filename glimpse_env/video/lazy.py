@@ -80,7 +80,7 @@ class LazySource:
     computes_features = True
 
     def __init__(self, path: Path, *, split: str = "train", fold: int = 1, bytes_kept: int = 2**30) -> None:
-        self.path, self.split, self.fold, self.bytes_kept = path, split, fold, bytes_kept
+        self.path, self.split, self.fold, self.bytes_kept = path.absolute(), split, fold, bytes_kept
         self._description = description = read_description(path)
         self._settings = settings = description.settings
         dataset = settings.dataset()
