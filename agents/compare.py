@@ -29,8 +29,9 @@ from .runs.command import CommandLine, parse_command, run_command
 from .runs.files import read_json, write_file, write_json
 from .runs.folder import find_runs
 from .runs.jobs import Job, read_tuned, train_all
-from .tables.comparison import Reported, comparison_table, page, read_reported, records_as_csv, summary, warnings_on
+from .tables.comparison import Reported, comparison_table, page, read_reported, runs_table, summary, warnings_on
 from .tables.grid import SeededOutput
+from .tables.layout import comma_separated
 from .tables.plots import comparison_figures, png
 from .tables.records import Record, Row, read_records, rows_of
 
@@ -87,7 +88,7 @@ def write_comparison(out: Path, reported: Sequence[Reported] = ()) -> list[Recor
     rows = rows_of(records)
     write_file(out / "table.md", page(records, reported))
     write_file(out / "summary.csv", summary(rows, reported))
-    write_file(out / "table.csv", records_as_csv(rows))
+    write_file(out / "table.csv", comma_separated(*runs_table([record for row in rows for record in row.records])))
     for name, (_, figure) in comparison_figures(rows, count_macs(out, rows)).items():
         write_file(out / f"{name}.png", png(figure))
     return records

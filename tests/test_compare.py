@@ -21,12 +21,12 @@ from glimpse_agents.tables.comparison import (
     comparison_table,
     page,
     read_reported,
-    records_as_csv,
+    runs_table,
     summary,
     verdict,
 )
 from glimpse_agents.tables.intervals import crossed_interval, mean_interval
-from glimpse_agents.tables.layout import Table, notes_on
+from glimpse_agents.tables.layout import Table, comma_separated, notes_on
 from glimpse_agents.tables.records import Record, find_row, read_records, rows_of
 from glimpse_agents.tables.summary import results_table
 
@@ -68,6 +68,10 @@ def table_of(records, reported=(), **options):
     """Return the lines of the Markdown table of some records, without the rule under the header."""
     header, _, *lines = comparison_table(rows_of(records), reported, **options).markdown().splitlines()
     return [header, *lines]
+
+
+def records_in_rows(records):
+    return [record for row in rows_of(records) for record in row.records]
 
 
 def trained_models(path):
@@ -306,7 +310,8 @@ def test_the_page_shows_source_chance_code_and_machine():
     text = page([record("mean", 1, 1)])
     assert "Source `synthetic`, fold 1, preset small, reward eq7, 1000 updates of 32 clips x 4 rollouts;" in text
     assert "chance 0.333." in text
-    assert "Code c; M, 1 threads." in text
+    assert "Code c; M, 1 threads; ." in text
+    assert "3 x 3 cells in each of 4 frames, 10 per second." in text
 
 
 def test_a_measure_that_some_seeds_lack_is_not_averaged():
@@ -338,7 +343,7 @@ def test_published_figures_stand_below_the_models_and_are_marked(tmp_path):
 
 def test_every_run_has_a_line_of_its_own():
     records = [record("random", 5, 2), record("reinforce", 5, 1, right(0, 1, 2)), record("random", 5, 1)]
-    lines = list(csv.DictReader(io.StringIO(records_as_csv(rows_of(records)))))
+    lines = list(csv.DictReader(io.StringIO(comma_separated(*runs_table(records_in_rows(records))))))
     assert [(line["model"], line["m"], line["seed"]) for line in lines] == [
         ("reinforce", "5", "1"), ("random", "5", "1"), ("random", "5", "2"),
     ]  # fmt: skip
@@ -399,7 +404,7 @@ def test_a_seed_counts_with_the_mean_over_its_folds():
     assert "mean over the folds 1, 2, preset small" in text
     assert "6 test videos of 6 films" in text
     assert "Left out, because not all of the folds 1, 2 are finished: random (seed 2)." in text
-    lines = list(csv.DictReader(io.StringIO(records_as_csv(rows_of(records)))))
+    lines = list(csv.DictReader(io.StringIO(comma_separated(*runs_table(records_in_rows(records))))))
     assert [(line["model"], line["seed"], line["fold"]) for line in lines] == [
         ("reinforce", "1", "1"), ("reinforce", "1", "2"), ("reinforce", "2", "1"), ("reinforce", "2", "2"),
         ("random", "1", "1"), ("random", "1", "2"),

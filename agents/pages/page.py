@@ -13,8 +13,7 @@ from PIL import Image
 from ..learning.config import PATHS
 from ..pictures.movies import animation, encode_mp4, has_mp4
 from ..pictures.strips import comparison_strip
-from ..playing.evaluation import MEASURES
-from ..tables.comparison import Reported, comparison_table, own_settings, verdict, warnings_on
+from ..tables.comparison import Reported, comparison_table, facts, runs_table, verdict, warnings_on
 from ..tables.plots import comparison_figures, learning_figure, png, visits_figure
 from .clips import YOURS, Clip, describe_rule
 from .experiments import Experiment
@@ -58,21 +57,16 @@ def experiment_section(
     budget: float = float("inf"),
     named: bool = True,
 ) -> Markup:
-    """Return the section of one experiment.
+    """Return the section of one experiment, which has a title if it is `named`.
 
-    Args:
-        number: on the page, from 1.
-        experiment: the runs.
-        clips: as the models saw them.
-        left_out: reason why there are no clips.
-        reported: published figures.
-        macs: per clip, by the name of a row.
-        budget: bytes of the clips; the last clips that do not fit are left out, but the first stays.
-        named: whether the section needs a title, next to others.
+    `left_out` is the reason why there are no clips. The last clips that do not fit the `budget` of bytes are left out,
+    but the first stays. `macs` are by the name of a row.
     """
     rows = experiment.rows
     short = comparison_table(rows, reported)
     every = comparison_table(rows, reported, all_columns=True)
+    header, runs = runs_table(experiment.records)
+    lines = [[str(one.run.path), *map(_cell, cells)] for one, cells in zip(experiment.records, runs, strict=True)]
     plots = [plot(figure, caption) for caption, figure in figures(experiment, macs or {}).values()]
     return tag(
         "section",
@@ -82,13 +76,12 @@ def experiment_section(
         *(tag("p", warning, class_="note") for warning in warnings_on(experiment.records, rows)),
         unfolding("All measures", table(every.header, every.lines), *(tag("p", one) for one in every.notes),
                   tag("p", MEASURES_NOTE)),
-        unfolding("Every run", _every_run(experiment)),
+        unfolding("Every run", table(["run", *header], lines)),
         tag("h3", "Watch it look"),
         *_clips(experiment, clips, left_out, budget),
         tag("h3", "Figures"),
         tag("div", *plots, class_="plots"),
-        unfolding("Settings", _facts(experiment), *(tag("p", own) for own in own_settings(experiment.records)),
-                  _configuration(experiment)),
+        unfolding("Settings", *(tag("p", fact) for fact in facts(experiment.records)), _configuration(experiment)),
         id=f"run-{number}",
     )  # fmt: skip
 
@@ -102,39 +95,6 @@ def figures(experiment: Experiment, macs: Mapping[str, float]) -> dict[str, tupl
     if visits is not None:
         drawn["visits"] = "Share of the looks after the first frame on each cell, in the test clips", visits
     return drawn
-
-
-def _every_run(experiment: Experiment) -> Markup:
-    """Return the measures of each run."""
-    known = [name for name in MEASURES if any(one.number(name) is not None for one in experiment.records)]
-    names = [*known, "validation_accuracy"]
-    titles = [*(MEASURES[name] for name in known), "validation accuracy", "seconds of training"]
-    lines = [
-        [
-            str(one.run.path), one.model.name, str(one.record.config.task.glimpses), str(one.seed), str(one.fold),
-            *(_number(one.number(name)) for name in names), f"{one.result.train_seconds:.0f}",
-        ]
-        for one in experiment.records
-    ]  # fmt: skip
-    return table(["run", "model", "glimpses", "seed", "fold", *titles], lines)
-
-
-def _facts(experiment: Experiment) -> Markup:
-    record = experiment.first.record
-    config, source, size = record.config, record.source, record.source.grid_size
-    windows = "" if config.task.window_seconds is None else ", each scored by the mean of its windows"
-    facts = {
-        "source": f"{config.task.source}: {len(experiment.first.test.correct)} test videos{windows}",
-        "grid": f"{size} x {size} cells",
-        "clips": f"{source.frames} frames, {source.frames_per_second:g} per second, {len(source.class_names)} classes",
-        "features": _listed(source.extraction) if source.extraction else "made by the source itself",
-        "preset": f"{config.preset}, {config.training.updates} updates on {config.training.device}",
-        "reward that training maximised": config.training.reward,
-        "versions": _listed(record.versions),
-        "git commit": "; ".join(dict.fromkeys(str(one.result.trained_by) for one in experiment.records)),
-        "machine": f"{record.machine}, {record.threads} thread" + "s" * (record.threads != 1),
-    }
-    return tag("div", table([], list(facts.items())), class_="facts")
 
 
 def _configuration(experiment: Experiment) -> Markup:
@@ -196,9 +156,5 @@ def _as_webp(content: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def _listed(values: Mapping[str, object]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _cell(value: object) -> str:
+    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

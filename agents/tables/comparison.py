@@ -124,14 +124,13 @@ def summary(rows: Sequence[Row], reported: Sequence[Reported] = ()) -> str:
     return comma_separated(["model", "m", "seeds", "measure", "mean", "interval", "note", "reported_by"], lines)
 
 
-def records_as_csv(rows: Sequence[Row]) -> str:
-    """Return one line for each run."""
-    lines = [
+def runs_table(records: Sequence[Record]) -> tuple[list[str], list[list[object]]]:
+    """Return the header and one line for each run."""
+    lines: list[list[object]] = [
         [one.model.name, one.glimpses, one.seed, one.fold, *map(one.number, COLUMNS), one.result.trained_by]
-        for row in rows
-        for one in row.records
+        for one in records
     ]
-    return comma_separated(["model", "m", "seed", "fold", *COLUMNS, "trained_by"], lines)
+    return ["model", "m", "seed", "fold", *COLUMNS, "trained_by"], lines
 
 
 def verdict(rows: Sequence[Row]) -> str:
@@ -187,28 +186,36 @@ def page(records: Sequence[Record], reported: Sequence[Reported] = (), *, all_co
     Raises:
         ValueError: no seed has all of the folds.
     """
-    rows, first, folds = rows_of(records), records[0].record, sorted({one.fold for one in records})
+    rows = rows_of(records)
     if not rows:
-        raise ValueError(f"no seed of any model has all of the folds {_listed(folds)}: train the missing ones")
-    config, films = first.config, rows[0].films
-    of_folds = f"fold {folds[0]}" if len(folds) == 1 else f"mean over the folds {_listed(folds)}"
-    commits = sorted({str(record.result.trained_by) for record in records})
-    machines = sorted({f"{one.record.machine}, {one.record.threads} threads" for one in records})
+        folds = _listed(sorted({one.fold for one in records}))
+        raise ValueError(f"no seed of any model has all of the folds {folds}: train the missing ones")
     table = comparison_table(rows, reported, all_columns=all_columns)
-    facts = [
-        f"Source `{config.task.source}`, {of_folds}, preset {config.preset}, reward "
-        f"{config.training.reward}, {config.training.updates} updates of {config.training.clips} clips x "
-        f"{config.training.rollouts} rollouts; {len(films)} test videos of {len(set(films.tolist()))} films; chance "
-        f"{1 / len(first.source.class_names):.3f}.",
-        f"Code {', '.join(commits)}; {'; '.join(machines)}.",
+    notes = [*table.notes, *warnings_on(records, rows)]
+    return "\n\n".join([verdict(rows), table.markdown(), *facts(records), *notes]) + "\n"
+
+
+def facts(records: Sequence[Record]) -> list[str]:
+    """Return sentences on the source, the training and the machines of some runs."""
+    first, of_fold = records[0].record, {one.fold: one for one in records}
+    config, source, folds = first.config, first.source, sorted(of_fold)
+    films = [(fold, film) for fold, one in of_fold.items() for film in one.test.films]
+    of_folds = f"fold {folds[0]}" if len(folds) == 1 else f"mean over the folds {_listed(folds)}"
+    machines = sorted({f"{one.record.machine}, {one.record.threads} threads" for one in records})
+    return [
+        f"Source `{config.task.source}`, {of_folds}, preset {config.preset}, reward {config.training.reward}, "
+        f"{config.training.updates} updates of {config.training.clips} clips x {config.training.rollouts} rollouts; "
+        f"{len(films)} test videos of {len(set(films))} films; chance {1 / len(source.class_names):.3f}.",
+        f"{source.grid_size} x {source.grid_size} cells in each of {source.frames} frames, "
+        f"{source.frames_per_second:g} per second"
+        + "".join(f"; {name} {value}" for name, value in (source.extraction or {}).items())
+        + ".",
+        f"Code {', '.join(sorted({str(one.result.trained_by) for one in records}))}; {'; '.join(machines)}; "
+        f"{', '.join(f'{name} {version}' for name, version in first.versions.items())}.",
         *own_settings(records),
-        "Means have 95 % intervals over seeds.",
-        *table.notes,
-        "Validation chose the checkpoints. Soft attention reads every slice in order to score it, and begins from the "
-        "mean of all frames, so it has seen the whole clip at frame 1.",
-        *warnings_on(records, rows),
+        "Means have 95 % intervals over seeds. Validation chose the checkpoints. Soft attention reads every slice in "
+        "order to score it, and begins from the mean of all frames, so it has seen the whole clip at frame 1.",
     ]
-    return "\n\n".join([verdict(rows), table.markdown(), *facts]) + "\n"
 
 
 def own_settings(records: Sequence[Record]) -> list[str]:
