@@ -37,7 +37,7 @@ from .parallel.ranks import (
     mean_scalars,
     raise_together,
 )
-from .pictures.examples import save_examples
+from .pictures.strips import save_examples
 from .playing.envs import (
     SourceRecord,
     Sources,
@@ -54,7 +54,7 @@ from .runs.jobs import Job, default_folder, evaluate_again, jobs_of_models, resu
 from .runs.progress import Progress
 from .runs.signals import Interruption, StoppedError
 from .runs.trainer import Trainer
-from .tables.summary import results_table
+from .tables.comparison import results_table
 
 # ---- the algorithm: one update
 

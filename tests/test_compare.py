@@ -21,6 +21,7 @@ from glimpse_agents.tables.comparison import (
     comparison_table,
     page,
     read_reported,
+    results_table,
     runs_table,
     summary,
     verdict,
@@ -28,7 +29,6 @@ from glimpse_agents.tables.comparison import (
 from glimpse_agents.tables.intervals import crossed_interval, mean_interval
 from glimpse_agents.tables.layout import Table, comma_separated, notes_on
 from glimpse_agents.tables.records import Record, find_row, read_records, rows_of
-from glimpse_agents.tables.summary import results_table
 
 MODELS = ("reinforce", "random", "soft", "gumbel", "mean")
 

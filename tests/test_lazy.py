@@ -22,7 +22,7 @@ from glimpse_agents.playing.features import fits
 from glimpse_agents.playing.videos import Extraction
 from glimpse_agents.runs.folder import RunFolder
 from glimpse_agents.runs.jobs import Job, evaluate_again, train_all
-from glimpse_agents.tables.summary import results_table
+from glimpse_agents.tables.comparison import results_table
 
 from glimpse_env import ClipSource, SlidingWindows, open_source
 from glimpse_env.extract import HMDB51, Folder, Settings, extract

@@ -26,8 +26,12 @@ from ..learning.episodes import GlimpseRollout, Rollout
 from ..learning.models import Model
 from ..learning.policy import GlimpsePolicy
 from ..parallel.noise import Noise
-from ..playing.evaluation import class_scores
+from ..playing.envs import greedy_play, make_envs, open_splits
+from ..playing.evaluation import VALIDATION_SEED, Evaluation, class_scores, middle_clips
 from ..playing.rollout import PlaySettings, play
+from ..runs.files import write_file
+from ..runs.folder import RunFolder
+from ..tables.plots import png
 
 DIMMED = 0.45  # brightness of cells that were not looked at
 HEAT = 0.65  # share of the heat map in the colour of a pixel with the largest weight
@@ -184,6 +188,18 @@ def play_clips(
     noise = Noise.seeded(seed, policy.device)
     rollout = play(envs, policy, np.asarray(clips, np.int64), settings, noise=noise, seed=seed)
     return Played.of(envs, rollout, settings.model)
+
+
+def save_examples(run: RunFolder, measured: Evaluation) -> None:
+    """Draw the first two test videos that a run gets right, and the first two that it gets wrong, as glimpses.png."""
+    config, correct = run.record().config, np.asarray(measured.correct)
+    sources = open_splits(config)
+    videos = np.concatenate([np.flatnonzero(correct)[:2], np.flatnonzero(~correct)[:2]])
+    clips = middle_clips(sources["test"])[videos].tolist()
+    envs = make_envs(config, sources["test"], len(clips), train=False)
+    policy = run.best_policy(config, sources["train"])
+    played = play_clips(envs, policy, clips, greedy_play(config), seed=VALIDATION_SEED)
+    write_file(run.path / "glimpses.png", png(film_strip(played)))
 
 
 def film_strip(played: Played, *, columns: int = 8) -> Figure:
