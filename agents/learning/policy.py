@@ -277,8 +277,8 @@ class GlimpsePolicy(nn.Module):
         Args:
             first: looks of frame 1, without a frame axis.
             rest: looks of frames 2..T, (N, T - 1, ...).
-            views: of frames 1..T-1; None if the location logits chose nothing. They are zeros then. A memory is made
-                anew from the looks.
+            views: of frames 1..T-1; None if the location logits chose nothing. They are zeros then. A memory is
+                computed again from the looks.
             masks: dropout that the episodes were played with.
             detach_scorer: keep the gradient of the location logits out of the LSTM.
 
