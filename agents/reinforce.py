@@ -151,7 +151,7 @@ def fit(trainer: Trainer, run: RunFolder, interruption: Interruption, progress: 
     started, saved = time.perf_counter() - trainer.seconds, time.perf_counter()
     with ExitStack() as stack:
         log = stack.enter_context(closing(MetricsLog(run, trainer.num_updates))) if first else None
-        if config.policy.advanced.linear_start and not trainer.num_updates:
+        if trainer.policy.class_head.linear is not None and not trainer.num_updates:
             trainer.start_from_linear()
             started_from = from_first(lambda: validate(trainer, run))
             if log is not None:

@@ -84,4 +84,9 @@ def test_a_network_starts_as_the_classifier_and_keeps_it_if_training_does_not_he
     with torch.no_grad():
         torch.testing.assert_close(trainer.policy.class_head(hidden, seen.inputs, None), linear(seen.inputs))
     assert linear.weight.abs().max() > 0
-    assert MODELS["mean"].reads_all
+
+
+def test_models_that_learn_attention_have_no_linear_classifier():
+    source = marked_source(3)
+    has = {name: make_policy(linear_config(model=name), source).class_head.linear is not None for name in MODELS}
+    assert {name for name in MODELS if has[name]} == {"mean", "max"}

@@ -89,8 +89,9 @@ class AdvancedPolicyConfig:
     skip: bool = False
     """Let the class head see the attended input as well as the LSTM's state."""
     linear_start: bool = False
-    """Add a linear classifier of the attended input to the class logits. It starts as logistic regression on the looks
-    of the untrained network, with the penalty that validation chooses, and is trained with everything else."""
+    """Give the models "mean" and "max" a linear classifier, added to the class logits. It starts as logistic regression,
+    with the penalty that validation chooses, and is trained with everything else. Other models go without: a head that
+    fits the training clips from the start leaves no error to learn attention from."""
     frame_embedding: bool = True
     """Add a learned vector for the frame's number to the LSTM's input."""
     input_dropout: float = 0.0

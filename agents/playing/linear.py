@@ -37,18 +37,15 @@ class LinearClassifier(NamedTuple):
 
 
 @torch.no_grad()
-def see_split(
-    envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, settings: PlaySettings, *, seed: int, passes: int = 1
-) -> Seen:
+def see_split(envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, settings: PlaySettings, *, seed: int) -> Seen:
     """Play a split, and return the inputs of the class head and the labels of all frames."""
     parts: list[Tensor] = []
     handle = policy.class_head.register_forward_hook(lambda _, arguments, __: parts.append(arguments[1].float()))
     seen = []
     try:
-        for number in range(passes):
-            for rollout, valid in play_split(envs, policy, settings, seed=seed + number):
-                seen.append(Seen(torch.cat(parts, 1)[:valid], rollout.frame_labels[:valid]))
-                parts.clear()
+        for rollout, valid in play_split(envs, policy, settings, seed=seed):
+            seen.append(Seen(torch.cat(parts, 1)[:valid], rollout.frame_labels[:valid]))
+            parts.clear()
     finally:
         handle.remove()
     return Seen(*(torch.cat(column) for column in zip(*seen, strict=True)))

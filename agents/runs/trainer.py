@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
@@ -40,22 +39,17 @@ class Trainer:
         self.trained_by: str | None = git_commit()
 
     def start_from_linear(self) -> None:
-        """Set the linear classifier of the class head to logistic regression on the looks of the untrained network."""
-        linear = self.policy.class_head.linear
+        """Set the linear classifier of the class head to logistic regression."""
+        linear, settings, policy = self.policy.class_head.linear, greedy_play(self.config), self.policy.eval()
         assert linear is not None
-        settings = dataclasses.replace(greedy_play(self.config), greedy=False)
-        passes = 1 if settings.model.reads_all else max(1, min(4, 2000 // self.envs.num_clips))
         seed = self.config.training.seed
-        train, validation = (
-            see_split(envs, self.policy.eval(), settings, seed=seed, passes=passes)
-            for envs in (self.envs, self.validation_envs)
-        )
-        self.policy.train()
-        fitted = fit_linear(train, validation, linear.out_features)
+        train, held_out = (see_split(envs, policy, settings, seed=seed) for envs in (self.envs, self.validation_envs))
+        fitted = fit_linear(train, held_out, linear.out_features)
         with torch.no_grad():
             linear.weight.copy_(fitted.weight)
             linear.bias.copy_(fitted.bias)
-        self.policy.load_state_dict(from_first(self.policy.state_dict))
+        policy.load_state_dict(from_first(policy.state_dict))
+        policy.train()
 
     def measure(self, envs: VideoGlimpseVectorEnv, *, seed: int) -> Evaluation:
         """Measure the network on the split of some environments."""
