@@ -89,7 +89,7 @@ class AdvancedPolicyConfig:
     skip: bool = False
     """Let the class head see the attended input as well as the LSTM's state."""
     linear_start: bool = False
-    """Give the models "mean" and "max" a linear classifier, added to the class logits. It starts as logistic regression,
+    """Add a linear classifier to the class logits of the models "mean" and "max". It starts as logistic regression,
     with the penalty that validation chooses, and is trained with everything else. Other models go without: a head that
     fits the training clips from the start leaves no error to learn attention from."""
     frame_embedding: bool = True
