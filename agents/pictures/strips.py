@@ -161,7 +161,7 @@ class Played:
         return DrawnFrame(
             image=np.full((SIDE, SIDE, 3), 128, np.uint8) if image is None else image,
             seconds=float(self.source.frame_times(clip)[place]),
-            cells=self._cells(episode, frame),
+            cells=self.cells(episode, frame),
             weights=self._attention(episode, frame) if self.model.is_soft else None,
             prediction="no prediction" if abstained else self.source.class_names[best],
             probability=float(scores[best]),
@@ -173,12 +173,14 @@ class Played:
         weights = self.rollout.attention[episode, frame].float().cpu().numpy()
         return np.asarray(weights.reshape(size, size), np.float32)
 
-    def _cells(self, episode: int, frame: int) -> tuple[int, ...] | None:
-        if frame == 0 or self.model.sees == "all" or self.model.is_soft:
+    def cells(self, episode: int, frame: int) -> tuple[int, ...] | None:
+        """Return the cells seen in a frame, in the order of choice if there was one; None if all were."""
+        seen = self.rollout.attention[episode, frame] > 0
+        if self.model.sees == "all" or self.model.is_soft or bool(seen.all()):
             return None
-        if isinstance(self.rollout, GlimpseRollout) and self.rollout.cells.dtype != torch.bool:
+        if frame and isinstance(self.rollout, GlimpseRollout) and self.rollout.cells.dtype != torch.bool:
             return tuple(self.rollout.cells[episode, frame - 1].tolist())
-        return tuple(np.flatnonzero(self._attention(episode, frame)).tolist())
+        return tuple(seen.nonzero().flatten().tolist())
 
 
 def play_clips(

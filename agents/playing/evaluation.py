@@ -35,50 +35,28 @@ class Evaluation:
 
     Measures of videos use their scores (`class_scores`, averaged over a video's windows); all others are means over
     episodes. The two differ if windows slide over videos.
-
-    Attributes:
-        accuracy: top-1 of the videos; any label of a video counts as right.
-        top3: share of the videos with a label among their three best classes.
-        mean_average_precision: of the videos, as ActivityNet measures it; None if no video has a label.
-        plain_mean_average_precision: the same without interpolation.
-        log_score: mean log of the scores of the videos' classes, after scaling scores to sum to 1 (nats); None if no
-            video has a label.
-        hit_at_1, hit_at_3: top-1 and top-3 of the videos with a label, as ActivityNet measures it; None if there is
-            none.
-        accuracy_by_frames: (T,) top-1 of the videos by the mean softmax of frames 1..n, for n = 1..T.
-        vote_accuracy: share of episodes whose most frequent prediction is right; never in a window without a label.
-        focus: share of frames after the first with at least one look on the actor.
-        focus_per_look: share of looks on the actor.
-        attention_on_actor: share of the weights l of eq. 3 on the actor after the first frame; None if unknown.
-        entropy: nats, of the choice of cells, averaged over the frames after the first; None if it is unknown.
-        reward: mean r_T (eq. 7).
-        true_positives, false_positives: mean N+ and N- (eq. 7).
-        glimpses_per_frame: slices attended to in a frame after the first.
-        visits: (K, K) share of the looks after the first frame on each cell; None if all cells are seen.
-        correct: (videos,) bool in the order of the split: whether `accuracy` counts the video.
-        films: (videos,) number of the film that each video was cut from (`film_of_video`).
     """
 
-    accuracy: float
+    accuracy: float  # top-1 of the videos; any label of a video counts as right
     top3: float
-    mean_average_precision: float | None
-    plain_mean_average_precision: float | None
-    log_score: float | None
-    hit_at_1: float | None
+    mean_average_precision: float | None  # of the videos, as ActivityNet measures it; None if no video has a label
+    plain_mean_average_precision: float | None  # the same without interpolation
+    log_score: float | None  # nats: mean log of the scores of the videos' classes, with scores that sum to 1
+    hit_at_1: float | None  # of the videos with a label, as ActivityNet measures it
     hit_at_3: float | None
-    accuracy_by_frames: tuple[float, ...]
-    vote_accuracy: float
-    focus: float | None
-    focus_per_look: float | None
-    attention_on_actor: float | None
-    entropy: float | None
-    reward: float
-    true_positives: float
-    false_positives: float
-    glimpses_per_frame: float
-    visits: tuple[tuple[float, ...], ...] | None
-    correct: tuple[bool, ...]
-    films: tuple[int, ...]
+    accuracy_by_frames: tuple[float, ...]  # (T,) top-1 of the videos by the mean softmax of frames 1..n
+    vote_accuracy: float  # share of episodes whose most frequent prediction is right
+    focus: float | None  # share of frames after the first with at least one look on the actor
+    focus_per_look: float | None  # share of looks on the actor
+    attention_on_actor: float | None  # share of the weights l of eq. 3 on the actor after the first frame
+    entropy: float | None  # nats, of the choice of cells, averaged over frames; None if it is unknown
+    reward: float  # mean r_T (eq. 7)
+    true_positives: float  # mean N+
+    false_positives: float  # mean N-
+    glimpses_per_frame: float  # slices attended to in a frame after the first
+    visits: tuple[tuple[float, ...], ...] | None  # (K, K) share of the looks on each cell; None if all cells are seen
+    correct: tuple[bool, ...]  # (videos,) in the order of the split: whether `accuracy` counts the video
+    films: tuple[int, ...]  # (videos,) number of the film that each video was cut from (`film_of_video`)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Evaluation:

@@ -23,8 +23,7 @@ SHARE_OF_FREE_MEMORY = 0.5  # the share of a GPU's free memory that a bank may u
 class FeatureReader:
     """Features of N episodes that have just begun in some environments, for each of their frames 0..T-1.
 
-    Attributes:
-        window_index: (N,) int64, which of the U different windows of clips each episode plays.
+    `window_index`, (N,) int64, says which of the U different windows of clips each episode plays.
     """
 
     def __init__(self, envs: VideoGlimpseVectorEnv, device: torch.device) -> None:
@@ -52,10 +51,7 @@ class FeatureReader:
     def slices(self, frame: int, cells: Tensor, observations: NDArray[np.float32]) -> Tensor:
         """Return the (N, m, D) slices at (N, m) `cells` of the source's grid.
 
-        Args:
-            frame: from 0.
-            cells: of every episode.
-            observations: (N, m or more, D + 2), the slices that the environments showed of these cells, then zeros.
+        The environments showed them in their (N, m or more, D + 2) observations, followed by zeros.
         """
         if self._bank is not None:
             return self._bank.features[self._rows[:, frame, None], cells].float()

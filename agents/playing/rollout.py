@@ -52,25 +52,15 @@ from .features import FeatureReader
 
 @dataclass(frozen=True, kw_only=True)
 class PlaySettings:
-    """Settings of played episodes.
-
-    Attributes:
-        model: the way to look.
-        in_view: slices of a frame that the location logits may see: those chosen in it, or the whole cube.
-        greedy: take the likeliest cells instead of drawing them; of a set, as many as are drawn on average.
-        sample_classes: draw the predicted class instead of taking the likeliest.
-        mirror: mirror episodes left to right with probability one half.
-        mirrored_together: number of episodes in a row that are mirrored together or not at all.
-        random_share: probability that a frame's cells are drawn at random instead.
-    """
+    """Settings of played episodes."""
 
     model: Model = MODELS["reinforce"]
-    in_view: InView = "glimpsed"
-    greedy: bool = False
-    sample_classes: bool = False
-    mirror: bool = False
-    mirrored_together: int = 1
-    random_share: float = 0.0
+    in_view: InView = "glimpsed"  # what the location logits may see of a frame: the chosen cells, or all
+    greedy: bool = False  # take the likeliest cells instead of drawing them; of a set, as many as are drawn on average
+    sample_classes: bool = False  # draw the predicted class instead of taking the likeliest
+    mirror: bool = False  # mirror episodes left to right with probability one half
+    mirrored_together: int = 1  # number of episodes in a row that are mirrored together or not at all
+    random_share: float = 0.0  # probability that a frame's cells are drawn at random instead
 
 
 def collect_rollout(
@@ -90,11 +80,9 @@ def collect_rollout(
     Args:
         envs: N environments that show "slices", or that are "blind" because a bank on the policy's device has the
             features; they must not reset themselves (autoreset_mode "Disabled").
-        policy: the network.
-        clips: of the episodes.
-        settings: how they are played.
+        policy, clips, settings: network, clips of the episodes, and how they are played.
         noise: of cells, classes and mirroring, on the policy's device.
-        masks: dropout to act under; None acts without.
+        masks: dropout to act under.
         seed: of the environments, which draw windows if `jitter` is on.
 
     Returns:
@@ -152,12 +140,6 @@ class Mirror:
     """Converts between the environments' grid and the policy's for N episodes; the same conversion works both ways.
 
     The policy sees a mirrored episode flipped left to right, and the environment plays it unchanged.
-
-    Args:
-        episodes: N.
-        grid_size: K.
-        settings: mirror each episode with probability one half, or none without drawing anything.
-        noise: on the device of the converted tensors.
     """
 
     def __init__(self, episodes: int, grid_size: int, settings: PlaySettings, noise: Noise) -> None:

@@ -212,12 +212,17 @@ class TrainedModel:
         windows, places = np.divmod(firsts, softmax.shape[1])
         attention = torch.cat([rollout.attention for rollout in rollouts]).float().cpu().numpy()[windows, places]
         size = source.grid_size
-        played = _as_one_episode(rollouts, windows, places)
         pictures = VideoSource(
             videos=[dataclasses.replace(video, features=video.features[:0])],
             class_names=self.class_names,
             num_frames=len(seen),
             frames_per_second=source.frames_per_second,
+        )
+        played = Played(
+            model=settings.model,
+            rollout=_as_one_episode(rollouts, windows, places),
+            source=pictures,
+            windows=seen[None],
         )
         return Prediction(
             video=str(video.path),
@@ -227,10 +232,10 @@ class TrainedModel:
             frame_times=video.times[seen],
             frame_scores=softmax[windows, places, :classes],
             frame_no_prediction=nothing[windows, places],
-            cells=tuple(_cells(played, settings.model.reads_all, frame) for frame in range(len(seen))),
+            cells=tuple(played.cells(0, frame) for frame in range(len(seen))),
             attention=attention.reshape(-1, size, size),
             windows=source.num_clips,
-            played=Played(model=settings.model, rollout=played, source=pictures, windows=seen[None]),
+            played=played,
         )
 
 
@@ -248,12 +253,3 @@ def _as_one_episode(rollouts: Sequence[Rollout], windows: NDArray[np.int64], pla
         cells = torch.cat([rollout.cells.cpu() for rollout in rollouts if isinstance(rollout, GlimpseRollout)])
         changed["cells"] = cells[rows, (columns - 1).clamp_min(0)][None, 1:]
     return dataclasses.replace(first, **changed)
-
-
-def _cells(played: Rollout, reads_all: bool, frame: int) -> tuple[int, ...] | None:
-    seen = played.attention[0, frame] > 0
-    if reads_all or bool(seen.all()):
-        return None
-    if isinstance(played, GlimpseRollout) and played.cells.dtype != torch.bool:
-        return tuple(played.cells[0, frame - 1].tolist())
-    return tuple(seen.nonzero().flatten().tolist())

@@ -286,8 +286,7 @@ def find_run(path: Path) -> RunFolder:
 class PackedRun(RunFolder):
     """A run in one .safetensors file: the weights, and the JSON files of the run as its metadata.
 
-    Of the configuration only settings that differ from the defaults are kept, so that a new setting does not make the
-    file unreadable.
+    A setting that the file does not have is newer than the file, and has its default.
     """
 
     exists = has_best = True
@@ -312,8 +311,8 @@ def pack(run: RunFolder, path: Path) -> None:
     """Write a run into one .safetensors file that `find_run` and `load` take; it names no folder of this machine."""
     if path.suffix != PACKED:
         raise ValueError(f"the name of a packed run must end in {PACKED}, got {path.name!r}")
-    record, result, usual = run.record(), run.result(), Config()
-    config = record.config.with_settings({"device": usual.training.device})
+    record, result = run.record(), run.result()
+    config = record.config.with_settings({"device": "cpu"})
     if config.task.source not in EMBEDDED:
         config = config.with_settings({"source": Path(config.task.source).name})
     source = dataclasses.asdict(record.source)
@@ -321,7 +320,7 @@ def pack(run: RunFolder, path: Path) -> None:
         source["extraction"].pop("weights", None)
     fields = dataclasses.asdict(record) | {
         "format": FORMAT,
-        "config": {name: config.setting(name) for name in PATHS if config.setting(name) != usual.setting(name)},
+        "config": {name: config.setting(name) for name in PATHS},
         "source": source,
     }
     contents = {"config.json": fields, "evaluation.json": None if result is None else dataclasses.asdict(result)}
