@@ -47,7 +47,7 @@ class VideoReader:
 
 @pytest.fixture
 def faulty(tmp_path, monkeypatch):
-    """Let decoder processes, which look for packages where this one does, find a decord that fails by file name."""
+    """Let decoder processes, which search the same folders for packages, find a decord that fails by file name."""
     (tmp_path / "path" / "decord").mkdir(parents=True)
     (tmp_path / "path" / "decord" / "__init__.py").write_text(textwrap.dedent(FAULTY_DECORD))
     monkeypatch.syspath_prepend(tmp_path / "path")
@@ -102,7 +102,7 @@ def test_a_decoder_that_is_killed_while_idle_costs_nothing(tmp_path):
         assert same(next(own.decode([path])), first)
 
 
-def test_a_decoder_that_cannot_be_started_is_told(tmp_path, monkeypatch):
+def test_a_decoder_that_cannot_be_started_is_named(tmp_path, monkeypatch):
     (path,) = write_videos(tmp_path, "a.mp4")
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with (

@@ -30,7 +30,7 @@ def count_faults(mode):
     return int(finished.stdout)
 
 
-def test_kept_memory_is_not_touched_anew():
+def test_kept_memory_is_not_fetched_again():
     kept = count_faults("keep")
     assert kept < 1000
     assert kept < count_faults("default") / 10

@@ -111,8 +111,8 @@ def load_backbone(
         raise ValueError(f"unknown backbone {name!r}: choose one of {', '.join(get_args(BackboneName))}")
     target, path = _find_device(device), _find_weights(name, weights)
     build = _bvlc_trunk if name == "bvlc_googlenet" else _torchvision_trunk
-    network = build(_read_tensors(path), path).eval().requires_grad_(False).to(target)
-    network = network.to(memory_format=torch.channels_last)
+    network = build(_read_tensors(path), path).requires_grad_(False)
+    network = network.to(target).to(memory_format=torch.channels_last)
     backbone = Backbone(
         name="bvlc_googlenet" if name == "bvlc_googlenet" else "googlenet",
         weights_sha256=file_sha256(path),
@@ -289,7 +289,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _load_exactly(network: nn.Module, tensors: Mapping[str, Tensor], *, path: Path, name: str) -> None:
+def _load_exactly(network: nn.Module, tensors: Mapping[str, Tensor], *, path: Path, name: str) -> nn.Module:
     try:
         network.load_state_dict(dict(tensors))
     except RuntimeError as error:
@@ -297,12 +297,11 @@ def _load_exactly(network: nn.Module, tensors: Mapping[str, Tensor], *, path: Pa
         raise WeightsError(
             f"{path} does not fit {name}: {problems} Give the weights of {name} or choose the other --backbone"
         ) from error
+    return network.eval()
 
 
 def _bvlc_trunk(tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
-    network = BVLCGoogLeNet()
-    _load_exactly(network, tensors, path=path, name="bvlc_googlenet")
-    return network
+    return _load_exactly(BVLCGoogLeNet(), tensors, path=path, name="bvlc_googlenet")
 
 
 def _torchvision_trunk(tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
@@ -313,7 +312,6 @@ def _torchvision_trunk(tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
     counters = {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
     kept = {key: value for key, value in tensors.items() if not key.startswith(("aux1.", "aux2."))}
     _load_exactly(network, {**counters, **kept}, path=path, name="googlenet")
-    network.eval()
     for module in network.modules():
         if isinstance(module, BasicConv2d):
             module.conv = nn.utils.fusion.fuse_conv_bn_eval(module.conv, module.bn)

@@ -150,7 +150,8 @@ class _Batcher:
     def _run(self) -> None:
         with self._stopwatch.measure("network"):
             on_gpu = self._device.type == "cuda"
-            batch = torch.zeros(self._shape, dtype=torch.uint8, pin_memory=on_gpu)  # read while the processor works
+            batch = torch.empty(self._shape, dtype=torch.uint8, pin_memory=on_gpu)  # read while the processor works
+            batch[len(self._waiting) :] = 0
             for row, (picture, _) in zip(batch.numpy(), self._waiting, strict=False):
                 row[...] = picture
             computed = self._network(batch)

@@ -67,8 +67,7 @@ class LazySource:
     Attributes:
         crop: pixels along the side of the crops; None if frames are seen whole.
         backbone: the network, which splits of one description share.
-        frames_computed: whole frames that went through the network so far.
-        crops_computed: crops that did.
+        frames_computed: whole frames that went through the network so far; likewise crops_computed.
         stopwatch: seconds spent on "decode", "resize" and "network".
 
     Raises:
