@@ -86,7 +86,10 @@ def write_marked_store(path, **fields):
     parts = ["train", "validation", "train", "test"]
     clips = [
         VideoClip(
-            clip_id=source.clip_id(clip), path=path, label=int(source.labels[clip]), splits=(parts[clip // 3 % 4],)
+            clip_id=source.clip_id(clip),
+            path=path,
+            label=int(source.labels[clip]),
+            splits=(parts[clip // 3 % 4],) * fields.get("num_folds", 1),
         )
         for clip in range(24)
     ]

@@ -385,6 +385,23 @@ def test_each_fold_of_each_seed_is_a_run():
     assert [(str(job.path), job.config.task.fold) for job in jobs_of(alone)] == [("o/m5/seed4/mean", 2)]
 
 
+def test_folds_are_trained_and_averaged(tmp_path, capsys):
+    config = tiny_config(source=str(write_marked_store(tmp_path / "store", num_folds=2)), updates=2, warmup_share=0.0)
+    base = write_config(tmp_path / "base", config)
+    words = ["--folds", 1, 2, "--seeds", 1, "--models", "random", "mean", "--out", tmp_path / "out"]
+    run_main(compare, "--config", base, *words)
+    assert {
+        path.parent.relative_to(tmp_path / "out").as_posix() for path in tmp_path.glob("out/**/evaluation.json")
+    } == {f"fold{fold}/m2/seed1/{model}" for fold in (1, 2) for model in ("random", "mean")}
+    printed = capsys.readouterr().out
+    assert "mean over the folds 1, 2, preset small" in printed
+    for model in ("random", "mean"):
+        runs = [RunFolder(tmp_path / "out" / f"fold{fold}" / "m2" / "seed1" / model) for fold in (1, 2)]
+        assert [run.record().config.task.fold for run in runs] == [1, 2]
+        mean = np.mean([run.finished().measured.accuracy for run in runs])
+        assert f" | {mean:.3f} | - | 12 |" in printed
+
+
 def test_a_seed_counts_with_the_mean_over_its_folds():
     # Folds of 4 and 2 videos count alike: (1/4 + 1/2) / 2 and (3/4 + 2/2) / 2, not 2/6 and 5/6.
     records = [
