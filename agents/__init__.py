@@ -12,15 +12,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .playing.own_agents import evaluate as evaluate
     from .prediction.model import load as load
     from .reinforce import train as train
-    from .runs.own_runs import save_run as save_run
+    from .runs.own_agents import evaluate as evaluate
+    from .runs.own_agents import save_run as save_run
 
 _MODULES = {  # imported when a name is first used, since torch takes seconds
-    "evaluate": "playing.own_agents",
+    "evaluate": "runs.own_agents",
     "load": "prediction.model",
-    "save_run": "runs.own_runs",
+    "save_run": "runs.own_agents",
     "train": "reinforce",
 }
 __all__ = sorted(_MODULES)

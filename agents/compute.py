@@ -29,7 +29,7 @@ from .learning.config import Config
 from .learning.models import MODELS, ModelName
 from .playing.envs import check_device, greedy_play, make_envs, open_splits
 from .playing.videos import Extraction
-from .runs.command import run_command
+from .runs.command import parse_flags, run_command
 from .runs.files import write_json
 from .runs.folder import RunFolder, find_runs
 from .runs.provenance import provenance
@@ -248,7 +248,7 @@ def main(arguments: Arguments) -> None:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Arguments:
     """Read the command line."""
-    return tyro.cli(Arguments, args=arguments, prog="python -m agents.compute")
+    return parse_flags(Arguments, arguments, program="python -m agents.compute")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from .pages.page import experiment_section, figures, whole_page
 from .pictures.movies import animation, encode_gif, encode_mp4, has_mp4
 from .pictures.strips import comparison_strip
 from .playing.envs import check_device
-from .runs.command import run_command
+from .runs.command import parse_flags, run_command
 from .runs.files import read_json, write_file
 from .runs.provenance import provenance
 from .tables.comparison import read_reported
@@ -125,7 +125,7 @@ def main(arguments: Arguments) -> None:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Arguments:
     """Read the command line."""
-    return tyro.cli(Arguments, args=arguments, prog="python -m agents.report")
+    return parse_flags(Arguments, arguments, program="python -m agents.report")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ from glimpse_agents import compare, reinforce
 from glimpse_agents.learning.config import Config
 from glimpse_agents.playing import evaluation
 from glimpse_agents.playing.envs import greedy_play, make_envs, make_policy
-from glimpse_agents.playing.own_agents import evaluate
 from glimpse_agents.runs.folder import RunFolder, find_runs
-from glimpse_agents.runs.own_runs import save_run
+from glimpse_agents.runs.own_agents import evaluate, save_run
 
 CELLS = 9
 

@@ -37,11 +37,7 @@ class Extraction:
 
     @classmethod
     def of_run(cls, config: Config, source: SourceRecord) -> Extraction:
-        """Return the extraction of a run's source.
-
-        Raises:
-            ValueError: the features do not come from videos, or were resized by a rule of another version.
-        """
+        """Return the extraction of a run's source; a ValueError if its features do not come from videos."""
         if source.extraction is None:
             raise ValueError(
                 f"the run was trained on {config.task.source!r}, whose features no network made from videos: use a run "
@@ -76,11 +72,7 @@ class Extraction:
         return path
 
     def load_backbone(self, weights: Path | None, device: str) -> Backbone:
-        """Load the network.
-
-        Raises:
-            WeightsError: the weights are missing, do not fit, or are not those that made the run's features.
-        """
+        """Load the network; a WeightsError if the weights are not those that made the run's features."""
         found = self.find_weights(weights)
         backbone = load_backbone(self.backbone, weights=found, device=device, precision=self.precision)
         if backbone.weights_sha256 != self.weights_sha256:
@@ -94,19 +86,12 @@ class Extraction:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VideoSource:
-    """Videos of any lengths as clips of unknown class.
+    """Videos of any lengths as clips of unknown class."""
 
-    Attributes:
-        videos: at least one.
-        class_names: the C classes.
-        num_frames: T, unless windows slide over the videos.
-        frames_per_second: rate at which the videos were sampled.
-    """
-
-    videos: Sequence[VideoFeatures]
+    videos: Sequence[VideoFeatures]  # at least one
     class_names: tuple[str, ...]
-    num_frames: int
-    frames_per_second: float
+    num_frames: int  # T, unless windows slide over the videos
+    frames_per_second: float  # at which the videos were sampled
     trimmed: bool = True
 
     @cached_property

@@ -24,30 +24,18 @@ class Prediction:
     """Prediction of a model for one video.
 
     Frames are the samples that the model saw. A frame in two windows is reported as the earlier one saw it.
-
-    Attributes:
-        video: name of the video.
-        class_names: the C classes.
-        scores: (C,) float32 of the video, the mean over its windows.
-        no_prediction: mean probability of "no prediction"; 0 if the model cannot answer so.
-        frame_times: (n,) float64 seconds from the start of the video.
-        frame_scores: (n, C) float32 probabilities of the classes at each frame.
-        frame_no_prediction: (n,) float32 probability of "no prediction" at each frame.
-        cells: for each frame the row-major numbers of the cells looked at, in order; None if all cells were seen.
-        attention: (n, K, K) float32 weights of the cells in the frame's input.
-        windows: number of episodes played.
     """
 
     video: str
     class_names: tuple[str, ...]
-    scores: NDArray[np.float32]
-    no_prediction: float
-    frame_times: NDArray[np.float64]
-    frame_scores: NDArray[np.float32]
-    frame_no_prediction: NDArray[np.float32]
-    cells: tuple[tuple[int, ...] | None, ...]
-    attention: NDArray[np.float32]
-    windows: int
+    scores: NDArray[np.float32]  # (C,) the mean over the video's windows
+    no_prediction: float  # mean probability of "no prediction"; 0 if the model cannot answer so
+    frame_times: NDArray[np.float64]  # (n,) seconds from the start of the video
+    frame_scores: NDArray[np.float32]  # (n, C) probabilities of the classes
+    frame_no_prediction: NDArray[np.float32]  # (n,) probability of "no prediction"
+    cells: tuple[tuple[int, ...] | None, ...]  # row-major numbers, in the order of choice; None if all cells were seen
+    attention: NDArray[np.float32]  # (n, K, K) weights of the cells in the frame's input
+    windows: int  # number of episodes played
     played: Played | None = field(repr=False)
 
     @property

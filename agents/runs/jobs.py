@@ -116,20 +116,16 @@ def train_all(
 ) -> list[RunResult | None]:
     """Train all jobs, one after the other, with one progress for all; finished ones are only read.
 
+    Nothing is trained if a job cannot be played on its source.
+
     Args:
         jobs: on sources that may differ; each is opened once.
-        train: `train` of agents/reinforce.py.
-        estimate: returns the expected seconds of a run, for the first line.
-        test: play the test splits.
+        train: `train` of agents/reinforce.py; `test` and `changes` are passed on to it.
+        estimate: returns the expected seconds of a run, for the first line, which `announce` prints.
         keep_going: note a job whose numbers overflow in its failure.json, and continue with the next one.
-        announce: print a first line.
-        changes: settings that may differ from those of runs that are resumed.
 
     Returns:
         the result of each job; None for one that failed.
-
-    Raises:
-        ValueError: a job cannot be played on its source; nothing was trained.
     """
     opened: dict[tuple[Any, ...], Sources] = {}
 
