@@ -85,35 +85,30 @@ class EpisodeArguments(TypedDict, total=False):
     info_strings: bool
 
 
-def check_arguments(episode: EpisodeArguments, *others: str) -> None:
-    """Raise TypeError if an argument is neither of `EpisodeArguments` nor one of the `others`."""
+_SOURCE = {"source": "synthetic", "split": "train", "fold": 1, "window_seconds": None, "stride_seconds": None}
+
+
+def build_engine(num_envs: int, episode: EpisodeArguments, *others: str) -> EpisodeEngine:
+    """Open the source and return the engine that plays it, with the defaults that the source decides.
+
+    Raises:
+        TypeError: an argument is neither of `EpisodeArguments` nor one of the `others` that the environment takes.
+    """
     known = [*EpisodeArguments.__annotations__, *others]
     for name in episode.keys() - set(known):
         close = get_close_matches(name, known, 1)
         hint = f": did you mean {close[0]!r}?" if close else "."
         # TorchRL and Gymnasium look for the first words, which are Python's.
         raise TypeError(f"got an unexpected keyword argument {name!r}{hint} The environment takes {', '.join(known)}")
-
-
-def build_engine(
-    num_envs: int,
-    *,
-    source: str | ClipSource = "synthetic",
-    split: str = "train",
-    fold: int = 1,
-    frames: int | None = None,
-    window_seconds: float | None = None,
-    stride_seconds: float | None = None,
-    abstain: bool | None = None,
-    **rules: Any,
-) -> EpisodeEngine:
-    """Open the source and return the engine that plays it, with the defaults that the source decides."""
+    rules: dict[str, Any] = {name: value for name, value in episode.items() if name not in _SOURCE}
+    opening: dict[str, Any] = _SOURCE | {name: value for name, value in episode.items() if name in _SOURCE}
+    frames, window_seconds = rules.get("frames"), opening["window_seconds"]
     if frames is not None and window_seconds is not None:
         raise ValueError(f"frames ({frames}) and window_seconds ({window_seconds}) both set T: give one of them")
-    clips = open_source(source, split=split, fold=fold, window_seconds=window_seconds, stride_seconds=stride_seconds)
-    frames = clips.num_frames if frames is None else frames
-    abstain = not clips.trimmed if abstain is None else abstain
-    return EpisodeEngine(clips, EpisodeRules(frames=frames, abstain=abstain, **rules), num_envs)
+    clips = open_source(**opening)
+    defaults = {"frames": clips.num_frames, "abstain": not clips.trimmed}
+    rules |= {name: value for name, value in defaults.items() if rules.get(name) is None}
+    return EpisodeEngine(clips, EpisodeRules(**rules), num_envs)
 
 
 def check_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, Any]:
@@ -166,10 +161,9 @@ class VideoGlimpseEnv(gym.Env[Array, Index]):
     metadata: dict[str, Any] = {"render_modes": RENDER_MODES, "render_fps": 8}  # noqa: RUF012 - as in gymnasium.Env
 
     def __init__(self, *, render_mode: str | None = None, **episode: Unpack[EpisodeArguments]) -> None:
-        check_arguments(episode, "render_mode")
         check_render_mode(render_mode)
         self.render_mode = render_mode
-        self.engine = build_engine(1, **episode)
+        self.engine = build_engine(1, episode, "render_mode")
         self.source = self.engine.source
         self.metadata = render_metadata(self.source)
         self.num_clips, self.class_names = self.source.num_clips, self.source.class_names

@@ -54,7 +54,7 @@ def render_engine(engine: EpisodeEngine, env: int) -> NDArray[np.uint8]:
     return draw(
         _energy(engine, env) if image is None else image,
         engine.seen(env),
-        title=f"{engine.source.clip_id(clip)}   frame {frame} of {engine.rules.frames}",
+        title=f"frame {frame} of {engine.rules.frames}   {engine.source.clip_id(clip)}",
         prediction="" if predicted < 0 else [*names, ABSTAINED][predicted],
         truth=", ".join(names[label] for label in labels),
         is_right=bool(engine.frame_labels()[env, predicted]) if is_judged else None,
@@ -97,10 +97,14 @@ def draw(
         for row, column in np.argwhere(seen):
             box = (column * cell, row * cell, (column + 1) * cell - 1, (row + 1) * cell - 1)
             pen.rectangle(box, outline=(255, 210, 60), width=2)
-    pen.text((6, SIDE + 6), title, fill=PLAIN, font=font)
     colour = PLAIN if is_right is None else RIGHT if is_right else WRONG
-    pen.text((6, SIDE + 26), f"prediction: {prediction or '-'}", fill=colour, font=font)
-    pen.text((SIDE / 2, SIDE + 26), f"truth: {truth or '?'}", fill=PLAIN, font=font)
+    for left, top, width, text, fill in (
+        (6, 6, SIDE - 12, title, PLAIN),
+        (6, 26, SIDE // 2 - 12, f"prediction: {prediction or '-'}", colour),
+        (SIDE // 2, 26, SIDE // 2 - 6, f"truth: {truth or '?'}", PLAIN),
+    ):
+        shown = next(text[:end] for end in range(len(text), -1, -1) if font.getlength(text[:end]) <= width)
+        pen.text((left, SIDE + top), shown, fill=fill, font=font)
     return np.asarray(picture)
 
 

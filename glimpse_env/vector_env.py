@@ -14,7 +14,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from typing_extensions import Unpack
 
-from glimpse_env.env import EpisodeArguments, build_engine, check_arguments, check_options
+from glimpse_env.env import EpisodeArguments, build_engine, check_options
 from glimpse_env.rendering import check_render_mode, render_engine, render_metadata
 from glimpse_env.sources.protocol import Array, Index
 
@@ -48,7 +48,6 @@ class VideoGlimpseVectorEnv(VectorEnv[Array, Index, Array]):
         render_mode: str | None = None,
         **episode: Unpack[EpisodeArguments],
     ) -> None:
-        check_arguments(episode, "autoreset_mode", "copy", "max_episode_steps", "render_mode")
         numbers = {"num_envs": num_envs, "max_episode_steps": 1 if max_episode_steps is None else max_episode_steps}
         for name, value in numbers.items():
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
@@ -61,7 +60,7 @@ class VideoGlimpseVectorEnv(VectorEnv[Array, Index, Array]):
             raise ValueError(f"autoreset_mode must be one of {modes}, got {autoreset_mode!r}")
         self.render_mode, self.num_envs, self.copy = render_mode, int(num_envs), copy
         self.autoreset_mode, self.max_episode_steps = AutoresetMode(autoreset_mode), max_episode_steps
-        self.engine = build_engine(self.num_envs, **episode)
+        self.engine = build_engine(self.num_envs, episode, "autoreset_mode", "copy", "max_episode_steps", "render_mode")
         self.source = self.engine.source
         self.metadata = render_metadata(self.source) | {"autoreset_mode": self.autoreset_mode}
         self.num_clips, self.class_names = self.source.num_clips, self.source.class_names
@@ -69,20 +68,18 @@ class VideoGlimpseVectorEnv(VectorEnv[Array, Index, Array]):
         self.single_action_space = self.engine.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._generators: list[np.random.Generator] = []
-        self._seeds: list[int] = []
+        made = [seeding.np_random() for _ in range(self.num_envs)]
+        self._generators, self._seeds = [pair[0] for pair in made], [pair[1] for pair in made]
         self._shared = None if copy else self.engine.blank()
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The N generators, one per environment."""
-        self._seed(None)
         return tuple(self._generators)
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
         """The N seeds of the generators."""
-        self._seed(None)
         return tuple(self._seeds)
 
     def reset(
@@ -150,7 +147,7 @@ class VideoGlimpseVectorEnv(VectorEnv[Array, Index, Array]):
         """Return the masks of N single environments, a row each."""
         return np.ones((self.num_envs, int(self.engine.action_space.nvec.sum())), np.bool_)
 
-    def _seed(self, seed: int | Sequence[int | None] | None, mask: NDArray[np.bool_] | None = None) -> None:
+    def _seed(self, seed: int | Sequence[int | None] | None, mask: NDArray[np.bool_]) -> None:
         if isinstance(seed, (int, np.integer)):
             seed = [int(seed) + env for env in range(self.num_envs)]
         elif seed is None:
@@ -159,10 +156,7 @@ class VideoGlimpseVectorEnv(VectorEnv[Array, Index, Array]):
             raise TypeError(f"seed must be None, an integer or {self.num_envs} of these, got {seed!r}")
         if len(seed) != self.num_envs:
             raise ValueError(f"{self.num_envs} environments need as many seeds, got {len(seed)}")
-        if not self._generators:
-            made = [seeding.np_random() for _ in range(self.num_envs)]
-            self._generators, self._seeds = [pair[0] for pair in made], [pair[1] for pair in made]
-        chosen = [env for env, own in enumerate(seed) if own is not None and (mask is None or mask[env])]
+        chosen = [env for env, own in enumerate(seed) if own is not None and mask[env]]
         accepted = [seeding.np_random(seed[env]) for env in chosen]  # all, before any of them is used
         for env, (generator, own) in zip(chosen, accepted, strict=True):
             self._generators[env], self._seeds[env] = generator, own

@@ -144,3 +144,16 @@ def test_any_class_that_is_true_is_right(untrimmed):
         env.step(np.array([0, prediction]))
         assert prediction_colours(env.render()) >= {colour}
         assert not {RIGHT, WRONG} - {colour} & prediction_colours(env.render())
+
+
+def test_long_names_are_cut_off_at_the_edge_of_their_place():
+    image, seen = np.zeros((8, 8, 3), np.uint8), np.ones((2, 2), bool)
+    words = {"title": "frame 2 of 15", "prediction": "swing", "truth": "pullup"}
+    short = draw(image, seen, **words)
+    long = draw(image, seen, **{name: word + 40 * "m" for name, word in words.items()})
+    second = slice(SIDE + 26, None)
+    assert short[second, SIDE // 2 - 6 : SIDE // 2].max() == long[second, SIDE // 2 - 6 : SIDE // 2].max() == 0
+    assert long[SIDE:, -6:].max() == 0
+    begin = SIDE // 2 + 20  # "tr", the first letters of what stands there
+    np.testing.assert_array_equal(short[second, SIDE // 2 : begin], long[second, SIDE // 2 : begin])
+    np.testing.assert_array_equal(short[SIDE : SIDE + 20, :80], long[SIDE : SIDE + 20, :80])
