@@ -209,7 +209,7 @@ def test_the_network_that_made_the_features_is_measured(runs, weights, tmp_path)
 
 def test_weights_that_do_not_fit_the_run_are_named(runs, weights, tmp_path):
     copy = extracted(runs / "reinforce", tmp_path / "copy", "0" * 64)
-    with pytest.raises(ValueError, match=r"no weights file at nowhere\.safetensors"):
+    with pytest.raises(ValueError, match=r"no weights of bvlc_googlenet at nowhere\.safetensors"):
         main(parse_arguments([str(copy), "--weights", "nowhere.safetensors"]))
     with pytest.raises(ValueError, match=r"bvlc_googlenet made the run's features with weights of sha256 000"):
         main(parse_arguments([str(copy), "--weights", str(weights)]))

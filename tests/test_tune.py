@@ -138,7 +138,7 @@ def test_a_trial_is_judged_by_the_log_score_of_the_validation_split(tmp_path, mo
     splits = marked_splits(9, kind=Watched)
     sources = splits | {"test": dataclasses.replace(splits["test"], limit=0, count=[])}  # reading it fails
     monkeypatch.setattr("glimpse_agents.runs.jobs.open_splits", lambda config: sources)
-    config = tiny_config(model="soft", abstain=False)
+    config = tiny_config(source="marked", model="soft", abstain=False)
     score = judge_trial(config, tmp_path / "trial0", {"learning_rate": 5e-3})
     run = RunFolder(tmp_path / "trial0")
     assert run.record().config.training.learning_rate == 5e-3
