@@ -22,6 +22,7 @@ COMMANDS = {
     "ablate": (f"{__package__}.ablate", "agents", "Change one setting at a time and measure the effect."),
     "compute": (f"{__package__}.compute", "agents", "Count the work of runs and measure their time."),
     "extract": ("glimpse_env.extract", "video", "Compute features of videos into a store."),
+    "weights": ("glimpse_env.weights", "video", "Convert Caffe's weights of GoogLeNet."),
     "store": ("glimpse_env.store", "video", "Verify, describe or merge stores."),
     "wall": ("glimpse_env.wall", "video", "Describe a wall of cameras."),
     "play": ("play.py", "play", "Play episodes by hand."),

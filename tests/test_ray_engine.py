@@ -12,6 +12,7 @@ import pytest
 from extraction_inputs import contents, write_video
 
 from glimpse_env.extract import Folder, extract
+from glimpse_env.video.backbones import DeviceError
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.ci]
@@ -117,3 +118,15 @@ def test_a_killed_driver_resumes_and_other_errors_are_printed(settings, expected
     output, _ = start(settings, tmp_path / "none", "--workers", "999").communicate()
     assert "error: Ray has room for " in output
     assert "workers of 1 cores, not for 999: choose fewer --workers or --threads" in output
+
+
+def test_a_ray_that_does_not_start_is_one_line(settings, tmp_path, monkeypatch):
+    def fail(**_):
+        raise RuntimeError("The node timed out during startup.\nMore lines")
+
+    monkeypatch.setattr("ray.init", fail)
+    message = (
+        r"Ray cannot be started \(The node timed out during startup\.\): run the same command again, or use --engine"
+    )
+    with pytest.raises(DeviceError, match=message):
+        extract(replace(settings, out=tmp_path / "store", engine="ray"))

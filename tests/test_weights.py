@@ -76,7 +76,7 @@ def test_a_caffemodel_is_converted_bit_for_bit(tensors, tmp_path, capsys, legacy
     first, note, following = capsys.readouterr().out.splitlines()
     assert first == f"{out}: the weights of {source}, whose sha1 is {sha1}"
     assert "states the sha1 405fc5acd08a3bb12de8ee5e23a96bec22f08204, so this is another file" in note
-    assert following == f"next: python -m glimpse_env.extract folder --videos DIR --weights {out} --out STORE"
+    assert following == f"Next: python -m glimpse_env.extract folder --videos DIR --weights {out} --out STORE"
 
 
 def test_blobs_of_every_kind_are_read(tmp_path):

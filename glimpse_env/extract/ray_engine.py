@@ -34,10 +34,16 @@ def fill_on_ray(settings: Settings, writer: StoreWriter, shards: Sequence[int], 
     absolute, and lead to the same files everywhere.
 
     Raises:
-        DeviceError: no worker, or not as many as asked for, would fit.
+        DeviceError: Ray cannot be started, or has no room for the workers.
         StoreError: a worker has other versions than this process.
     """
-    ray.init(address=os.environ.get("RAY_ADDRESS", "local"), include_dashboard=False, log_to_driver=False)
+    try:
+        ray.init(address=os.environ.get("RAY_ADDRESS", "local"), include_dashboard=False, log_to_driver=False)
+    except Exception as error:  # of several types
+        reason = str(error).splitlines()[0]
+        raise DeviceError(
+            f"Ray cannot be started ({reason}): run the same command again, or use --engine local"
+        ) from error
     try:
         return _fill(settings, writer, shards, report)
     except ray.exceptions.RayTaskError as error:
