@@ -177,7 +177,7 @@ def row_of(run: RunFolder, clips_alone: int) -> Row:
 
 
 def measure(run: RunFolder, made_from: dict[str, Any]) -> Row:
-    """Play the test split of a run on the videos, all clips together and some of them alone."""
+    """Play the test split of a run on the videos, all clips together and some alone."""
     config = run.record().config
     source, seed = open_test(config), config.training.seed
     policy = run.best_policy(config, source)
