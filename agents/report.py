@@ -37,7 +37,7 @@ BUDGET = 6e6  # bytes of the clips on a page, which leaves 2 MB below 8 MB for p
 
 @dataclass(frozen=True)
 class Arguments:
-    """Build one HTML page from finished runs: results, learning curves, clips and configurations."""
+    """Build one HTML page from finished runs: watch the models look at clips, and compare their results."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Finished runs, or folders of runs, such as that of a comparison."""

@@ -118,7 +118,7 @@ def judged_trials(folder: Path) -> int:
 
 
 def check_base(line: CommandLine[Output], sources: Sources) -> None:
-    """Check that models can be played, that trials can be judged, and that no model has had more of them.
+    """Check that models can be played, that trials can be judged, and that no model has had more trials.
 
     Raises:
         ValueError: a model cannot be played, no validation video has a label, or a model has had more trials.

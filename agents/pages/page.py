@@ -27,7 +27,7 @@ MEASURES_NOTE = (
     "of the weights of eq. 3; entropy is that of the choice of cells, averaged over the frames."
 )
 READING = (
-    "Bright cells in numbered boxes are those that the model looked at, in the order of choice; it sees the first "
+    "Numbered boxes are the cells that the model looked at, in the order of choice; it sees the first "
     "frame whole. Soft attention is a heat map, scaled to its own maximum, which stands in the corner (equal weights "
     "would be {uniform:.3f}). Below each frame: the likeliest class, ✓ if it is true and ✗ if not, and the scores "
     "of the classes over time."
