@@ -45,7 +45,7 @@ STYLES: dict[ModelName, Style] = {
 
 def style_of(model: ModelName) -> Style:
     """Return the appearance of a model; agents that were trained elsewhere share one."""
-    return STYLES.get(model, Style("#000000", "+", "-"))
+    return STYLES.get(model, Style("#d6336c", "+", "-"))
 
 
 def comparison_figures(rows: Sequence[Row], macs: Mapping[str, float]) -> dict[str, tuple[str, Figure]]:
