@@ -186,7 +186,7 @@ def test_training_on_own_sources_records_that_they_have_no_name(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     result = glimpse_agents.train(tiny_config(), sources=marked_splits())
     (path,) = (tmp_path / "runs").iterdir()
-    assert RunFolder(path).record().config.task.source == "own:ArraySource"
+    assert RunFolder(path).record().config.task.source == "own:clips"
     assert RunFolder(path).finished() == result
     named = tiny_config(source="mine")
     glimpse_agents.train(named, tmp_path / "named", sources=marked_splits())

@@ -91,6 +91,7 @@ def test_the_command_trains_every_model_and_prints_the_next_command(store, tmp_p
         assert re.search(r" \d\.\d{3} to \d\.\d{3} ", line)
     assert table[4].split()[-2:] == ["-", "-"]  # the mean has no focus
     assert table[5].startswith("chance 0.333; 6 test videos of 6 films; the interval covers films, not seeds")
+    assert table[6].startswith("of some intervals: few or unequal films (they count as 6.0 equal ones)")
     assert table[-1] == f"Wrote {out}. Next: python -m agents.report {out} --out {out}/report.html"
     files = {path.name for path in (out / "reinforce").iterdir() if "tfevents" not in path.name}
     names = {"config.json", "metrics.jsonl", "best.safetensors", "last.pt", "evaluation.json", "glimpses.png", "lock"}
@@ -98,11 +99,11 @@ def test_the_command_trains_every_model_and_prints_the_next_command(store, tmp_p
     assert len(list(out.rglob("*tfevents*"))) == 4
 
     assert run(monkeypatch, "--evaluate", out) is None  # plays the same clips, and prints the same table
-    assert capsys.readouterr().out.splitlines() == table[:6]
+    assert capsys.readouterr().out.splitlines() == table[:7]
     assert run(monkeypatch, "--resume", out) is None
     assert capsys.readouterr().out.splitlines()[1:] == table
     assert run(monkeypatch, "--evaluate", out / "oracle", "--sampled") is None
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["oracle", "chance"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:3]] == ["oracle", "chance"]
 
 
 def test_models_get_the_settings_that_were_tuned_for_them(store, tmp_path, monkeypatch):

@@ -142,7 +142,7 @@ def test_an_unfinished_run_is_evaluated_by_its_best_checkpoint_and_says_so(tmp_p
     capsys.readouterr()
     assert run(monkeypatch, "--evaluate", out) is None
     printed = capsys.readouterr()
-    assert [line.split()[0] for line in printed.out.splitlines()[1:]] == ["reinforce", "chance"]
+    assert [line.split()[0] for line in printed.out.splitlines()[1:3]] == ["reinforce", "chance"]
     assert printed.err.splitlines()[-2:] == [
         f"{out / 'random'} has not validated yet: it is left out",
         f"{out / 'reinforce'} is not finished: playing its best checkpoint so far",

@@ -19,6 +19,7 @@ from glimpse_agents.runs.folder import FORMAT, MetricsLog, RunFolder, find_runs
 from glimpse_agents.runs.progress import Progress, format_seconds
 from glimpse_agents.runs.provenance import provenance
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.event_file_writer import AtomicCounter
 
 # ---- files
 
@@ -320,7 +321,9 @@ def test_scalars_are_written_as_lines_and_events(tmp_path):
     assert events_of(tmp_path / "run") == [(1, 0.5), (2, 0.5)]
 
 
-def test_a_resumed_run_drops_the_lines_after_its_checkpoint(tmp_path):
+def test_a_resumed_run_drops_the_lines_after_its_checkpoint(tmp_path, monkeypatch):
+    # Files of one second are numbered by a counter of the process, and "10" sorts before "9".
+    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer._global_uid", AtomicCounter(0))
     write_log(tmp_path, 0, [10, 20, 30], 0.5)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"update": 20, "train/lo')  # cut short by a kill

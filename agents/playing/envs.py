@@ -40,10 +40,10 @@ def absolute_source(name: str) -> str:
 
 
 def name_of(source: ClipSource, name: str) -> str:
-    """Return the name that a run records for a source object: the given one, unless it is that of another source."""
+    """Return the name that a run records for a source object: the given one, unless that names another source."""
     kind = EMBEDDED.get(name)
     is_other = isinstance(kind, type) and not isinstance(videos_of(source), kind)
-    return f"{OWN}{type(videos_of(source)).__name__}" if is_other else name
+    return f"{OWN}clips" if is_other else name
 
 
 def open_splits(config: Config) -> Sources:
