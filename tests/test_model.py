@@ -134,7 +134,7 @@ def clips(draw):
     truths = []
     for _ in range(2):
         length = draw(st.integers(1, MOST_FRAMES))
-        spans = st.tuples(st.integers(-4, 30), st.integers(0, 16), st.integers(0, C - 1))
+        spans = st.tuples(st.integers(-4, 30), st.integers(0, 16), st.integers(-1, C - 1))  # -1: unknown
         segments = [
             (Fraction(start, 4), Fraction(start + size, 4), one)
             for start, size, one in draw(st.lists(spans, max_size=4))
