@@ -1,9 +1,11 @@
 """Films whose frames carry their own number, drawn as 4 x 3 black and white blocks, in many containers and codecs."""
 
 import functools
+import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -66,10 +68,23 @@ def read_number(picture):
     return number if bits[_BITS:] == [parity, 1 - parity] else -1
 
 
+@contextmanager
+def keeping_priority():
+    """Undo the real-time priority that SVT-AV1 gives to a process of root, and that its children would inherit."""
+    if not hasattr(os, "sched_setscheduler"):
+        yield
+        return
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, priority)
+
+
 def write_film(film, path):
     """Write a film with PyAV."""
     first = draw(0, film.size)
-    with av.open(str(path), "w", options=film.muxer) as container:
+    with keeping_priority(), av.open(str(path), "w", options=film.muxer) as container:
         stream = container.add_stream(film.codec, rate=RATE, options=film.options)
         stream.width, stream.height = film.size
         stream.pix_fmt = film.pixels

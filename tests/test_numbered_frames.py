@@ -4,6 +4,7 @@ Each frame carries its number, so that a plain decode from beginning to end show
 own list says when each of them shows.
 """
 
+import os
 import shutil
 
 import numpy as np
@@ -29,6 +30,13 @@ MARKED = [pytest.param(name, marks=pytest.mark.slow if name in RARE or name in P
 def test_there_are_enough_films_for_every_change():
     assert len(NAMES) - len(RARE) - len(PROGRAM) >= 60
     assert set(NAMES) >= RARE
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="reads the priority as Linux shows it")
+def test_making_a_film_leaves_no_real_time_priority(tmp_path):
+    before = os.sched_getscheduler(0)
+    make_film("av1.mp4", tmp_path)
+    assert os.sched_getscheduler(0) == before == os.SCHED_OTHER
 
 
 @pytest.fixture(scope="session")
