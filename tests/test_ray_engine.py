@@ -15,7 +15,7 @@ from glimpse_env.extract import Folder, extract
 from glimpse_env.video.backbones import DeviceError
 
 pytest.importorskip("ray")
-pytestmark = [pytest.mark.slow, pytest.mark.ci]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,7 @@ def finish(running):
     return output
 
 
+@pytest.mark.ci
 def test_ray_writes_the_same_store(settings, expected, tmp_path):
     output = finish(start(settings, tmp_path / "store", "--workers", "2"))
     assert contents(tmp_path / "store") == expected
@@ -120,6 +121,7 @@ def test_a_killed_driver_resumes_and_other_errors_are_printed(settings, expected
     assert "workers of 1 cores, not for 999: choose fewer --workers or --threads" in output
 
 
+@pytest.mark.ci
 def test_a_ray_that_does_not_start_is_one_line(settings, tmp_path, monkeypatch):
     def fail(**_):
         raise RuntimeError("The node timed out during startup.\nMore lines")
