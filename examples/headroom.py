@@ -40,6 +40,7 @@ with installed_by('pip install -e ".[agents]"'):
     import torch.nn.functional as F
     import tyro
     from glimpse_agents.playing.evaluation import film_of_video
+    from glimpse_agents.playing.linear import fit_layer, zero_layer
     from glimpse_agents.tables.intervals import Interval, mean_interval
     from torch import Tensor
     from tqdm.auto import tqdm
@@ -117,18 +118,8 @@ def draw_samples(source: ClipSource, glimpses: int, rng: np.random.Generator) ->
 
 def fit_classifier(inputs: Tensor, labels: Tensor, classes: int, penalty: float) -> torch.nn.Linear:
     """Fit a multinomial logistic regression with an L2 penalty on its weights."""
-    layer = torch.nn.Linear(inputs.shape[1], classes)
-    torch.nn.init.zeros_(layer.weight)
-    torch.nn.init.zeros_(layer.bias)
-    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=100, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = F.cross_entropy(layer(inputs), labels) + penalty * layer.weight.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    optimizer.step(loss)  # type: ignore[arg-type]
+    layer = zero_layer(inputs.shape[1], classes)
+    fit_layer(layer, inputs, lambda logits: F.cross_entropy(logits, labels), 2 * penalty)
     return layer.requires_grad_(False)
 
 

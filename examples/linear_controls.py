@@ -75,9 +75,9 @@ def compare(run: RunFolder, seed: int = 1) -> Comparison:
         see_split(make_envs(config, source, EVALUATION_ENVS, train=False), policy, settings, seed=seed)
         for source in (sources["train"], sources["validation"], sources["test"])
     )
-    classifier = fit_linear(train, validation, policy.shape.outputs)
+    classifier, penalty = fit_linear(train, validation, policy.shape.outputs)
     truths, measured = video_labels(sources["test"]), run.finished().measured
-    scores = class_probabilities(classifier.logits(test.inputs), truths.shape[1]).mean(1)
+    scores = class_probabilities(classifier(test.inputs), truths.shape[1]).mean(1)
     correct = top_k_correct(video_scores(scores, sources["test"]).numpy(), truths, 1)
     network = np.array(measured.correct, np.float64)
     return Comparison(
@@ -86,7 +86,7 @@ def compare(run: RunFolder, seed: int = 1) -> Comparison:
         network=mean_interval(network, measured.films),
         linear=mean_interval(correct, measured.films),
         difference=mean_interval(network - correct, measured.films),
-        penalty=classifier.penalty,
+        penalty=penalty,
     )
 
 

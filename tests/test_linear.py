@@ -24,19 +24,19 @@ def frames_of(episodes, seed, *, classes=3, width=5, noise=2.0):
 
 def test_the_classifier_is_that_of_scikit_learn():
     (train_split, labels), (validation, _) = frames_of(60, 0), frames_of(40, 1)
-    fitted = fit_linear(train_split, validation, 3)
+    classifier, penalty = fit_linear(train_split, validation, 3)
     inputs = train_split.inputs.flatten(0, 1).numpy()
     scale = inputs.std(0, ddof=1)
-    other = LogisticRegression(C=1 / (fitted.penalty * len(inputs)), tol=1e-8).fit(inputs / scale, labels.repeat(4))
+    other = LogisticRegression(C=1 / (penalty * len(inputs)), tol=1e-8).fit(inputs / scale, labels.repeat(4))
     expected = other.predict_proba(validation.inputs.flatten(0, 1).numpy() / scale)
-    found = fitted.logits(validation.inputs).softmax(-1).flatten(0, 1).numpy()
+    found = classifier(validation.inputs).softmax(-1).flatten(0, 1).numpy()
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
 def test_validation_chooses_the_penalty():
     noisy, clean = frames_of(12, 0, width=40), frames_of(400, 0, noise=0.2)
     held_out = frames_of(300, 1, width=40)[0], frames_of(300, 1, noise=0.2)[0]
-    strong, weak = fit_linear(noisy[0], held_out[0], 3).penalty, fit_linear(clean[0], held_out[1], 3).penalty
+    strong, weak = fit_linear(noisy[0], held_out[0], 3)[1], fit_linear(clean[0], held_out[1], 3)[1]
     assert weak == min(PENALTIES)
     assert strong > 10 * weak
 
@@ -48,7 +48,7 @@ def test_background_frames_are_silence_if_the_agent_may_abstain():
     inputs = seen.inputs.clone()
     inputs[:, 2:, 4] += 5
     split = Seen(inputs, labels)
-    answers = fit_linear(split, split, 4).logits(inputs).argmax(-1)
+    answers = fit_linear(split, split, 4)[0](inputs).argmax(-1)
     assert (answers[:, 2:] == 3).all()
     assert (answers[:, :2] != 3).float().mean() > 0.9
 

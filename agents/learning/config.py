@@ -106,7 +106,7 @@ class AdvancedPolicyConfig:
     scorer_dropout: float = 0.0
     """Share of the hidden units of the location logits that are dropped."""
     hidden_in_scorer: bool = True
-    """Let the location logits see the LSTM's state as well as the visible slices."""
+    """Let the location logits, and the scores of slice_weights "attended", see the LSTM's state besides the slices."""
     repulsion: float = 0.0
     """Initial strength with which the scorer "grid" avoids cells that were chosen before; it is learned."""
     glimpse_order: GlimpseOrder = "joint"

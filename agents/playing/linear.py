@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from glimpse_env import VideoGlimpseVectorEnv
 
@@ -24,18 +27,6 @@ class Seen(NamedTuple):
     frame_labels: Tensor  # (n, T, C) bool
 
 
-class LinearClassifier(NamedTuple):
-    """Logistic regression from the inputs of single frames."""
-
-    weight: Tensor  # (outputs, width)
-    bias: Tensor  # (outputs,)
-    penalty: float
-
-    def logits(self, inputs: Tensor) -> Tensor:
-        """Return (..., outputs) for (..., width) inputs."""
-        return inputs @ self.weight.T + self.bias
-
-
 @torch.no_grad()
 def see_split(envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, settings: PlaySettings, *, seed: int) -> Seen:
     """Play a split, and return the inputs of the class head and the labels of all frames."""
@@ -51,29 +42,45 @@ def see_split(envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, settings: Play
     return Seen(*(torch.cat(column) for column in zip(*seen, strict=True)))
 
 
-def fit_linear(train: Seen, validation: Seen, outputs: int) -> LinearClassifier:
+def fit_layer(layer: nn.Linear, inputs: Tensor, loss: Callable[[Tensor], Tensor], penalty: float) -> None:
+    """Minimise the loss of a layer's logits plus half the penalty on its squared weights, from the weights it has."""
+    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+
+    def objective() -> Tensor:
+        optimizer.zero_grad()
+        value = loss(layer(inputs)) + penalty / 2 * layer.weight.square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(objective)  # type: ignore[no-untyped-call]
+
+
+def zero_layer(width: int, outputs: int) -> nn.Linear:
+    """Return a linear layer of zeros."""
+    layer = nn.Linear(width, outputs)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def fit_linear(train: Seen, validation: Seen, outputs: int) -> tuple[nn.Linear, float]:
     """Fit logistic regression to frames, with the penalty that has the least cross-entropy on validation.
 
     The penalty is on the weights of inputs that are scaled to unit variance.
+
+    Returns:
+        the layer, for inputs as they are, and its penalty.
     """
     scale = train.inputs.flatten(0, 1).std(0).clamp_min(1e-6)
     inputs, held_out, frames = train.inputs / scale, validation.inputs / scale, train.inputs.shape[1]
-    weight = inputs.new_zeros(outputs, inputs.shape[2], requires_grad=True)
-    bias = inputs.new_zeros(outputs, requires_grad=True)
-    best, least = LinearClassifier(weight.detach().clone(), bias.detach().clone(), PENALTIES[0]), torch.inf
+    layer = zero_layer(inputs.shape[2], outputs).to(inputs.device)
+    fitted, errors = [], []
     for penalty in PENALTIES:
-        optimizer = torch.optim.LBFGS([weight, bias], max_iter=30, line_search_fn="strong_wolfe")
-
-        def objective(optimizer: torch.optim.Optimizer = optimizer, penalty: float = penalty) -> Tensor:
-            optimizer.zero_grad()
-            loss = class_loss(inputs @ weight.T + bias, train.frame_labels) / frames
-            loss = loss + penalty / 2 * weight.square().sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss
-
-        optimizer.step(objective)  # type: ignore[no-untyped-call]
+        fit_layer(layer, inputs, lambda logits: class_loss(logits, train.frame_labels) / frames, penalty)
         with torch.no_grad():
-            error = float(class_loss(held_out @ weight.T + bias, validation.frame_labels))
-            if error < least:
-                best, least = LinearClassifier(weight / scale, bias.clone(), penalty), error
-    return best
+            errors.append(float(class_loss(layer(held_out), validation.frame_labels)))
+        fitted.append(copy.deepcopy(layer))
+    best = int(np.argmin(errors))
+    with torch.no_grad():
+        fitted[best].weight /= scale
+    return fitted[best].requires_grad_(False), PENALTIES[best]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
-
 from glimpse_env import ClipSource, VideoGlimpseVectorEnv
 
 from ..learning.config import Config
@@ -44,10 +42,7 @@ class Trainer:
         assert linear is not None
         seed = self.config.training.seed
         train, held_out = (see_split(envs, policy, settings, seed=seed) for envs in (self.envs, self.validation_envs))
-        fitted = fit_linear(train, held_out, linear.out_features)
-        with torch.no_grad():
-            linear.weight.copy_(fitted.weight)
-            linear.bias.copy_(fitted.bias)
+        linear.load_state_dict(fit_linear(train, held_out, linear.out_features)[0].state_dict())
         policy.load_state_dict(from_first(policy.state_dict))
         policy.train()
 
