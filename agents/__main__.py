@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import runpy
 import sys
 from collections.abc import Sequence
@@ -26,9 +24,8 @@ COMMANDS = {
     "store": ("glimpse_env.store", "video", "Verify, describe or merge stores."),
     "wall": ("glimpse_env.wall", "video", "Describe a wall of cameras."),
     "play": ("play.py", "play", "Play episodes by hand."),
-    "info": ("", "", "Print versions, or with a PATH the contents of a store."),
+    "info": ("glimpse_env", "", "Print versions, or with a PATH the contents of a store."),
 }
-PACKAGES = ("gymnasium", "numpy", "torch", "torchvision", "av", "decord", "stable-baselines3", "pillow", "pygame")
 
 
 def usage() -> str:
@@ -45,17 +42,6 @@ def usage() -> str:
     )
 
 
-def versions() -> str:
-    """Return the versions of this package, Python and the libraries."""
-    found = {"videoglimpse": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return "\n".join(f"{name:18} {version}" for name, version in found.items())
-
-
 def examples() -> Path:
     """Return the folder of the examples: of the wheel, or of the checkout."""
     above = Path(__file__).resolve().parent.parent
@@ -64,10 +50,7 @@ def examples() -> Path:
 
 def run(name: str, words: Sequence[str]) -> None:
     """Run a command as if it was started by itself."""
-    if name == "info":
-        if not words:
-            print(versions())
-            return
+    if name == "info" and words:
         name, words = "store", ["info", *words]
     module, extra, _ = COMMANDS[name]
     sys.argv = [f"videoglimpse {name}", *words]

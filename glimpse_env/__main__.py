@@ -1,4 +1,4 @@
-"""Print the version, the registered environments and the installed extras: `python -m glimpse_env`."""
+"""Print the versions, the registered environments and the extras: `python -m glimpse_env`."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ import numpy as np
 import glimpse_env
 
 
-def missing_by_extra() -> dict[str, list[str]]:
-    """Return for each optional extra of this distribution the packages that are not installed."""
-    missing: dict[str, list[str]] = defaultdict(list)
-    installed = {_normal(found.name) for found in metadata.distributions()}
+def versions_by_extra() -> dict[str, dict[str, str]]:
+    """Return for each optional extra of this distribution its packages with their versions, or "missing"."""
+    versions: dict[str, dict[str, str]] = defaultdict(dict)
     for requirement in metadata.requires("videoglimpse") or []:
-        if extra := re.search(r"""extra == ["']([\w-]+)""", requirement):
-            (name,) = re.findall(r"^[\w.-]+", requirement)
-            missing[extra.group(1)] += [] if _normal(name) in installed else [name]
-    return dict(missing)
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+        (name,) = re.findall(r"^[\w.-]+", requirement)
+        extra = re.search(r"""extra == ["']([\w-]+)""", requirement)
+        if extra and name != "videoglimpse":  # an extra of extras, such as "all"
+            try:
+                versions[extra[1]][name] = metadata.version(name)
+            except metadata.PackageNotFoundError:
+                versions[extra[1]][name] = "missing"
+    return dict(versions)
 
 
 def main() -> None:
     """Run the command line."""
-    versions = f"Gymnasium {gymnasium.__version__}, NumPy {np.__version__}, Python {platform.python_version()}"
-    print(f"videoglimpse {glimpse_env.__version__} ({versions})")
-    print("environments: " + ", ".join(glimpse_env.VARIANTS))
+    rows = {"videoglimpse": glimpse_env.__version__, "python": platform.python_version()}
+    rows |= {"gymnasium": gymnasium.__version__, "numpy": np.__version__}
+    rows["environments"] = ", ".join(glimpse_env.VARIANTS)
     try:
-        for extra, names in missing_by_extra().items():
-            print(f"extra {extra}: " + (f"lacks {', '.join(names)}" if names else "installed"))
+        for extra, versions in versions_by_extra().items():
+            rows[f"extra {extra}"] = ", ".join(f"{name} {version}" for name, version in versions.items())
     except metadata.PackageNotFoundError:
-        print('extras: unknown, since the package is not installed (pip install -e ".[all]")')
+        rows["extras"] = 'unknown, since the package is not installed (pip install -e ".[all]")'
+    for name, value in rows.items():
+        print(f"{name:18} {value}")
 
 
 if __name__ == "__main__":
