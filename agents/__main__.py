@@ -60,6 +60,8 @@ def run(name: str, words: Sequence[str]) -> None:
             runpy.run_path(str(examples() / module), run_name="__main__")
         else:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except KeyboardInterrupt:  # also while torch is being imported
+        sys.exit(130)  # as a shell reports SIGINT
     except ModuleNotFoundError as error:
         sys.exit(f'error: {error.name} is missing: pip install "videoglimpse[{extra}]"')
 

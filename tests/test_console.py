@@ -66,3 +66,16 @@ def test_a_missing_library_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "tyro", None)
     with pytest.raises(SystemExit, match=r'error: tyro is missing: pip install "videoglimpse\[video\]"'):
         run_main(console, "extract", "--help")
+
+
+def test_an_interruption_while_a_command_is_imported_ends_without_a_traceback(monkeypatch):
+    class Interrupting:
+        def find_spec(self, name, path=None, target=None):
+            if name == "interrupted":
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    monkeypatch.setitem(console.COMMANDS, "extract", ("interrupted", "video", ""))
+    with pytest.raises(SystemExit) as exited:
+        run_main(console, "extract")
+    assert exited.value.code == 130
