@@ -1,9 +1,11 @@
-"""Output on a terminal or in a notebook."""
+"""Output on a terminal or in a notebook, and the help of command lines."""
 
 from __future__ import annotations
 
 import io
 import sys
+from dataclasses import is_dataclass
+from typing import Annotated, Any, get_type_hints
 
 
 def escape_unprintable() -> None:
@@ -16,3 +18,17 @@ def escape_unprintable() -> None:
 def shows_bars() -> bool:
     """Return whether a progress bar can be drawn: on a terminal or in a notebook."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+def join_help_lines(block: Any) -> None:
+    """Remove the line breaks of the source, which tyro keeps, from the help of a dataclass, its bases and blocks."""
+    import docstring_parser
+    import tyro
+
+    for kind in filter(is_dataclass, block.__mro__):
+        hints = get_type_hints(kind, include_extras=True)
+        for parameter in docstring_parser.parse_from_object(kind).params:
+            text = " ".join((parameter.description or "").split())
+            kind.__annotations__[parameter.arg_name] = Annotated[hints[parameter.arg_name], tyro.conf.arg(help=text)]
+        for hint in filter(is_dataclass, hints.values()):
+            join_help_lines(hint)

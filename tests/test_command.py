@@ -81,20 +81,25 @@ def test_several_processes_are_for_reinforce_alone(monkeypatch):
 
 def test_help_texts_do_not_break_at_line_breaks_of_the_source(capsys):
     @dataclass(frozen=True)
-    class Flags:
+    class Common:
+        first: str = "a"
+        """Ends,
+        (so) goes on."""
+
+    @dataclass(frozen=True)
+    class Flags(Common):
         """Flags of a test."""
 
         out: str = "a"
-        """A long sentence whose first line ends early,
-        (and) goes on
-        "here".
-        """
+        """A line,
+        "here"."""
 
     with pytest.raises(SystemExit):
         parse_flags(Flags, ["--help"], program="test")
-    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert 'A long sentence whose first line ends early, (and) goes on "here". (default: a)' in text
-    assert parse_flags(Flags, ["--out", "b"], program="test") == Flags("b")
+    help_text = capsys.readouterr().out
+    assert "Ends, (so) goes on. (default: a)" in help_text
+    assert 'A line, "here". (default: a)' in help_text
+    assert parse_flags(Flags, ["--out", "b"], program="test") == Flags("a", "b")
 
 
 def test_names_that_the_terminal_cannot_print_are_escaped():

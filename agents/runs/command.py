@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Generic, TypeVar, get_args
 
-import docstring_parser
 import tyro
 from gymnasium.error import DependencyNotInstalled
 
-from glimpse_env.terminal import escape_unprintable
+from glimpse_env.terminal import escape_unprintable, join_help_lines
 from glimpse_env.video.backbones import DeviceError
 from glimpse_env.video.decode import VideoError
 from glimpse_env.video.readers import DecoderError
@@ -129,17 +128,6 @@ def parse_flags(arguments: type[Flags], words: Sequence[str] | None, *, program:
     """Read the command line of a dataclass of flags."""
     join_help_lines(arguments)
     return tyro.cli(arguments, args=words, prog=program)
-
-
-def join_help_lines(block: Any) -> None:
-    """Remove the line breaks of the source, which tyro keeps, from the help of a dataclass and of its blocks."""
-    hints = get_type_hints(block, include_extras=True)
-    for parameter in docstring_parser.parse_from_object(block).params:
-        text = " ".join((parameter.description or "").split())
-        block.__annotations__[parameter.arg_name] = Annotated[hints[parameter.arg_name], tyro.conf.arg(help=text)]
-    for hint in hints.values():
-        if is_dataclass(hint):
-            join_help_lines(hint)
 
 
 def run_command(main: Callable[[], int | None], *, ranks: bool = False) -> None:

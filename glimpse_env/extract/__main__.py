@@ -21,13 +21,15 @@ from glimpse_env.datasets import DatasetError
 from glimpse_env.extract.run import extract
 from glimpse_env.extract.settings import COMMANDS, Settings
 from glimpse_env.store import StoreError
-from glimpse_env.terminal import escape_unprintable
+from glimpse_env.terminal import escape_unprintable, join_help_lines
 from glimpse_env.video.backbones import DeviceError, WeightsError
 from glimpse_env.video.readers import DecoderError
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Settings:
     """Read the command line: a data set and its settings."""
+    for kind in COMMANDS.values():
+        join_help_lines(kind)
     settings: Settings = tyro.extras.subcommand_cli_from_dict(
         {**COMMANDS}, args=arguments, prog="python -m glimpse_env.extract", description=__doc__
     )
