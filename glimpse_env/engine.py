@@ -190,7 +190,7 @@ class EpisodeEngine:
 
     @contextmanager
     def undone_on_error(self, generators: Sequence[np.random.Generator] = ()) -> Iterator[None]:
-        """Restore the episodes and the generators, those that begin episodes, if the block fails."""
+        """Restore the episodes and `generators` if the block fails; episodes that it begins draw from `generators`."""
         state = self._changed_by_steps + (self._changed_by_begins if generators else [])
         before = [array.copy() for array in state]
         states = [(generator, generator.bit_generator.state) for generator in generators]

@@ -130,7 +130,7 @@ class VideoGlimpseEnv(gym.Env[Array, Index]):
     Args:
         source: "synthetic", "synthetic-easy", "synthetic-untrimmed", the path of a feature store, "lazy:PATH" (videos
             whose features are computed when they are looked at), "wall:FILE" (a wall of cameras), or a ClipSource,
-            which is one split already and makes the spec unserialisable.
+            which is one split already. A spec with a ClipSource or a `Path` cannot be serialised.
         split: "train", "validation" or "test".
         fold: number of the dataset's official split.
         frames: T; the source's own without it.

@@ -85,7 +85,7 @@ class VideoGlimpseVectorEnv(VectorEnv[Array, Index, Array]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """Start episodes in all environments, or in those of `options["reset_mask"]`, (N,) bool.
+        """Start episodes in all environments, or where `options["reset_mask"]`, (N,) bool, is True.
 
         Args:
             seed: an integer s seeds environment i with s + i; a sequence has one seed, or None, for each.

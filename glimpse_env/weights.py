@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from glimpse_env.files import write_atomically
+from glimpse_env.terminal import escape_unprintable
 from glimpse_env.video.backbones import CAFFEMODEL, BVLCGoogLeNet, WeightsError
 
 PUBLISHED_SHA1 = "405fc5acd08a3bb12de8ee5e23a96bec22f08204"  # stated in models/bvlc_googlenet/readme.md of Caffe
@@ -163,6 +164,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
+    escape_unprintable()
     given = parse_arguments(arguments)
     try:
         convert(given.source, given.out)

@@ -284,7 +284,7 @@ def test_an_unfinished_store_is_refused_and_resumed(tmp_path, store):
     writer.finish()
     assert contents(path) == contents(store)
     complete = StoreWriter(path, MANIFEST, CLIPS)
-    assert complete.is_complete
+    assert complete.manifest.complete
     assert complete.missing_shards() == []
 
 

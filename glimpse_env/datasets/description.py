@@ -53,7 +53,7 @@ class VideoDataset:
     name: str
     class_names: tuple[str, ...]
     num_folds: int
-    clips: tuple[VideoClip, ...]  # those that at least one fold uses and whose files exist
+    clips: tuple[VideoClip, ...]  # with a file, and in a part of at least one fold
     trimmed: bool = True  # every clip is one segment of one class
     missing: tuple[str, ...] = ()  # ids of annotated clips without a file
     skipped: tuple[str, ...] = ()  # a sentence for each bad line, folder and file that was left out

@@ -10,7 +10,10 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -18,6 +21,15 @@ VALIDATION_SHARE = 0.15
 
 # Body part, camera, number of people, viewpoint, quality, number: Kuehne et al., ICCV 2011, section 2.
 _HMDB_TAGS = re.compile(r"_[hufl]_(?:nm|cm)_np\d+_(?:fr|ba|le|ri)_(?:goo|med|bad)_\d+$")
+
+
+def check_split(split: str, fold: Any, *, num_folds: int, place: Path) -> None:
+    """Raise ValueError if the data set at `place` has no such split or fold; folds are numbered from 1."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: {place} has {', '.join(SPLITS)}")
+    if not (isinstance(fold, (int, np.integer)) and 1 <= fold <= num_folds):
+        folds = ", ".join(map(str, range(1, num_folds + 1)))
+        raise ValueError(f"unknown fold {fold!r}: {place} has fold {folds}")
 
 
 def source_group(name: str, *, class_name: str) -> str:
@@ -38,8 +50,8 @@ def carve_groups(classes: Mapping[str, Collection[int]], *, share: float) -> fro
 
     Returns:
         `share` of each class's groups, rounded to the nearest whole number with halves up, but at least one of two or
-        more groups and never all of them: a class with a single group keeps it. A group of several classes is held out
-        for all of them as soon as one needs it, so a class can lose more than its share.
+        more groups and never all of them: a class with a single group keeps it. If one class of a group
+        needs it, the group is held out, and its other classes may lose more than their share.
 
     Raises:
         ValueError: share lies outside [0, 1].

@@ -27,8 +27,8 @@ class StoreError(ValueError):
 class Manifest:
     """Contents of a store and how it was made: `manifest.json` without format, sizes and checksums.
 
-    In a merged store `dataset`, `decoder`, `software` and `device` name those of all parts, joined with "; ",
-    `clips_per_shard` and the maxima are the largest of the parts, and `clips_sha256` is the sha256 of theirs in a row.
+    In a merged store `dataset`, `decoder`, `software` and `device` join the texts of all parts with "; ",
+    `clips_per_shard` and the maxima are the largest of the parts, and `clips_sha256` is of theirs, joined.
     """
 
     dataset: str

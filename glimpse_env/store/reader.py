@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from glimpse_env.files import file_sha256
 from glimpse_env.sources.protocol import Segment, widen
-from glimpse_env.sources.splits import SPLITS
+from glimpse_env.sources.splits import check_split
 from glimpse_env.store.manifest import (
     SPLIT_CODES,
     Bank,
@@ -85,11 +85,7 @@ class FeatureStore:
         Raises:
             ValueError: there is no such split or fold, or it has no clips.
         """
-        if split not in SPLITS:
-            raise ValueError(f"unknown split {split!r}: {self.path} has {', '.join(SPLITS)}")
-        if not (isinstance(fold, (int, np.integer)) and 1 <= fold <= self.manifest.num_folds):
-            folds = ", ".join(str(number) for number in range(1, self.manifest.num_folds + 1))
-            raise ValueError(f"unknown fold {fold!r}: {self.path} has fold {folds}")
+        check_split(split, fold, num_folds=self.manifest.num_folds, place=self.path)
         members = np.flatnonzero(self.index["splits"][fold - 1] == SPLIT_CODES[split])
         if not len(members):
             raise ValueError(f"split {split!r} of fold {fold} has no clips in {self.path}")

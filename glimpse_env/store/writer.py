@@ -71,8 +71,7 @@ class StoreWriter:
         begun = require_same(path, manifest)
         if begun is None:
             self._write_manifest(kept="nothing is lost")
-        self.is_complete = begun is not None and begun.complete
-        if begun is not None and begun.complete:
+        elif begun.complete:
             self.manifest = begun  # with the largest feature
         (path / "shards").mkdir(exist_ok=True)
         for leftover in (path / "shards").glob("*.partial"):
@@ -90,7 +89,6 @@ class StoreWriter:
             return
         self.manifest = replace(self.manifest, max_feature=0.0, complete=False)
         self._write_manifest()
-        self.is_complete = False
         (self.path / "index.npz").unlink(missing_ok=True)
         for folder in failed:
             # Renamed first: a half removed folder must not look whole.
@@ -154,7 +152,7 @@ class StoreWriter:
                 f"none of the {len(failures)} videos could be read, so {self.path} is empty: {first}; once that is "
                 "mended, add --retry-failed"
             )
-        if self.is_complete:
+        if self.manifest.complete:
             return failures
         index = self._index(records)
         with raising_store_error(self.path):
@@ -168,7 +166,6 @@ class StoreWriter:
             raise StoreError(f"all features of {self.path} are 0: give the weights of a trained network")
         self.manifest = replace(self.manifest, max_feature=largest, complete=True)
         self._write_manifest(files)
-        self.is_complete = True
         return failures
 
     def _saves(self, clips: Sequence[ClipArrays], bank: Bank) -> Callable[[IO[bytes]], object]:

@@ -125,7 +125,7 @@ def sample(
 ) -> Iterator[Picture | Samples]:
     """Yield the different pictures that the samples of a video show, then the samples; errors as of `decode_clip`.
 
-    If the frames shown are not those that the file announced, pictures begin again from place 0.
+    If the file shows other frames than it announced, pictures begin again from place 0.
     """
     if not path.is_file():
         raise VideoError(path, "it is a folder: name the video files in it" if path.is_dir() else "no such file")

@@ -1,4 +1,4 @@
-"""A clip source that computes features where they are looked at, from the videos themselves.
+"""A clip source that decodes videos, and computes the features of a cell when an agent looks at it.
 
     gym.make("VideoGlimpse-v0", source="lazy:STORE")           # the store's lazy.json, not its features
     gym.make("VideoGlimpse-v0", source="lazy:videos.json")     # one written by hand: `glimpse_env.extract.description`
@@ -30,7 +30,7 @@ from torch import Tensor
 from glimpse_env.extract.description import Description, read_description
 from glimpse_env.extract.shards import open_coverage
 from glimpse_env.sources.protocol import Segment
-from glimpse_env.sources.splits import SPLITS
+from glimpse_env.sources.splits import check_split
 from glimpse_env.store.reader import COVERED
 from glimpse_env.video.backbones import Backbone, WeightsError, load_backbone
 from glimpse_env.video.decode import DecodedClip, Stopwatch, decode_clip
@@ -80,14 +80,10 @@ class LazySource:
 
     def __init__(self, path: Path, *, split: str = "train", fold: int = 1, bytes_kept: int = 2**30) -> None:
         self.path, self.split, self.fold, self.bytes_kept = path.absolute(), split, fold, bytes_kept
-        self._description = description = read_description(path)
+        description = read_description(path)
         self._settings = settings = description.settings
         dataset = settings.dataset()
-        if split not in SPLITS:
-            raise ValueError(f"unknown split {split!r}: {path} has {', '.join(SPLITS)}")
-        if not (isinstance(fold, (int, np.integer)) and 1 <= fold <= dataset.num_folds):
-            folds = ", ".join(map(str, range(1, dataset.num_folds + 1)))
-            raise ValueError(f"unknown fold {fold!r}: {path} has fold {folds}")
+        check_split(split, fold, num_folds=dataset.num_folds, place=path)
         readable = [clip for clip in dataset.clips if clip.clip_id not in description.unreadable]
         self._clips = [clip for clip in readable if clip.splits[fold - 1] == split]
         if not self._clips:

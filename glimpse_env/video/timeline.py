@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _JUMP = 0.5  # seconds back; frames out of order in damaged files are nearer
-Stamps = NDArray[np.float64]  # (n,) in units of the stream; NaN where the file has none
+Stamps = NDArray[np.float64]  # (n,) in units of the stream; NaN if the file states none
 
 
 def as_stamps(values: Iterable[int | None]) -> Stamps:
