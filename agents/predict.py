@@ -18,6 +18,7 @@ from pathlib import Path
 
 import tyro
 
+from glimpse_env.datasets import VIDEO_SUFFIXES
 from glimpse_env.video.decode import VideoError
 
 from .pictures.movies import FORMATS, check_format
@@ -27,7 +28,6 @@ from .runs.command import parse_flags, run_command
 from .runs.files import write_file
 
 DRAWN_VIDEOS = 16  # more rows make a film strip unreadable
-VIDEO_SUFFIXES = (".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Arguments:
     run: Path
     """Run that was trained on a feature store, a packed run, or a folder of runs, whose "reinforce" run is used."""
     weights: Path | None = None
-    """Weights of the network that extracted the store, if they are not where they were then."""
+    """Weights of the network that extracted the store, if the file has moved since."""
     out: Path | None = None
     """File to write: a film strip (.png) or a movie (.gif, .mp4) of the first sixteen videos, or all numbers (.json,
     .csv)."""

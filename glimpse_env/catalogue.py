@@ -57,7 +57,7 @@ def resolve_source(source: str, folder: Path) -> str:
     if source in EMBEDDED:
         return source
     prefix = next((prefix for prefix in (LAZY, WALL) if source.startswith(prefix)), "")
-    return prefix + str((folder / source.removeprefix(prefix)).absolute())
+    return prefix + str((folder / source.removeprefix(prefix)).resolve())
 
 
 def read_wall(path: Path) -> dict[str, Any]:

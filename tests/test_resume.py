@@ -176,11 +176,11 @@ def test_a_run_is_resumed_and_evaluated_from_another_folder(tmp_path, monkeypatc
     for name in ("here", "there"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    write_marked_store(Path("stores/marked"))
-    flags = ["--preset", "small", "--source", "stores/marked", "--models", "centre", "--updates", "2", "--clips", "3"]
+    write_marked_store(Path("stores/a:b"))
+    flags = ["--preset", "small", "--source", "stores/a:b", "--models", "centre", "--updates", "2", "--clips", "3"]
     assert run(monkeypatch, *flags, "--glimpses", "2", "--out", "run") is None
     record = RunFolder(tmp_path / "here" / "run" / "centre").record()
-    assert record.config.task.source == str(tmp_path / "here" / "stores" / "marked")
+    assert record.config.task.source == str(tmp_path / "here" / "stores" / "a:b")
     monkeypatch.chdir(tmp_path / "there")
     for flag in ("--evaluate", "--resume"):
         assert run(monkeypatch, flag, "../here/run") is None
@@ -189,10 +189,10 @@ def test_a_run_is_resumed_and_evaluated_from_another_folder(tmp_path, monkeypatc
     (tmp_path / "here" / "stores").rename(tmp_path / "moved")
     for flag in ("--evaluate", "--resume"):
         message = run(monkeypatch, flag, "../here/run")
-        assert message.startswith(f"error: no source '{tmp_path}/here/stores/marked'")
-        assert run(monkeypatch, flag, "../here/run", "--source", "../moved/marked") is None
+        assert message.startswith(f"error: no source '{tmp_path}/here/stores/a:b'")
+        assert run(monkeypatch, flag, "../here/run", "--source", "../moved/a:b") is None
     assert RunFolder(tmp_path / "here" / "run" / "centre").record().config.task.source == str(
-        tmp_path / "moved" / "marked"
+        tmp_path / "moved" / "a:b"
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv, WallSource, open_source
-from glimpse_env.catalogue import EMBEDDED
+from glimpse_env.catalogue import EMBEDDED, resolve_source
 from glimpse_env.files import file_sha256
 from glimpse_env.store import StoreSplit
 
@@ -33,10 +33,7 @@ SPLITS = ("train", "validation", "test")
 
 def absolute_source(name: str) -> str:
     """Return a source's name with an absolute path, so that it means the same from every working directory."""
-    if name in EMBEDDED or name.startswith(OWN):
-        return name
-    prefix, colon, path = name.rpartition(":")
-    return f"{prefix}{colon}{Path(path).resolve()}"
+    return name if name.startswith(OWN) else resolve_source(name, Path())
 
 
 def name_of(source: ClipSource, name: str) -> str:
