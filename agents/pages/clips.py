@@ -121,7 +121,7 @@ def compared_pair(watched: Sequence[Record]) -> tuple[Record, Record | None]:
 
 
 def _groups(ours: Right, theirs: Right, names: Names) -> list[tuple[str, NDArray[np.bool_], int]]:
-    """Return each group's name, its videos, and the number of them to show."""
+    """Return the groups: a name, (videos,) bool whether each video is a member, and how many members to show."""
     right, also, (name, other) = np.asarray(ours, np.bool_), np.asarray(theirs, np.bool_), names
     if other is None:
         return [(f"{name} right", right, 3), (f"{name} wrong", ~right, 3)]

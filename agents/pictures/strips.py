@@ -15,7 +15,6 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -223,7 +222,6 @@ def _strip(episodes: Sequence[tuple[Played, int]], labels: Sequence[str], column
     frames = episodes[0][0].windows.shape[1]
     shown = np.unique(np.linspace(0, frames - 1, min(columns, frames)).round().astype(int)).tolist()
     figure = Figure(figsize=(1.5 * len(shown) + 3.4, 2.0 * len(episodes) + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(len(episodes), len(shown) + 1, squeeze=False, width_ratios=[1.0] * len(shown) + [1.6])
     for row, (played, episode), label in zip(axes, episodes, labels, strict=True):
         row[0].set_ylabel(label, fontsize=7, parse_math=False)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv, WallSource, open_source
+from glimpse_env import ClipSource, VideoGlimpseVectorEnv, WallSource, open_source
 from glimpse_env.catalogue import EMBEDDED, resolve_source
 from glimpse_env.files import file_sha256
 from glimpse_env.store import StoreSplit
@@ -24,7 +24,7 @@ from ..learning.models import MODELS, OWN, is_own
 from ..learning.policy import GlimpsePolicy
 from ..parallel.noise import WHOLE, Share
 from ..parallel.ranks import local_rank
-from .features import fits
+from .features import fits, videos_of
 from .rollout import PlaySettings
 
 Sources = dict[str, ClipSource]
@@ -48,11 +48,6 @@ def open_splits(config: Config) -> Sources:
     task = config.task
     windows = {"window_seconds": task.window_seconds, "stride_seconds": task.stride_seconds}
     return {split: open_source(task.source, split=split, fold=task.fold, **windows) for split in SPLITS}
-
-
-def videos_of(source: ClipSource) -> ClipSource:
-    """Return the source that windows slide over, or the source itself if there are no windows."""
-    return source.source if isinstance(source, SlidingWindows) else source
 
 
 def check_device(device: str, share: Share = WHOLE) -> None:

@@ -5,6 +5,7 @@ If the clips are windows that slide over videos, an episode is a window, and all
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -19,12 +20,13 @@ from torch.nn import functional as F
 from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv
 from glimpse_env.datasets.description import group_of_clip
 
-from ..learning.config import VideoScore
+from ..learning.config import Config, VideoScore
 from ..learning.episodes import Rollout
 from ..learning.losses import class_probabilities
 from ..learning.policy import GlimpsePolicy
 from ..parallel.noise import Noise
-from .envs import videos_of
+from .envs import greedy_play, make_envs
+from .features import videos_of
 from .metrics import hit_at_k, mean_average_precision, mean_log_score, top_k_correct
 from .rollout import PlaySettings, play
 
@@ -176,6 +178,13 @@ def evaluate(
         raise ValueError("mirrored episodes are for training: set mirror=False to measure")
     rollouts = play_split(envs, policy, settings, seed=seed)
     return measure(rollouts, envs.source, video_score=video_score, sees_all=settings.model.sees == "all")
+
+
+def evaluate_split(config: Config, policy: GlimpsePolicy, source: ClipSource, *, greedy: bool = True) -> Evaluation:
+    """Measure a policy on a split as its configuration asks; unless `greedy`, cells are drawn as in training."""
+    envs = make_envs(config, source, EVALUATION_ENVS, train=False)
+    settings, training = dataclasses.replace(greedy_play(config), greedy=greedy), config.training
+    return evaluate(envs, policy, settings, seed=training.seed, video_score=training.advanced.video_score)
 
 
 def measure(

@@ -20,6 +20,11 @@ CHUNK = 256  # frames uploaded at a time
 SHARE_OF_FREE_MEMORY = 0.5  # the share of a GPU's free memory that a bank may use
 
 
+def videos_of(source: ClipSource) -> ClipSource:
+    """Return the source that windows slide over, or the source itself if there are no windows."""
+    return source.source if isinstance(source, SlidingWindows) else source
+
+
 class FeatureReader:
     """Features of N episodes that have just begun in some environments, for each of their frames 0..T-1.
 
@@ -71,7 +76,7 @@ class FeatureBank:
 
     def __init__(self, source: ClipSource, device: torch.device) -> None:
         self._windows = source if isinstance(source, SlidingWindows) else None
-        clips, self._device = (source if self._windows is None else self._windows.source), device
+        clips, self._device = videos_of(source), device
         lengths = frames_of_clips(clips)
         self._starts = lengths.cumsum() - lengths
         size = clips.grid_size
@@ -116,7 +121,7 @@ def fits(source: ClipSource, device: torch.device) -> bool:
     device = _numbered(device)
     if device in _banks.get(source, {}):
         return True
-    clips = source.source if isinstance(source, SlidingWindows) else source
+    clips = videos_of(source)
     if getattr(clips, "computes_features", False):
         return False
     wanted = int(frames_of_clips(clips).sum()) * clips.grid_size**2 * clips.depth * feature_type(source).itemsize
@@ -136,8 +141,7 @@ def frames_of_clips(source: ClipSource) -> NDArray[np.int64]:
 
 def feature_type(source: ClipSource) -> np.dtype[np.float16] | np.dtype[np.float32]:
     """Return the type in which a source keeps its features; float32 if it is unknown."""
-    clips = source.source if isinstance(source, SlidingWindows) else source
-    stored = "float32"
+    clips, stored = videos_of(source), "float32"
     if isinstance(clips, StoreSplit):
         stored = clips.store.manifest.dtype
     elif isinstance(clips, ArraySource) and clips.features.dtype == np.float16:

@@ -25,7 +25,7 @@ from ..learning.models import MODELS
 from ..learning.policy import GlimpsePolicy
 from ..pictures.strips import Played
 from ..playing.envs import SourceRecord, check_device, greedy_play, make_envs, open_splits
-from ..playing.evaluation import EVALUATION_ENVS, Evaluation, class_scores, evaluate, play_split, video_scores
+from ..playing.evaluation import Evaluation, class_scores, evaluate_split, play_split, video_scores
 from ..playing.videos import Extraction, VideoSource, as_source, sample_frames
 from ..runs.folder import RunFolder, find_run, pack
 from .result import Prediction
@@ -43,13 +43,13 @@ def load(run: str | Path, *, weights: str | Path | None = None, device: str = "c
     Args:
         run: folder of a run, a folder of runs, whose "reinforce" run is used, a packed run, or the name of a packed run
             that is installed with the package, such as "synthetic".
-        weights: file of the network that made the run's features, if it is not where it was when they were made.
+        weights: file of the network that made the run's features, if it has moved since they were made.
         device: "cpu", "cuda" or "cuda:1".
 
     Raises:
         FileNotFoundError: there is no run, or it has not validated yet.
         ValueError: the run is damaged, or of another version; or the device does not exist.
-        WeightsError: the weights are not where they were.
+        WeightsError: there is no file of weights at that place.
     """
     return TrainedModel(find_run(Path(run)), None if weights is None else Path(weights), device)
 
@@ -89,11 +89,7 @@ class TrainedModel:
         config = self.config if source is None else self.config.with_settings({"source": source})
         clips = open_splits(config)[split]
         self.record.source.check_same_kind(SourceRecord.of(config, clips), config.task.source)
-        envs = make_envs(config, clips, EVALUATION_ENVS, train=False)
-        training = config.training
-        return evaluate(
-            envs, self.policy, greedy_play(config), seed=training.seed, video_score=training.advanced.video_score
-        )
+        return evaluate_split(config, self.policy, clips)
 
     def pack(self, path: str | Path) -> None:
         """Write the run into one .safetensors file that `load` takes; it names no folder of this machine."""
@@ -156,9 +152,10 @@ class TrainedModel:
     def features(
         self, videos: Iterable[Video], given_rate: float | None, part: Part, *, in_processes: bool
     ) -> Iterator[VideoFeatures | VideoError]:
-        """Yield what the network makes of videos; models that were trained on one store can share it.
+        """Yield the features of videos; models that were trained on one store can share them.
 
-        With `in_processes` other processes decode the files, ahead, and survive what is in them.
+        With `in_processes`, other processes decode the files: they work ahead, and a file that ends its decoder gives
+        an error instead of ending this process.
         """
         if MODELS[self.config.model].needs_actor:
             raise ValueError(f"model {self.config.model!r} has to know where the actor is, and videos do not show that")

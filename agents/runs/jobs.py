@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -12,17 +11,9 @@ from typing import Any, NamedTuple
 from ..learning.config import PATHS, Config, Settings
 from ..learning.models import MODELS, ModelName
 from ..parallel.ranks import current_share, from_first, raise_together
-from ..playing.envs import (
-    SourceRecord,
-    Sources,
-    check_device,
-    greedy_play,
-    make_envs,
-    open_splits,
-    ready_config,
-    videos_of,
-)
-from ..playing.evaluation import EVALUATION_ENVS, Evaluation, evaluate
+from ..playing.envs import SourceRecord, Sources, check_device, open_splits, ready_config
+from ..playing.evaluation import Evaluation, evaluate_split
+from ..playing.features import videos_of
 from .command import CommandLine
 from .files import read_json, write_json
 from .folder import RunFolder, RunResult, find_run, find_runs
@@ -149,7 +140,7 @@ def train_all(
             line = describe(configs, jobs[0].config.task.source, sources_of(jobs[0].config), seconds)
             print(line, flush=True)
     with raise_together():
-        if share.is_first:  # --resume finds all runs of a command, also those that were not reached before it stopped
+        if share.is_first:  # so that --resume finds all runs of a command, even if it stopped before it reached them
             for job, config in zip(jobs, configs, strict=True):
                 run, record = RunFolder(job.path), SourceRecord.of(config, sources_of(job.config)["train"])
                 with run.lock():
@@ -188,20 +179,17 @@ def evaluate_again(jobs: Sequence[Job], *, sampled: bool) -> list[tuple[ModelNam
 
     The jobs are of existing runs, perhaps on another source of the same kind. `sampled` cells are drawn as in training.
     """
-    measured, playable = [], [job for job in jobs if find_run(job.path).has_best]
-    for job in jobs if playable else ():
-        if job not in playable:
-            print(f"{job.path} has not validated yet: it is left out", file=sys.stderr)
-    for config, path in playable or jobs:
-        run = find_run(path)
+    measured, runs = [], [find_run(job.path) for job in jobs]
+    some_have_best = any(run.has_best for run in runs)  # otherwise `best_policy` says what is missing
+    for (config, path), run in zip(jobs, runs, strict=True):
+        if some_have_best and not run.has_best:
+            print(f"{path} has not validated yet: it is left out", file=sys.stderr)
+            continue
         check_device(config.training.device)
         sources = open_splits(config)
         run.record().source.check_same_kind(SourceRecord.of(config, sources["test"]), config.task.source)
         if run.result() is None:
             print(f"{path} is not finished: playing its best checkpoint so far", file=sys.stderr)
-        settings = dataclasses.replace(greedy_play(config), greedy=not sampled)
-        envs = make_envs(config, sources["test"], EVALUATION_ENVS, train=False)
-        policy, training = run.best_policy(config, sources["train"]), config.training
-        again = evaluate(envs, policy, settings, seed=training.seed, video_score=training.advanced.video_score)
-        measured.append((config.model, again))
+        policy = run.best_policy(config, sources["train"])
+        measured.append((config.model, evaluate_split(config, policy, sources["test"], greedy=not sampled)))
     return measured

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from glimpse_env import ClipSource, VideoGlimpseVectorEnv
+from glimpse_env import ClipSource
 
 from ..learning.config import Config
 from ..learning.optimise import make_optimizer
 from ..parallel.ranks import current_share, from_first
 from ..playing.envs import Sources, greedy_play, make_envs, make_policy, sample_slices
-from ..playing.evaluation import EVALUATION_ENVS, VALIDATION_SEED, Evaluation, evaluate
+from ..playing.evaluation import EVALUATION_ENVS, VALIDATION_SEED, Evaluation, evaluate, evaluate_split
 from ..playing.linear import fit_linear, see_split
 from .folder import RunFolder, RunResult
 from .provenance import git_commit
@@ -46,22 +46,16 @@ class Trainer:
         policy.load_state_dict(from_first(policy.state_dict))
         policy.train()
 
-    def measure(self, envs: VideoGlimpseVectorEnv, *, seed: int) -> Evaluation:
-        """Measure the network on the split of some environments."""
-        score = self.config.training.advanced.video_score
-        return evaluate(envs, self.policy.eval(), greedy_play(self.config), seed=seed, video_score=score)
-
     def measure_validation(self) -> Evaluation:
         """Measure the network on the validation split."""
-        return self.measure(self.validation_envs, seed=VALIDATION_SEED)
+        settings, score = greedy_play(self.config), self.config.training.advanced.video_score
+        envs, policy = self.validation_envs, self.policy.eval()
+        return evaluate(envs, policy, settings, seed=VALIDATION_SEED, video_score=score)
 
     def conclude(self, run: RunFolder, test: ClipSource | None) -> RunResult:
         """Measure the checkpoint that validation chose, and write the result; `test` is played if it is given."""
         self.policy.load_state_dict(run.load_best())
-        tested = None
-        if test is not None:
-            envs = make_envs(self.config, test, EVALUATION_ENVS, train=False)
-            tested = self.measure(envs, seed=self.config.training.seed)
+        tested = None if test is None else evaluate_split(self.config, self.policy.eval(), test)
         result = RunResult(
             validation=self.measure_validation(),
             test=tested,
