@@ -53,3 +53,4 @@ def test_speed_of_two_processes(benchmark, report, tmp_path):
         f"median of the rounds {statistics.median(ratios):.2f} ({', '.join(f'{ratio:.2f}' for ratio in ratios)}); "
         f"floor {FLOOR}"
     )
+    assert statistics.median(ratios) >= FLOOR

@@ -75,3 +75,4 @@ def test_extraction_keeps_up_with_the_bare_network(benchmark, report, settings, 
         f"ratio {statistics.median(ratios):.2f} (rounds {rounds}; floor {FLOOR:.2f}), "
         f"batch {settings.batch_size}, {settings.threads} threads, memory {peak:.2f} GB"
     )
+    assert statistics.median(ratios) >= FLOOR

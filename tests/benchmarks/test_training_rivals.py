@@ -4,8 +4,8 @@
 
 7 x 7 x 1024 float16 features, T = 30, LSTM 3 x 512, m = 5, R = 4, 8 clips in an update; random features, since speed
 does not depend on them. A round takes one update with each implementation, in an order that rotates. Reported ratios
-are medians over the rounds, and those of the best rounds, which other work on the machine disturbs less. All
-implementations except RecurrentPPO have the same clips, network, dropout and losses:
+are medians over the rounds, and those of the best rounds, which other work on the machine disturbs less. There is no
+limit. All implementations except RecurrentPPO have the same clips, network, dropout and losses:
 
 - ours in bfloat16: the same with `--precision bfloat16`; all others compute in float32, their default.
 - frame by frame: our rollout with its caches, autograd while acting, and no second pass in the update.
@@ -26,7 +26,6 @@ from profiler.iteration import make_trainer, random_features
 from rival_loops import Played, TextbookLoop, losses_of_frames, optimise, our_losses
 
 GRID, DEPTH, FRAMES, CLIPS, ROUNDS = 7, 1024, 30, 8, 8
-FLOORS = {"frame by frame": 1.0, "textbook": 3.0, "RecurrentPPO": 3.0}  # our speed relative to theirs, at least
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +100,9 @@ def test_clips_per_second(benchmark, report, played):
     line = ", ".join(f"{name} {rate:.2f} (best {CLIPS / best[name]:.2f})" for name, rate in rates.items())
     report(f"training, {torch.get_num_threads()} threads, clips per second: {line}")
     for ours in ("ours", "ours in bfloat16"):
-        for name, floor in FLOORS.items():
+        for name in ("frame by frame", "textbook", "RecurrentPPO"):
             ratios = [taken[name] / taken[ours] for taken in rounds]
-            ratio = statistics.median(ratios)
             report(
-                f"{ours} is {ratio:.2f} times {name} (rounds {', '.join(f'{one:.2f}' for one in ratios)}; "
-                f"best {best[name] / best[ours]:.2f}), floor {floor:.1f}: {'met' if ratio >= floor else 'MISSED'}"
+                f"{ours} is {statistics.median(ratios):.2f} times {name} "
+                f"(rounds {', '.join(f'{one:.2f}' for one in ratios)}; best {best[name] / best[ours]:.2f})"
             )
