@@ -1,7 +1,7 @@
 """Measure accuracy against work and time if the network runs only on the cells that a policy looks at.
 
     pip install -e ".[agents,video]"
-    python agents/reinforce.py --source stores/crops --observation glimpsed --glimpses 1 --out runs/crops1
+    python agents/reinforce.py --source stores/crops --glimpses 1 --out runs/crops1
     python agents/reinforce.py --source stores/cubes --glimpses 5 --out runs/cubes5
     python examples/lazy_savings.py runs/crops1 runs/cubes5 --models reinforce random
 
@@ -10,7 +10,7 @@ crops, the network sees a clip's first frame and then the crops that the policy 
 sees every frame once, whatever the policy looks at: the full-cube pipeline. The features of the stores are not read.
 
 The measurements are kept as savings.json in the folder of a run. The same command resumes after an interruption. It
-measures a run again only if its weights, the description of the videos, the machine or the number of
+measures a run again only if its weights, the description of the videos, --clips-alone, the machine or the number of
 threads have changed.
 
 agents/cost/macs.py counts MACs (multiplications with their addition): of one frame and one crop through the network,
