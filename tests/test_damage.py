@@ -106,7 +106,7 @@ def test_a_damaged_byte_with_a_right_checksum_gives_no_other_error(store, name, 
         file.write_bytes(damaged)
         rewrite(store, name)
         message = error_of(lambda: read_everything(store), StoreError, ValueError)
-        # In an index the clips can have changed to another part, or the lengths of those in a shard.
+        # A damaged index may move clips to another split, or change their lengths in a shard.
         assert any(text in message for text in (file.name, "has no clips in", ".npy holds")) or not message
 
 
@@ -199,6 +199,9 @@ def test_negative_zero_is_a_feature(store):
     content[128:130] = struct.pack("<e", -0.0)
     file.write_bytes(content)
     read_everything(store)
+    zero, cube = np.zeros(1, np.int64), np.ones((1, 2, 2, 3), np.float32)
+    FeatureStore.open(store).split("train").read_cubes(zero, zero, cube)
+    assert cube[0, 0, 0, 0] == 0
 
 
 def test_a_store_that_is_deleted_while_it_is_open_is_a_store_error(store):

@@ -18,7 +18,7 @@ CELLS = 9
 
 
 class Detective:
-    """Finds the marked cell in the first frame, looks at it and at one other cell, and says what is there."""
+    """Looks at the cell that is marked in the first frame and at another one, and predicts the class of the first."""
 
     def __init__(self, *, scores=False):
         self.gives_scores, self.resets = scores, []
