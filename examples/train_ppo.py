@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -36,6 +36,7 @@ with installed_by('pip install -e ".[agents]"'):
     from torch.utils.tensorboard import SummaryWriter
 
 MARKS = 8  # channels of a seen slice that attract looks to the cells around it
+State = tuple[Tensor, Tensor]  # of the LSTM
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,11 @@ class Agent(nn.Module):
         nn.init.orthogonal_(self.policy.weight, 0.01)
         nn.init.zeros_(self.policy.bias)
 
-    def initial_state(self, episodes: int) -> tuple[Tensor, Tensor]:
+    def initial_state(self, episodes: int) -> State:
         zeros = self.value.weight.new_zeros(episodes, self.lstm.hidden_size)
         return zeros, zeros
 
-    def forward(
-        self, slices: Tensor, frames: Tensor, state: tuple[Tensor, Tensor]
-    ) -> tuple[list[Categorical], Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, slices: Tensor, frames: Tensor, state: State) -> tuple[list[Categorical], Tensor, State]:
         """Play (T, N, m, D + 2) slices; a 1 in `frames`, (T, N), clears the state of the LSTM."""
         content, places = slices[..., :-2], slices[..., -2:]
         rows, columns = (places * self.grid_size).long().unbind(-1)
@@ -144,6 +143,19 @@ class Agent(nn.Module):
         grid = grid.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size))  # (T*N, MARKS, K, K)
         scores = self.around(grid).reshape(steps, envs, -1)  # (T, N, m*K*K)
         return nn.functional.pad(scores, (0, self.parts[-1]))  # no score for the class
+
+
+class Rollout(NamedTuple):
+    """Steps of N environments between two updates, (T, N, ...)."""
+
+    slices: Tensor
+    frames: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    acting: Tensor  # 0 at resets, which ignore the action
+    truths: Tensor  # (T, N, C) bool, the classes true at the predicted frame
+    advantages: Tensor
+    returns: Tensor
 
 
 def log_prob(parts: list[Categorical], actions: Tensor) -> Tensor:
@@ -201,6 +213,55 @@ class Player:
         return torch.cat([*looks, scores.argmax(1, keepdim=True)], 1).numpy(), scores.numpy()
 
 
+def mean(values: Tensor, mask: Tensor) -> Tensor:
+    return (values * mask).sum() / mask.sum()
+
+
+def update(
+    agent: Agent, optimizer: torch.optim.Optimizer, rollout: Rollout, state: State, config: Config, left: float
+) -> dict[str, float]:
+    """Learn from a rollout that began in `state`, with a share `left` of the updates to come; return scalars to log."""
+    classes = rollout.truths.shape[-1]  # one fewer than the action has if it may abstain
+    for _ in range(config.epochs):
+        for chosen in torch.randperm(config.num_envs).chunk(config.minibatches):
+            batch = Rollout(*(part[:, chosen] for part in rollout))
+            parts, value, _ = agent(batch.slices, batch.frames, (state[0][chosen], state[1][chosen]))
+            log_ratio = log_prob(parts, batch.actions) - batch.log_probs
+            ratio = log_ratio.exp()
+            clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
+            policy_loss = -mean(torch.min(ratio * batch.advantages, clipped * batch.advantages), batch.acting)
+            value_loss = mean((value - batch.returns).square(), batch.acting)
+            entropy = mean(torch.stack([part.entropy() for part in parts]).sum(0), batch.acting)
+            label_loss = mean(-(parts[-1].logits[..., :classes] * batch.truths).sum(-1), batch.acting)
+            loss = policy_loss + config.value_weight * value_loss + config.label_weight * label_loss
+            loss = loss - left * config.entropy_bonus * entropy
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(agent.parameters(), config.max_grad_norm)
+            optimizer.step()
+    return {
+        "train/policy_loss": policy_loss.item(),
+        "train/value_loss": value_loss.item(),
+        "train/label_loss": label_loss.item(),
+        "train/entropy": entropy.item(),
+        "train/approximate_kl": mean((ratio - 1) - log_ratio, batch.acting).item(),
+    }
+
+
+def test(agent: Agent, config: Config, train_seconds: float) -> None:
+    """Play the test split; write a run for agents.compare if the configuration names its folder."""
+    envs = make_envs(config, split="test", num_envs=200, autoreset_mode="Disabled")
+    print("after: mean return {:.2f}, accuracy {:.3f} on test".format(*evaluate(agent, envs, config.seed)))
+    if config.run is not None:
+        task = {"source": config.source, "glimpses": config.glimpses}
+        measured, chosen = (
+            measure(Player(agent, config.seed), split=split, observation="slices", **task)
+            for split in ("test", "validation")
+        )
+        save_run(config.run, "PPO", measured, validation=chosen, seed=config.seed, train_seconds=train_seconds, **task)
+        print(f"wrote {config.run}: accuracy {measured.accuracy:.3f}")
+
+
 def train(config: Config) -> Agent:
     torch.manual_seed(config.seed)
     envs = make_envs(config)
@@ -218,15 +279,14 @@ def train(config: Config) -> Agent:
     frames = torch.zeros(length, config.num_envs, dtype=torch.int64)
     rewards, log_probs, dones, acting = torch.zeros(4, length, config.num_envs)
     values = torch.zeros(length + 1, config.num_envs)
-    classes = len(envs.unwrapped.class_names)  # one fewer than the action has if it may abstain
-    truths = torch.zeros(length, config.num_envs, classes, dtype=torch.bool)
+    truths = torch.zeros(length, config.num_envs, len(envs.unwrapped.class_names), dtype=torch.bool)
 
     observation, infos = envs.reset(seed=config.seed)
     over = torch.zeros(config.num_envs)
     state = agent.initial_state(config.num_envs)
     updates = max(1, config.steps // (length * config.num_envs))
     began = time.perf_counter()
-    for update in range(updates):
+    for number in range(updates):
         first_state, correct, episode_returns = state, [], []
         for step in range(length):
             slices[step], frames[step] = torch.as_tensor(observation), torch.as_tensor(infos["frame"])
@@ -252,43 +312,16 @@ def train(config: Config) -> Agent:
         returns = advantages + values[:-1]
         acted = advantages[acting.bool()]
         advantages = (advantages - acted.mean()) / (acted.std() + 1e-8)
-        left = 1 - update / updates
+        left = 1 - number / updates
         optimizer.param_groups[0]["lr"] = left * config.learning_rate
-        for _ in range(config.epochs):
-            for chosen in torch.randperm(config.num_envs).chunk(config.minibatches):
-                mask = acting[:, chosen]  # (T, n): 0 at resets
-                parts, value, _ = agent(
-                    slices[:, chosen], frames[:, chosen], (first_state[0][chosen], first_state[1][chosen])
-                )
-                log_ratio = log_prob(parts, actions[:, chosen]) - log_probs[:, chosen]
-                ratio, advantage = log_ratio.exp(), advantages[:, chosen]
-                clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
-                entropy = torch.stack([part.entropy() for part in parts]).sum(0)
-                policy_loss = -(torch.min(ratio * advantage, clipped * advantage) * mask).sum() / mask.sum()
-                value_loss = ((value - returns[:, chosen]).square() * mask).sum() / mask.sum()
-                mean_entropy = (entropy * mask).sum() / mask.sum()
-                bonus = left * config.entropy_bonus * mean_entropy
-                surprise = -(parts[-1].logits[..., :classes] * truths[:, chosen]).sum(-1)
-                label_loss = (surprise * mask).sum() / mask.sum()
-                loss = policy_loss + config.value_weight * value_loss + config.label_weight * label_loss - bonus
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(agent.parameters(), config.max_grad_norm)
-                optimizer.step()
+        rollout = Rollout(slices, frames, actions, log_probs, acting, truths, advantages, returns)
+        scalars = update(agent, optimizer, rollout, first_state, config, left)
 
-        seen = (update + 1) * length * config.num_envs
-        speed = seen / (time.perf_counter() - began)
-        scalars = {
-            "train/policy_loss": policy_loss.item(),
-            "train/value_loss": value_loss.item(),
-            "train/label_loss": label_loss.item(),
-            "train/entropy": mean_entropy.item(),
-            "train/approximate_kl": ((((ratio - 1) - log_ratio) * mask).sum() / mask.sum()).item(),
-            "time/steps_per_second": speed,
-        }
+        seen = (number + 1) * length * config.num_envs
+        scalars["time/steps_per_second"] = speed = seen / (time.perf_counter() - began)
         if correct:
             scalars |= {"train/return": np.mean(episode_returns), "train/accuracy": np.mean(correct)}
-        if (update + 1) % config.evaluate_every == 0:
+        if (number + 1) % config.evaluate_every == 0:
             scalars["eval/return"], scalars["eval/accuracy"] = evaluate(agent, validation, config.seed)
             print(
                 "{:>9} steps, {:.0f} a second: return {eval/return:.2f}, accuracy {eval/accuracy:.3f}, "
@@ -297,18 +330,7 @@ def train(config: Config) -> Agent:
         for name, scalar in scalars.items():
             log.add_scalar(name, scalar, seen)
     log.close()
-    test = make_envs(config, split="test", num_envs=200, autoreset_mode="Disabled")
-    after = evaluate(agent, test, config.seed)
-    print("after: mean return {:.2f}, accuracy {:.3f} on test".format(*after))
-    if config.run is not None:
-        task = {"source": config.source, "glimpses": config.glimpses}
-        measured, chosen = (
-            measure(Player(agent, config.seed), split=split, observation="slices", **task)
-            for split in ("test", "validation")
-        )
-        seconds = time.perf_counter() - began
-        save_run(config.run, "PPO", measured, validation=chosen, seed=config.seed, train_seconds=seconds, **task)
-        print(f"wrote {config.run}: accuracy {measured.accuracy:.3f}")
+    test(agent, config, time.perf_counter() - began)
     return agent
 
 
