@@ -48,8 +48,8 @@ def play(act: Act, source: ArraySource, **arguments: Any) -> str:
     """Play every clip once in the native vector environment.
 
     Args:
-        act: takes the observations, the number of the frame from 0, and what it returned as memory for the frame before
-            (None at first); returns the actions and its memory.
+        act: takes the observations, the number of the frame from 0, and the memory that it returned for the frame
+            before (None at first); returns the actions and its memory.
         source: clips to play.
         arguments: of the environment.
 

@@ -236,7 +236,7 @@ def changes(content, bits):
 
 
 def require_sound(dataset, videos):
-    """Check what a description must hold, whatever the annotations were."""
+    """Check a description, which is sound whatever the annotations were."""
     ids = [clip.clip_id for clip in dataset.clips]
     assert len(set(ids)) == len(ids) > 0
     assert len(set(dataset.class_names)) == len(dataset.class_names) > 0

@@ -20,7 +20,7 @@ INFO = {"clip", "clip_id", "frame", "label", "frame_labels"} | COUNTS
 
 
 def play(env, predictions, cells=None):
-    """Step through a whole episode and return what the last step returned; `cells` are one row for each frame."""
+    """Step through a whole episode and return the result of the last step; `cells` are one row for each frame."""
     cells = np.zeros((len(predictions), env.action_space.shape[0] - 1), int) if cells is None else cells
     for looks, prediction in zip(cells, predictions, strict=True):
         outcome = env.step(np.append(looks, prediction))

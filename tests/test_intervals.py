@@ -15,7 +15,7 @@ from glimpse_agents.tables.intervals import (
 from scipy import stats
 
 VIDEOS, FILMS = 268, 119  # of J-HMDB's first test split
-SEED_EFFECTS = (0.0, 0.009, 0.017, 0.026)  # standard deviations of what a seed adds to a model's accuracy
+SEED_EFFECTS = (0.0, 0.009, 0.017, 0.026)  # standard deviations of a seed's effect on a model's accuracy
 
 
 # ---- the text of an interval

@@ -47,10 +47,10 @@ def test_infos_of_vector_environments_are_numbers_alone(toy, make, mode):
         assert keys <= set(infos) <= keys | {"final_obs", "_final_obs", "final_info", "_final_info"}
         final = infos.get("final_info", {})
         assert set(final) in (set(), keys)
-        for told in (infos, final):
-            for key in keys & set(told):
-                assert told[key].dtype != object
-                assert told[key].shape[0] == 2
+        for values in (infos, final):
+            for key in keys & set(values):
+                assert values[key].dtype != object
+                assert values[key].shape[0] == 2
 
 
 def test_minari_records_infos(tmp_path, monkeypatch):

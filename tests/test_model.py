@@ -39,7 +39,7 @@ def cells_of(action, glimpses):
 
 
 def observe(rules, clip, frame, cells):
-    """What is seen of a frame: all of it if `cells` is "whole", nothing if it is None, else those cells."""
+    """The observation of a frame: all of it if `cells` is "whole", nothing if it is None, else those cells."""
     mode, slots = rules["observation"], K * K if rules["glimpses"] is None else rules["glimpses"]
     if mode == "blind":
         return [0]
@@ -94,7 +94,7 @@ def matched_segments(truth, played, predictions, threshold):
 
 
 def play(rules, clip, truth, actions):
-    """Yield what reset and each step return: observation, reward, terminated and infos."""
+    """Yield the observation, reward, terminated and infos of reset and of each step."""
     played = window(truth[1], rules["frames"])
     labels = {truth[0]} if truth[2] is None else {one for _, _, one in truth[2]}
     glance = "whole" if rules["first_glance"] == "whole" else None
@@ -122,7 +122,7 @@ def play(rules, clip, truth, actions):
         yield observe(rules, clip, 0, None), reward, True, info | {"true_positives": right, "false_positives": wrong}
 
 
-# ---- what is played
+# ---- clips and games
 
 MOST_FRAMES = 7
 EIGHTHS = st.integers(0, 8).map(lambda number: number / 8)  # exact in binary, as all numbers here

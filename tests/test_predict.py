@@ -116,12 +116,6 @@ def store_scores(run):
 # ---- scores
 
 
-def scores_by_name(model, videos, **arguments):
-    """Return {name: (C,) scores} of all videos."""
-    paths = sorted(videos.glob("*/*.mp4"))
-    return {path.name: result.scores for path, result in zip(paths, model.predict(paths, **arguments), strict=True)}
-
-
 def test_the_middle_of_a_video_is_scored_like_the_clip_of_the_store(trained, videos):
     paths = sorted(videos.glob("*/*.mp4"))
     predicted = load(trained.path).predict(paths, part="middle")

@@ -9,7 +9,6 @@ from glimpse_env import ArraySource, VideoGlimpseEnv, VideoGlimpseVectorEnv
 from glimpse_env.rendering import CAPTION_HEIGHT, PLAIN, RIGHT, SIDE, WRONG, draw
 
 GREY = 200
-DIM = 60  # 0.3 * 200
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A refused or failed call changes nothing: the episodes, the generators and what comes next stay as they were."""
+"""A refused or failed call changes nothing: the episodes, the generators and the next results stay as they were."""
 
 from dataclasses import dataclass, field
 

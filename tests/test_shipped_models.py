@@ -1,4 +1,4 @@
-"""The trained models that are installed with the package: they load, and do what their cards say."""
+"""The trained models that are installed with the package: they load, and are as good as their cards say."""
 
 import re
 import sys

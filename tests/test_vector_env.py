@@ -16,7 +16,6 @@ from glimpse_env import VideoGlimpseEnv, VideoGlimpseVectorEnv
 
 MODES = ("glimpsed", "cube", "slices", "blind")
 AUTORESETS = tuple(AutoresetMode)
-EVERYONE = np.ones(3, np.bool_)
 
 
 def started_anew(envs, mask):

@@ -19,7 +19,7 @@ from glimpse_env.datasets.description import group_of_clip
 from glimpse_env.wall import main
 
 NAMES = ("sit", "run", "walk", "jump")
-LABELS = (0, 1, 2, 3, 1, 0, -1)  # events are clips 1, 3 and 4, background 0, 2 and 5; what clip 6 shows is unknown
+LABELS = (0, 1, 2, 3, 1, 0, -1)  # events are clips 1, 3 and 4, background 0, 2 and 5; the class of clip 6 is unknown
 LENGTHS = (4, 3, 2, 4, 1, 3, 4)
 EVENTS, BACKGROUND = (1, 3, 4), (0, 2, 5)
 
