@@ -79,7 +79,9 @@ def test_several_processes_are_for_reinforce_alone(monkeypatch):
     assert calls == [1]
 
 
-def test_help_texts_do_not_break_at_line_breaks_of_the_source(capsys):
+def test_help_texts_do_not_break_at_line_breaks_of_the_source(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
     @dataclass(frozen=True)
     class Common:
         first: str = "a"
@@ -91,14 +93,14 @@ def test_help_texts_do_not_break_at_line_breaks_of_the_source(capsys):
         """Flags of a test."""
 
         out: str = "a"
-        """A line,
-        "here"."""
+        """A long sentence whose first line ends early,
+        (and) goes on "here"."""
 
     with pytest.raises(SystemExit):
         parse_flags(Flags, ["--help"], program="test")
     help_text = capsys.readouterr().out
     assert "Ends, (so) goes on. (default: a)" in help_text
-    assert 'A line, "here". (default: a)' in help_text
+    assert 'A long sentence whose first line ends early, (and) goes on "here". (default: a)' in help_text
     assert parse_flags(Flags, ["--out", "b"], program="test") == Flags("a", "b")
 
 

@@ -539,10 +539,11 @@ def test_of_many_models_four_are_watched(tmp_path):
     models = ("mean", "max", "random", "soft", "oracle", "all")
     records = [fake_record(model, accuracy=0.5) for model in models]
     assert [one.model.name for one in Experiment("", tuple(records)).watched] == ["soft", "random", "oracle", "mean"]
-    records = [*records, fake_record("reinforce", accuracy=0.4, glimpses=1), fake_record("reinforce", accuracy=0.6)]
+    records += [fake_record(model, accuracy=0.4, glimpses=1) for model in ("random", "reinforce")]
+    records.append(fake_record("reinforce", accuracy=0.6))
     watched = Experiment("", tuple(records)).watched
     assert [one.model.name for one in watched] == ["reinforce", "soft", "random", "oracle"]
-    assert watched[0].glimpses == 5
+    assert [one.glimpses for one in watched] == [5, None, 5, 5]
 
 
 def fake_record(model, *, accuracy, **settings):
