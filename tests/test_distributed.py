@@ -196,7 +196,6 @@ def whole(store, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_a_stopped_run_is_resumed_with_another_number_of_processes(store, whole, tmp_path, before, after):
     """The numbers agree up to rounding: sums over the parts of a batch are not those over all of it."""
@@ -225,7 +224,6 @@ def test_a_stopped_run_is_resumed_with_another_number_of_processes(store, whole,
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_an_error_of_all_processes_is_printed_once(store, tmp_path):
     log, out = tmp_path / "log.txt", tmp_path / "run"
     finish(1, log, *SIZES, "--updates", "2", "--source", store, "--out", out, "--models", "reinforce")
