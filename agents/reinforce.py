@@ -191,8 +191,9 @@ def validate(trainer: Trainer, run: RunFolder) -> dict[str, float]:
     measured = trainer.measure_validation()
     trainer.policy.train()
     score = getattr(measured, trainer.config.training.advanced.chosen_by)
-    if score is not None and score > trainer.best_score:
-        trainer.best_score, trainer.best_update = score, trainer.num_updates
+    rank = (score, measured.log_score)  # on few videos many checkpoints have the same accuracy
+    if score is not None and rank > trainer.best_rank:
+        trainer.best_rank, trainer.best_update = rank, trainer.num_updates
         run.save_best(trainer.policy.state_dict())
     names = ("accuracy", "log_score", "vote_accuracy", "reward", "focus")
     return {f"validation/{name}": value for name in names if (value := getattr(measured, name)) is not None}

@@ -40,13 +40,13 @@ Space = dict[str, BaseDistribution]
 TUNED: tuple[ModelName, ...] = ("reinforce", "random", "soft", "gumbel", "mean")
 ALL: Space = {
     "learning_rate": FloatDistribution(3e-4, 1e-2, log=True),
-    "weight_decay": FloatDistribution(1e-6, 1e-3, log=True),
+    "weight_decay": FloatDistribution(5e-7, 5e-4, log=True),
     "dropout": FloatDistribution(0.0, 0.8),
     "input_dropout": FloatDistribution(0.0, 0.8),
 }
 SCORING: Space = {
     "scorer_learning_rate": FloatDistribution(3e-4, 3e-2, log=True),
-    "scorer_weight_decay": FloatDistribution(1e-6, 1e-2, log=True),
+    "scorer_weight_decay": FloatDistribution(5e-7, 5e-3, log=True),
     "scorer_dropout": FloatDistribution(0.0, 0.6),
     "penalty": CategoricalDistribution((0.0, 0.1, 1.0)),
 }

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse_env.rules import EpisodeRules, claimed_segments, classes_at, predicted_segments
-from glimpse_env.sources.protocol import Array, ClipSource, Index, Segment
+from glimpse_env.sources.protocol import Array, ClipSource, Index, Segment, refuse_masked
 
 _GLANCES_AT_ONCE = 16  # first cubes read together, for sources that run a network
 
@@ -101,6 +101,7 @@ class EpisodeEngine:
 
     def check_actions(self, actions: Any, envs: NDArray[np.bool_]) -> Index:
         """Return `actions` as (N, m + 1) or (N, K*K + 1) int64 after checking the rows of `envs`."""
+        refuse_masked(actions=actions)
         actions, counts = np.asarray(actions), self.action_space.nvec
         shape = (self.num_envs, len(counts))
         if actions.dtype.kind not in "iu":

@@ -130,7 +130,7 @@ class VideoGlimpseEnv(gym.Env[Array, Index]):
     Args:
         source: "synthetic", "synthetic-easy", "synthetic-untrimmed", the path of a feature store, "lazy:PATH" (videos
             whose features are computed when they are looked at), "wall:FILE" (a wall of cameras), or a ClipSource,
-            which is one split already. A spec with a ClipSource or a `Path` cannot be serialised.
+            which is one split already. A spec is JSON if its source is a string: give `str(path)` of a `Path`.
         split: "train", "validation" or "test".
         fold: number of the dataset's official split.
         frames: T; the source's own without it.
@@ -194,7 +194,7 @@ class VideoGlimpseEnv(gym.Env[Array, Index]):
         """
         if self.engine.frame[0] == 0 or self.engine.done[0]:
             raise ResetNeeded("no episode is under way: call reset() before step()")
-        action = np.asarray(action)
+        action = np.asanyarray(action)
         if action.shape != self.action_space.shape:
             raise ValueError(f"an action must have shape {self.action_space.shape}, got {action.shape}")
         actions = self.engine.check_actions(action[None], _ALONE)

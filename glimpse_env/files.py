@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
+import time
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
+
+_ABANDONED = 3600.0  # seconds after which nobody is writing an unfinished file any more
 
 
 def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
     """Write bytes, or call a function with the open file, so that no reader ever sees half a file.
 
-    A file that cannot be completed is removed, since the disk may be full.
+    Of several writers at once the last one wins. A file that cannot be completed is removed, since the disk may be
+    full, and so are old ones of writers that were killed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
+    for leftover in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+        with suppress(OSError):  # another writer was faster
+            if time.time() - leftover.stat().st_mtime > _ABANDONED:
+                leftover.unlink()
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         write_synced(partial, content)
         partial.replace(path)

@@ -130,6 +130,7 @@ class TextbookLoop(nn.Module):
             steps.append((class_logits, cell_logits, cells, prediction, labels, looks, view))
         class_logits, cell_logits, cells, predictions, labels, looks, views = zip(*steps, strict=True)
         rollout = SimpleNamespace(
+            attention=torch.full((len(clips), 1, size), 1 / size),
             first=None,  # the logits are known, so nothing is computed again
             rest=None,
             views=None,

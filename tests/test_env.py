@@ -610,13 +610,14 @@ def test_reset_options_out_of_range(toy, options, error, message):
         ([0, -1, 0], ValueError, "cell 1 of the action of environment 0 must be 0 to 8, got -1"),
         ([0, 0, 3], ValueError, "class of the action of environment 0 must be 0 to 2, got 3"),
         ([0, 0, -1], ValueError, "class of the action of environment 0 must be 0 to 2, got -1"),
+        (np.ma.masked_array([0, 0, 0]), ValueError, "actions must be a plain array, got a masked one: fill it first"),
     ],
 )
 def test_actions_out_of_range(toy, action, error, message):
     env = VideoGlimpseEnv(source=toy, glimpses=2)
     env.reset()
     with pytest.raises(error, match=message):
-        env.step(np.array(action))
+        env.step(np.asanyarray(action))
     assert env.engine.frame[0] == 1
 
 

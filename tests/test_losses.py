@@ -310,7 +310,8 @@ def test_terms_of_eq_8_add_up(scorer_share, joint):
     gradient = -(advantages * cells_log_prob(cell_logits, rollout.cells)).sum(1).mean()
     entropy = first_draw_entropy(cell_logits).mean()
     bonus = 0.2 * (1 - 2 / 6) * 3  # a third of the updates is done; three choices in an episode
-    expected = joint * classification + gradient + 0.3 * attention_penalty(cell_logits.softmax(2)) - bonus * entropy
+    attention = torch.cat([torch.full((12, 1, 9), 1 / 9), cell_logits.softmax(2)], 1)  # the first frame is seen whole
+    expected = joint * classification + gradient + 0.3 * attention_penalty(attention) - bonus * entropy
     torch.testing.assert_close(losses.total, expected)
     torch.testing.assert_close(losses.policy, gradient)
     assert losses.reward.item() == pytest.approx(rollout.rewards.mean().item())
@@ -326,7 +327,8 @@ def test_terms_of_eq_8_add_up_with_cells_drawn_in_sequence():
     drawn = [part.log_softmax(2).gather(2, rollout.cells[..., j : j + 1]) for j, part in enumerate((first, left))]
     gradient = -(advantages * (drawn[0] + drawn[1])[..., 0]).sum(1).mean()
     entropy = first_draw_entropy(first).mean()
-    expected = losses.classification + gradient + 0.3 * attention_penalty(first.softmax(2)) - 0.2 * 3 * entropy
+    attention = torch.cat([torch.full((8, 1, 9), 1 / 9), first.softmax(2)], 1)
+    expected = losses.classification + gradient + 0.3 * attention_penalty(attention) - 0.2 * 3 * entropy
     torch.testing.assert_close(losses.total, expected)
 
 

@@ -445,21 +445,50 @@ def test_training_never_reads_the_test_split(tmp_path):
 def test_validation_chooses_the_checkpoint(tmp_path):
     trainer = trainer_of(updates=30, validate_every=3, warmup_share=0.0)
     fit_here(trainer, tmp_path)
-    validations = [
-        (line["update"], line["validation/accuracy"]) for line in metrics_of(tmp_path) if "validation/accuracy" in line
-    ]
-    assert [number for number, _ in validations] == list(range(3, 31, 3))
-    best = max(accuracy for _, accuracy in validations)
-    assert trainer.best_score == best
-    assert trainer.best_update == next(number for number, value in validations if value == best)
+    lines = [line for line in metrics_of(tmp_path) if "validation/accuracy" in line]
+    assert [line["update"] for line in lines] == list(range(3, 31, 3))
+    best = max(line["validation/accuracy"] for line in lines)
+    equal = {line["update"]: line["validation/log_score"] for line in lines if line["validation/accuracy"] == best}
+    assert len(equal) > 1
+    assert trainer.best_update == max(equal, key=lambda update: equal[update]) != min(equal)
+    assert trainer.best_rank == (best, max(equal.values()))
 
 
 def test_the_log_score_can_choose_the_checkpoint(tmp_path):
     trainer = trainer_of(updates=12, validate_every=3, warmup_share=0.0, chosen_by="log_score")
     fit_here(trainer, tmp_path)
     scores = {line["update"]: line["validation/log_score"] for line in metrics_of(tmp_path) if line["update"] % 3 == 0}
-    assert trainer.best_score == max(scores.values()) < 0
-    assert scores[trainer.best_update] == trainer.best_score
+    assert trainer.best_rank[0] == max(scores.values()) < 0
+    assert scores[trainer.best_update] == trainer.best_rank[0]
+
+
+SPREADING = [name for name, model in MODELS.items() if model.learns and name != "soft_top"]  # which never sees m cells
+
+
+@pytest.mark.parametrize("model", SPREADING)
+def test_one_lambda_asks_the_same_of_every_model(model):
+    """Equal logits give each of 9 cells a ninth of the attention in each of 4 frames: 9 * (1 - 4 / 9)^2."""
+    trainer = trainer_of(model=model, warmup_share=0.0)
+    torch.nn.init.zeros_(trainer.policy.location_head.score.weight)
+    assert update(trainer, *collect(trainer))["train/penalty"] == pytest.approx(25 / 9)
+
+
+def test_gamma_is_the_weight_of_the_squared_norm():
+    """Adam's own decay equals the gradient of the sum that eq. 8 adds to the loss."""
+    ours = trainer_of(weight_decay=0.02, scorer_weight_decay=0.3)
+    theirs = trainer_of()
+    for step in range(3):
+        for trainer in (ours, theirs):
+            generator = torch.Generator().manual_seed(step)
+            for weight in trainer.policy.parameters():
+                weight.grad = torch.randn(weight.shape, generator=generator)
+        for name, weight in theirs.policy.named_parameters():
+            gamma = 0.3 if name.startswith("location_head.") else 0.02
+            (gamma * weight.square().sum()).backward()
+        for trainer in (ours, theirs):
+            trainer.optimizer.step()
+    for ours_after, theirs_after in zip(ours.policy.parameters(), theirs.policy.parameters(), strict=True):
+        torch.testing.assert_close(ours_after, theirs_after)
 
 
 @pytest.mark.parametrize("baseline", ["none", "value"])

@@ -3,10 +3,12 @@
 import dataclasses
 import io
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -20,6 +22,8 @@ from glimpse_agents.runs.progress import Progress, format_seconds
 from glimpse_agents.runs.provenance import provenance
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.event_file_writer import AtomicCounter
+
+from glimpse_env.files import write_atomically
 
 # ---- files
 
@@ -222,10 +226,35 @@ def test_half_a_file_of_a_killed_write_is_not_read(tmp_path):
     run = RunFolder(tmp_path)
     run.save_last({"num_updates": 1})
     whole = (tmp_path / "last.pt").read_bytes()
-    (tmp_path / "last.pt.partial").write_bytes(whole[: len(whole) // 2])
+    old, new = tmp_path / "last.pt.00000000.partial", tmp_path / "last.pt.ffffffff.partial"
+    for leftover, age in ((old, 4000), (new, 0)):
+        leftover.write_bytes(whole[: len(whole) // 2])
+        os.utime(leftover, times=(time.time() - age,) * 2)
     assert run.updates_done() == 1
     run.save_last({"num_updates": 2})
     assert run.updates_done() == 2
+    assert [new.exists(), old.exists()] == [True, False]  # another process may be writing the new one
+
+
+def test_two_writers_of_one_file_do_not_destroy_each_others(tmp_path):
+    """One of them is interrupted in the middle by the other, which finishes first."""
+
+    def first(file):
+        file.write(b"first ")
+        write_atomically(tmp_path / "report.html", b"second")
+        assert (tmp_path / "report.html").read_bytes() == b"second"
+        file.write(b"writer")
+
+    write_atomically(tmp_path / "report.html", first)
+    assert (tmp_path / "report.html").read_bytes() == b"first writer"
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(tmp_path / "report.html", failing)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def failing(file):
+    file.write(b"half")
+    raise OSError("no space")
 
 
 class Thief:

@@ -133,6 +133,18 @@ def test_a_source_is_opened_as_it_is(toy):
         ({"images": np.zeros((2, 1, 4, 4), np.uint8)}, r"images must be uint8 \(2, 1, height, width, 3\), got uint8"),
         ({"images": np.zeros((2, 1, 4, 4, 3))}, r"images must be uint8 .*, got float64 \(2, 1, 4, 4, 3\)"),
         ({"actors": np.zeros((2, 1, 2, 2))}, r"actors must be bool \(2, 1, 2, 2\), got float64 \(2, 1, 2, 2\)"),
+        *(
+            (
+                {name: np.ma.masked_array(array)},
+                f"{name} must be a plain array, got a masked one: fill it first, with {name}",
+            )
+            for name, array in {
+                "features": np.ones((2, 1, 2, 2, 1), np.float32),
+                "labels": np.array([0, 1]),
+                "images": np.zeros((2, 1, 4, 4, 3), np.uint8),
+                "actors": np.zeros((2, 1, 2, 2), np.bool_),
+            }.items()
+        ),
         ({"clip_ids": ("a",)}, "2 clips need as many clip_ids, got 1"),
         (
             {"images": np.zeros((2, 2, 4, 4, 3), np.uint8)},

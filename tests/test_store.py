@@ -12,8 +12,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 
 from glimpse_env.datasets import VideoClip
 from glimpse_env.sources.protocol import ClipSource, Segment
@@ -100,6 +102,14 @@ def test_folds_have_their_own_splits(store):
         for source in [opened.split(split, fold=fold)]
     }
     assert ids == {("train", 1): ["a", "c", "d"], ("test", 1): ["b"], ("train", 2): ["b", "d"], ("test", 2): ["a"]}
+
+
+def test_a_path_plays_as_its_string_which_goes_through_json(store):
+    spec = gym.make("VideoGlimpse-v0", source=str(store), glimpses=1).spec.to_json()
+    envs = (gym.make("VideoGlimpse-v0", source=store, glimpses=1), gym.make(EnvSpec.from_json(spec)))
+    (observation, info), (other, _) = (env.reset(seed=2) for env in envs)
+    np.testing.assert_array_equal(observation, other)
+    assert info["clip_id"] in ("a", "c", "d")
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

@@ -224,7 +224,9 @@ def test_losses_use_the_probabilities_of_sets():
     gradient = -(advantages.cells * sets_log_prob(cell_logits, rollout.cells)).sum(1).mean()
     entropy = sets_entropy(cell_logits).mean()
     expected = losses.classification + gradient - 0.2 * 3 * entropy
-    expected = expected + 0.1 * attention_penalty(cell_logits.sigmoid())
+    shares = cell_logits.sigmoid() / cell_logits.sigmoid().sum(2, keepdim=True)
+    attention = torch.cat([torch.full_like(shares[:, :1], 1 / 9), shares], 1)
+    expected = expected + 0.1 * attention_penalty(attention)
     torch.testing.assert_close(losses.total, expected)
 
 

@@ -163,7 +163,7 @@ class AdvancedTrainingConfig:
     scorer_learning_rate: float = 3e-3
     """Adam's learning rate for the location logits, decayed like --learning-rate."""
     scorer_weight_decay: float | None = None
-    """L2 penalty on the location logits' weights; --weight-decay by default."""
+    """Gamma of the location logits' parameters; --weight-decay by default."""
     max_grad_norm: float = 1.0
     """Norm to which the gradient is clipped."""
     entropy_bonus: float = 0.003
@@ -191,7 +191,8 @@ class AdvancedTrainingConfig:
     validate_every: int = 50
     """Updates between two passes over the validation split, which chooses the checkpoint."""
     chosen_by: Choice = "accuracy"
-    """Measure of the validation split that chooses the checkpoint; few clips rank checkpoints better by "log_score"."""
+    """Measure of the validation split that chooses the checkpoint; few clips rank checkpoints better by "log_score",
+    which also breaks ties of "accuracy"."""
     checkpoint_seconds: float = 60.0
     """Seconds between two saves; a kill loses at most this much training, and the update or validation in progress."""
 
@@ -221,9 +222,9 @@ class TrainingConfig:
     learning_rate: float = 3e-3
     """Adam's learning rate; it falls linearly to a tenth over the last third of the updates."""
     weight_decay: float = 0.0
-    """L2 penalty on all weights (gamma of eq. 8)."""
+    """Gamma of eq. 8: the loss has gamma times the sum of all squared parameters."""
     penalty: float = 0.0
-    """Weight lambda of the doubly stochastic attention penalty (eq. 8)."""
+    """Weight lambda of the doubly stochastic attention penalty (eq. 8), which is on the expected attention."""
     credit: Credit = "causal"
     """Credit of a glimpse: the reward of predictions made after it ("causal"), or all of r_T, as in the paper
     ("terminal")."""
@@ -266,7 +267,7 @@ class TrainingConfig:
 
     @property
     def scorer_weight_decay(self) -> float:
-        """L2 penalty on the location logits' weights."""
+        """Gamma of the location logits' parameters."""
         own = self.advanced.scorer_weight_decay
         return self.weight_decay if own is None else own
 
@@ -412,7 +413,7 @@ PRESETS: dict[Preset, Config] = {
             "observation": "cube", "encoder": "sum", "unit_input": True, "skip": True, "frame_embedding": False,
             "hidden_size": 256, "dropout": 0.7, "input_dropout": 0.3, "scorer_size": 16, "scorer_dropout": 0.3,
             "repulsion": 6.0, "mirror": True, "jitter": True, "updates": 160, "warmup_share": 0.5, "rollouts": 2,
-            "learning_rate": 1e-3, "weight_decay": 1e-5, "scorer_weight_decay": 1e-3, "credit": "terminal",
+            "learning_rate": 1e-3, "weight_decay": 5e-6, "scorer_weight_decay": 5e-4, "credit": "terminal",
             "reward": "clip_log_score", "random_share": 0.5, "validate_every": 20,
         }
     ),
@@ -421,7 +422,7 @@ PRESETS: dict[Preset, Config] = {
             "encoder": "sum", "slice_weights": "attended", "standardise": True, "scorer": "memory", "skip": True,
             "linear_start": True, "frame_embedding": False, "hidden_size": 256, "dropout": 0.5, "input_dropout": 0.3,
             "scorer_size": 64, "scorer_dropout": 0.3, "jitter": True, "updates": 200, "warmup_share": 0.0, "clips": 16,
-            "learning_rate": 1e-3, "scorer_learning_rate": 1e-3, "weight_decay": 1e-5, "entropy_bonus": 0.01,
+            "learning_rate": 1e-3, "scorer_learning_rate": 1e-3, "weight_decay": 5e-6, "entropy_bonus": 0.01,
             "reward": "frame_log_score", "validate_every": 20, "chosen_by": "log_score",
         }
     ),

@@ -113,6 +113,7 @@ class Rollout:
     glimpses: Tensor  # (N,) int64
     actors: Tensor | None  # (N, T, K*K) bool; None if the source does not know the actor
     values: Tensor | None = None  # (N, T, 1 or 2), of the states when acting, if the policy has values
+    cell_logits: Tensor | None = None  # (N, T - 1, K*K) of hard glimpses that learn by back-propagation
 
     def rows(self, rows: slice | Tensor) -> Self:
         """Return some of the episodes; a slice of them shares memory with this rollout."""

@@ -131,14 +131,28 @@ def class_probabilities(class_logits: Tensor, num_classes: int) -> Tensor:
     return class_logits.float().softmax(-1)[..., :num_classes]
 
 
-def attention_penalty(attention: Tensor) -> Tensor:
-    """Doubly stochastic attention: the sum over cells of (1 - the cell's probability summed over the clip) squared.
+def expected_attention(first: Tensor, cell_logits: Tensor, *, sets: bool = False) -> Tensor:
+    """Return (N, T, K*K): the attention that the policy gives to each cell on average, which sums to 1 in a frame.
 
-    It asks the policy to cover every cell over the clip, whatever the cell contains. It uses the policy's
-    probabilities, since drawn cells carry no gradient, or the weights of soft attention.
+    The sum does not depend on how many cells are looked at, so lambda means the same in every model.
 
     Args:
-        attention: (N, T', K*K), the probability or the weight of each cell.
+        first: (N, K*K), the weights of the first frame.
+        cell_logits: (N, T - 1, K*K), of the first cell drawn for each later frame, or of `sets` of cells.
+    """
+    later = cell_logits.sigmoid() if sets else cell_logits.softmax(-1)
+    later = later / later.sum(-1, keepdim=True).clamp_min(1e-8)
+    return torch.cat([first[:, None].detach(), later], 1)
+
+
+def attention_penalty(attention: Tensor) -> Tensor:
+    """Doubly stochastic attention: the sum over cells of (1 - the cell's attention summed over the clip) squared.
+
+    It asks the policy to cover every cell over the clip, whatever the cell contains.
+
+    Args:
+        attention: (N, T, K*K), of `expected_attention`, since drawn cells carry no gradient, or the weights of soft
+            attention.
 
     Returns:
         the mean over episodes.
@@ -313,7 +327,7 @@ def glimpse_losses(
     sets = rollout.cells.dtype == torch.bool
     first = first_draw_logits(cell_logits, rollout.cells)
     entropy = choice_entropy(first, sets=sets).mean()
-    penalty = attention_penalty(first.sigmoid() if sets else first.softmax(-1))
+    penalty = attention_penalty(expected_attention(rollout.attention[:, 0], first, sets=sets))
     answers = classification
     if advantages.classes is not None and phase != "warmup":
         answers = answers + class_choice_loss(class_logits, rollout.predictions, advantages.classes)
@@ -344,7 +358,10 @@ def soft_losses(rollout: Rollout, advantages: Advantages, config: Config, *, upd
     Only sampled classes need REINFORCE, and that after as many updates as other models warm up.
     """
     classification = class_loss(rollout.class_logits, rollout.frame_labels)
-    penalty = attention_penalty(rollout.attention)
+    attention = rollout.attention
+    if rollout.cell_logits is not None:
+        attention = expected_attention(attention[:, 0], rollout.cell_logits)
+    penalty = attention_penalty(attention)
     total = classification + config.training.penalty * penalty
     if advantages.classes is not None and phase_of_update(config, update) != "warmup":
         total = total + class_choice_loss(rollout.class_logits, rollout.predictions, advantages.classes)

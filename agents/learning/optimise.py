@@ -34,15 +34,18 @@ def seed_of_update(config: Config, update: int) -> int:
 
 
 def make_optimizer(policy: GlimpsePolicy, config: Config) -> torch.optim.Adam:
-    """Return Adam with a group for the location head and one for everything else."""
+    """Return Adam with a group for the location head and one for everything else.
+
+    Eq. 8 adds gamma * |theta|^2 to the loss, whose gradient is 2 * gamma * theta; Adam adds `weight_decay` * theta.
+    """
     training, location = config.training, list(policy.location_head.parameters())
     own = {id(parameter) for parameter in location}
     rest = [parameter for parameter in policy.parameters() if id(parameter) not in own]
     scorer_rate = training.advanced.scorer_learning_rate
     return torch.optim.Adam(
         [
-            {"params": rest, "lr": training.learning_rate, "weight_decay": training.weight_decay},
-            {"params": location, "lr": scorer_rate, "weight_decay": training.scorer_weight_decay},
+            {"params": rest, "lr": training.learning_rate, "weight_decay": 2 * training.weight_decay},
+            {"params": location, "lr": scorer_rate, "weight_decay": 2 * training.scorer_weight_decay},
         ]
     )
 

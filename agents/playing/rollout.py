@@ -413,13 +413,15 @@ class _WeighingPlayer(_Player):
         return torch.cat([self.mirror.cells(cells), self.predictions[..., None]], 2).transpose(0, 1)
 
     def rollout(self, clips: NDArray[np.int64], outcome: dict[str, Tensor]) -> Rollout:
+        cell_logits = torch.stack(self.cell_logits, 1)
         return Rollout(
             clips=clips,
             attention=torch.stack(self.attention, 1),
-            entropy=first_draw_entropy(torch.stack(self.cell_logits, 1)),
+            entropy=first_draw_entropy(cell_logits),
             predictions=self.predictions,
             class_logits=self.class_logits,
             actors=self.actors,
+            cell_logits=None if self.model.is_soft else cell_logits,
             **outcome,
         )
 

@@ -33,7 +33,8 @@ class Trainer:
         self.episodes = range(episodes)[self.share.of(episodes)]
         self.envs = make_envs(config, sources["train"], len(self.episodes), train=True)
         self.validation_envs = make_envs(config, sources["validation"], EVALUATION_ENVS, train=False)
-        self.num_updates, self.seconds, self.best_score, self.best_update = 0, 0.0, -math.inf, 0
+        self.num_updates, self.seconds, self.best_update = 0, 0.0, 0
+        self.best_rank: tuple[float | None, ...] = (-math.inf,)  # of the measure that chooses, then of the log-score
         self.trained_by: str | None = git_commit()
 
     def start_from_linear(self) -> None:
@@ -87,4 +88,4 @@ class Trainer:
         self.trained_by = ", ".join(dict.fromkeys(names)) or None
 
 
-_COUNTERS = ("num_updates", "seconds", "best_score", "best_update")
+_COUNTERS = ("num_updates", "seconds", "best_rank", "best_update")

@@ -94,6 +94,13 @@ def describe(source: ClipSource) -> str:
     )
 
 
+def refuse_masked(**arrays: Any) -> None:
+    """Raise ValueError if an array is a masked one, whose mask NumPy's functions drop."""
+    for name, array in arrays.items():
+        if isinstance(array, np.ma.MaskedArray):
+            raise ValueError(f"{name} must be a plain array, got a masked one: fill it first, with {name}.filled(...)")
+
+
 def gather_rows(bank: Array, rows: Index, out: Array) -> None:
     """Copy `bank[rows]` into `out`, converting if the dtypes differ.
 
@@ -187,6 +194,7 @@ class ArraySource:
     __repr__ = describe
 
     def __post_init__(self) -> None:
+        refuse_masked(features=self.features, labels=self.labels, images=self.images, actors=self.actors)
         features, labels, shape = self.features, np.asarray(self.labels), self.features.shape
         if len(shape) != 5 or shape[2] != shape[3] or not all(shape[1:]):
             raise ValueError(f"features must be (clips, T, K, K, D), got shape {shape}")

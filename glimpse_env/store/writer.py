@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,7 +34,7 @@ from glimpse_env.store.manifest import (
     shard_folder,
 )
 
-_NO_CONTENT = {"manifest.json.partial", ".DS_Store", "Thumbs.db", "desktop.ini"}  # the latter of file managers
+_NO_CONTENT = ("manifest.json.*.partial", ".DS_Store", "Thumbs.db", "desktop.ini")  # the latter of file managers
 _INFINITY = np.float16(np.inf).view(np.uint16)
 
 
@@ -248,7 +249,8 @@ def missing_shards(path: Path, manifest: Manifest) -> list[int]:
 def require_same(path: Path, manifest: Manifest) -> Manifest | None:
     """Return the manifest of the store that was begun at `path`, if any; a StoreError if it is another store."""
     if not (path / "manifest.json").exists():
-        if path.exists() and {entry.name for entry in path.iterdir()} - _NO_CONTENT:
+        names = [entry.name for entry in path.iterdir()] if path.exists() else []
+        if not all(any(fnmatch(name, pattern) for pattern in _NO_CONTENT) for name in names):
             raise StoreError(f"{path} is neither empty nor a feature store: choose another folder")
         return None
     begun, _ = read_manifest(path)
