@@ -19,6 +19,7 @@ COMMANDS = {
     "tune": (f"{__package__}.tune", "agents", "Search settings by validation score."),
     "ablate": (f"{__package__}.ablate", "agents", "Change one setting at a time and measure the effect."),
     "compute": (f"{__package__}.compute", "agents", "Count the work of runs and measure their time."),
+    "pack": (f"{__package__}.pack", "agents", "Write a run into one file."),
     "extract": ("glimpse_env.extract", "video", "Compute features of videos into a store."),
     "weights": ("glimpse_env.weights", "video", "Convert Caffe's weights of GoogLeNet."),
     "store": ("glimpse_env.store", "video", "Verify, describe or merge stores."),

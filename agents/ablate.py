@@ -263,7 +263,7 @@ def write_tables(out: Path) -> str:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> CommandLine[Output]:
     """Read the command line."""
-    line = parse_command(Output, arguments, models=("reinforce",), program="python -m agents.ablate")
+    line = parse_command(Output, arguments, models=("reinforce",), program="videoglimpse ablate")
     if line.models != ("reinforce",):
         raise ValueError(f"--models must be reinforce, whose settings are changed, got {' '.join(line.models)}")
     return line

@@ -57,7 +57,7 @@ class Output(SeededOutput):
     reported: Path | None = None
     """CSV of published figures: model, measure, value, source."""
     tuned: Path | None = None
-    """settings.json of agents.tune, with the settings that each model learns best with."""
+    """settings.json of videoglimpse tune, with the settings that each model learns best with."""
 
 
 def jobs_of(line: CommandLine[Output]) -> list[Job]:
@@ -125,7 +125,7 @@ def _macs_of(record: Record) -> float | None:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> CommandLine[Output]:
     """Read the command line."""
-    return parse_command(Output, arguments, models=COMPARED, program="python -m agents.compare")
+    return parse_command(Output, arguments, models=COMPARED, program="videoglimpse compare")
 
 
 def main() -> None:

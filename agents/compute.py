@@ -111,7 +111,7 @@ def finished_runs(path: Path) -> list[RunFolder]:
     """
     runs = [run for run in find_runs(path) if run.result() is not None]
     if not runs:
-        raise FileNotFoundError(f"no run in {path} is finished: finish one with agents/reinforce.py --resume {path}")
+        raise FileNotFoundError(f"no run in {path} is finished: finish one with videoglimpse train --resume {path}")
     records = [run.record() for run in runs]
     first, models = records[0], [record.config.model for record in records]
     if len(set(models)) < len(models) or any(
@@ -248,7 +248,7 @@ def main(arguments: Arguments) -> None:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Arguments:
     """Read the command line."""
-    return parse_flags(Arguments, arguments, program="python -m agents.compute")
+    return parse_flags(Arguments, arguments, program="videoglimpse compute")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def main(arguments: Arguments) -> None:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Arguments:
     """Read the command line."""
-    return parse_flags(Arguments, arguments, program="python -m agents.pack")
+    return parse_flags(Arguments, arguments, program="videoglimpse pack")
 
 
 if __name__ == "__main__":

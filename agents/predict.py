@@ -139,7 +139,7 @@ def main(arguments: Arguments) -> int:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Arguments:
     """Read the command line."""
-    return parse_flags(Arguments, arguments, program="python -m agents.predict")
+    return parse_flags(Arguments, arguments, program="videoglimpse predict")
 
 
 if __name__ == "__main__":

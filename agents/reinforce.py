@@ -286,12 +286,12 @@ class Output:
     sampled: bool = False
     """With --evaluate: sample cells as in training, instead of taking the most likely ones."""
     tuned: Path | None = None
-    """File that agents.tune wrote (settings.json), with the settings that each model learns best with."""
+    """File that videoglimpse tune wrote (settings.json), with the settings that each model learns best with."""
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> CommandLine[Output]:
     """Read the command line, and refuse flags that cannot be combined."""
-    line = parse_command(Output, arguments)
+    line = parse_command(Output, arguments, program="videoglimpse train")
     output = line.output
     if output.resume is not None and output.evaluate is not None:
         raise ValueError("--resume and --evaluate are two commands: give one of them")
@@ -333,7 +333,7 @@ def main() -> None:
             for job, (_, evaluation) in zip(jobs, measured, strict=True):
                 if MODELS[job.config.model].learns:
                     save_examples(RunFolder(job.path), evaluation)
-            print(f"\nWrote {out}. Next: python -m agents.report {out} --out {out}/report.html")
+            print(f"\nWrote {out}. Next: videoglimpse report {out} --out {out}/report.html")
 
 
 def chance_of(jobs: Sequence[Job]) -> float:

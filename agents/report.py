@@ -115,9 +115,7 @@ def main(arguments: Arguments) -> None:
         if arguments.figures is not None:
             write_figures(arguments.figures / f"{number}-{experiment.name}", experiment, clips, macs)
     made = provenance()
-    made_by = (
-        f"Made by agents.report of videoglimpse {made['versions']['videoglimpse']}, git commit {made['git_commit']}"
-    )
+    made_by = f"Made by videoglimpse {made['versions']['videoglimpse']}, git commit {made['git_commit']}"
     content = whole_page(sections, experiments, made_by).encode("utf-8", "backslashreplace")
     write_file(arguments.out, content)
     print(f"wrote {arguments.out} ({len(content) / 1e6:.1f} MB)")
@@ -125,7 +123,7 @@ def main(arguments: Arguments) -> None:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Arguments:
     """Read the command line."""
-    return parse_flags(Arguments, arguments, program="python -m agents.report")
+    return parse_flags(Arguments, arguments, program="videoglimpse report")
 
 
 if __name__ == "__main__":

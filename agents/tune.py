@@ -136,7 +136,7 @@ def check_base(line: CommandLine[Output], sources: Sources) -> None:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> CommandLine[Output]:
     """Read the command line."""
-    line = parse_command(Output, arguments, models=TUNED, program="python -m agents.tune")
+    line = parse_command(Output, arguments, models=TUNED, program="videoglimpse tune")
     if (score := line.config.setting("video_score")) != "mean":
         raise ValueError(f"--video-score {score}: trials are judged by mean scores; leave it out")
     return line
@@ -163,7 +163,7 @@ def main() -> None:
         print(f"{name}: log-score {score:.4f} with {format_settings(best)}", flush=True)
         settings = (read_json(chosen) if chosen.exists() else {}) | {name: best}
         write_json(chosen, {model: own for model, own in settings.items() if judged_trials(out / model) == trials})
-    print(f"Wrote {chosen}: pass it to agents.compare or agents/reinforce.py with --tuned")
+    print(f"Wrote {chosen}: pass it to videoglimpse compare or videoglimpse train with --tuned")
 
 
 if __name__ == "__main__":

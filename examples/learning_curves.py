@@ -24,7 +24,7 @@ from common import installed_by
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Draw learning curves on the synthetic source.")
     parser.add_argument(
-        "--runs", type=Path, nargs="+", required=True, help="Run folders written by agents/reinforce.py."
+        "--runs", type=Path, nargs="+", required=True, help="Run folders written by videoglimpse train."
     )
     parser.add_argument(
         "--sb3", type=Path, nargs="+", required=True, help="JSON files written by examples/train_sb3.py."

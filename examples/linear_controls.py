@@ -37,7 +37,7 @@ class Arguments:
     """Print the accuracy of runs, and that of logistic regression on the same looks."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders that agents/reinforce.py or agents.compare wrote."""
+    """Folders that videoglimpse train or videoglimpse compare wrote."""
 
     def __post_init__(self) -> None:
         if not self.runs:

@@ -82,7 +82,7 @@ class Config:
     log_dir: str = "runs/ppo"
     """Folder of the TensorBoard events."""
     run: Path | None = None
-    """Folder to write as a run that agents.compare takes, next to runs of agents/reinforce.py."""
+    """Folder to write as a run that videoglimpse compare takes, next to runs of videoglimpse train."""
 
 
 def make_envs(config: Config, **kwargs: Any) -> gym.vector.VectorEnv:

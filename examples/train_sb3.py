@@ -43,7 +43,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--points", type=int, default=20, help="Number of validations during training.")
     parser.add_argument("--test-episodes", type=int, default=1000, help="Number of test episodes.")
-    parser.add_argument("--run", type=Path, help="Folder to write as a run that agents.compare takes; not with dqn.")
+    parser.add_argument("--run", type=Path, help="Folder to write as a run for videoglimpse compare; not with dqn.")
     parser.add_argument("--out", type=Path, help="JSON file to write the result and the learning curve to.")
     parsed = parser.parse_args(arguments)
     if parsed.run is not None and parsed.algorithm == "dqn":

@@ -71,7 +71,7 @@ def test_an_error_of_the_code_keeps_its_traceback(error):
 def test_several_processes_are_for_reinforce_alone(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     calls = []
-    with pytest.raises(SystemExit, match="error: torchrun is for agents/reinforce"):
+    with pytest.raises(SystemExit, match="error: torchrun is for training"):
         run_command(lambda: calls.append(1))
     assert not calls
     with pytest.raises(SystemExit):

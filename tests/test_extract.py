@@ -546,7 +546,7 @@ def test_the_command_line_is_the_settings(settings, store, tmp_path, monkeypatch
     assert contents(tmp_path / "store") == contents(settings.out)
     printed = capsys.readouterr().out
     assert re.search(r"6 of 7 clips\nthis run: 6 clips, 19 frames, 2\.6 MB, [\d.]+ frames a second \(", printed)
-    assert printed.endswith(f"Next: python agents/reinforce.py --source {tmp_path / 'store'}\n")
+    assert printed.endswith(f"Next: videoglimpse train --source {tmp_path / 'store'}\n")
     first, second = printed.splitlines()[:2]
     assert first == (
         f"folder: 7 clips of 2 classes into {tmp_path / 'store'}; "

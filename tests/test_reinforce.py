@@ -92,7 +92,7 @@ def test_the_command_trains_every_model_and_prints_the_next_command(store, tmp_p
     assert table[4].split()[-2:] == ["-", "-"]  # the mean has no focus
     assert table[5].startswith("chance 0.333; 6 test videos of 6 films; the interval covers films, not seeds")
     assert table[6].startswith("of some intervals: few or unequal films (they count as 6.0 equal ones)")
-    assert table[-1] == f"Wrote {out}. Next: python -m agents.report {out} --out {out}/report.html"
+    assert table[-1] == f"Wrote {out}. Next: videoglimpse report {out} --out {out}/report.html"
     files = {path.name for path in (out / "reinforce").iterdir() if "tfevents" not in path.name}
     names = {"config.json", "metrics.jsonl", "best.safetensors", "last.pt", "evaluation.json", "glimpses.png", "lock"}
     assert files == names
@@ -121,7 +121,7 @@ def test_models_get_the_settings_that_were_tuned_for_them(store, tmp_path, monke
         (["--source", "nowhere"], "error: no source 'nowhere'"),
         (["--glimpses", "50"], "error: glimpses must be 1 to 49"),
         (["--device", "tpu9"], "error: unknown device 'tpu9': use --device cpu"),
-        (["--tuned", "nowhere"], "error: no tuned settings at nowhere: agents.tune writes them"),
+        (["--tuned", "nowhere"], "error: no tuned settings at nowhere: videoglimpse tune writes them"),
         (["--resume", "nowhere"], "error: no run in nowhere (no config.json)"),
         (["--evaluate", "nowhere"], "error: no run in nowhere (no config.json)"),
         (["--config", "nowhere"], "error: no config.json in nowhere"),

@@ -281,7 +281,7 @@ def test_models_without_settings_are_refused(tmp_path):
 
 
 def test_a_missing_file_of_settings_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no tuned settings at .*nothing.json: agents.tune writes them"):
+    with pytest.raises(FileNotFoundError, match=r"no tuned settings at .*nothing.json: videoglimpse tune writes them"):
         read_tuned(tmp_path / "nothing.json", [])
 
 

@@ -77,7 +77,7 @@ def parse_command(
     arguments: Sequence[str] | None = None,
     *,
     models: tuple[ModelName, ...] = ("reinforce", "random"),
-    program: str | None = None,
+    program: str,
 ) -> CommandLine[Output]:
     """Read a command line. A run's config.json (--config), the preset or the source set the defaults.
 
@@ -138,8 +138,8 @@ def run_command(main: Callable[[], int | None], *, ranks: bool = False) -> None:
     escape_unprintable()
     if started_ranks() > 1 and not ranks:
         sys.exit(
-            "error: torchrun is for agents/reinforce.py, whose processes share the updates of one run: start this "
-            "command without torchrun"
+            "error: torchrun is for training, whose processes share the updates of one run: start this command without "
+            "torchrun"
         )
     try:
         sys.exit(main())

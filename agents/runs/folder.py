@@ -240,7 +240,7 @@ class RunFolder:
         result = self.result()
         if result is None:
             raise FileNotFoundError(
-                f"the run {self.path} is not finished: finish it with python agents/reinforce.py --resume {self.path}"
+                f"the run {self.path} is not finished: finish it with videoglimpse train --resume {self.path}"
             )
         return result
 
@@ -268,7 +268,7 @@ def find_runs(path: Path) -> list[RunFolder]:
     runs = [RunFolder(child.parent) for child in path.rglob("config.json")]
     if not runs:
         raise FileNotFoundError(
-            f"no run in {path} (no config.json): name a folder that agents/reinforce.py wrote, or a packed run"
+            f"no run in {path} (no config.json): name a folder that videoglimpse train wrote, or a packed run"
         )
     return sorted(runs, key=lambda run: (MODELS.place(run.record().config.model), run.path))
 

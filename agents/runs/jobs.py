@@ -62,7 +62,7 @@ def read_tuned(path: Path | None, models: Sequence[str]) -> dict[str, Settings]:
     if path is None:
         return {}
     if not path.exists():
-        raise FileNotFoundError(f"no tuned settings at {path}: agents.tune writes them, as settings.json")
+        raise FileNotFoundError(f"no tuned settings at {path}: videoglimpse tune writes them, as settings.json")
     settings = read_json(path)
     if not isinstance(settings, dict) or not all(
         isinstance(own, dict) and name in MODELS for name, own in settings.items()

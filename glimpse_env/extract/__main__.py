@@ -48,7 +48,7 @@ def main() -> None:
         print("stopped: finished shards are kept; to continue, run the same command again", file=sys.stderr)
         raise SystemExit(130) from None  # as a shell reports SIGINT
     if not settings.dry_run:
-        print(f"Next: python agents/reinforce.py --source {shlex.quote(str(out))}")
+        print(f"Next: videoglimpse train --source {shlex.quote(str(out))}")
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ class Output:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> CommandLine[Output]:
     """Read the command line."""
-    line = parse_command(Output, arguments, models=("reinforce",))
+    line = parse_command(Output, arguments, models=("reinforce",), program="profile_training.py")
     if line.models != ("reinforce",):
         raise ValueError(f"only reinforce can be profiled, got --models {' '.join(line.models)}: leave out --models")
     if line.output.json is not None and not line.output.json.parent.is_dir():
