@@ -144,8 +144,8 @@ def test_an_unfinished_run_is_evaluated_by_its_best_checkpoint_and_says_so(tmp_p
     printed = capsys.readouterr()
     assert [line.split()[0] for line in printed.out.splitlines()[1:3]] == ["reinforce", "chance"]
     assert printed.err.splitlines()[-2:] == [
-        f"{out / 'random'} has not validated yet: it is left out",
         f"{out / 'reinforce'} is not finished: playing its best checkpoint so far",
+        f"{out / 'random'} has not validated yet: it is left out",
     ]
     message = run(monkeypatch, "--evaluate", out / "random")
     assert message.startswith(f"error: no best.safetensors in {out / 'random'}: the run has not validated yet")
