@@ -25,7 +25,7 @@ def played(source, clips, model="reinforce", bias=0.0, **settings):
     policy.class_head.classes.bias.data[3:] += bias
     play_settings = PlaySettings(model=MODELS[model])
     rollout = collect_rollout(envs, policy, np.array(clips), play_settings, noise=Noise.seeded(1))
-    return Played.of(envs, rollout, MODELS[model])
+    return Played(model=MODELS[model], rollout=rollout, source=envs.source)
 
 
 def draw(source, clips, model="reinforce", **changes):

@@ -101,6 +101,7 @@ class Rollout:
     """N whole episodes. Cells are in the policy's coordinates: mirrored if the episode was."""
 
     clips: NDArray[np.int64]  # (N,)
+    windows: NDArray[np.int64]  # (N, T) index of each frame among the source's frames of the clip
     attention: Tensor  # (N, T, K*K) l of eq. 3; soft models learn by its gradient
     entropy: Tensor  # (N, T - 1) nats, of the choice of the cells that are seen in frames 2..T
     predictions: Tensor  # (N, T) int64

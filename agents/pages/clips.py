@@ -227,7 +227,7 @@ def play_as_tested(record: Record, config: Config, test: ClipSource, clips: list
     rollouts = islice(play_split(envs, policy, greedy_play(config), seed=config.training.seed), batches)
     progress = tqdm(rollouts, desc=record.model.name, total=batches, disable=not shows_bars(), leave=False)
     for batch, (rollout, _) in enumerate(progress):
-        episodes = Played.of(envs, rollout, record.model)
+        episodes = Played(model=record.model, rollout=rollout, source=envs.source)
         first = batch * EVALUATION_ENVS
         for clip in clips:
             if first <= clip < first + EVALUATION_ENVS:

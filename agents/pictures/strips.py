@@ -114,18 +114,15 @@ class Played:
     rollout: Rollout
     """N episodes, not mirrored."""
     source: ClipSource
-    windows: NDArray[np.int64]
-    """(N, T) the index of each frame among those of its clip."""
 
-    @classmethod
-    def of(cls, envs: VideoGlimpseVectorEnv, rollout: Rollout, model: Model) -> Played:
-        """Return the episodes that the environments have just played."""
-        return cls(model=model, rollout=rollout, source=envs.source, windows=envs.engine.window.copy())
+    @property
+    def windows(self) -> NDArray[np.int64]:
+        """(N, T) the index of each frame among those of its clip."""
+        return self.rollout.windows
 
     def only(self, episode: int) -> Played:
         """Return a copy of one episode, which keeps none of the others in memory."""
-        rows = torch.tensor([episode])
-        return dataclasses.replace(self, rollout=self.rollout.rows(rows), windows=self.windows[[episode]])
+        return dataclasses.replace(self, rollout=self.rollout.rows(torch.tensor([episode])))
 
     def clip_id(self, episode: int) -> str:
         """Return the name of the clip that an episode plays; bytes of file names that are not UTF-8 are escaped."""
@@ -188,7 +185,7 @@ def play_clips(
     """Play one episode of each of the `clips`, as many as there are environments, to be drawn."""
     noise = Noise.seeded(seed, policy.device)
     rollout = play(envs, policy, np.asarray(clips, np.int64), settings, noise=noise, seed=seed)
-    return Played.of(envs, rollout, settings.model)
+    return Played(model=settings.model, rollout=rollout, source=envs.source)
 
 
 def save_examples(run: RunFolder, measured: Evaluation) -> None:

@@ -27,6 +27,7 @@ from ..learning.policy import GlimpsePolicy
 from ..parallel.noise import Noise
 from .envs import greedy_play, make_envs
 from .features import videos_of
+from .joined import JoinedFrames, measure_segments
 from .metrics import hit_at_k, mean_average_precision, mean_log_score, top_k_correct
 from .rollout import PlaySettings, play
 
@@ -35,8 +36,9 @@ from .rollout import PlaySettings, play
 class Evaluation:
     """Measures of a split; `focus` and `focus_per_look` are None if the actor is unknown or all cells are seen.
 
-    Measures of videos use their scores (`class_scores`, averaged over a video's windows); all others are means over
-    episodes. The two differ if windows slide over videos.
+    Measures of videos use their scores (`class_scores`, averaged over a video's windows); those from `detection_map` on
+    use the predictions and scores of the videos' frames, and are None if clips are trimmed. All others are means over
+    episodes, which differ from means over videos if windows slide over them.
     """
 
     accuracy: float  # top-1 of the videos; any label of a video counts as right
@@ -59,15 +61,23 @@ class Evaluation:
     visits: tuple[tuple[float, ...], ...] | None  # (K, K) share of the looks on each cell; None if all cells are seen
     correct: tuple[bool, ...]  # (videos,) in the order of the split: whether `accuracy` counts the video
     films: tuple[int, ...]  # (videos,) number of the film that each video was cut from (`film_of_video`)
+    detection_map: float | None = None  # of runs of equal predictions: mean of `activitynet_map`
+    detection_map_at_50: float | None = None  # the same at a temporal IoU of 0.5 alone
+    thumos_map: float | None = None  # of the same runs: mean of `thumos_map`
+    score_detection_map: float | None = None  # of thresholded scores: mean of `activitynet_map`
+    segment_precision: float | None = None  # of the same runs, matched as by the environment
+    segment_recall: float | None = None
+    segment_reward: float | None = None  # mean over videos of eq. 7 with these runs
+    segments: float | None = None  # mean number of true segments of a video
+    segment_counts: tuple[tuple[float, float], ...] | None = None  # mean N+ and N- of scores above each of THRESHOLDS
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Evaluation:
         """Rebuild an evaluation from evaluation.json; a ValueError if a measure is missing or unknown."""
         names = {field.name for field in fields(cls)}
-        if values.keys() != names:
-            raise ValueError(
-                f"the evaluation differs from this version's in {', '.join(sorted(names ^ values.keys()))}"
-            )
+        optional = {field.name for field in fields(cls) if field.default is None}
+        if differing := sorted((names ^ values.keys()) - (optional - values.keys())):
+            raise ValueError(f"the evaluation differs from this version's in {', '.join(differing)}")
         return cls(**{name: _tupled(value) for name, value in values.items()})
 
 
@@ -78,6 +88,13 @@ MEASURES = {  # names of an Evaluation's numbers in tables
     "top3": "top 3",
     "mean_average_precision": "mAP",
     "plain_mean_average_precision": "plain mAP",
+    "detection_map": "detection mAP",
+    "detection_map_at_50": "detection mAP at 0.5",
+    "thumos_map": "THUMOS mAP",
+    "score_detection_map": "detection mAP of scores",
+    "segment_precision": "segment precision",
+    "segment_recall": "segment recall",
+    "segment_reward": "segment reward",
     "log_score": "log-score",
     "hit_at_1": "Hit@1",
     "hit_at_3": "Hit@3",
@@ -177,7 +194,7 @@ def evaluate(
     if settings.mirror:
         raise ValueError("mirrored episodes are for training: set mirror=False to measure")
     rollouts = play_split(envs, policy, settings, seed=seed)
-    return measure(rollouts, envs.source, video_score=video_score, sees_all=settings.model.sees == "all")
+    return measure(rollouts, envs, video_score=video_score, sees_all=settings.model.sees == "all")
 
 
 def evaluate_split(config: Config, policy: GlimpsePolicy, source: ClipSource, *, greedy: bool = True) -> Evaluation:
@@ -188,9 +205,14 @@ def evaluate_split(config: Config, policy: GlimpsePolicy, source: ClipSource, *,
 
 
 def measure(
-    rollouts: Iterable[tuple[Rollout, int]], source: ClipSource, *, video_score: VideoScore = "mean", sees_all: bool
+    rollouts: Iterable[tuple[Rollout, int]],
+    envs: VideoGlimpseVectorEnv,
+    *,
+    video_score: VideoScore = "mean",
+    sees_all: bool,
 ) -> Evaluation:
     """Measure the rollouts of a whole split, each with the number of its first episodes that count."""
+    source, frames = envs.source, JoinedFrames(envs.source)
     columns: dict[str, list[Tensor]] = {}
     played: list[Tensor] = []
     truths, videos = video_labels(source), torch.from_numpy(video_of_clip(source))
@@ -204,6 +226,8 @@ def measure(
         so_far = so_far if len(so_far) else torch.zeros(len(truths), *softmax.shape[1:])
         so_far.index_add_(0, videos[rollout.clips[:valid]], softmax.cumsum(1))
         visits += rollout.looked[:valid].sum((0, 1)).cpu()
+        if not source.trimmed:
+            frames.add(rollout.rows(slice(valid)), softmax)
         for name, values in _measure(rollout).items():
             columns.setdefault(name, []).append(values[:valid])
     scores = video_scores(torch.cat(played), source).numpy()
@@ -234,6 +258,7 @@ def measure(
         visits=None if sees_all else _shares(visits),
         correct=tuple(correct.tolist()),
         films=tuple(film_of_video(source).tolist()),
+        **({} if source.trimmed else measure_segments(frames.videos(), envs.engine.rules)),
     )
 
 

@@ -43,27 +43,30 @@ def mean_log_score(scores: Scores, truths: Truths) -> float | None:
     return float((logs.sum(1) / truths[labelled].sum(1)).mean()) if labelled.any() else None
 
 
-def precision_and_recall(scores: Scores, truths: Truths) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def precision_and_recall(
+    scores: Scores, truths: Truths, positives: int | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the precision and the recall at every distinct score of one class, the highest first.
 
     Args:
         scores: (V,) of the class.
-        truths: (V,) bool, at least one of them true.
+        truths: (V,) bool.
+        positives: number to be found, at least 1; that of the `truths` by default.
     """
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # equal scores are retrieved together
     found = truths[order].cumsum()[ends]
-    return found / (ends + 1), found / truths.sum()
+    return found / (ends + 1), found / (truths.sum() if positives is None else positives)
 
 
-def average_precision(scores: Scores, truths: Truths, *, interpolated: bool) -> float:
+def average_precision(scores: Scores, truths: Truths, *, interpolated: bool, positives: int | None = None) -> float:
     """Return the average precision of (V,) scores: the sum of each gain in recall times the precision there.
 
     With `interpolated` the precision is the best one at that recall or a higher one.
 
     Source: ActivityNet's `eval_classification.py`, after PASCAL VOC 2011's development kit, for the interpolation.
     """
-    precision, recall = precision_and_recall(scores, truths)
+    precision, recall = precision_and_recall(scores, truths, positives)
     if interpolated:
         precision = np.maximum.accumulate(precision[::-1])[::-1]
     return float((np.diff(recall, prepend=0.0) * precision).sum())

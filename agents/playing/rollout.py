@@ -112,7 +112,7 @@ def play_out(
     observations: NDArray[Any],
     act: Callable[[NDArray[Any]], NDArray[np.int64]],
     device: torch.device,
-) -> dict[str, Tensor]:
+) -> dict[str, Any]:
     """Step episodes that have just begun to their end, and return the environments' results as a rollout's fields."""
     frame_labels, rewards, infos = [], np.zeros(envs.num_envs), dict[str, Any]()
     for _ in range(envs.engine.rules.frames):
@@ -120,6 +120,7 @@ def play_out(
         frame_labels.append(torch.from_numpy(infos["frame_labels"]))
     counted = ("is_correct", "glimpses", "true_positives", "false_positives")
     return {
+        "windows": envs.engine.window.copy(),
         "frame_labels": torch.stack(frame_labels, 1).to(device),
         "rewards": torch.from_numpy(rewards).float().to(device),
     } | {name: torch.from_numpy(infos[name]) for name in counted}
@@ -200,7 +201,7 @@ class _Player(ABC):
         """Play all frames, and return (T, N, m + 1) actions."""
 
     @abstractmethod
-    def rollout(self, clips: NDArray[np.int64], outcome: dict[str, Tensor]) -> Rollout:
+    def rollout(self, clips: NDArray[np.int64], outcome: dict[str, Any]) -> Rollout:
         """Return the record of the episodes."""
 
     def explore(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
@@ -327,7 +328,7 @@ class _ChoosingPlayer(_Player):
         # A sum over all cells is the same if mirrored.
         return content if encoder.reduces else self.mirror.values(content)
 
-    def rollout(self, clips: NDArray[np.int64], outcome: dict[str, Tensor]) -> GlimpseRollout:
+    def rollout(self, clips: NDArray[np.int64], outcome: dict[str, Any]) -> GlimpseRollout:
         played = _Frame(*zip(*self.frames, strict=True))  # of lists
         attention = [torch.zeros_like(self.visits).scatter_(1, look.cells, look.weights) for look in played.looks]
         views = [view for view in played.view if view is not None]
@@ -412,7 +413,7 @@ class _WeighingPlayer(_Player):
         cells = torch.stack(self.attention, 1).roll(-1, 1).topk(self.glimpses, dim=2).indices
         return torch.cat([self.mirror.cells(cells), self.predictions[..., None]], 2).transpose(0, 1)
 
-    def rollout(self, clips: NDArray[np.int64], outcome: dict[str, Tensor]) -> Rollout:
+    def rollout(self, clips: NDArray[np.int64], outcome: dict[str, Any]) -> Rollout:
         cell_logits = torch.stack(self.cell_logits, 1)
         return Rollout(
             clips=clips,

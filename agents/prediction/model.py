@@ -217,9 +217,8 @@ class TrainedModel:
         )
         played = Played(
             model=settings.model,
-            rollout=_as_one_episode(rollouts, windows, places),
+            rollout=dataclasses.replace(_as_one_episode(rollouts, windows, places), windows=seen[None]),
             source=pictures,
-            windows=seen[None],
         )
         return Prediction(
             video=str(video.path),

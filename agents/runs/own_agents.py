@@ -65,7 +65,7 @@ def evaluate(
         **arguments,
     )
     assert isinstance(envs, VideoGlimpseVectorEnv)
-    return measure(_rollouts(envs, agent, seed), envs.source, sees_all=False)
+    return measure(_rollouts(envs, agent, seed), envs, sees_all=False)
 
 
 def save_run(

@@ -17,6 +17,7 @@ from .records import COLUMNS, Record, Row, find_row, rows_of
 
 SHOWN = tuple(name for name in MEASURES if name not in ("plain_mean_average_precision", "log_score"))
 FEW_SEEDS = 3
+OF_EVENTS = ("mean_average_precision", "detection_map")  # columns of a short table of untrimmed clips
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,12 @@ class Differences:
 
 
 def comparison_table(rows: Sequence[Row], reported: Sequence[Reported] = (), *, all_columns: bool = False) -> Table:
-    """Return one line for each row, then the published figures: five columns, or all."""
+    """Return one line for each row, then the published figures: five columns (untrimmed clips: seven), or all."""
     published = {figure.measure for figure in reported}
     others = [name for name in SHOWN if name in published or any(row.values(name) for row in rows)]
-    others = [name for name in others if name != "accuracy"] if all_columns else []
+    is_untrimmed = any(row.values("detection_map") for row in rows)
+    short = OF_EVENTS if is_untrimmed else ()
+    others = [name for name in others if name != "accuracy" and (all_columns or name in short)]
     header = ["model", "glimpses", "accuracy", "minus random", "clips"]
     header += ["seeds", "REINFORCE minus it"] * all_columns + [MEASURES[name] for name in others]
     lines, gains = [], []
@@ -169,14 +172,18 @@ def results_table(measured: Sequence[tuple[ModelName, Evaluation]], chance: floa
 
     The 95 % interval of the accuracy covers the films of the test videos, not the seeds of training.
     """
-    lines = [f"{'':12}{'accuracy':>9}{'95 % interval':>17}{'vote':>8}{'focus':>8}{'per look':>10}"]
+    shown = {"vote_accuracy": "vote", "focus": "focus", "focus_per_look": "per look"}
+    shown |= {name: MEASURES[name] for name in OF_EVENTS if any(one.detection_map is not None for _, one in measured)}
+    widths = {name: max(8, len(title) + 2) for name, title in shown.items()}
+    header = "".join(f"{title:>{widths[name]}}" for name, title in shown.items())
+    lines = [f"{'':12}{'accuracy':>9}{'95 % interval':>17}{header}"]
     for model, result in measured:
         accuracy = mean_interval(result.correct, result.films)
         low, high = max(accuracy.mean - accuracy.half, 0), min(accuracy.mean + accuracy.half, 1)
         interval = f"{low:.3f} to {high:.3f}" if isfinite(accuracy.half) else "-"
-        cells = [result.vote_accuracy, result.focus, result.focus_per_look]
-        vote, focus, per_look = ("-" if value is None else f"{value:.3f}" for value in cells)
-        lines.append(f"{model:12}{accuracy.mean:9.3f}{interval:>17}{vote:>8}{focus:>8}{per_look:>10}")
+        values = {name: getattr(result, name) for name in shown}
+        cells = "".join(f"{'-' if one is None else f'{one:.3f}':>{widths[name]}}" for name, one in values.items())
+        lines.append(f"{model:12}{accuracy.mean:9.3f}{interval:>17}{cells}")
     notes = {mean_interval(result.correct, result.films).note for _, result in measured}
     videos, films = len(measured[0][1].correct), len(set(measured[0][1].films))
     lines.append(f"chance {chance:.3f}; {videos} test videos of {films} films; the interval covers films, not seeds")
