@@ -226,7 +226,7 @@ def main(arguments: Arguments) -> None:
             videos.append(video)
             if number == arguments.limit:
                 break
-    for video in tqdm(videos, desc="joining", unit="video"):
+    for video in tqdm(videos, desc="joining", unit="video", disable=None):
         path = arguments.out / "videos" / f"v_{video.video_id}.mp4"
         if not path.exists():
             write_atomically(path, functools.partial(encode, video))

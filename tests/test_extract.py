@@ -542,9 +542,12 @@ def run_main(monkeypatch, arguments):
 
 
 def test_the_command_line_is_the_settings(settings, store, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("glimpse_env.extract.run._SECONDS_BETWEEN_LINES", 0.0)
     run_main(monkeypatch, command(settings, tmp_path / "store"))
     assert contents(tmp_path / "store") == contents(settings.out)
-    printed = capsys.readouterr().out
+    printed, progress = capsys.readouterr()
+    assert progress == ""  # no bar, since this is no terminal
+    assert re.search(r"^7/7 clips, +[\d.]+(s/clip|clip/s), 00:00 left$", printed, re.MULTILINE)
     assert re.search(r"6 of 7 clips\nthis run: 6 clips, 19 frames, 2\.6 MB, [\d.]+ frames a second \(", printed)
     assert printed.endswith(f"Next: videoglimpse train --source {tmp_path / 'store'}\n")
     first, second = printed.splitlines()[:2]

@@ -384,6 +384,15 @@ def test_a_number_of_environments_that_is_none(toy, num_envs):
         VideoGlimpseVectorEnv(num_envs, source=toy)
 
 
+def test_numbers_of_numpy_are_numbers(toy):
+    assert VideoGlimpseVectorEnv(np.int64(2), source=toy).num_envs == 2
+
+
+def test_a_copy_that_is_neither_true_nor_false(toy):
+    with pytest.raises(TypeError, match="copy must be True or False, got 'no'"):
+        VideoGlimpseVectorEnv(2, source=toy, copy="no")
+
+
 def test_an_unknown_autoreset_mode(toy):
     with pytest.raises(ValueError, match=r"autoreset_mode must be one of \['NextStep', .*'Disabled'\], got 'Never'"):
         VideoGlimpseVectorEnv(2, source=toy, autoreset_mode="Never")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from glimpse_env.extract.shards import ShardExtractor, Work, load_network, make_
 from glimpse_env.sources.splits import SPLITS
 from glimpse_env.store.manifest import Manifest
 from glimpse_env.store.writer import StoreWriter, locked, missing_shards, require_same, write_report
+from glimpse_env.terminal import shows_bars
 from glimpse_env.video.backbones import Backbone, DeviceError, parse_device, software
 from glimpse_env.video.decode import RESIZE_RULE, THUMBNAIL_SIZE, DecodedClip, Stopwatch, VideoError
 from glimpse_env.video.decoders import Decoders
@@ -27,6 +29,8 @@ from glimpse_env.video.readers import decoder_versions
 
 _SAMPLED = 8  # videos that a dry run tries
 _SHOWN = 10  # notes that are printed
+_SECONDS_BETWEEN_LINES = 30.0  # without a terminal
+_LINE = "{n_fmt}/{total_fmt} clips, {rate_fmt}, {remaining} left"
 
 
 def extract(settings: Settings) -> Path:
@@ -130,12 +134,19 @@ def _fill(
 ) -> Work:
     total = len(writer.clips)
     done = total - sum(len(writer.share(shard)) for shard in shards)
-    with tqdm(total=total, initial=done, unit="clip") as bar:
+    shown, started = done, time.perf_counter()
+    printed = started
+    with tqdm(total=total, initial=done, unit="clip", disable=not shows_bars()) as bar:
 
         def report(clip: VideoClip, error: VideoError | None) -> None:
+            nonlocal shown, printed
             if error is not None:
                 bar.write(f"skipped: {error}")
             bar.update()
+            shown, now = shown + 1, time.perf_counter()
+            if bar.disable and now - printed >= _SECONDS_BETWEEN_LINES:
+                printed = now
+                print(tqdm.format_meter(shown, total, now - started, unit="clip", bar_format=_LINE, initial=done))
 
         if settings.engine == "local":
             return ShardExtractor(settings, writer, backbone, decoders).fill(shards, report)
