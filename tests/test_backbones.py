@@ -1,5 +1,6 @@
 """The networks: their layers, their weights, and the weights that they refuse."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -180,14 +181,33 @@ def test_pickled_objects_are_refused(tmp_path):
         load_backbone("googlenet", weights=tmp_path / "list.pth")
 
 
-def test_weights_that_are_missing(tmp_path, monkeypatch):
+def test_weights_that_are_missing(tmp_path):
     with pytest.raises(WeightsError, match=r"no weights file at .*none\.pth$"):
         load_backbone("googlenet", weights=tmp_path / "none.pth")
     with pytest.raises(WeightsError, match="bvlc_googlenet needs a weights file: pass --weights"):
         load_backbone("bvlc_googlenet")
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(WeightsError, match=r"no weights file at .*: download https://download\.pytorch\.org/.* to it"):
-        load_backbone("googlenet")
+
+
+def test_torchvisions_weights_are_downloaded_once_and_checked(tmp_path, monkeypatch):
+    (tmp_path / "server").mkdir()
+    tensors = {"conv1.conv.weight": torch.zeros(1)}
+    torch.save(tensors, tmp_path / "weights.pth")
+    digest = hashlib.sha256((tmp_path / "weights.pth").read_bytes()).hexdigest()
+    served = (tmp_path / "weights.pth").rename(tmp_path / "server" / f"googlenet-{digest[:8]}.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("glimpse_env.video.backbones._TORCHVISION_WEIGHTS", served.as_uri())
+    for _ in range(2):  # the second time from the cache, since the server has it no more
+        with pytest.raises(WeightsError, match=rf"home/hub/checkpoints/{served.name} does not fit googlenet"):
+            load_backbone("googlenet")
+        served.unlink(missing_ok=True)
+    (tmp_path / "home" / "hub" / "checkpoints" / served.name).unlink()
+    for content, reason in ((None, "No such file"), (b"other", "invalid hash value")):
+        if content is not None:
+            served.write_bytes(content)
+        message = rf"{served.name} cannot be downloaded to .*{reason}.*: .* --weights {served.name}$"
+        with pytest.raises(WeightsError, match=message):
+            load_backbone("googlenet")
+    assert not list((tmp_path / "home").rglob("*.pth*"))
 
 
 def test_an_unknown_backbone(weights):

@@ -21,10 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glimpse_env.files import file_sha256
+from glimpse_env.terminal import shows_bars
 
 BackboneName = Literal["bvlc_googlenet", "googlenet"]
 Precision = Literal["float32", "bfloat16", "float16"]
-_TORCHVISION_FILE = "googlenet-1378be20.pth"
+_TORCHVISION_WEIGHTS = "https://download.pytorch.org/models/googlenet-1378be20.pth"
 CAFFEMODEL = "http://dl.caffe.berkeleyvision.org/bvlc_googlenet.caffemodel"
 _CONVERT = f"python -m glimpse_env.weights convert CAFFEMODEL FILE.safetensors makes one of {CAFFEMODEL}"
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -97,7 +98,8 @@ def load_backbone(
 
     Args:
         name: `bvlc_googlenet` or `googlenet`.
-        weights: .safetensors or .pth file; by default `googlenet` takes the one that torchvision downloaded.
+        weights: .safetensors or .pth file; by default `googlenet` takes torchvision's, from torch.hub's cache
+            or its publisher.
         device: `cpu`, `cuda` or `cuda:<number>`.
         precision: of the convolutions.
         compiled: use `torch.compile`, which needs a C++ compiler and half a minute for its first batch.
@@ -265,12 +267,26 @@ def _find_device(device: str) -> torch.device:
 def _find_weights(name: str, weights: Path | None) -> Path:
     if weights is None and name == "bvlc_googlenet":
         raise WeightsError(f"bvlc_googlenet needs a weights file: pass --weights FILE.safetensors; {_CONVERT}")
-    path = weights or Path(torch.hub.get_dir()) / "checkpoints" / _TORCHVISION_FILE
+    path = weights or _downloaded(_TORCHVISION_WEIGHTS)
     if not path.is_file():
-        remedy = "" if weights else f": download https://download.pytorch.org/models/{_TORCHVISION_FILE} to it"
-        raise WeightsError(f"no weights file at {path}" + (f": {_CONVERT}" if name == "bvlc_googlenet" else remedy))
+        raise WeightsError(f"no weights file at {path}" + (f": {_CONVERT}" if name == "bvlc_googlenet" else ""))
     if path.suffix == ".caffemodel":
         raise WeightsError(f"{path} is Caffe's format: python -m glimpse_env.weights convert {path} FILE.safetensors")
+    return path
+
+
+def _downloaded(url: str) -> Path:
+    """Return the file in torch.hub's cache, downloaded if it is missing; its name ends in the start of its sha256."""
+    path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), path.stem.rpartition("-")[2], progress=shows_bars())
+        except (OSError, RuntimeError) as error:
+            raise WeightsError(
+                f"{url} cannot be downloaded to {path.parent} ({error}): download it in another way, and pass "
+                f"--weights {path.name}"
+            ) from error
     return path
 
 
