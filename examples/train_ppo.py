@@ -14,6 +14,7 @@ remembers them. PPO learns the looks and the predictions from the reward. An add
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -51,6 +52,8 @@ class Config:
     """An embedded source, or the path of a feature store."""
     glimpses: int = 5
     """m, the number of cells looked at in each frame."""
+    jumps: tuple[int, ...] | None = None
+    """Jumps in time that the agent chooses from, such as 1 2 4 8. It observes every frame without them."""
     num_envs: int = 256
     """Number of environments stepped together."""
     rollout_steps: int = 17
@@ -86,7 +89,7 @@ class Config:
 
 
 def make_envs(config: Config, **kwargs: Any) -> gym.vector.VectorEnv:
-    kwargs = {"num_envs": config.num_envs, **kwargs}
+    kwargs = {"num_envs": config.num_envs, "jumps": config.jumps, **kwargs}
     return gym.make_vec(
         "VideoGlimpse-v0", source=config.source, glimpses=config.glimpses, observation="slices", **kwargs
     )
@@ -98,8 +101,8 @@ class Agent(nn.Module):
     def __init__(self, envs: gym.vector.VectorEnv, hidden_size: int) -> None:
         super().__init__()
         assert isinstance(envs.single_action_space, gym.spaces.MultiDiscrete)
-        self.parts = envs.single_action_space.nvec.tolist()  # [K*K] * m + [C]
-        self.glimpses, self.cells = len(self.parts) - 1, self.parts[0]
+        self.parts = envs.single_action_space.nvec.tolist()  # [K*K] * m + [C], with jumps [K*K] * m + [J, C]
+        self.glimpses, self.cells = envs.single_observation_space.shape[0], self.parts[0]
         self.grid_size = round(self.cells**0.5)
         depth = envs.single_observation_space.shape[1] - 2
         self.what = nn.Linear(depth, hidden_size)
@@ -142,7 +145,7 @@ class Agent(nn.Module):
         grid = grid.scatter_add(1, cells.flatten(0, 1)[..., None].expand(-1, -1, MARKS), marks.flatten(0, 1))
         grid = grid.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size))  # (T*N, MARKS, K, K)
         scores = self.around(grid).reshape(steps, envs, -1)  # (T, N, m*K*K)
-        return nn.functional.pad(scores, (0, self.parts[-1]))  # no score for the class
+        return nn.functional.pad(scores, (0, sum(self.parts[self.glimpses :])))  # no score for jump and class
 
 
 class Rollout(NamedTuple):
@@ -178,21 +181,22 @@ def advantages_of(rewards: Tensor, values: Tensor, dones: Tensor, gamma: float, 
 def evaluate(agent: Agent, envs: gym.vector.VectorEnv, seed: int) -> tuple[float, float]:
     """Play every clip of a split once, with sampled looks; return the means of reward and `is_correct`."""
     generator = torch.Generator().manual_seed(seed)
-    rewards, correct = [], []
+    totals = np.zeros((2, envs.unwrapped.num_clips))
     for first in range(0, envs.unwrapped.num_clips, envs.num_envs):
         clips = np.arange(first, first + envs.num_envs) % envs.unwrapped.num_clips
         slices, infos = envs.reset(seed=seed, options={"clip": clips})
         state = agent.initial_state(envs.num_envs)
-        done = np.zeros(envs.num_envs, np.bool_)
-        while not done.all():
+        over = np.zeros(envs.num_envs, np.bool_)
+        while not over.all():
             parts, _, state = agent(torch.as_tensor(slices)[None], torch.as_tensor(infos["frame"])[None], state)
             looks = [torch.multinomial(part.probs[0], 1, generator=generator) for part in parts[:-1]]
             actions = torch.cat([*looks, parts[-1].probs[0].argmax(1, keepdim=True)], 1)
             slices, reward, done, _, infos = envs.step(actions.numpy())
-        rest = envs.unwrapped.num_clips - first
-        rewards.append(reward[:rest])
-        correct.append(infos["is_correct"][:rest])
-    return float(np.concatenate(rewards).mean()), float(np.concatenate(correct).mean())
+            ends = done & ~over  # an episode that jumped to its end is followed by another, which does not count
+            totals[:, clips[ends]] = reward[ends], infos["is_correct"][ends]
+            over |= done
+    mean_reward, accuracy = totals.mean(1).tolist()
+    return mean_reward, accuracy
 
 
 class Player:
@@ -250,7 +254,7 @@ def update(
 
 def test(agent: Agent, config: Config, train_seconds: float) -> None:
     """Play the test split; write a run for agents.compare if the configuration names its folder."""
-    envs = make_envs(config, split="test", num_envs=200, autoreset_mode="Disabled")
+    envs = make_envs(config, split="test", num_envs=200)
     print("after: mean return {:.2f}, accuracy {:.3f} on test".format(*evaluate(agent, envs, config.seed)))
     if config.run is not None:
         task = {"source": config.source, "glimpses": config.glimpses}
@@ -269,7 +273,7 @@ def train(config: Config) -> Agent:
     optimizer = torch.optim.Adam(agent.parameters(), lr=config.learning_rate, eps=1e-5)
     log = SummaryWriter(config.log_dir)
     log.add_text("config", str(asdict(config)))
-    validation = make_envs(config, split="validation", num_envs=200, autoreset_mode="Disabled")
+    validation = make_envs(config, split="validation", num_envs=200)
     before = evaluate(agent, validation, config.seed)
     print("before: mean return {:.2f}, accuracy {:.3f} on validation".format(*before))
 
@@ -335,7 +339,10 @@ def train(config: Config) -> Agent:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Config:
-    return tyro.cli(Config, args=arguments)
+    config = tyro.cli(Config, args=arguments)
+    if config.run is not None and config.jumps is not None:
+        sys.exit("--run takes no --jumps: agents.compare measures agents that observe every frame")
+    return config
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ class Outcome(NamedTuple):
     true_positives: Index
     false_positives: Index
     glimpses: Index
+    frames_observed: Index
     is_correct: NDArray[np.bool_]
 
 
@@ -33,11 +34,12 @@ class EpisodeEngine:
 
     Attributes (all of the N episodes, read-only to callers):
         clip: (N,) int64, the clip played; -1 before the first `begin`.
-        frame: (N,) int64, the frame of the current observation, 1..T.
+        frame: (N,) int64, the last frame that was observed, 1..T.
         done: (N,) bool, True after the last prediction.
         cells: (N, m) int64, the cells seen in the current frame, -1 for a slot that saw nothing (a repeated cell, or
             fewer looks than K*K if glimpses are unlimited); meaningless in frame 1, which no look has chosen from.
-        predictions: (N, T) int64, the classes predicted so far; -1 for frames not reached yet.
+        predictions: (N, T) int64, the classes predicted so far; -1 for frames not reached yet. A prediction stands for
+            the frames that are jumped over, too.
         window: (N, T) int64, the index within the source's frames of the clip of each frame of the episode.
         label: (N,) int64 for a trimmed source (-1: unknown), otherwise (N, C) bool.
     """
@@ -47,10 +49,11 @@ class EpisodeEngine:
         classes, frames, slots = len(source.class_names), rules.frames, rules.most_looks(source)
         self.source, self.rules, self.num_envs = source, rules, num_envs
         self.observation_space, self.action_space = rules.observation_space(source), rules.action_space(source)
-        # One array for many numbers, which is quick to copy: clip, frame, looks and the counts of the outcome.
-        numbers, flags = np.zeros((6, num_envs), np.int64), np.zeros((2, num_envs), np.bool_)
+        # One array for many numbers, which is quick to copy.
+        numbers, flags = np.zeros((9, num_envs), np.int64), np.zeros((2, num_envs), np.bool_)
         self.clip, self.frame, self._looks, self.done = numbers[0], numbers[1], numbers[2], flags[0]
-        self._outcome = Outcome(numbers[3], numbers[4], numbers[5], flags[1])
+        self._steps, self._predicted = numbers[3], numbers[4]  # predictions made, and the frame of the last one
+        self._outcome = Outcome(numbers[5], numbers[6], numbers[7], numbers[8], flags[1])
         self.clip[:] = -1
         self.cells = np.full((num_envs, slots), -1, np.int64)
         self.predictions = np.full((num_envs, frames), -1, np.int64)
@@ -64,6 +67,8 @@ class EpisodeEngine:
         cells = np.arange(source.grid_size**2)
         self._centres = (np.stack(np.divmod(cells, source.grid_size), 1) + 0.5) / source.grid_size  # (K*K, 2)
         self._earlier = np.tri(slots, k=-1, dtype=np.bool_)
+        self._jumps = np.array([min(jump, frames) for jump in rules.jumps or (1,)], np.int64)  # T is past the end
+        self._frames = np.arange(1, frames + 1)
         # Reused by all steps, so that a step allocates nothing of a cube's size but its result.
         self._slices = np.empty((num_envs * slots, source.depth), rules.dtype)
         at_once = min(num_envs, _GLANCES_AT_ONCE)
@@ -93,25 +98,29 @@ class EpisodeEngine:
             # Cut off at the ends of the window. A segment outside ends before it starts, and so overlaps nothing.
             self._truths[env] = tuple(Segment(max(a, first), min(b, last), label) for a, b, label in segments)
         self._frame_labels[env] = classes_at(times, segments, len(source.class_names))
-        self.clip[env], self.frame[env], self.done[env], self._looks[env] = clip, 1, False, 0
+        self.clip[env], self.frame[env], self.done[env] = clip, 1, False
+        self._looks[env] = self._steps[env] = self._predicted[env] = 0
         self._clip_ids[env] = source.clip_id(clip)
         self.predictions[env] = -1
         for counts in self._outcome:
             counts[env] = 0
 
     def check_actions(self, actions: Any, envs: NDArray[np.bool_]) -> Index:
-        """Return `actions` as (N, m + 1) or (N, K*K + 1) int64 after checking the rows of `envs`."""
+        """Return `actions`, (N, parts of an action), as int64 after checking the rows of `envs`."""
         refuse_masked(actions=actions)
         actions, counts = np.asarray(actions), self.action_space.nvec
         shape = (self.num_envs, len(counts))
         if actions.dtype.kind not in "iu":
             raise TypeError(f"actions must be integers, got {actions.dtype}")
         if actions.shape != shape:
-            raise ValueError(f"actions must have shape {shape} (where to look, then the class), got {actions.shape}")
+            jump = "" if self.rules.jumps is None else "the jump, "
+            raise ValueError(
+                f"actions must have shape {shape} (where to look, {jump}then the class), got {actions.shape}"
+            )
         bad = ((actions < 0) | (actions >= counts)) & envs[:, None]
         if bad.any():
             env, part = np.argwhere(bad)[0]
-            name = "class" if part == actions.shape[1] - 1 else f"cell {part}"
+            name = f"cell {part}" if part < self.cells.shape[1] else "class" if part == len(counts) - 1 else "jump"
             raise ValueError(
                 f"{name} of the action of environment {env} must be 0 to {counts[part] - 1}, got {actions[env, part]}"
             )
@@ -121,19 +130,27 @@ class EpisodeEngine:
         """Play one checked action in each of `envs` and return the (N,) rewards, 0 before the end of an episode."""
         (rows,) = envs.nonzero()
         frames = self.frame[rows]
-        self.predictions[rows, frames - 1] = actions[rows, -1]
-        ended = frames == self.rules.frames
+        if self.rules.jumps is None:
+            following = frames + 1
+            self.predictions[rows, frames - 1] = actions[rows, -1]
+        else:
+            following = frames + self._jumps[actions[rows, -2]]
+            stands = (frames[:, None] <= self._frames) & (self._frames < following[:, None])  # (n, T)
+            self.predictions[rows] = np.where(stands, actions[rows, -1:], self.predictions[rows])
+        self._predicted[rows] = frames
+        self._steps[rows] += 1
+        ended = following > self.rules.frames
         going, ending = (rows[~ended], rows[ended]) if ended.any() else (rows, rows[:0])
-        self.cells[going] = cells = self._chosen(actions[going, :-1])
+        self.cells[going] = cells = self._chosen(actions[going, : self.cells.shape[1]])
         self._looks[going] += (cells >= 0).sum(1)
-        self.frame[going] += 1
+        self.frame[going] = following[~ended]
         rewards = np.zeros(self.num_envs)
         if len(ending):
             self.done[ending] = True
             outcome = self.outcome(ending)
             for counts, values in zip(self._outcome, outcome, strict=True):
                 counts[ending] = values
-            rewards[ending] = self.rules.reward(outcome.true_positives, outcome.false_positives, outcome.glimpses)
+            rewards[ending] = self.rules.reward(*outcome[:4])
         return rewards
 
     def outcome(self, envs: Index) -> Outcome:
@@ -149,11 +166,12 @@ class EpisodeEngine:
         else:
             counts = np.array([self._count_segments(env) for env in envs.tolist()], np.int64).reshape(-1, 2)
             true_positives, false_positives = counts.T
-        return Outcome(true_positives, false_positives, self._looks[envs], is_correct)
+        return Outcome(true_positives, false_positives, self._looks[envs], self._steps[envs], is_correct)
 
     def info(self) -> dict[str, Array]:
         """Return the infos of the current step as new arrays of N rows; counts are 0 and False until the end."""
-        infos = {"clip": self.clip.copy(), "frame": self.frame.copy(), "label": self.label.copy()}
+        frame = np.where(self.done, self.rules.frames, self.frame)
+        infos = {"clip": self.clip.copy(), "frame": frame, "label": self.label.copy()}
         infos |= {"frame_labels": self.frame_labels()}
         if self.rules.info_strings:
             infos["clip_id"] = self._clip_ids.copy()
@@ -161,14 +179,18 @@ class EpisodeEngine:
 
     def steps(self) -> Index:
         """Return (N,), the predictions made so far in each episode."""
-        steps: Index = self.frame + self.done - 1
+        steps: Index = self._steps.copy()
         return steps
+
+    def may_end(self) -> NDArray[np.bool_]:
+        """Return (N,), True for episodes that some action ends."""
+        may_end: NDArray[np.bool_] = self.frame + self._jumps[-1] > self.rules.frames
+        return may_end
 
     def frame_labels(self) -> NDArray[np.bool_]:
         """Return (N, C), the classes true at the frame just predicted; all False before the first prediction."""
-        predicted = self.steps()
-        labels: NDArray[np.bool_] = self._frame_labels[self._everyone, np.maximum(predicted, 1) - 1]
-        labels[predicted <= 0] = False
+        labels: NDArray[np.bool_] = self._frame_labels[self._everyone, np.maximum(self._predicted, 1) - 1]
+        labels[self._predicted == 0] = False
         return labels
 
     def earned(self) -> NDArray[np.float64]:

@@ -5,8 +5,8 @@ activations. The agent sees X_1 whole. At frame n it answers with the cells of X
 believes in now; the step returns X_{n+1} as seen through those looks. After the T-th prediction the episode terminates
 (it is never truncated): the looks of that step are checked and ignored, and its observation is all zeros.
 
-**An action** is one flat integer vector, the class last. With `glimpses=m` the m cells looked at precede it, and the
-same cell twice is one look. With `glimpses=None` a 0 or 1 for each of the K*K cells precedes it, any number of ones.
+**An action** is one flat integer vector, the class last. With `glimpses=m` the m cells looked at come first, and the
+same cell twice is one look. With `glimpses=None` a 0 or 1 for each of the K*K cells comes first, any number of ones.
 
 **An observation** is a bounded Box: the cube with every slice that was not chosen zeroed ("glimpsed"), the whole cube
 ("cube"), the chosen slices with their places ("slices"), or nothing ("blind", for agents that hold the features
@@ -14,13 +14,20 @@ themselves). X_1 is shown whole, since no look has chosen from it yet; with `fir
 
 **The reward** is 0 until the end, and then
 
-    r_T = eta * N+ * R+ + (1 - eta) * N- * R-  -  look_cost * looks        (eq. 7 of Wang et al., ISCAS 2017)
+    r_T = eta * N+ * R+ + (1 - eta) * N- * R-        (eq. 7 of Wang et al., ISCAS 2017)
+
+less `look_cost` for each look and `frame_cost` for each observed frame after the first, both 0 by default.
 
 With `matching="frame"` N+ counts the predictions that are true at their frame's time, and N- the others. With
 `matching="segment"` runs of equal predictions are segments, and every true segment claims the one of its class that it
 overlaps most, if their temporal IoU exceeds `overlap_threshold`; N+ counts the claimed ones, N- the others. A trimmed
 clip is one segment; segments of an untrimmed one are cut off at the ends of the T frames played. `abstain` adds class
 C, "no prediction", which counts as neither; it is the default of untrimmed sources, whose clips have background.
+
+**Jumps** make time a part of the action. With `jumps=(1, 2, 4, 8)` an action has one more number, before the class: an
+index into these jumps. If frame n's jump is j, the next observed frame is n + j, seen through the cells that the action
+names. The prediction stands for all frames from n to n + j - 1, so N+ and N- still count all T frames. A jump past the
+end ends the episode; its looks are checked and ignored. Frames that are jumped over are never read.
 
 **Windows** are for videos longer than an episode: with `window_seconds` the clips are windows of that many seconds, one
 every `stride_seconds` of each video, and T follows from the frame rate. A window has the labels of the segments that it
@@ -30,8 +37,8 @@ overlaps, none if it is background alone. Its `clip_id` is the video's name and 
 and its values are NumPy's: `clip`, `clip_id` (a str, left out with `info_strings=False`), `frame` (of the
 observation), `label` (multi-hot if clips are untrimmed), `frame_labels` (the classes true at the frame just predicted),
 and the counts of the finished episode, 0 and False before its end: `true_positives`, `false_positives`, `glimpses`
-(looks taken) and `is_correct` (whether the most frequent prediction is a label of the clip). A rendered picture shows
-the truth too, so do not train on it.
+(looks taken), `frames_observed` (predictions made) and `is_correct` (whether the class predicted for most frames is a
+label of the clip). A rendered picture shows the truth too, so do not train on it.
 
     env = gym.make("VideoGlimpse-v0", glimpses=5, observation="glimpsed")
     observation, info = env.reset(seed=1)             # or options={"clip": 7}
@@ -42,6 +49,7 @@ the truth too, so do not train on it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, TypedDict
 
@@ -81,6 +89,8 @@ class EpisodeArguments(TypedDict, total=False):
     overlap_threshold: float
     abstain: bool | None
     look_cost: float
+    jumps: Sequence[int] | None
+    frame_cost: float
     jitter: bool
     info_strings: bool
 
@@ -147,6 +157,8 @@ class VideoGlimpseEnv(gym.Env[Array, Index]):
         overlap_threshold: the temporal IoU that a segment must exceed to be true; 0.5 by default.
         abstain: adds class C; by default only if the source is untrimmed.
         look_cost: subtracted from the reward per look, 0 by default.
+        jumps: ascending positive integers such as (1, 2, 4, 8), the jumps in time to choose from; None by default.
+        frame_cost: subtracted from the reward per observed frame after the first, 0 by default.
         jitter: random instead of centred windows of clips longer than T.
         info_strings: False leaves `clip_id` out of infos, for libraries that read numbers alone.
         render_mode: "rgb_array" or None.

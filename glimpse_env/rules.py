@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from numbers import Real
 from typing import Any, Literal, get_args
 
@@ -33,6 +34,7 @@ _NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "negative_reward": ("negative_reward (R-) must be negative and finite", lambda value: -math.inf < value < 0),
     "overlap_threshold": ("overlap_threshold must lie in [0, 1)", lambda value: 0 <= value < 1),
     "look_cost": ("look_cost must be finite and not negative", lambda value: 0 <= value < math.inf),
+    "frame_cost": ("frame_cost must be finite and not negative", lambda value: 0 <= value < math.inf),
 }
 
 
@@ -56,6 +58,8 @@ class EpisodeRules:
     overlap_threshold: float = 0.5
     abstain: bool = False
     look_cost: float = 0.0
+    jumps: tuple[int, ...] | None = None
+    frame_cost: float = 0.0
     jitter: bool = False
     info_strings: bool = True
 
@@ -79,6 +83,8 @@ class EpisodeRules:
                 raise TypeError(f"{name} must be a number, got {value!r}")
             if not is_allowed(float(value)):
                 raise ValueError(f"{allowed}, got {value}")
+        if self.jumps is not None:
+            object.__setattr__(self, "jumps", _checked_jumps(self.jumps))
 
     def check_source(self, source: ClipSource) -> None:
         """Raise ValueError if these rules cannot be played on `source`."""
@@ -102,12 +108,14 @@ class EpisodeRules:
         return source.grid_size**2 if self.glimpses is None else self.glimpses
 
     def action_space(self, source: ClipSource) -> spaces.MultiDiscrete:
-        """Return `MultiDiscrete([K*K] * m + [C])`, or `MultiDiscrete([2] * (K*K) + [C])` if glimpses are unlimited;
-        `abstain` adds one class.
+        """Return `MultiDiscrete([K*K] * m + [C])`, or `MultiDiscrete([2] * (K*K) + [C])` if glimpses are unlimited.
+
+        `jumps` add a part of J choices before the class, and `abstain` adds one class.
         """
         classes = len(source.class_names) + self.abstain
         choices = 2 if self.glimpses is None else source.grid_size**2
-        return spaces.MultiDiscrete([choices] * self.most_looks(source) + [classes])
+        jumps = [] if self.jumps is None else [len(self.jumps)]
+        return spaces.MultiDiscrete([choices] * self.most_looks(source) + jumps + [classes])
 
     def observation_space(self, source: ClipSource) -> spaces.Box:
         """Return a box of (K, K, D), (m, D + 2) for "slices" or (1,) for "blind", bounded by the largest activation."""
@@ -119,13 +127,33 @@ class EpisodeRules:
             shape, high = (self.most_looks(source), depth + 2), max(high, 1.0)  # places lie below 1
         return spaces.Box(0.0, high, shape, np.dtype(self.dtype).type)
 
-    def reward(self, true_positives: Array, false_positives: Array, glimpses: Array | int = 0) -> NDArray[np.float64]:
-        """Return r_T = eta * N+ * R+ + (1 - eta) * N- * R- (eq. 7), less `look_cost` per glimpse, for counts of any
-        shape.
+    def reward(
+        self,
+        true_positives: Array,
+        false_positives: Array,
+        glimpses: Array | int = 0,
+        frames_observed: Array | int = 1,
+    ) -> NDArray[np.float64]:
+        """Return r_T = eta * N+ * R+ + (1 - eta) * N- * R- (eq. 7) for counts of any shape.
+
+        `look_cost` per glimpse and `frame_cost` per observed frame after the first are subtracted.
         """
         gained = self.eta * self.positive_reward * true_positives
         lost = (1 - self.eta) * self.negative_reward * false_positives
-        return np.asarray(gained + lost - self.look_cost * glimpses, np.float64)
+        costs = self.look_cost * glimpses + self.frame_cost * (frames_observed - 1)
+        return np.asarray(gained + lost - costs, np.float64)
+
+
+def _checked_jumps(jumps: Any) -> tuple[int, ...]:
+    # A spec that went through JSON holds a list.
+    listed = list(jumps) if isinstance(jumps, (tuple, list, np.ndarray)) else []
+    are_integers = all(isinstance(jump, (int, np.integer)) and not isinstance(jump, bool) for jump in listed)
+    if not listed or not are_integers or listed[0] < 1 or any(a >= b for a, b in pairwise(listed)):
+        raise ValueError(
+            "jumps must be ascending positive integers such as (1, 2, 4, 8), or None to observe every frame, "
+            f"got {jumps!r}"
+        )
+    return tuple(map(int, listed))
 
 
 def classes_at(times: NDArray[np.float64], segments: Iterable[Segment], num_classes: int) -> NDArray[np.bool_]:

@@ -7,7 +7,7 @@
     model = RecurrentPPO("MlpLstmPolicy", envs, gamma=1.0, policy_kwargs={"features_extractor_class": SliceFeatures})
     model.learn(1_000_000)
 
-Set gamma to 1: the only reward comes at the end of an episode of known length.
+Set gamma to 1: the only reward comes at the end of an episode.
 """
 
 from __future__ import annotations

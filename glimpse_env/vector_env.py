@@ -115,8 +115,7 @@ class VideoGlimpseVectorEnv(VectorEnv[Array, Index, Array]):
         if (engine.frame == 0).any():
             raise ResetNeeded("no episode is under way: call reset() before step()")
         limit = np.iinfo(np.int64).max if self.max_episode_steps is None else self.max_episode_steps
-        last = min(limit, engine.rules.frames)
-        over = engine.steps() >= last
+        over = engine.done | (engine.steps() >= limit)
         if self.autoreset_mode == AutoresetMode.DISABLED and over.any():
             raise ResetNeeded(
                 f"the episodes of environments {np.flatnonzero(over).tolist()} are over: with autoreset_mode "
@@ -124,7 +123,8 @@ class VideoGlimpseVectorEnv(VectorEnv[Array, Index, Array]):
             )
         checked = engine.check_actions(actions, ~over)
         same_step = self.autoreset_mode == AutoresetMode.SAME_STEP
-        with engine.undone_on_error(self._of(engine.steps() + 1 >= last if same_step else over)):
+        may_begin = engine.may_end() | (engine.steps() + 1 >= limit) if same_step else over
+        with engine.undone_on_error(self._of(may_begin)):
             self._erase()
             rewards = engine.advance(checked, ~over)
             self._begin(over, None)

@@ -29,7 +29,7 @@ _Wrapper = gym.Wrapper[Array, Index, Array, Index]
 
 
 class DiscreteAction(gym.ActionWrapper[Array, np.int64, Index], RecordConstructorArgs):
-    """One number for cells and class together, for DQN and its kind: `cell * C + class` with one glimpse."""
+    """One number for the whole action, for DQN and its kind: `cell * C + class` with one glimpse and no jumps."""
 
     def __init__(self, env: _Env) -> None:
         RecordConstructorArgs.__init__(self)
@@ -48,18 +48,24 @@ class DiscreteAction(gym.ActionWrapper[Array, np.int64, Index], RecordConstructo
 
 
 class TupleAction(gym.ActionWrapper[Array, tuple[Any, ...], Index], RecordConstructorArgs):
-    """Cells and class apart, `(cells, class)`, as in the paper's a_n = (l_{n+1}, p_n)."""
+    """Cells and class apart, `(cells, class)`, as in the paper's a_n = (l_{n+1}, p_n).
+
+    With jumps it is `(cells, jump, class)`.
+    """
 
     def __init__(self, env: _Env) -> None:
         RecordConstructorArgs.__init__(self)
         super().__init__(env)
         counts = _multi_discrete(env).nvec
-        self.action_space = spaces.Tuple((spaces.MultiDiscrete(counts[:-1]), spaces.Discrete(counts[-1])))
+        jumps = _engine_of(env, "TupleAction splits the actions of").rules.jumps
+        self._names = ("cells", "class") if jumps is None else ("cells", "jump", "class")
+        cells = len(counts) + 1 - len(self._names)
+        self.action_space = spaces.Tuple((spaces.MultiDiscrete(counts[:cells]), *map(spaces.Discrete, counts[cells:])))
 
     def action(self, action: tuple[Any, ...]) -> Index:
-        if not isinstance(action, (tuple, list)) or len(action) != 2:
-            raise ValueError(f"an action must be (cells, class), got {action!r}")
-        return np.append(*action)
+        if not isinstance(action, (tuple, list)) or len(action) != len(self._names):
+            raise ValueError(f"an action must be ({', '.join(self._names)}), got {action!r}")
+        return np.hstack(action)
 
 
 class _Appended(gym.ObservationWrapper[Array, Index, Array], RecordConstructorArgs):
@@ -99,7 +105,7 @@ class PreviousAction(_Appended):
 
 
 class TimeLeft(_Appended):
-    """Append the share of the episode's steps still to come to a flat observation: 1 at first, 0 at the end.
+    """Append the share of the episode's frames still to come to a flat observation: 1 at first, 0 at the end.
 
     Gymnasium's TimeAwareObservation needs a time limit, and these episodes end by themselves.
     """
@@ -110,7 +116,7 @@ class TimeLeft(_Appended):
 
     def observation(self, observation: Array) -> Array:
         frames = self._engine.rules.frames  # not the calls of step: a wrapper may repeat actions
-        left = (frames + 1 - int(self._engine.frame[0]) - int(self._engine.done[0])) / frames
+        left = 0.0 if self._engine.done[0] else (frames + 1 - int(self._engine.frame[0])) / frames
         return np.append(observation, np.asarray([left], observation.dtype))
 
 
@@ -156,8 +162,9 @@ class VectorEpisodeStatistics(VectorRecordEpisodeStatistics):
 class FrameShares:
     """Shares of r_T, paid in the step that makes a prediction instead of all at the end.
 
-    With frame matching r_T is a sum over frames, so an episode's return stays the same, and the credit comes sooner.
-    Costs of looking are paid at the end. Segment matching gives a prediction no share of its own, and is refused.
+    With frame matching r_T is a sum over frames, so an episode's return stays the same, and the credit comes sooner. A
+    prediction is paid for all frames that it stands for. Costs of looks and of frames are paid at the end. Segment
+    matching gives a prediction no share of its own, and is refused.
     """
 
     def __init__(self, engine: EpisodeEngine) -> None:
@@ -172,10 +179,10 @@ class FrameShares:
 
     def pay(self, rewards: Any, terminations: Any) -> NDArray[np.float64]:
         """Return the (N,) shares of a step with `rewards` and `terminations`."""
-        earned = self._engine.earned()
-        shares = np.where(terminations, rewards, earned) - self._paid
-        self._paid = np.where(terminations, 0, earned)
-        return shares
+        earned, paid = self._engine.earned(), self._paid
+        has_begun = self._engine.steps() == 0  # in this step: after a truncation, nothing is taken back
+        self._paid = earned
+        return np.where(terminations, rewards - paid, np.where(has_begun, 0.0, earned - paid))
 
 
 class FrameRewards(_Wrapper, RecordConstructorArgs):

@@ -1,5 +1,8 @@
 """The single environment: the contract with Gymnasium, and the rules of an episode, worked out by hand."""
 
+import re
+from typing import ClassVar
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from glimpse_env import ArraySource, VideoGlimpseEnv, VideoGlimpseVectorEnv
 
 MODES = ("glimpsed", "cube", "slices", "blind")
 DTYPES = ("float32", "float16")
-COUNTS = {"true_positives", "false_positives", "glimpses", "is_correct"}
+COUNTS = {"true_positives", "false_positives", "glimpses", "frames_observed", "is_correct"}
 INFO = {"clip", "clip_id", "frame", "label", "frame_labels"} | COUNTS
 
 
@@ -30,10 +33,11 @@ def play(env, predictions, cells=None):
 # ---- the contract
 
 
+@pytest.mark.parametrize("jumps", [None, (1, 2, 4, 8)])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("observation", MODES)
-def test_passes_gymnasiums_check(observation, dtype):
-    env = gym.make("VideoGlimpse-v0", observation=observation, dtype=dtype, render_mode="rgb_array")
+def test_passes_gymnasiums_check(observation, dtype, jumps):
+    env = gym.make("VideoGlimpse-v0", observation=observation, dtype=dtype, jumps=jumps, render_mode="rgb_array")
     check_env(env.unwrapped)
 
 
@@ -64,12 +68,14 @@ def test_a_spec_goes_through_json_and_back():
     chosen = {
         "source": "synthetic", "split": "test", "fold": 1, "frames": 5, "glimpses": 3, "observation": "slices",
         "first_glance": "none", "dtype": "float16", "eta": 0.25, "positive_reward": 2.0, "negative_reward": -3.0,
-        "matching": "frame", "abstain": True, "jitter": False, "render_mode": "rgb_array",
+        "matching": "frame", "abstain": True, "jitter": False, "jumps": [1, 2, 4], "frame_cost": 0.5,
+        "render_mode": "rgb_array",
     }  # fmt: skip
     first = gym.make("VideoGlimpse-v0", **chosen)
     second = gym.make(EnvSpec.from_json(first.spec.to_json()))
     assert second.spec.kwargs == chosen
     assert second.unwrapped.engine.rules == first.unwrapped.engine.rules
+    assert second.unwrapped.engine.rules.jumps == (1, 2, 4)
     assert second.unwrapped.source.split == "test"
     (before, info), (after, other) = first.reset(seed=3), second.reset(seed=3)
     np.testing.assert_array_equal(before, after)
@@ -323,7 +329,7 @@ def test_info_has_the_same_keys_and_types_at_every_step(toy):
         assert info["frame_labels"].tolist() == [False, True, False]
     assert type(observation) is np.ndarray
     assert (type(reward), terminated, truncated) == (float, True, False)
-    assert [[int(info[key]) for key in sorted(COUNTS)] for info in infos] == [[0] * 4] * 4 + [[0, 3, 1, 4]]
+    assert [[int(info[key]) for key in sorted(COUNTS)] for info in infos] == [[0] * 5] * 4 + [[0, 4, 3, 1, 4]]
     for info in infos:
         assert info.keys() == INFO
         types = {key: type(value) for key, value in info.items()}
@@ -372,6 +378,108 @@ def test_an_untrimmed_clip_has_several_classes_and_background(untrimmed):
     *_, info = env.step(np.array([0, 3]))
     assert info["frame_labels"].tolist() == [False, False, False]
     assert (info["true_positives"], info["false_positives"], info["is_correct"]) == (2, 1, True)
+
+
+# ---- jumps: the last but one number of an action is an index into them
+
+
+def test_a_jump_observes_a_later_frame_and_the_prediction_stands_until_there(toy):
+    env = VideoGlimpseEnv(
+        source=toy, glimpses=2, jumps=(1, 2), abstain=True, eta=0.25, look_cost=0.125, frame_cost=0.5,
+        observation="slices",
+    )  # fmt: skip
+    assert env.action_space == gym.spaces.MultiDiscrete([9, 9, 2, 4])
+    env.reset(options={"clip": 1})  # class 0
+    seen, reward, terminated, _, info = env.step(np.array([4, 0, 1, 0]))
+    # Frame n = 2 (from 0) is 109 + 2 k: cell 4 holds 117 at (1.5 / 3, 1.5 / 3), cell 0 holds 109.
+    np.testing.assert_array_equal(seen, np.float32([[117, 118, 0.5, 0.5], [109, 110, 1 / 6, 1 / 6]]))
+    assert (reward, terminated, info["frame"], info["frames_observed"]) == (0.0, False, 3, 0)
+    assert env.engine.predictions.tolist() == [[0, 0, -1, -1]]
+    seen, _, terminated, _, info = env.step(np.array([8, 8, 0, 3]))
+    assert (seen.max(), terminated, info["frame"]) == (143.0 + 1.0, False, 4)  # 127 + 2 * 8 and one more
+    last, reward, terminated, truncated, info = env.step(np.array([1, 2, 1, 2]))  # past the end
+    assert not last.any()
+    assert (terminated, truncated, info["frame"], info["frames_observed"]) == (True, False, 4, 3)
+    assert env.engine.predictions.tolist() == [[0, 0, 3, 2]]
+    assert (info["true_positives"], info["false_positives"], info["glimpses"]) == (2, 1, 3)
+    # 0.25 * 2 - 0.75 * 1 - 3 looks * 0.125 - 2 frames * 0.5
+    assert reward == 0.5 - 0.75 - 0.375 - 1.0
+
+
+@pytest.mark.parametrize("jump", [4, 8, 2**70])
+def test_a_jump_past_the_end_stops_with_the_prediction_standing(toy, jump):
+    env = VideoGlimpseEnv(source=toy, glimpses=1, jumps=(1, jump), render_mode="rgb_array")
+    env.reset(options={"clip": 1})
+    picture = env.render()
+    last, reward, terminated, _, info = env.step(np.array([3, 1, 0]))
+    assert (reward, terminated, info["frame"], info["glimpses"]) == (2.0, True, 4, 0)
+    assert (info["true_positives"], info["frames_observed"], info["is_correct"]) == (4, 1, True)
+    assert not last.any()
+    assert env.engine.source_frame(0) == 0
+    assert env.render().shape == picture.shape
+    with pytest.raises(ResetNeeded, match="no episode is under way"):
+        env.step(np.array([3, 1, 0]))
+    assert env.reset()[1]["frames_observed"] == 0
+
+
+def test_a_jump_that_lands_on_the_last_frame_observes_it(toy):
+    env = VideoGlimpseEnv(source=toy, glimpses=1, jumps=(3,), observation="cube")
+    env.reset(options={"clip": 0})
+    seen, _, terminated, _, info = env.step(np.array([0, 0, 2]))
+    assert (seen.min(), terminated, info["frame"]) == (1 + 18 * 3, False, 4)
+    *_, terminated, _, info = env.step(np.array([0, 0, 1]))
+    assert (terminated, info["true_positives"], info["false_positives"], info["frames_observed"]) == (True, 3, 1, 2)
+
+
+def test_the_labels_in_info_are_those_of_the_frame_just_predicted(untrimmed):
+    env = VideoGlimpseEnv(source=untrimmed, glimpses=1, jumps=(1, 2))
+    env.reset(options={"clip": 0})
+    truth = [env.step(np.array([0, jump, 0]))[4]["frame_labels"].tolist() for jump in (1, 1)]
+    assert truth == [[True, False, False], [False, False, True]]  # frames 1 and 3
+
+
+def test_runs_of_standing_predictions_are_segments(untrimmed):
+    env = VideoGlimpseEnv(source=untrimmed, glimpses=1, jumps=(1, 2), matching="segment", overlap_threshold=0.25)
+    env.reset(options={"clip": 0})
+    for jump, said in ((1, 0), (0, 2), (0, 3)):
+        *_, info = env.step(np.array([0, jump, said]))
+    # Run in [0, 0.25] against [-0.125, 0.375]: 0.5. Wave in [0.25, 0.5] against [0.375, 0.625]: 1/3.
+    assert (info["true_positives"], info["false_positives"], info["frames_observed"]) == (2, 0, 3)
+
+
+def test_a_jump_out_of_range(toy):
+    env = VideoGlimpseEnv(source=toy, glimpses=2, jumps=(1, 2))
+    env.reset(seed=1)
+    with pytest.raises(ValueError, match="jump of the action of environment 0 must be 0 to 1, got 2"):
+        env.step(np.array([0, 0, 2, 0]))
+    with pytest.raises(ValueError, match="class of the action of environment 0 must be 0 to 2, got 3"):
+        env.step(np.array([0, 0, 0, 3]))
+    with pytest.raises(
+        ValueError, match=r"actions must have shape \(1, 4\) \(where to look, the jump, then the class\)"
+    ):
+        env.engine.check_actions(np.zeros((1, 3), int), np.ones(1, np.bool_))
+
+
+@pytest.mark.parametrize("observation", MODES)
+def test_only_observed_frames_are_read(toy, observation):
+    class Recording(ArraySource):
+        frames: ClassVar[set[int]] = set()
+
+        def read_cubes(self, clips, frames, out):
+            self.frames.update(frames.tolist())
+            super().read_cubes(clips, frames, out)
+
+        def read_slices(self, clips, frames, cells, out):
+            self.frames.update(frames.tolist())
+            super().read_slices(clips, frames, cells, out)
+
+    source = Recording(features=toy.features, labels=toy.labels, class_names=toy.class_names)
+    env = VideoGlimpseEnv(source=source, glimpses=1, jumps=(2,), observation=observation)
+    env.reset(seed=1)
+    for _ in range(2):
+        *_, terminated, _, _ = env.step(np.array([0, 0, 0]))
+    assert terminated
+    assert source.frames == (set() if observation == "blind" else {0, 2})
 
 
 # ---- which frames are played
@@ -538,6 +646,15 @@ def test_the_labels_of_an_untrimmed_clip_are_fresh_too(untrimmed):
         ({"abstain": 2}, TypeError, "abstain must be True or False, got 2"),
         ({"jitter": "no"}, TypeError, "jitter must be True or False, got 'no'"),
         ({"look_cost": -0.1}, ValueError, "look_cost must be finite and not negative, got -0.1"),
+        ({"frame_cost": -0.1}, ValueError, "frame_cost must be finite and not negative, got -0.1"),
+        *(
+            (
+                {"jumps": jumps},
+                ValueError,
+                rf"jumps must be ascending positive integers .*, got {re.escape(repr(jumps))}$",
+            )
+            for jumps in ((), (0, 1), (1, 1), (2, 1), (-1, 2), (1.0, 2), (True, 2), "12", 4, ("1",))
+        ),
         ({"eta": 1.01}, ValueError, r"eta must lie in \[0, 1\], got 1.01"),
         ({"eta": -0.01}, ValueError, r"eta must lie in \[0, 1\], got -0.01"),
         ({"eta": float("nan")}, ValueError, r"eta must lie in \[0, 1\], got nan"),

@@ -63,6 +63,15 @@ def test_the_single_file_ppo_trains(tmp_path):
     assert_in_table(tmp_path / "run", "PPO")
 
 
+def test_the_single_file_ppo_jumps(tmp_path):
+    command = [
+        sys.executable, EXAMPLES / "train_ppo.py", "--source", "synthetic-untrimmed", "--jumps", "1", "2", "4", "8",
+        "--steps", "2048", "--num-envs", "32", "--log-dir", tmp_path,
+    ]  # fmt: skip
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"after: mean return -?\d+\.\d\d, accuracy \d\.\d\d\d on test", output)
+
+
 def test_an_episode_is_drawn(tmp_path):
     subprocess.run([sys.executable, EXAMPLES / "draw_episode.py", tmp_path / "episode.png"], check=True)
     image = pytest.importorskip("PIL.Image")
@@ -159,6 +168,7 @@ def test_unknown_and_missing_flags_are_refused_without_a_traceback(example, monk
         (["draw_episode.py", "episode.gif/x.png"], "error: .*No such file or directory"),
         (["draw_episode.py", "x.png", "--frames", "17"], r"error: --frames must lie in 1\.\.16, got 17"),
         (["draw_episode.py", "x.png", "--clip", "400"], "error: clip 400 does not exist"),
+        (["train_ppo.py", "--jumps", "2", "--run", "x"], "--run takes no --jumps: agents.compare measures agents that"),
         (["play.py", "--source", "nothere"], "error: no source 'nothere'"),
         (["play.py", "--split", "nothere"], "error: the synthetic source has no split 'nothere'"),
     ],

@@ -262,6 +262,19 @@ def test_whole_frames_are_computed_once_whatever_is_looked_at(describe, settings
     assert SlidingWindows(source=source, window_seconds=0.2).num_clips > source.num_clips
 
 
+@pytest.mark.parametrize("crop", [64, None])
+def test_frames_that_are_jumped_over_are_not_computed(describe, crop):
+    env = gym.make(
+        "VideoGlimpse-v0", source=f"lazy:{describe(crop=crop)}", glimpses=2, jumps=(1, 2), disable_env_checker=True
+    )
+    source = env.unwrapped.source
+    clip = next(clip for clip in range(source.num_clips) if len(source.frame_times(clip)) == 4)
+    env.reset(options={"clip": clip})
+    env.step(np.array([8, 9, 1, 0]))  # to the third of four frames
+    assert env.step(np.array([8, 9, 1, 0]))[2]
+    assert (source.frames_computed, source.crops_computed) == ((2, 0) if crop is None else (1, 2))
+
+
 def test_features_stay_within_the_recorded_maximum(describe, lazy):
     smaller = open_source(f"lazy:{describe(max_feature=0.5)}")
     assert read_all(lazy, 0).max() > 0.5

@@ -7,7 +7,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from glimpse_env import VideoGlimpseEnv, VideoGlimpseVectorEnv
 
-COUNTS = ("true_positives", "false_positives", "glimpses", "is_correct")
+COUNTS = ("true_positives", "false_positives", "glimpses", "frames_observed", "is_correct")
 
 
 def played(env):

@@ -22,6 +22,13 @@ def test_the_reward_takes_counts_of_any_shape():
     assert reward.dtype == np.float64
 
 
+def test_looks_and_frames_cost_beside_the_reward():
+    rules = EpisodeRules(frames=4, look_cost=0.5, frame_cost=0.25)
+    # 0.5 * 2 - 0.5 * 1 = 0.5, less 0.5 a look and 0.25 for each frame after the first
+    reward = rules.reward(np.array([2, 2]), np.array([1, 1]), np.array([3, 0]), np.array([4, 1]))
+    np.testing.assert_array_equal(reward, [0.5 - 1.5 - 0.75, 0.5])
+
+
 def test_a_class_is_true_from_its_start_to_its_end():
     times = np.array([0.0, 0.5, 1.0, 1.5, 2.0])
     segments = (Segment(0.5, 1.0, 1), Segment(1.0, 1.6, 0), Segment(1.75, 1.75, 2), Segment(2.0, 9.0, 1))

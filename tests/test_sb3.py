@@ -16,7 +16,10 @@ from glimpse_env.sb3 import CubeFeatures, FrameRewards, GlimpseVecEnv, SliceFeat
 from glimpse_env.wrappers import DiscreteAction
 
 
-@pytest.mark.parametrize("rules", [{}, {"glimpses": None}, {"observation": "slices"}, {"dtype": "float16"}])
+@pytest.mark.parametrize(
+    "rules",
+    [{}, {"glimpses": None}, {"observation": "slices"}, {"dtype": "float16"}, {"jumps": (1, 2), "frame_cost": 0.5}],
+)
 def test_it_plays_the_episodes_of_a_dummy_vec_env(uneven, rules):
     """Fifty steps against Stable-Baselines3's own vector environment over single environments, infos and all."""
     arguments = {"source": uneven, "frames": 4, "glimpses": 2, **rules}
@@ -142,8 +145,9 @@ def test_a_video_is_recorded(toy, tmp_path):
         (RecurrentPPO, "MlpLstmPolicy", SliceFeatures, "slices"),
     ],
 )
-def test_algorithms_take_it(algorithm, policy, extractor, observation):
-    envs = GlimpseVecEnv(2, observation=observation, frames=4)
+@pytest.mark.parametrize("jumps", [None, (1, 2)])
+def test_algorithms_take_it(algorithm, policy, extractor, observation, jumps):
+    envs = GlimpseVecEnv(2, observation=observation, frames=4, jumps=jumps)
     model = algorithm(
         policy, envs, n_steps=32, gamma=1.0, seed=1, device="cpu",
         policy_kwargs={"features_extractor_class": extractor},
@@ -154,7 +158,8 @@ def test_algorithms_take_it(algorithm, policy, extractor, observation):
 
 
 def test_dqn_takes_one_number():
-    env = DiscreteAction(gym.make("VideoGlimpse-v0", glimpses=1, observation="slices", frames=4))
+    env = DiscreteAction(gym.make("VideoGlimpse-v0", glimpses=1, observation="slices", frames=4, jumps=(1, 2)))
+    assert env.action_space.n == 49 * 2 * 8
     model = DQN("MlpPolicy", env, learning_starts=8, gamma=1.0, seed=1, device="cpu", buffer_size=64).learn(16)
     assert model.num_timesteps == 16
 

@@ -61,6 +61,18 @@ def test_plays_without_a_first_glance_as_a_sync_vector_env_of_singles_does(uneve
     assert_plays_the_same(arguments, autoreset)
 
 
+@pytest.mark.parametrize("autoreset", AUTORESETS)
+@pytest.mark.parametrize("observation", MODES)
+@pytest.mark.parametrize("matching", ["frame", "segment"])
+@pytest.mark.parametrize("glimpses", [3, None])
+def test_jumps_as_a_sync_vector_env_of_singles_does(uneven, glimpses, matching, observation, autoreset):
+    arguments = {
+        "source": uneven, "observation": observation, "glimpses": glimpses, "matching": matching, "jumps": (1, 2, 5),
+        "frames": 7, "frame_cost": 0.3, "look_cost": 0.1, "jitter": True, "abstain": True,
+    }  # fmt: skip
+    assert_plays_the_same(arguments, autoreset)
+
+
 def assert_plays_the_same(arguments, autoreset):
     """Hold eight environments to singles in a SyncVectorEnv for two hundred episodes, with partial resets."""
     ours = VideoGlimpseVectorEnv(8, autoreset_mode=autoreset, **arguments)
@@ -289,6 +301,7 @@ def test_a_partial_reset_changes_no_other_environment(toy):
 # ---- copies
 
 
+@pytest.mark.parametrize("jumps", [None, (1, 2)])
 @pytest.mark.parametrize("observation", MODES)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -298,10 +311,10 @@ def test_a_partial_reset_changes_no_other_environment(toy):
     masks=st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=15, max_size=15),
     seed=st.integers(0, 100),
 )
-def test_a_shared_array_equals_a_fresh_one(uneven, observation, dtype, autoreset, first_glance, masks, seed):
+def test_a_shared_array_equals_a_fresh_one(uneven, observation, dtype, jumps, autoreset, first_glance, masks, seed):
     arguments = {
         "source": uneven, "observation": observation, "dtype": dtype, "first_glance": first_glance, "glimpses": 2,
-        "frames": 3,
+        "frames": 3, "jumps": jumps,
     }  # fmt: skip
     shared, fresh = (VideoGlimpseVectorEnv(3, autoreset_mode=autoreset, copy=c, **arguments) for c in (False, True))
     shared.action_space.seed(seed)
@@ -510,11 +523,11 @@ def alias():
     del gym.registry["VideoGlimpseShort-v0"]
 
 
-@pytest.mark.parametrize("frames", [2, 3, 4])
+@pytest.mark.parametrize(("frames", "jumps"), [(2, None), (3, None), (4, None), (6, (1, 3))])
 @pytest.mark.parametrize("autoreset", AUTORESETS)
 @pytest.mark.parametrize("observation", MODES)
-def test_a_time_limit_truncates_as_in_single_environments(uneven, alias, observation, autoreset, frames):
-    arguments = {"source": uneven, "observation": observation, "glimpses": 2, "frames": frames}
+def test_a_time_limit_truncates_as_in_single_environments(uneven, alias, observation, autoreset, frames, jumps):
+    arguments = {"source": uneven, "observation": observation, "glimpses": 2, "frames": frames, "jumps": jumps}
     ours = gym.make_vec(alias, 3, autoreset_mode=autoreset, **arguments)
     singles = [lambda: gym.make(alias, disable_env_checker=True, **arguments)] * 3
     theirs = SyncVectorEnv(singles, autoreset_mode=autoreset)
@@ -530,7 +543,7 @@ def test_a_time_limit_truncates_as_in_single_environments(uneven, alias, observa
         mask |= (result[2] | result[3]) & (autoreset == AutoresetMode.DISABLED)
         if mask.any():
             assert_same(started_anew(ours, mask), started_anew(theirs, mask))
-    assert (ended > 0).tolist() == [frames <= 3, frames >= 3]
+    assert (ended > 0).tolist() == [frames <= 3 or jumps is not None, frames >= 3]
 
 
 @pytest.mark.parametrize("steps", [0, -1, True, 2.5])

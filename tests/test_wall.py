@@ -486,6 +486,17 @@ def test_only_cameras_that_are_looked_at_are_decoded_and_computed(lazy_wall):
         assert (source.frames_computed - before, len(source._held)) == (2, 1)
 
 
+def test_frames_that_are_jumped_over_are_not_computed(lazy_wall):
+    env = VideoGlimpseEnv(source=lazy_wall, glimpses=1, first_glance="none", jumps=(2,))
+    source = env.source._cameras.source
+    env.source._cameras._bank.firsts[:] = -1
+    env.reset(options={"clip": 0})
+    before = source.frames_computed
+    assert env.step(np.array([4, 0, 0]))[4]["frame"] == 3
+    assert env.step(np.array([4, 0, 0]))[2]
+    assert source.frames_computed - before == 1
+
+
 def test_a_whole_first_glance_runs_the_network_once_for_each_camera(lazy_wall):
     env = VideoGlimpseEnv(source=lazy_wall, glimpses=2)
     source, cells = env.source._cameras.source, np.arange(9)

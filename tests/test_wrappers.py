@@ -31,6 +31,7 @@ def make(**arguments):
         DiscreteAction(make(glimpses=1)),
         TupleAction(make()),
         TupleAction(make(glimpses=None)),
+        TupleAction(make(jumps=(1, 2))),
         PreviousAction(FlattenObservation(make(observation="slices", dtype="float16"))),
         TimeLeft(FlattenObservation(make(observation="slices", dtype="float16"))),
         PreviousAction(TimeLeft(FlattenObservation(make(observation="slices", glimpses=None)))),
@@ -48,6 +49,15 @@ def test_one_number_is_a_cell_and_a_class(toy):
     observation, *_ = env.step(5 * 3 + 2)
     assert np.flatnonzero(observation.reshape(9, 2).any(1)).tolist() == [5]
     assert env.unwrapped.engine.predictions[0, 0] == 2
+
+
+def test_one_number_is_a_cell_a_jump_and_a_class(toy):
+    env = DiscreteAction(VideoGlimpseEnv(source=toy, glimpses=1, jumps=(1, 3)))
+    assert env.action_space == spaces.Discrete(9 * 2 * 3)
+    env.reset(options={"clip": 0})
+    observation, *_, info = env.step((5 * 2 + 1) * 3 + 2)
+    assert np.flatnonzero(observation.reshape(9, 2).any(1)).tolist() == [5]
+    assert (info["frame"], env.unwrapped.engine.predictions.tolist()) == (4, [[2, 2, 2, -1]])
 
 
 @pytest.mark.parametrize("action", [-1, 27, True, 1.5])
@@ -76,6 +86,17 @@ def test_looks_and_prediction_are_separate_parts(toy):
     assert env.unwrapped.engine.predictions[0, 0] == 1
 
 
+@pytest.mark.parametrize(("glimpses", "cells"), [(2, [3, 8]), (None, [0, 0, 0, 1, 0, 0, 0, 0, 1])])
+def test_a_jump_is_a_part_of_its_own(toy, glimpses, cells):
+    env = TupleAction(VideoGlimpseEnv(source=toy, glimpses=glimpses, jumps=(1, 2)))
+    assert env.action_space[1:] == (spaces.Discrete(2), spaces.Discrete(3))
+    env.reset(options={"clip": 0})
+    observation, *_, info = env.step((np.array(cells), np.int64(1), np.int64(0)))
+    assert (np.flatnonzero(observation.reshape(9, 2).any(1)).tolist(), info["frame"]) == ([3, 8], 3)
+    with pytest.raises(ValueError, match=r"an action must be \(cells, jump, class\), got \(1, 2\)"):
+        env.step((1, 2))
+
+
 def test_the_previous_action_is_appended_one_hot(toy):
     env = PreviousAction(FlattenObservation(VideoGlimpseEnv(source=toy, glimpses=1)))
     first, _ = env.reset(seed=1)
@@ -92,6 +113,12 @@ def test_the_time_left_runs_from_one_to_zero(toy):
     for _ in range(2):
         left = [env.reset()[0][-1], *(env.step(np.array([0, 0]))[0][-1] for _ in range(4))]
         assert left == [1, 0.75, 0.5, 0.25, 0]
+
+
+def test_time_is_left_by_frames_not_by_jumps(toy):
+    env = TimeLeft(FlattenObservation(VideoGlimpseEnv(source=toy, glimpses=1, jumps=(1, 2, 9))))
+    left = [env.reset()[0][-1], *(env.step(np.array([0, jump, 0]))[0][-1] for jump in (1, 2))]
+    assert left == [1, 0.5, 0]
 
 
 def test_time_is_left_by_frames_not_by_calls(toy):
@@ -177,23 +204,39 @@ def test_a_right_prediction_is_paid_at_once_and_a_wrong_one_charged(toy):
         env.step(np.array([0, 1]))  # an episode that is not played to its end leaves no debt
 
 
+def test_a_prediction_is_paid_for_all_frames_that_it_stands_for(toy):
+    env = FrameRewards(
+        VideoGlimpseEnv(source=toy, glimpses=1, jumps=(1, 2), look_cost=0.25, frame_cost=1.0, abstain=True)
+    )
+    env.reset(options={"clip": 0})
+    steps = [env.step(np.array([0, jump, said])) for jump, said in ((1, 2), (0, 0), (1, 2))]
+    # 0.5 for each true prediction; two looks and two more frames are paid for at the end.
+    assert [reward for _, reward, *_ in steps] == [1.0, -0.5, 0.5 - 0.5 - 2.0]
+
+
 @pytest.mark.parametrize("limit", [None, 3])
 @pytest.mark.parametrize("autoreset", ["NextStep", "SameStep", "Disabled"])
-def test_shares_of_many_add_up_to_their_returns(toy, autoreset, limit):
-    arguments = {"source": toy, "glimpses": 2, "autoreset_mode": autoreset, "look_cost": 0.1, "eta": 0.25}
+@pytest.mark.parametrize("jumps", [None, (1, 2)])
+def test_shares_of_many_add_up_to_their_returns(toy, autoreset, limit, jumps):
+    arguments = {
+        "source": toy, "glimpses": 2, "autoreset_mode": autoreset, "look_cost": 0.1, "eta": 0.25, "jumps": jumps,
+        "frame_cost": 0.125,
+    }  # fmt: skip
     plain = VideoGlimpseVectorEnv(3, max_episode_steps=limit, **arguments)
     shared = VectorFrameRewards(VideoGlimpseVectorEnv(3, max_episode_steps=limit, **arguments))
     for envs in (plain, shared):
         envs.reset(seed=1)
-        envs.step(np.zeros((3, 3), int))
+        envs.step(np.zeros(plain.action_space.shape, int))
         envs.reset(options={"reset_mask": np.array([False, True, False])})
-    rng, returns, begun, ended = np.random.default_rng(1), np.zeros(3), np.array([False, True, False]), 0
+    plain.action_space.seed(1)
+    returns, begun, ended = np.zeros(3), np.array([False, True, False]), 0
     for _ in range(20):
-        actions = np.hstack([rng.integers(0, 9, (3, 2)), rng.integers(0, 3, (3, 1))])
+        actions = plain.action_space.sample()
         _, rewards, terminations, truncations, _ = plain.step(actions)
         _, shares, *rest, _ = shared.step(actions)
         np.testing.assert_array_equal(rest, [terminations, truncations])
         returns += shares
+        assert not shares[(shared.unwrapped.engine.steps() == 0) & ~terminations].any()
         np.testing.assert_allclose(returns[terminations & begun], rewards[terminations & begun])
         ended += (terminations & begun).sum()
         over = terminations | truncations
@@ -201,7 +244,7 @@ def test_shares_of_many_add_up_to_their_returns(toy, autoreset, limit):
         if autoreset == "Disabled" and over.any():
             plain.reset(options={"reset_mask": over.copy()})
             shared.reset(options={"reset_mask": over.copy()})
-    assert (ended > 6) == (limit is None)
+    assert (ended > 6) == (limit is None or jumps is not None)
 
 
 def test_only_frame_by_frame_can_be_paid_and_only_here(toy):

@@ -20,6 +20,7 @@ import glimpse_env
 EPISODES, GLIMPSES = 640, 5  # episodes of all environments together
 CLIPS, FRAMES, GRID, DEPTH = 110, 16, 7, 1024  # 353 MB in float32
 ROUNDS = 5
+JUMPING_FLOOR = 0.8  # of the steps a second without jumps
 FLOORS = {"slices": 40_000, "glimpsed": 20_000, "cube": 20_000}  # 64 environments, float32 bank, shared array
 
 
@@ -92,3 +93,36 @@ def test_steps_a_second(benchmark, report, source, num_envs, observation, copy):
         f"{1000 * taken:5.0f} ms a round, bare copy {1000 * bare:4.0f} ms: {bare / taken:4.2f} of its speed"
     )
     assert rate >= floor
+
+
+@pytest.mark.parametrize("observation", ["slices", "glimpsed", "cube"])
+@pytest.mark.parametrize("jumps", [(1,), (1, 2, 4, 8)], ids=str)
+def test_jumps_keep_the_rate(benchmark, report, source, observation, jumps):
+    """All jumps played are of one frame, so that both environments play the same episodes."""
+    plain, jumping = (
+        gym.make_vec(
+            "VideoGlimpse-v0", num_envs=64, source=source, glimpses=GLIMPSES, observation=observation, copy=False,
+            jumps=allowed,
+        )
+        for allowed in (None, jumps)
+    )  # fmt: skip
+    plain.action_space.seed(1)
+    actions = [plain.action_space.sample() for _ in range(50)]
+    for envs in (plain, jumping):
+        envs.reset(seed=1)
+    times = []
+
+    def measure():
+        for _ in range(ROUNDS):
+            for envs, own in ((plain, actions), (jumping, [np.insert(one, GLIMPSES, 0, axis=1) for one in actions])):
+                start = time.perf_counter()
+                play(envs, own)
+                times.append(time.perf_counter() - start)
+
+    benchmark.pedantic(measure, rounds=1, warmup_rounds=1)
+    ratio = float(np.median(np.array(times[::2]) / np.array(times[1::2])))
+    report(
+        f"{observation:9} n =  64, {source.features.dtype} bank, jumps {jumps}: {ratio:.2f} of the rate without jumps; "
+        f"floor {JUMPING_FLOOR}"
+    )
+    assert ratio >= JUMPING_FLOOR
