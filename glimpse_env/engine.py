@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse_env.rules import EpisodeRules, claimed_segments, classes_at, predicted_segments
+from glimpse_env.rules import EpisodeRules, claimed_segments, classes_at, predicted_segments, runs_of
 from glimpse_env.sources.protocol import Array, ClipSource, Index, Segment, refuse_masked
 
 _GLANCES_AT_ONCE = 16  # first cubes read together, for sources that run a network
@@ -160,13 +160,8 @@ class EpisodeEngine:
         votes = chosen.sum(1)
         truth = self.label[envs, None] == classes if self.label.ndim == 1 else self.label[envs]
         is_correct = truth[np.arange(len(envs)), votes.argmax(1)] & (votes.max(1) > 0)
-        if self.rules.matching == "frame":
-            true_positives = (chosen & self._frame_labels[envs]).sum((1, 2))
-            false_positives = votes.sum(1) - true_positives
-        else:
-            counts = np.array([self._count_segments(env) for env in envs.tolist()], np.int64).reshape(-1, 2)
-            true_positives, false_positives = counts.T
-        return Outcome(true_positives, false_positives, self._looks[envs], self._steps[envs], is_correct)
+        true, false = self._judge(envs)
+        return Outcome(true.sum(1), false.sum(1), self._looks[envs], self._steps[envs], is_correct)
 
     def info(self) -> dict[str, Array]:
         """Return the infos of the current step as new arrays of N rows; counts are 0 and False until the end."""
@@ -194,11 +189,16 @@ class EpisodeEngine:
         return labels
 
     def earned(self) -> NDArray[np.float64]:
-        """Return (N,) eq. 7 over the predictions of each episode so far, matched frame by frame, without costs."""
-        said = (self.predictions >= 0) & (self.predictions < len(self.source.class_names))  # (N, T)
-        chosen = np.where(said, self.predictions, 0)[..., None]
-        true_positives = (said & np.take_along_axis(self._frame_labels, chosen, 2)[..., 0]).sum(1)
-        return self.rules.reward(true_positives, said.sum(1) - true_positives)
+        """Return (N,) eq. 7 over the predictions of each episode so far, without costs."""
+        true, false = self._judge(self._everyone)
+        return self.rules.reward(true.sum(1), false.sum(1))
+
+    def shares(self) -> NDArray[np.float64]:
+        """Return (N, T), the part of each prediction in `earned`.
+
+        With segment matching, the part of a run of equal predictions stands at its last frame.
+        """
+        return self.rules.reward(*self._judge(self._everyone))
 
     def seen(self, env: int) -> NDArray[np.bool_]:
         """Return (K, K) bool: the cells of the current frame that have been seen; in frame 1 all, or none."""
@@ -269,15 +269,28 @@ class EpisodeEngine:
         same = looks[:, :, None] == looks[:, None, :]  # (n, m, m)
         return np.where((same & self._earlier).any(2), -1, looks)
 
-    def _count_segments(self, env: int) -> tuple[int, int]:
-        predicted = predicted_segments(
-            self.predictions[env],
-            self.source.frame_times(int(self.clip[env]))[self.window[env]],
-            frame_seconds=1 / self.source.frames_per_second,
-            num_classes=len(self.source.class_names),
-        )
-        claimed = claimed_segments(predicted, self._truths[env], overlap_threshold=self.rules.overlap_threshold)
-        return len(claimed), len(predicted) - len(claimed)
+    def _judge(self, envs: Index) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        # The true and the false positives among the predictions of (n,) `envs`, (n, T) each. A segment counts once, at
+        # its last frame.
+        predictions, classes = self.predictions[envs], len(self.source.class_names)
+        said = (predictions >= 0) & (predictions < classes)
+        if self.rules.matching == "frame":
+            frames = np.arange(self.rules.frames)
+            true = said & self._frame_labels[envs[:, None], frames, np.where(said, predictions, 0)]
+            return true, said & ~true
+        true, ends = np.zeros_like(said), np.zeros_like(said)
+        for row, env in enumerate(envs.tolist()):
+            predicted = predicted_segments(
+                predictions[row],
+                self.source.frame_times(int(self.clip[env]))[self.window[env]],
+                frame_seconds=1 / self.source.frames_per_second,
+                num_classes=classes,
+            )
+            claimed = claimed_segments(predicted, self._truths[env], overlap_threshold=self.rules.overlap_threshold)
+            _, lasts = runs_of(predictions[row])
+            lasts = lasts[said[row, lasts]]
+            ends[row, lasts], true[row, lasts[sorted(claimed)]] = True, True
+        return true, ends & ~true
 
     def _views(self) -> tuple[Index, Index, Index]:
         # The episodes that see a whole frame, chosen cells of it, or nothing.

@@ -168,24 +168,28 @@ def classes_at(times: NDArray[np.float64], segments: Iterable[Segment], num_clas
     return labels
 
 
+def runs_of(predictions: Index) -> tuple[Index, Index]:
+    """Return the first and the last frame of each run of equal (T,) predictions."""
+    borders = np.flatnonzero(np.diff(predictions)) + 1
+    return np.append(0, borders), np.append(borders, len(predictions)) - 1
+
+
 def predicted_segments(
     predictions: Index, times: NDArray[np.float64], *, frame_seconds: float, num_classes: int
 ) -> list[Segment]:
     """Return the runs of equal predictions as segments, in order of time; runs of "no prediction" are none.
 
     Args:
-        predictions: (T,) classes; C and above mean "no prediction".
+        predictions: (T,) classes; C and above mean "no prediction", and -1 is none yet.
         times: (T,) seconds, ascending.
         frame_seconds: duration of a frame, half before its time and half after.
         num_classes: C.
     """
-    borders = np.flatnonzero(np.diff(predictions)) + 1
-    firsts, lasts = np.append(0, borders), np.append(borders, len(predictions)) - 1
     half = frame_seconds / 2
     return [
         Segment(float(times[first] - half), float(times[last] + half), int(predictions[first]))
-        for first, last in zip(firsts, lasts, strict=True)
-        if predictions[first] < num_classes
+        for first, last in zip(*runs_of(predictions), strict=True)
+        if 0 <= predictions[first] < num_classes
     ]
 
 

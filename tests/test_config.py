@@ -27,6 +27,15 @@ from glimpse_env import open_source
         ({"warmup_share": 0.8, "scorer_share": 0.3}, "add up to more than all updates"),
         ({"rollouts": 1}, "rollouts must be at least 2 with baseline 'leave_one_out', got 1"),
         ({"abstain": True, "class_gradient": False}, "abstain=True requires sampled classes: unset class_gradient"),
+        (
+            {"matching": "segment", "class_gradient": False},
+            "matching='segment' requires sampled classes: unset class_gradient, or set matching='frame'",
+        ),
+        (
+            {"matching": "segment", "reward": "frame_log_score"},
+            "matching='segment' trains looks on the reward of eq. 7, got reward 'frame_log_score': set reward='eq7'",
+        ),
+        ({"matching": "clip"}, "matching must be one of 'frame', 'segment', got 'clip'"),
         ({"frames": 8, "window_seconds": 2.0}, r"frames \(8\) and window_seconds \(2.0\) both set T: give one of them"),
         ({"frames": 1}, "frames must be at least 2, one to choose in and one to look at, got 1"),
         ({"reward": "clip_log_score", "credit": "causal"}, "'clip_log_score' .* needs credit 'terminal'"),
@@ -94,9 +103,12 @@ def test_only_untrimmed_clips_abstain_by_default(asked, trimmed, untrimmed):
 
 @pytest.mark.parametrize(
     ("settings", "samples"),
-    [({}, False), ({"abstain": True}, True), ({"class_gradient": True}, True), ({"class_gradient": False}, False)],
-)
-def test_classes_are_sampled_with_abstention_or_on_demand(settings, samples):
+    [
+        ({}, False), ({"abstain": True}, True), ({"matching": "segment"}, True), ({"class_gradient": True}, True),
+        ({"class_gradient": False}, False),
+    ],
+)  # fmt: skip
+def test_classes_are_sampled_with_abstention_for_segments_or_on_demand(settings, samples):
     config = Config().with_settings(settings)
     assert config.samples_classes is samples
     assert config.for_source(marked_source(4)).samples_classes is samples
@@ -150,6 +162,7 @@ def test_the_preset_paper_has_the_papers_values():
     paper = PRESETS["paper"]
     assert (paper.policy.encoder, paper.policy.layers, paper.policy.hidden_size) == ("sum", 3, 512)
     assert (paper.policy.dropout, paper.training.credit, paper.training.reward) == (0.5, "terminal", "eq7")
+    assert paper.samples_classes  # eq. 6's action has two parts, l and p
     assert paper.training.weight_decay == paper.training.scorer_weight_decay == 1e-5
 
 
@@ -197,7 +210,7 @@ def test_models_are_listed_after_their_flag(models):
 
 def test_windows_can_replace_the_frames_of_a_preset():
     task = parse_arguments(["--preset", "paper", "--frames", "None", "--window-seconds", "2.5"]).config.task
-    assert (task.frames, task.window_seconds, task.stride_seconds) == (None, 2.5, None)
+    assert (task.frames, task.window_seconds, task.advanced.stride_seconds) == (None, 2.5, None)
 
 
 @pytest.mark.parametrize("name", ["out", "resume", "evaluate"])
@@ -266,8 +279,8 @@ def test_the_help_shows_groups_and_few_flags_outside_the_advanced_ones(capsys, m
             group = title[1]
         elif flag := re.match(r"  (?:-h, )?(--[a-z][\w-]+)", line):
             flags.setdefault(group, []).append(flag[1])
-    groups = ["options", "task", "policy", "policy.advanced", "training", "training.advanced", "output"]
-    assert list(flags) == groups
+    blocks = [name for block in ("task", "policy", "training") for name in (block, f"{block}.advanced")]
+    assert list(flags) == ["options", *blocks, "output"]
     simple = [flag for name, own in flags.items() if "advanced" not in name for flag in own]
     assert {"--help", "--models", "--config", "--source", "--updates", "--resume"} < set(simple)
     assert len(simple) <= 35

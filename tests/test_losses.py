@@ -1,13 +1,14 @@
 """Losses: numbers worked out by hand, the terms of each phase, and the gradient against exact enumeration."""
 
 import dataclasses
-from itertools import permutations, product
+from itertools import product
 from math import exp, log
 
 import numpy as np
 import pytest
 import torch
 from agent_toys import marked_source, tiny_config
+from clip_toys import UnevenSource
 from glimpse_agents.learning.glimpses import cells_log_prob, first_draw_entropy
 from glimpse_agents.learning.losses import (
     Advantages,
@@ -15,24 +16,25 @@ from glimpse_agents.learning.losses import (
     attention_penalty,
     class_choice_loss,
     class_loss,
+    class_returns,
     clip_log_score,
-    eq7_rewards,
     frame_log_scores,
     frame_returns,
-    frame_rewards,
     glimpse_losses,
     glimpse_returns,
     leave_one_out,
     normalised,
     phase_of_update,
     policy_gradient_loss,
+    run_returns,
+    settled,
 )
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing.envs import make_policy
 from glimpse_agents.playing.rollout import PlaySettings, collect_rollout
 
-from glimpse_env import ArraySource, VideoGlimpseVectorEnv
+from glimpse_env import ArraySource, Segment, VideoGlimpseVectorEnv
 
 # ---- rewards
 
@@ -40,36 +42,6 @@ from glimpse_env import ArraySource, VideoGlimpseVectorEnv
 def one_hot_labels(*rows):
     """Return (1, T, 2) bool, a string of class digits for each frame, empty for background."""
     return torch.tensor([[[str(label) in row for label in range(2)] for row in rows]])
-
-
-@pytest.mark.parametrize("abstain", [False, True])
-@pytest.mark.parametrize("eta", [0.0, 0.3, 0.5, 1.0])
-def test_frame_rewards_sum_to_the_reward_of_the_environment(untrimmed, toy, eta, abstain):
-    rng = np.random.default_rng(5)
-    for source in (untrimmed, toy):
-        envs = VideoGlimpseVectorEnv(
-            40, source=source, eta=eta, abstain=abstain, positive_reward=2.0, negative_reward=-3.0,
-            autoreset_mode="Disabled",
-        )  # fmt: skip
-        envs.reset(options={"clip": rng.integers(0, source.num_clips, 40)})
-        predictions = rng.integers(0, 3 + abstain, (40, 4))
-        labels = []
-        for chosen in predictions.T:
-            _, paid, _, _, infos = envs.step(np.column_stack([np.zeros((40, 5), int), chosen]))
-            labels.append(torch.from_numpy(infos["frame_labels"]))
-        shares = frame_rewards(
-            torch.from_numpy(predictions), torch.stack(labels, 1), eta=eta, positive_reward=2.0, negative_reward=-3.0
-        )
-        np.testing.assert_allclose(shares.sum(1), paid, atol=1e-5)
-
-
-def test_frame_rewards_by_hand():
-    # True, false, abstained, one of two labels, false on background.
-    labels = one_hot_labels("0", "0", "0", "01", "")
-    rewards = frame_rewards(
-        torch.tensor([[0, 1, 2, 1, 0]]), labels, eta=0.25, positive_reward=4.0, negative_reward=-8.0
-    )
-    assert rewards.tolist() == [[1.0, -6.0, 0.0, 1.0, -6.0]]
 
 
 @pytest.mark.parametrize(("credit", "expected"), [("causal", [[9.0, 8.0, 5.0]]), ("terminal", [[10.0, 10.0, 10.0]])])
@@ -103,60 +75,95 @@ def test_advantages_that_are_all_zero_stay_zero():
 # ---- the gradient
 
 
-class AllLooks:
-    """All ways to look at three cells over three frames, with logits that depend on the earlier looks.
+class AllPlays:
+    """All ways to play a clip of four frames with two cells, two classes and "no prediction", as an environment pays.
 
-    The agent sees all of frame 1, then chooses m cells of frame 2 and m cells of frame 3. Its prediction is a fixed
-    function of its choices so far, so the return of a rollout is known and its expectation is a finite sum.
+    A look and a class are drawn at each frame, by logits that depend on the earlier looks alone. The clip has two
+    segments of class 0 and one of class 1, so predictions split, merge and prolong true and false segments.
     """
 
-    def __init__(self, glimpses):
-        rng = torch.Generator().manual_seed(glimpses)
-        draws = list(permutations(range(3), glimpses))
-        self.logits = [
-            torch.randn(shape, generator=rng, dtype=torch.float64).requires_grad_() for shape in ((3,), (len(draws), 3))
-        ]
-        pairs = list(product(range(len(draws)), repeat=2))
-        cells = torch.tensor(draws)
-        first, second = torch.tensor(pairs).T
-        self.log_probs = torch.stack(
-            [
-                cells_log_prob(self.logits[0].expand(len(pairs), -1), cells[first]),
-                cells_log_prob(self.logits[1][first], cells[second]),
-            ],
-            1,
-        )  # (rollouts, 2)
-        opinions = torch.randint(0, 3, (len(draws), len(draws)), generator=rng)
-        predictions = torch.stack([torch.ones(len(pairs)).long(), opinions[0, first], opinions[first, second]], 1)
-        labels = torch.tensor([[[1, 0], [1, 0], [0, 1]]], dtype=torch.bool).expand(len(pairs), -1, -1)
-        self.rewards = frame_rewards(predictions, labels, eta=0.4, positive_reward=1.0, negative_reward=-2.0).double()
+    def __init__(self, matching):
+        rng = torch.Generator().manual_seed(3)
+        looks = torch.tensor(list(product(range(2), repeat=3)))  # at frames 1..3
+        classes = torch.tensor(list(product(range(3), repeat=4)))
+        looks, self.classes = looks.repeat_interleave(len(classes), 0), classes.repeat(len(looks), 1)
+        # The number of the looks before frames 1, 2, 3 and 4.
+        pasts = [(looks[:, :n] * 2 ** torch.arange(n)).sum(1) for n in range(4)]
+        shapes = [(2**n, outputs) for outputs, frames in ((2, 3), (3, 4)) for n in range(frames)]
+        self.logits = [torch.randn(shape, generator=rng, dtype=torch.float64).requires_grad_() for shape in shapes]
+        drawn = zip(self.logits, (*pasts[:3], *pasts), (*looks.T, *self.classes.T), strict=True)
+        chosen = [rows.log_softmax(1)[past, choice] for rows, past, choice in drawn]
+        self.log_probs = torch.stack(chosen, 1)  # (plays, 3 looks and 4 classes)
+        source = UnevenSource(
+            features=np.ones((1, 4, 2, 2, 1), np.float32), labels=np.array([-1]), class_names=("a", "b"),
+            frames_per_second=1.0, lengths=(4,),
+            truths=((Segment(-0.5, 1.5, 0), Segment(1.5, 2.5, 1), Segment(2.5, 3.5, 0)),),
+        )  # fmt: skip
+        envs = VideoGlimpseVectorEnv(
+            len(looks), source=source, glimpses=1, matching=matching, eta=0.4, abstain=True, positive_reward=1.0,
+            negative_reward=-2.0, autoreset_mode="Disabled",
+        )  # fmt: skip
+        envs.reset()
+        for cells, classes in zip((*looks.T, looks[:, 0]), self.classes.T, strict=True):
+            _, paid, *_ = envs.step(torch.stack([cells, classes], 1).numpy())
+        self.paid, self.shares = torch.from_numpy(paid), torch.from_numpy(envs.engine.shares())
 
-    @property
-    def probabilities(self):
-        return self.log_probs.sum(1).exp()
+    def returns(self, matching, credit):
+        """Return the credit of the looks and classes of each play."""
+        looks = settled(self.shares) if matching == "segment" else self.shares
+        classes = run_returns(self.shares, self.classes) if matching == "segment" else self.shares
+        classes = self.paid[:, None].expand(-1, 4) if credit == "terminal" else classes
+        return torch.cat([glimpse_returns(looks, credit), classes], 1)
 
     def gradient(self, value):
         parts = torch.autograd.grad(value, self.logits, retain_graph=True)
         return torch.cat([part.flatten() for part in parts])
 
 
-@pytest.fixture(params=[1, 2], ids=["one look", "two looks"])
-def looks(request):
-    return AllLooks(request.param)
+@pytest.fixture(scope="module", params=["frame", "segment"])
+def plays(request):
+    return request.param, AllPlays(request.param)
 
 
 @pytest.mark.parametrize("credit", ["causal", "terminal"])
-def test_expected_estimate_is_the_gradient_of_the_expected_return(looks, credit):
-    exact = looks.gradient((looks.probabilities * looks.rewards.sum(1)).sum())
-    # Each pair of rollouts of the clip is one possible update, with its probability: (pairs, R = 2, choices).
-    count = len(looks.rewards)
-    pairs = torch.cartesian_prod(torch.arange(count), torch.arange(count))
-    weights = looks.probabilities[pairs].prod(1).detach()
-    advantages = leave_one_out(glimpse_returns(looks.rewards, credit)[pairs])
+def test_expected_estimate_is_the_gradient_of_the_expected_reward(plays, credit):
+    matching, every = plays
+    probabilities = every.log_probs.sum(1).exp()
+    assert probabilities.sum().item() == pytest.approx(1.0)
+    exact = every.gradient((probabilities * every.paid).sum())
+    # Each pair of plays of the clip is one possible update, with its probability: (pairs, R = 2, choices).
+    pairs = torch.cartesian_prod(torch.arange(len(every.paid)), torch.arange(len(every.paid)))
+    weights = probabilities[pairs].prod(1).detach()
+    advantages = leave_one_out(every.returns(matching, credit)[pairs])
     weighted = advantages * (weights * len(pairs))[:, None, None]
-    loss = policy_gradient_loss(looks.log_probs[pairs].flatten(0, 1), weighted.flatten(0, 1))
+    loss = policy_gradient_loss(every.log_probs[pairs].flatten(0, 1), weighted.flatten(0, 1))
     assert exact.abs().max() > 0.05
-    torch.testing.assert_close(-looks.gradient(loss), exact)
+    torch.testing.assert_close(-every.gradient(loss), exact)
+
+
+def test_causal_credit_has_less_variance(plays):
+    matching, every = plays
+    weights = every.log_probs.sum(1).exp().detach()[:, None]
+    variances = []
+    for credit in ("causal", "terminal"):
+        returns = every.returns(matching, credit)
+        variances.append((weights * (returns - (weights * returns).sum(0)).square()).sum(0))
+    assert (variances[0] <= variances[1] + 1e-12).all()
+    assert variances[0].sum() < 0.75 * variances[1].sum()
+
+
+def test_a_run_is_settled_by_the_next_prediction():
+    assert settled(torch.tensor([[1.0, 0.0, 2.0, 4.0], [0.0, 0.0, 0.0, 3.0]])).tolist() == [
+        [0.0, 1.0, 0.0, 6.0],
+        [0.0, 0.0, 0.0, 3.0],
+    ]
+
+
+def test_a_class_is_credited_with_its_run_and_the_runs_that_it_borders_on():
+    # Runs of lengths 2, 1 and 3 with the shares 1, 10 and 100.
+    shares = torch.tensor([[0.0, 1.0, 10.0, 0.0, 0.0, 100.0]])
+    credit = run_returns(shares, torch.tensor([[0, 0, 1, 0, 0, 0]]))
+    assert credit.tolist() == [[1.0, 11.0, 111.0, 110.0, 100.0, 100.0]]
 
 
 def test_policy_gradient_sums_over_frames_and_not_through_advantages():
@@ -255,7 +262,7 @@ def play(config, source, clips, settings=None):
                 parameter.copy_(2 * torch.randn(parameter.shape, generator=rng))
         envs = VideoGlimpseVectorEnv(
             len(clips), source=source, glimpses=config.task.glimpses, eta=config.task.eta, abstain=config.task.abstain,
-            observation="slices", autoreset_mode="Disabled",
+            matching=config.task.matching, observation="slices", autoreset_mode="Disabled",
         )  # fmt: skip
         noise = Noise(rng)
         masks = policy.draw_masks(len(clips), noise)
@@ -304,7 +311,7 @@ def test_terms_of_eq_8_add_up(scorer_share, joint):
     losses, rollout, class_logits, cell_logits = losses_of(config, update=2)
     classification = class_loss(class_logits, rollout.frame_labels)
     # Each return after a choice, minus the mean of the clip's other two, divided by the root mean square.
-    after = eq7_rewards(rollout, config).flip(1).cumsum(1).flip(1)[:, 1:].reshape(4, 3, 3)
+    after = rollout.shares.flip(1).cumsum(1).flip(1)[:, 1:].reshape(4, 3, 3)
     advantages = after - (after.sum(1, keepdim=True) - after) / 2
     advantages = (advantages / advantages.square().mean().sqrt()).flatten(0, 1)
     gradient = -(advantages * cells_log_prob(cell_logits, rollout.cells)).sum(1).mean()
@@ -362,7 +369,7 @@ def test_shares_of_eq_7_sum_to_the_reward():
     for abstain in (False, True):
         config = tiny_config(eta=0.3, abstain=abstain)
         _, rollout, _ = play(config, marked_source(4), [0, 1, 2, 3] * 3)
-        torch.testing.assert_close(eq7_rewards(rollout, config).sum(1), rollout.rewards)
+        torch.testing.assert_close(rollout.shares.sum(1), rollout.rewards)
 
 
 def test_returns_have_the_units_of_the_configured_reward():
@@ -370,7 +377,7 @@ def test_returns_have_the_units_of_the_configured_reward():
     _, rollout, _ = play(config, marked_source(3), [0, 1, 2] * 2)
     whole = rollout.rewards[:, None].expand(-1, 3)
     torch.testing.assert_close(frame_returns(rollout, config.with_settings({"credit": "terminal"})), whole)
-    first = eq7_rewards(rollout, config)[:, 0]
+    first = rollout.shares[:, 0]
     torch.testing.assert_close(frame_returns(rollout, config)[:, 0], rollout.rewards - first)
 
     logits, labels = rollout.class_logits, rollout.frame_labels
@@ -379,6 +386,21 @@ def test_returns_have_the_units_of_the_configured_reward():
     terminal = config.with_settings({"reward": "clip_log_score", "credit": "terminal"})
     clip = frame_returns(rollout, terminal)
     torch.testing.assert_close(clip, clip_log_score(logits, labels)[:, None].expand(-1, 3))
+
+
+@pytest.mark.parametrize("credit", ["causal", "terminal"])
+def test_segments_are_credited_as_the_environment_paid_them(credit):
+    config = tiny_config(matching="segment", credit=credit, eta=0.3)
+    _, rollout, _ = play(config, marked_source(3, frames=5), [0, 1, 2] * 4)
+    assert config.samples_classes
+    counted = 0.3 * rollout.true_positives - 0.7 * rollout.false_positives
+    torch.testing.assert_close(rollout.rewards, counted.float())
+    cells = glimpse_returns(settled(rollout.shares), "causal")
+    classes = run_returns(rollout.shares, rollout.predictions)
+    if credit == "terminal":
+        cells, classes = (rollout.rewards[:, None].expand(-1, choices) for choices in (4, 5))
+    torch.testing.assert_close(frame_returns(rollout, config), cells)
+    torch.testing.assert_close(class_returns(rollout, config), classes)
 
 
 def test_policy_gradient_leaves_out_random_choices():
@@ -401,7 +423,7 @@ def test_policy_gradient_leaves_out_random_choices():
 def test_sampled_classes_are_credited_with_their_frame_or_the_whole_reward(credit):
     config = tiny_config(abstain=True, credit=credit, warmup_share=0.0)
     losses, rollout, class_logits, cell_logits = losses_of(config, 3)
-    shares = eq7_rewards(rollout, config).reshape(4, 2, 4)
+    shares = rollout.shares.reshape(4, 2, 4)
     paid = shares if credit == "causal" else shares.sum(2, keepdim=True).expand(-1, -1, 4)
     advantages = paid - paid.flip(1)  # with two rollouts the other one is the baseline
     advantages = (advantages / advantages.square().mean().sqrt()).flatten(0, 1)
@@ -432,7 +454,7 @@ def test_sampled_classes_have_a_policy_gradient_after_the_warmup(abstain):
 def test_without_a_baseline_advantages_are_scaled_returns():
     config = tiny_config(baseline="none", rollouts=1, abstain=True)
     _, rollout, _ = play(tiny_config(abstain=True), marked_source(4), [0, 0, 1, 1, 2, 3])
-    returns, shares = frame_returns(rollout, config), eq7_rewards(rollout, config)
+    returns, shares = frame_returns(rollout, config), rollout.shares
     advantages = Advantages.of(rollout, config)
     torch.testing.assert_close(advantages.cells, returns / returns.square().mean().sqrt())
     torch.testing.assert_close(advantages.classes, shares / shares.square().mean().sqrt())
@@ -450,7 +472,7 @@ def test_values_are_subtracted_from_the_returns_of_their_states(credit):
         values = policy.value_head(rollout.states)  # (6, 4, 2)
     assert values.std() > 0.1
     cells = frame_returns(rollout, config) - values[:, :3, 0]
-    shares = eq7_rewards(rollout, config)
+    shares = rollout.shares
     paid = shares if credit == "causal" else shares.sum(1, keepdim=True).expand(-1, 4)
     classes = paid - values[:, :, 1]
     advantages = Advantages.of(rollout, config)
@@ -473,7 +495,7 @@ def test_values_are_trained_on_their_returns_and_alone(update):
     advantages = Advantages.of(rollout, config)
     losses = glimpse_losses(policy, rollout, masks, advantages, config, update=update)
     cells = frame_returns(rollout, config) - policy.value_head(rollout.states)[:, :3, 0]
-    classes = eq7_rewards(rollout, config) - policy.value_head(rollout.states)[:, :, 1]
+    classes = rollout.shares - policy.value_head(rollout.states)[:, :, 1]
     expected = (cells.square().mean() + classes.square().mean()) / 2
     torch.testing.assert_close(losses.value, expected)
     assert losses.scalars()["train/value"] == losses.value.item()

@@ -179,6 +179,27 @@ def test_it_does_not_matter_when_a_trimmed_clip_is_judged_rightly(toy, frames, p
     assert play(env, predictions) == outcome
 
 
+@pytest.mark.parametrize(
+    ("matching", "predictions", "shares"),
+    [
+        # Frames of 0.25 s: run is true at the first two, wave at the second and the third.
+        ("frame", [0, 2, 1, 3], [0.5, 0.5, -1.5, 0.0]),
+        ("frame", [3, 0, 0, 0], [0.0, 0.5, -1.5, -1.5]),
+        ("segment", [0, 0, 2, 2], [0.0, 0.5, 0.0, -1.5]),
+        ("segment", [0, 3, 1, 1], [-1.5, 0.0, 0.0, -1.5]),
+        ("segment", [3, 3, 3, 3], [0.0] * 4),
+    ],
+)
+def test_shares_of_the_reward_stand_at_frames_or_at_the_last_frames_of_runs(untrimmed, matching, predictions, shares):
+    env = gym.make(
+        "VideoGlimpse-v0", source=untrimmed, glimpses=1, matching=matching, overlap_threshold=0.4, eta=0.25,
+        positive_reward=2.0, negative_reward=-2.0, look_cost=0.125,
+    )  # fmt: skip
+    reward, *_ = play(env, predictions)
+    assert env.unwrapped.engine.shares().tolist() == [shares]
+    assert reward == sum(shares) - 3 * 0.125
+
+
 def test_segments_of_an_untrimmed_clip_end_with_its_window(untrimmed):
     # Frames 2 and 3 of run in 0..0.25 and wave in 0.25..0.5 seconds stand for 0.125..0.375 and 0.375..0.625.
     # So run is left with 0.125..0.25, half of the time of frame 2.

@@ -205,6 +205,8 @@ def test_both_environments_follow_the_rules(truths, game):
             observation, reward, terminated, truncated, info = single.step(np.array(action))
             assert not truncated
             steps.append((observation, reward, terminated, info))
+        costs = rules["look_cost"] * info["glimpses"] + rules["frame_cost"] * (info["frames_observed"] - 1)
+        assert single.engine.shares().sum() == reward + costs
         for number, model in enumerate(expected):
             assert_agrees(model, *steps[number])
             if number >= len(batches):  # the other environment has ended, and DISABLED plays neither on

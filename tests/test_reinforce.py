@@ -352,6 +352,13 @@ def test_a_configuration_that_cannot_be_played_is_refused_before_a_folder_is_mad
     assert not (tmp_path / "run").exists()
 
 
+def test_segments_of_untrimmed_clips_need_no_prediction():
+    sources = dict.fromkeys(("train", "validation", "test"), UntrimmedSyntheticSource())
+    message = r"on untrimmed clips needs abstain=True, got False: .* or set --matching frame"
+    with pytest.raises(ValueError, match=message):
+        train(tiny_config(matching="segment", abstain=False), sources=sources)
+
+
 @pytest.mark.parametrize(
     ("factor", "name"), [(float("nan"), "loss"), (float("nan"), "gradient"), (1e38, "gradient")],
     ids=["loss", "gradient", "exploding gradient"],

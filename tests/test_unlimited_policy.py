@@ -18,7 +18,6 @@ from glimpse_agents.learning.glimpses import (
 from glimpse_agents.learning.losses import (
     Advantages,
     attention_penalty,
-    eq7_rewards,
     frame_returns,
     glimpse_losses,
     look_costs,
@@ -198,7 +197,9 @@ def test_cost_of_looks_equals_that_of_the_environment():
     source = marked_source(20)
     _, rollout, _, _ = play(source, config=config)
     assert rollout.cells.sum((1, 2)).unique().numel() > 3
-    torch.testing.assert_close(eq7_rewards(rollout, config).sum(1), rollout.rewards)
+    paid = rollout.shares - look_costs(rollout, config)
+    torch.testing.assert_close(paid.sum(1), rollout.rewards)
+    torch.testing.assert_close(frame_returns(rollout, config)[:, 0], paid[:, 1:].sum(1))
     assert (look_costs(rollout, config)[:, 0] == 0).all()
     log_score = config.with_settings({"reward": "clip_log_score", "credit": "terminal"})
     free = log_score.with_settings({"look_cost": 0.0})

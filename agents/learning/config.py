@@ -12,7 +12,7 @@ import tyro
 
 from glimpse_env import ClipSource
 from glimpse_env.catalogue import EMBEDDED
-from glimpse_env.rules import FirstGlance
+from glimpse_env.rules import FirstGlance, Matching
 
 from .checks import check_range, check_types
 from .models import MODELS, ModelName, is_own
@@ -33,6 +33,21 @@ Settings = Mapping[str, Any]  # values by the name of a field, in whatever block
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdvancedTaskConfig:
+    """Details of the task."""
+
+    first_glance: FirstGlance = "whole"
+    """First frame: seen "whole", or "none" of it, so that the agent has to search. Models that see all cells of every
+    frame see it whole."""
+    stride_seconds: float | None = None
+    """Length from the start of one window to the start of the next, in seconds; half a window by default."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_range(self, "stride_seconds", minimum=0, above=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskConfig:
     """Videos and rules of the task."""
 
@@ -43,26 +58,25 @@ class TaskConfig:
     """Official split of the data set."""
     glimpses: int = 5
     """Number m of cells that are looked at in every frame after the first. "unlimited" starts near it."""
-    first_glance: FirstGlance = "whole"
-    """First frame: seen "whole", or "none" of it, so that the agent has to search. Models that see all cells of every
-    frame see it whole."""
     frames: int | None = None
     """Number T of frames of an episode; the source's own by default."""
     window_seconds: float | None = None
     """Length of windows that slide over each video, instead of --frames; a video's scores are the mean over its
     windows."""
-    stride_seconds: float | None = None
-    """Seconds from the start of one window to the start of the next; half a window by default."""
     abstain: bool | None = None
     """Let the agent answer "no prediction" (True or False); by default only if clips are untrimmed."""
+    matching: Matching = "frame"
+    """Predictions that the reward counts: one in every "frame", or runs of equal predictions as segments ("segment").
+    Then each model trains the class that it draws on segments too."""
     eta: float = 0.5
     """Weight of true against false positives in the reward (eq. 7)."""
+    advanced: AdvancedTaskConfig = field(default_factory=AdvancedTaskConfig)
 
     def __post_init__(self) -> None:
         check_types(self)
         check_range(self, "fold", "glimpses", minimum=1)
         check_range(self, "eta", minimum=0, maximum=1)
-        check_range(self, "window_seconds", "stride_seconds", minimum=0, above=True)
+        check_range(self, "window_seconds", minimum=0, above=True)
         if self.frames is not None and self.window_seconds is not None:
             raise ValueError(
                 f"frames ({self.frames}) and window_seconds ({self.window_seconds}) both set T: give one of them "
@@ -172,7 +186,7 @@ class AdvancedTrainingConfig:
     """Baseline of a return: the mean of the clip's other rollouts, none, or a learned "value" of the LSTM's state."""
     class_gradient: bool | None = None
     """Draw the class in training and put its log-probability into the policy gradient (True or False); by default only
-    with "no prediction", which needs it."""
+    with "no prediction" or segments, which need it."""
     random_share: float = 0.0
     """Share of REINFORCE's choices in training that are random instead, so that the classifier does not depend on the
     glimpses it is given. The policy gradient leaves them out."""
@@ -288,8 +302,17 @@ class Config:
     def __post_init__(self) -> None:
         check_types(self, but="model" if is_own(self.model) else None)
         model, advanced = MODELS[self.model], self.training.advanced
-        if self.task.abstain and advanced.class_gradient is False:
-            raise ValueError("abstain=True requires sampled classes: unset class_gradient, or set abstain=False")
+        for needs, setting, other in (
+            (self.task.abstain, "abstain=True", "abstain=False"),
+            (self.matches_segments, "matching='segment'", "matching='frame'"),
+        ):
+            if needs and advanced.class_gradient is False:
+                raise ValueError(f"{setting} requires sampled classes: unset class_gradient, or set {other}")
+        if self.matches_segments and model.learns == "reinforce" and self.training.reward != "eq7":
+            raise ValueError(
+                f"matching='segment' trains looks on the reward of eq. 7, got reward {self.training.reward!r}: set "
+                "reward='eq7'"
+            )
         if advanced.baseline == "value" and self.samples_classes and (model.is_soft or model.learns == "gumbel"):
             raise ValueError(
                 f"model {self.model!r} learns by back-propagation, and its sampled classes have no baseline 'value': "
@@ -305,7 +328,12 @@ class Config:
     def samples_classes(self) -> bool:
         """Whether the class is sampled in training, and part of the policy gradient."""
         own = self.training.advanced.class_gradient
-        return bool(self.task.abstain) if own is None else own
+        return bool(self.task.abstain) or self.matches_segments if own is None else own
+
+    @property
+    def matches_segments(self) -> bool:
+        """Whether the reward counts segments instead of frames."""
+        return self.task.matching == "segment"
 
     def abstains(self, source: ClipSource) -> bool:
         """Return whether the agent may answer "no prediction" on a source."""
@@ -359,6 +387,7 @@ class Config:
 
 BLOCKS: dict[type, dict[str, type]] = {
     Config: {"task": TaskConfig, "policy": PolicyConfig, "training": TrainingConfig},
+    TaskConfig: {"advanced": AdvancedTaskConfig},
     PolicyConfig: {"advanced": AdvancedPolicyConfig},
     TrainingConfig: {"advanced": AdvancedTrainingConfig},
 }
@@ -431,7 +460,7 @@ PRESETS: dict[Preset, Config] = {
             "observation": "cube", "encoder": "sum", "slice_weights": "softmax", "frame_embedding": False, "layers": 3,
             "hidden_size": 512, "dropout": 0.5, "frames": 30, "epochs": 10.0, "warmup_share": 0.0,
             "learning_rate": 5e-4, "scorer_learning_rate": 5e-4, "weight_decay": 1e-5, "penalty": 1.0,
-            "credit": "terminal",
+            "credit": "terminal", "class_gradient": True,
         }
     ),
 }  # fmt: skip

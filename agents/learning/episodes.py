@@ -108,6 +108,7 @@ class Rollout:
     class_logits: Tensor  # (N, T, outputs), as they were when acting
     frame_labels: Tensor  # (N, T, C) bool
     rewards: Tensor  # (N,) eq. 7, minus the cost of looks
+    shares: Tensor  # (N, T) of the predictions in eq. 7; with segment matching, of each run at its last frame
     true_positives: Tensor  # (N,) int64
     false_positives: Tensor  # (N,) int64
     is_correct: Tensor  # (N,) bool

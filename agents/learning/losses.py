@@ -1,4 +1,4 @@
-"""Losses of an update: rewards per frame, credit, baselines and the terms of eqs. 4-8.
+"""Losses of an update: credit, baselines and the terms of eqs. 4-8.
 
 First the mathematics, as pure functions of tensors; then the loss of a batch of rollouts.
 """
@@ -13,8 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glimpse_env import EpisodeRules
-
 from ..parallel.ranks import mean_over_ranks
 from .config import Config, Credit
 from .episodes import DropoutMasks, GlimpseRollout, Rollout
@@ -23,23 +21,41 @@ from .models import MODELS
 from .policy import GlimpsePolicy
 
 
-def frame_rewards(
-    predictions: Tensor, frame_labels: Tensor, *, eta: float, positive_reward: float, negative_reward: float
-) -> Tensor:
-    """Return the part of eq. 7 that each prediction adds; with frame matching the sum over frames is r_T.
+def settled(shares: Tensor) -> Tensor:
+    """Move the share of each run of equal predictions from its last frame to the frame that settles it.
+
+    With segment matching r_T is a sum over runs: a run adds eta * R+ if a truth claims it, (1 - eta) * R- if none does,
+    and 0 if it is a run of "no prediction". Only its class and its two ends decide which. The next frame's prediction
+    settles the end, because an equal one would have made the run longer; frame T settles the last run.
+
+    So the shares settled up to frame n depend on predictions up to n alone, and credit for a later choice may leave
+    them out without bias. This is exact if no truth overlaps two runs of its class by more than `overlap_threshold`,
+    since then no run can take another one's claim: always from a threshold of 0.5 on (the default) in clips that repeat
+    no frame.
 
     Args:
-        predictions: (N, T) int64, C if the agent abstained.
-        frame_labels: (N, T, C) bool.
-
-    Returns:
-        (N, T) float32.
+        shares: (N, T), of each run at its last frame.
     """
-    classes = frame_labels.shape[-1]
-    chosen = F.one_hot(predictions, classes + 1)[..., :classes].bool()
-    true = (chosen & frame_labels).any(-1)
-    false = chosen.any(-1) & ~true
-    return eta * positive_reward * true.float() + (1 - eta) * negative_reward * false.float()
+    moved = F.pad(shares[:, :-1], (1, 0))
+    moved[:, -1] += shares[:, -1]
+    return moved
+
+
+def run_returns(shares: Tensor, predictions: Tensor) -> Tensor:
+    """Return the (N, T) credit of each sampled class with segment matching: the shares of the runs that it decides.
+
+    Neither looks nor other predictions depend on the class drawn at frame n. Given all other predictions, it decides
+    the run that frame n lies in, where the run of frame n - 1 ends and where the run of frame n + 1 begins. All other
+    runs are the same whatever it is, so leaving them out keeps the gradient unbiased, under the condition of `settled`.
+
+    Args:
+        shares: (N, T), of each run at its last frame.
+        predictions: (N, T) int64.
+    """
+    ends = predictions[:, 1:] != predictions[:, :-1]  # (N, T - 1): a run ends at the frame
+    runs = F.pad(ends.cumsum(1), (1, 0))  # (N, T): number of the run that each frame lies in
+    own = torch.zeros_like(shares).scatter_add(1, runs, shares).gather(1, runs)
+    return own + F.pad(own[:, :-1] * ends, (1, 0)) + F.pad(own[:, 1:] * ends, (0, 1))
 
 
 def glimpse_returns(rewards: Tensor, credit: Credit) -> Tensor:
@@ -50,7 +66,7 @@ def glimpse_returns(rewards: Tensor, credit: Credit) -> Tensor:
     r_T, as the paper does.
 
     Args:
-        rewards: (N, T).
+        rewards: (N, T), each at the frame that settles it.
 
     Returns:
         (N, T - 1): for the choices at frames 1..T-1.
@@ -216,7 +232,8 @@ def frame_returns(rollout: Rollout, config: Config) -> Tensor:
     """Return the (N, T - 1) credit of each choice of cells, in units of the configured reward."""
     frames = rollout.predictions.shape[1]
     if config.training.reward == "eq7":
-        return glimpse_returns(eq7_rewards(rollout, config), config.training.credit)
+        shares = settled(rollout.shares) if config.matches_segments else rollout.shares
+        return glimpse_returns(shares - look_costs(rollout, config), config.training.credit)
     costs = glimpse_returns(look_costs(rollout, config), config.training.credit)
     if config.training.reward == "clip_log_score":
         return clip_log_score(rollout.class_logits, rollout.frame_labels)[:, None].expand(-1, frames - 1) - costs
@@ -226,19 +243,6 @@ def frame_returns(rollout: Rollout, config: Config) -> Tensor:
 def look_costs(rollout: Rollout, config: Config) -> Tensor:
     """Return the (N, T) cost of the looks at each frame; the first glance is free."""
     return config.training.advanced.look_cost * F.pad(rollout.looked.sum(2).float(), (1, 0))
-
-
-def eq7_rewards(rollout: Rollout, config: Config) -> Tensor:
-    """Return the (N, T) share of each frame, with its prediction and its looks, in the environment's reward."""
-    rules = EpisodeRules(frames=rollout.predictions.shape[1], eta=config.task.eta)
-    paid = frame_rewards(
-        rollout.predictions,
-        rollout.frame_labels,
-        eta=rules.eta,
-        positive_reward=rules.positive_reward,
-        negative_reward=rules.negative_reward,
-    )
-    return paid - look_costs(rollout, config) if config.training.advanced.look_cost else paid
 
 
 def advantages_of(returns: Tensor, config: Config, values: Tensor | None = None) -> Tensor:
@@ -260,9 +264,11 @@ def advantages_of(returns: Tensor, config: Config, values: Tensor | None = None)
 
 
 def class_returns(rollout: Rollout, config: Config) -> Tensor:
-    """Return the (N, T) credit of a sampled class: its own frame's share of r_T, or all of it."""
-    rewards = eq7_rewards(rollout, config)
-    return rewards.sum(1, keepdim=True).expand_as(rewards) if config.training.credit == "terminal" else rewards
+    """Return the (N, T) credit of a sampled class: the shares of r_T that depend on it, or all of r_T."""
+    if config.training.credit == "terminal":
+        return rollout.rewards[:, None].expand_as(rollout.shares)
+    segments = config.matches_segments
+    return run_returns(rollout.shares, rollout.predictions) if segments else rollout.shares
 
 
 @dataclass(frozen=True, kw_only=True)

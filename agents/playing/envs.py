@@ -46,7 +46,7 @@ def name_of(source: ClipSource, name: str) -> str:
 def open_splits(config: Config) -> Sources:
     """Open the three splits of the configured source: their clips, or the windows that slide over them."""
     task = config.task
-    windows = {"window_seconds": task.window_seconds, "stride_seconds": task.stride_seconds}
+    windows = {"window_seconds": task.window_seconds, "stride_seconds": task.advanced.stride_seconds}
     return {split: open_source(task.source, split=split, fold=task.fold, **windows) for split in SPLITS}
 
 
@@ -81,6 +81,11 @@ def check_playable(config: Config, source: ClipSource) -> None:
     if is_own(config.model):
         raise ValueError(f"{config.model!r} was trained elsewhere, and cannot be trained or played here")
     make_envs(config, source, 1, train=True)
+    if config.matches_segments and not source.trimmed and not config.abstains(source):
+        raise ValueError(
+            "matching='segment' on untrimmed clips needs abstain=True, got False: every frame of background would lie "
+            "in a predicted segment; leave --abstain out, or set --matching frame"
+        )
     if (config.task.frames or source.num_frames) < 2:
         raise ValueError(
             "an agent needs clips of at least 2 frames, one to choose in and one to look at: set --frames, "
@@ -160,8 +165,9 @@ def make_envs(config: Config, source: ClipSource, num_envs: int, *, train: bool)
         source=source,
         glimpses=None if model.sees == "set" else task.glimpses,
         observation="blind" if fits(source, torch.device(config.training.device)) else "slices",
-        first_glance=task.first_glance,
+        first_glance=task.advanced.first_glance,
         frames=task.frames,
+        matching=task.matching,
         eta=task.eta,
         look_cost=0.0 if model.reads_all else advanced.look_cost,
         abstain=task.abstain,

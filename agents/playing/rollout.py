@@ -123,6 +123,7 @@ def play_out(
         "windows": envs.engine.window.copy(),
         "frame_labels": torch.stack(frame_labels, 1).to(device),
         "rewards": torch.from_numpy(rewards).float().to(device),
+        "shares": torch.from_numpy(envs.engine.shares()).float().to(device),
     } | {name: torch.from_numpy(infos[name]) for name in counted}
 
 

@@ -156,7 +156,7 @@ def as_source(
         return SlidingWindows(
             source=clips, window_seconds=record.frames / rate, stride_seconds=max(record.frames // 2, 1) / rate
         )
-    return open_source(clips, window_seconds=task.window_seconds, stride_seconds=task.stride_seconds)
+    return open_source(clips, window_seconds=task.window_seconds, stride_seconds=task.advanced.stride_seconds)
 
 
 def sample_frames(

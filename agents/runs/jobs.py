@@ -122,7 +122,7 @@ def train_all(
 
     def sources_of(config: Config) -> Sources:
         task = config.task
-        key = (task.source, task.fold, task.window_seconds, task.stride_seconds)
+        key = (task.source, task.fold, task.window_seconds, task.advanced.stride_seconds)
         if key not in opened:
             opened[key] = open_splits(config)
         return opened[key]
