@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from extraction_inputs import write_video
 
 import glimpse_env
 
@@ -129,11 +130,19 @@ env.reset(seed=1)
 print(env.step(env.action_space.sample())[1], glimpse_env.__file__)
 """
 
+LABEL = """
+import glimpse_agents
+print(glimpse_agents.load("run").predict("videos/walk/a.mp4").label)
+"""
+
 
 @pytest.mark.slow
 @pytest.mark.ci
-def test_the_wheel_plays_trains_and_predicts_by_one_command(wheel, tmp_path):
-    """One frame, twenty updates, and the test clips played again by the checkpoint that is left."""
+def test_the_wheel_plays_extracts_trains_and_predicts(wheel, weights, tmp_path):
+    """One frame of an episode, a store of six videos, twenty updates, the test clips again, and a video's label."""
+    for place in ("run/a", "run/b", "run/c", "walk/a", "walk/b", "walk/c"):
+        (tmp_path / "videos" / place).parent.mkdir(parents=True, exist_ok=True)
+        write_video(tmp_path / "videos" / f"{place}.mp4", frames=8)
     fresh = Environment(tmp_path)
     fresh.pip("install", "--no-deps", "--no-index", wheel)
     assert fresh.run("-c", PLAY).startswith(f"0.0 {fresh.site}")
@@ -141,11 +150,14 @@ def test_the_wheel_plays_trains_and_predicts_by_one_command(wheel, tmp_path):
     assert command.exists()
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"].get("version", glimpse_env.__version__)
     assert fresh.run(command, "--version") == f"videoglimpse {version}\n"
-    small = "--source synthetic-easy --updates 20 --clips 2 --rollouts 2 --glimpses 1 --models reinforce --out run"
+    videos = f"--videos videos --weights {weights} --fps 10 --frames 3 --batch-size 4 --out store"
+    printed = fresh.run(command, "extract", "folder", *videos.split())
+    assert printed.endswith("Next: videoglimpse train --source store\n")
+    small = "--source store --updates 20 --clips 2 --rollouts 2 --models reinforce --out run"
     printed = fresh.run(command, "train", *small.split())
-    assert printed.startswith("Training reinforce on synthetic-easy")
+    assert printed.startswith("Training reinforce on store: 2 classes")
     again = fresh.run(command, "train", "--evaluate", "run")
     row = next(line for line in again.splitlines() if line.startswith("reinforce"))
     assert row in printed
     assert "usage: " in fresh.run(command, "play", "--help")
-    assert "error: " in fresh.run(command, "predict", "--run", "run/reinforce", "nothere.mp4", ok=False)
+    assert fresh.run("-c", LABEL).strip() in ("run", "walk")
