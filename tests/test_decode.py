@@ -232,6 +232,18 @@ def test_files_that_cannot_be_decoded_raise_one_error(tmp_path, name, decoder, c
     assert "\n" not in caught.value.reason
 
 
+@pytest.mark.parametrize("name", ["sound.mp4", "sound.mkv", "sound.avi"])
+def test_a_file_with_sound_alone_is_named(tmp_path, name):
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        sound.sample_rate = 44100
+        for packet in [*stream.encode(sound), *stream.encode(None)]:
+            container.mux(packet)
+    with pytest.raises(VideoError, match=rf"{name}: ValueError: it holds no video stream$"):
+        decode_clip(tmp_path / name, frames_per_second=30, max_frames=30)
+
+
 @pytest.mark.parametrize("name", ["one.mkv", "one.mpg", "one.ts", "one.webm"])
 def test_a_single_frame_is_decoded_from_files_that_decord_cannot_open(tmp_path, name):
     codec = {"one.mpg": "mpeg1video", "one.webm": "libvpx-vp9"}.get(name, "libx264")

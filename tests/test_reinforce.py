@@ -18,7 +18,7 @@ from glimpse_agents.reinforce import collect, fit, main, train, update
 from glimpse_agents.runs.command import run_command
 from glimpse_agents.runs.files import read_json
 from glimpse_agents.runs.folder import RunFolder
-from glimpse_agents.runs.jobs import Job, evaluate_again
+from glimpse_agents.runs.jobs import Job, describe, evaluate_again
 from glimpse_agents.runs.progress import Progress
 from glimpse_agents.runs.signals import Interruption
 from glimpse_agents.runs.trainer import Trainer
@@ -185,6 +185,12 @@ def test_a_run_has_the_measures_of_both_splits(finished):
     assert result.test.glimpses_per_frame == 2
     assert result.train_seconds > 0
     assert result.best_update in (4, 6)
+
+
+def test_the_first_line_says_that_short_clips_repeat_their_last_frame():
+    for frames, text in ((4, "4 frames"), (30, "30 frames (the last of 4 repeated)")):
+        line = describe([tiny_config(frames=frames)], "marked", marked_splits(), None)
+        assert line.endswith(f"2 of 9 cells in each of {text}")
 
 
 @pytest.mark.parametrize(("model", "focus"), [("oracle", 1.0), ("mean", None), ("all", None)])

@@ -165,7 +165,10 @@ def describe(configs: Sequence[Config], source_name: str, sources: Sources, seco
     task, source = configs[0].task, sources["train"]
     models = list(dict.fromkeys(config.model for config in configs))
     clips = " / ".join(str(videos_of(sources[split]).num_clips) for split in ("train", "validation", "test"))
-    cells = f"{task.glimpses} of {source.grid_size**2} cells in each of {task.frames or source.num_frames} frames"
+    frames = task.frames or source.num_frames
+    cells = f"{task.glimpses} of {source.grid_size**2} cells in each of {frames} frames"
+    if frames > source.num_frames:
+        cells += f" (the last of {source.num_frames} repeated)"
     runs = "" if len(configs) == len(models) else f" in {len(configs)} runs"
     time_needed = "" if seconds is None else f"; about {format_seconds(seconds)}"
     return (
