@@ -25,6 +25,7 @@ from .pages.experiments import Experiment, experiments_of, read_finished
 from .pages.page import experiment_section, figures, whole_page
 from .pictures.movies import animation, encode_gif, encode_mp4, has_mp4
 from .pictures.strips import comparison_strip
+from .pictures.timelines import timeline
 from .playing.envs import check_device
 from .runs.command import parse_flags, run_command
 from .runs.files import read_json, write_file
@@ -81,6 +82,8 @@ def write_figures(folder: Path, experiment: Experiment, clips: Sequence[Clip], m
     for number, clip in enumerate(clips, 1):
         pictures = animation(clip.models, 0)
         write_file(folder / f"clip-{number}.png", png(comparison_strip(clip.models, 0)))
+        if not clip.models[0].source.trimmed:
+            write_file(folder / f"events-{number}.png", png(timeline(clip.models, 0)))
         write_file(folder / f"clip-{number}.gif", encode_gif(pictures, clip.frames_per_second))
         if has_mp4():
             write_file(folder / f"clip-{number}.mp4", encode_mp4(pictures, clip.frames_per_second))

@@ -8,7 +8,7 @@ import torch
 from glimpse_agents.learning.config import Config
 from glimpse_agents.runs.folder import RunFolder
 
-from glimpse_env import ArraySource
+from glimpse_env import ArraySource, Segment
 from glimpse_env.datasets import VideoClip
 from glimpse_env.store.manifest import Manifest
 from glimpse_env.store.writer import ClipArrays, StoreWriter
@@ -81,14 +81,18 @@ def marked_splits(clips=12, **fields):
 
 
 def write_marked_store(path, **fields):
-    """Write a feature store of 24 marked clips: 12 train, 6 validate, 6 test; `fields` change its manifest."""
-    source = marked_source(24)
+    """Write a feature store of 24 marked clips: 12 train, 6 validate, 6 test; `fields` change its manifest.
+
+    Untrimmed clips have one event, of two frames.
+    """
+    source, is_trimmed = marked_source(24), fields.get("trimmed", True)
     parts = ["train", "validation", "train", "test"]
     clips = [
         VideoClip(
             clip_id=source.clip_id(clip),
             path=path,
-            label=int(source.labels[clip]),
+            label=int(source.labels[clip]) if is_trimmed else -1,
+            segments=() if is_trimmed else (Segment(0.05, 0.25, int(source.labels[clip])),),
             splits=(parts[clip // 3 % 4],) * fields.get("num_folds", 1),
         )
         for clip in range(24)

@@ -28,6 +28,7 @@ from glimpse_agents.tables.comparison import (
 )
 from glimpse_agents.tables.intervals import crossed_interval, mean_interval
 from glimpse_agents.tables.layout import Table, comma_separated, notes_on
+from glimpse_agents.tables.plots import comparison_figures
 from glimpse_agents.tables.records import Record, find_row, read_records, rows_of
 
 MODELS = ("reinforce", "random", "soft", "gumbel", "mean")
@@ -381,6 +382,29 @@ def test_tables_of_untrimmed_clips_show_both_maps():
     header, line, *_ = results_table([("reinforce", evaluation([True, False], **events))], 0.25).splitlines()
     assert header.endswith("  per look     mAP  detection mAP")
     assert line.endswith("         -   0.750          0.500")
+
+
+def test_validation_chooses_a_threshold_for_each_eta():
+    # Nine thresholds: the first gives 3 right and 6 wrong, the second 2 and 1, the others nothing. eta * 3 -
+    # (1 - eta) * 6 is above eta * 2 - (1 - eta) * 1 if eta > 5/6; the second earns more than 0 if eta > 1/3.
+    nothing = ((0.0, 0.0),) * 7
+    test = {"segments": 4.0, "segment_counts": ((2.0, 3.0), (1.0, 0.5), *nothing)}
+    one = record("reinforce", 5, 1, **test)
+    validation = evaluation([True], segments=4.0, segment_counts=((3.0, 6.0), (2.0, 1.0), *nothing))
+    one = dataclasses.replace(one, result=dataclasses.replace(one.result, validation=validation))
+    assert (one.by_eta(0.9), one.by_eta(0.8), one.by_eta(0.4)) == ((2 / 5, 1 / 2), (1 / 1.5, 1 / 4), (1 / 1.5, 1 / 4))
+    precision, recall = one.by_eta(0.3)
+    assert np.isnan(precision)
+    assert recall == 0
+    (row,) = rows_of([one])
+    assert row.by_eta().shape == (2, 9)
+    assert row.by_eta()[:, [3, 8]].tolist() == [[1 / 1.5, 2 / 5], [1 / 4, 1 / 2]]
+    (_, figure) = comparison_figures([row], {})["events_by_eta"]
+    lines = [axis.lines[0].get_ydata()[8] for axis in figure.axes]
+    assert lines == [2 / 5, 1 / 2]
+    (unknown,) = rows_of([record("reinforce", 5, 1, **test)])  # validation did not count segments
+    assert unknown.by_eta() is None
+    assert "events_by_eta" not in comparison_figures([unknown], {})
 
 
 # ---- folds, seeds and the verdict

@@ -1,5 +1,6 @@
 """Prediction for video files: they are played like the run's own clips, and every refusal names its cause."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -190,6 +191,15 @@ def test_the_probability_of_no_prediction_is_reported(trained, videos, tmp_path)
     assert one.frame_no_prediction.min() > 0
     assert 0 < one.no_prediction < 1
     assert one.scores.sum() + one.no_prediction == pytest.approx(1)
+
+
+def test_segments_are_runs_of_frames_with_the_same_likeliest_class(trained, videos):
+    one = load(trained.path).predict(videos / "run" / "a.mp4")
+    scores = np.array([[0.5, 0.1], [0.4, 0.3], [0.1, 0.2]], np.float32)
+    changed = dataclasses.replace(one, frame_scores=scores, frame_no_prediction=1 - scores.sum(1))
+    ((segment, score),) = changed.segments  # the second and third frame's likeliest answers are 0 and nothing
+    assert segment == pytest.approx((-0.05, 0.15, 0))
+    assert score == pytest.approx(0.45)
 
 
 @pytest.mark.parametrize("model", ["random", "soft", "mean", "unlimited", "soft_top"])
@@ -448,6 +458,8 @@ def test_json_has_scores_times_and_cells(trained, videos):
     assert list(content["scores"]) == [name for name, _ in one.ranking]
     assert list(content["scores"].values()) == pytest.approx([score for _, score in one.ranking], abs=1e-6)
     assert content["judged_seconds"] == [0.0, 0.2]
+    assert content["segments"][0]["start"] == -0.05  # half a frame before the first
+    assert content["segments"][-1]["end"] == 0.25
     assert [frame["seconds"] for frame in content["frames"]] == [0.0, 0.1, 0.2]
     assert [frame["cells"] for frame in content["frames"]] == [None, *map(list, one.cells[1:])]
     assert content["frames"][1]["scores"]["run"] == pytest.approx(one.frame_scores[1, 0], abs=1e-6)

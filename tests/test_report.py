@@ -281,6 +281,16 @@ def test_a_page_holds_everything(runs, store, tmp_path, capsys):
             assert len(list(container.decode(video=0))) == 4
 
 
+def test_events_of_untrimmed_clips_have_a_time_line(tmp_path):
+    store = write_marked_store(tmp_path / "store", trimmed=False)
+    train(tiny_config(source=str(store), credit="terminal"), tmp_path / "run")
+    parser = write(tmp_path / "run", out=tmp_path / "report.html", figures=tmp_path / "figures")
+    assert {"mAP", "detection mAP"} <= set(parser.texts)
+    assert images_of(parser).count("webp") == 2 * 6  # a strip and a time line of each clip
+    written = {path.name for path in (tmp_path / "figures" / "1-store").iterdir()}
+    assert {"events-1.png", "events-6.png", "events_by_eta.png"} <= written
+
+
 def test_the_viewer_gets_the_looks_and_scores_of_the_test(runs, store, tmp_path):
     (clips,) = write(runs, out=tmp_path / "report.html", source=str(store)).viewers
     assert len(clips) == 6

@@ -13,6 +13,7 @@ from PIL import Image
 from ..learning.config import PATHS
 from ..pictures.movies import animation, encode_mp4, has_mp4
 from ..pictures.strips import comparison_strip
+from ..pictures.timelines import timeline
 from ..tables.comparison import Reported, comparison_table, facts, runs_table, verdict, warnings_on
 from ..tables.plots import comparison_figures, learning_figure, png, visits_figure
 from .clips import YOURS, Clip, describe_rule
@@ -136,6 +137,8 @@ def _clips(experiment: Experiment, clips: Sequence[Clip], left_out: str | None, 
 def _film(clip: Clip) -> Markup:
     title = f"{clip.name} (truth: {clip.truth}), seen by {', '.join(played.model.name for played in clip.models)}"
     parts = [picture(_as_webp(png(comparison_strip(clip.models, 0), dpi=110)), f"{clip.group}: frames of {title}")]
+    if not clip.models[0].source.trimmed:
+        parts.append(picture(_as_webp(png(timeline(clip.models, 0), dpi=110)), f"{clip.group}: events of {title}"))
     if has_mp4():
         movie = data_uri(encode_mp4(animation(clip.models, 0), clip.frames_per_second), "video/mp4")
         parts.append(tag("video", src=movie, controls="", preload="metadata", aria_label=f"Movie of {title}"))

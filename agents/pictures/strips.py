@@ -228,7 +228,7 @@ def _strip(episodes: Sequence[tuple[Played, int]], labels: Sequence[str], column
             axis.set(xticks=[], yticks=[])
             said = f"{MARKS[drawn.is_right]} {_shortened(drawn.prediction, 18)} {drawn.probability:.2f}".strip()
             title = f"{frame + 1}: {drawn.seconds:.2f} s\n{said}"
-            axis.set_title(title, fontsize=7, color=_colour(drawn.is_right, unknown="black"), parse_math=False)
+            axis.set_title(title, fontsize=7, color=colour_of(drawn.is_right, unknown="black"), parse_math=False)
         _draw_scores(row[-1], played.scores(episode), played.truth(episode), played.source.class_names)
     figure.supxlabel(LEGEND, fontsize=7)
     return figure
@@ -239,7 +239,7 @@ def _draw_scores(axis: Axes, scores: NDArray[np.float32], truth: list[int], name
     best = np.argsort(-scores)[:SHOWN_CLASSES].tolist()
     shown = best + [label for label in truth if label not in best]
     is_true = [label in truth if truth else None for label in shown]
-    axis.barh(range(len(shown)), scores[shown], color=[_colour(one, unknown="tab:blue") for one in is_true])
+    axis.barh(range(len(shown)), scores[shown], color=[colour_of(one, unknown="tab:blue") for one in is_true])
     labels = [f"{MARKS[one]} {_shortened(names[label], 18)}".strip() for one, label in zip(is_true, shown, strict=True)]
     axis.set_yticks(range(len(shown)), labels, fontsize=7, parse_math=False)
     axis.set_xlim(0, 1)
@@ -248,7 +248,8 @@ def _draw_scores(axis: Axes, scores: NDArray[np.float32], truth: list[int], name
     axis.invert_yaxis()
 
 
-def _colour(is_right: bool | None, *, unknown: str) -> str:
+def colour_of(is_right: bool | None, *, unknown: str) -> str:
+    """Return the colour of a prediction: green if it is right, red if it is wrong."""
     return unknown if is_right is None else "tab:green" if is_right else "tab:red"
 
 

@@ -17,6 +17,7 @@ from ..learning.episodes import Rollout
 from .detection import (
     ACTIVITYNET_OVERLAPS,
     THRESHOLDS,
+    Detection,
     activitynet_map,
     detections_of_runs,
     detections_of_scores,
@@ -38,13 +39,16 @@ class JoinedVideo:
     scores: NDArray[np.float32]  # (n, C)
     truths: tuple[Segment, ...]
 
-    def count(self, found: Sequence[Segment], rules: EpisodeRules) -> tuple[int, int]:
-        """Return N+ and N- of segments, as the environment counts them: true ones end with the frames played."""
+    def runs(self) -> list[Detection]:
+        """Return the runs of equal predictions."""
+        return detections_of_runs(self.predictions, self.scores, self.times, frames_per_second=self.frames_per_second)
+
+    def right(self, found: Sequence[Segment], overlap_threshold: float) -> set[int]:
+        """Return the indices of the right segments, as the environment matches them: true ones end with the frames."""
         half = 0.5 / self.frames_per_second
         first, last = float(self.times[0] - half), float(self.times[-1] + half)
         truths = [Segment(max(start, first), min(end, last), label) for start, end, label in self.truths]
-        right = len(claimed_segments(found, truths, overlap_threshold=rules.overlap_threshold))
-        return right, len(found) - right
+        return claimed_segments(found, truths, overlap_threshold=overlap_threshold)
 
 
 class JoinedFrames:
@@ -70,7 +74,7 @@ class JoinedFrames:
         self._scores.append(scores.flatten(0, 1).numpy())
 
     def videos(self) -> list[JoinedVideo]:
-        """Return the videos, in order."""
+        """Return the videos that were played, in order."""
         source = videos_of(self._source)
         places, rows, counts = np.unique(np.concatenate(self._places), return_inverse=True, return_counts=True)
         added, said = np.concatenate(self._scores), np.concatenate(self._predictions)
@@ -82,8 +86,8 @@ class JoinedFrames:
         scores[:, -1] = 1 - scores[:, :-1].sum(1)
         predictions = (votes + scores / 2).argmax(1)
         joined = []
-        for video, start in enumerate(np.searchsorted(places, LONGEST * np.arange(source.num_clips))):
-            own = slice(start, np.searchsorted(places, LONGEST * (video + 1)))
+        for video in np.unique(places // LONGEST).tolist():
+            own = slice(*np.searchsorted(places, (LONGEST * video, LONGEST * (video + 1))).tolist())
             joined.append(
                 JoinedVideo(
                     times=source.frame_times(video)[places[own] % LONGEST],
@@ -98,30 +102,28 @@ class JoinedFrames:
 
 def measure_segments(videos: Sequence[JoinedVideo], rules: EpisodeRules) -> dict[str, Any]:
     """Return the measures of an Evaluation that are those of segments."""
-    runs, scored, counts, by_threshold = [], [], [], []
+    runs, scored, counts = [], [], []
     for video in videos:
         scores, times, rate = video.scores, video.times, video.frames_per_second
-        runs.append(detections_of_runs(video.predictions, scores, times, frames_per_second=rate))
+        runs.append(video.runs())
         scored.append(detections_of_scores(scores, times, frames_per_second=rate))
-        counts.append(video.count([one.segment for one in runs[-1]], rules))
         above = [segments_above(threshold, scores, times, frames_per_second=rate) for threshold in THRESHOLDS]
-        by_threshold.append([video.count(found, rules) for found in above])
+        found = [[one.segment for one in runs[-1]], *above]
+        right = [len(video.right(segments, rules.overlap_threshold)) for segments in found]
+        counts.append([(plus, len(segments) - plus) for plus, segments in zip(right, found, strict=True)])
     truths = [video.truths for video in videos]
-    by_overlap, thumos, of_scores = (
-        activitynet_map(runs, truths),
-        thumos_map(runs, truths),
-        activitynet_map(scored, truths),
-    )
-    (right, wrong), true = np.sum(counts, axis=0).tolist(), sum(map(len, truths))
-    rewards = rules.reward(*np.transpose(counts))
+    by_overlap, of_scores = activitynet_map(runs, truths), activitynet_map(scored, truths)
+    thumos = thumos_map(runs, truths)
+    of_runs, true = np.array(counts)[:, 0], sum(map(len, truths))
+    plus, minus = of_runs.sum(0).tolist()
     return {
         "detection_map": None if by_overlap is None else float(by_overlap.mean()),
         "detection_map_at_50": None if by_overlap is None else float(by_overlap[ACTIVITYNET_OVERLAPS.index(0.5)]),
         "thumos_map": None if thumos is None else float(thumos.mean()),
         "score_detection_map": None if of_scores is None else float(of_scores.mean()),
-        "segment_precision": right / (right + wrong) if right + wrong else None,
-        "segment_recall": right / true if true else None,
-        "segment_reward": float(rewards.mean()),
+        "segment_precision": plus / (plus + minus) if plus + minus else None,
+        "segment_recall": plus / true if true else None,
+        "segment_reward": float(rules.reward(*of_runs.T).mean()),
         "segments": true / len(videos),
-        "segment_counts": tuple((plus, minus) for plus, minus in np.mean(by_threshold, axis=0).tolist()),
+        "segment_counts": tuple(map(tuple, np.mean(counts, axis=0)[1:].tolist())),
     }

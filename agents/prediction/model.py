@@ -226,6 +226,7 @@ class TrainedModel:
             scores=video_scores(scores.cpu(), source)[0].numpy(),
             no_prediction=float(nothing.mean()),
             frame_times=video.times[seen],
+            frames_per_second=source.frames_per_second,
             frame_scores=softmax[windows, places, :classes],
             frame_no_prediction=nothing[windows, places],
             cells=tuple(played.cells(0, frame) for frame in range(len(seen))),

@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..pictures.movies import animation, check_format, encode_gif, encode_mp4, readable_rate
 from ..pictures.strips import Played, film_strip
+from ..playing.detection import Detection, detections_of_runs
 from ..runs.files import write_file
 from ..tables.plots import png
 
@@ -31,6 +32,7 @@ class Prediction:
     scores: NDArray[np.float32]  # (C,) the mean over the video's windows
     no_prediction: float  # mean probability of "no prediction"; 0 if the model cannot answer so
     frame_times: NDArray[np.float64]  # (n,) seconds from the start of the video
+    frames_per_second: float
     frame_scores: NDArray[np.float32]  # (n, C) probabilities of the classes
     frame_no_prediction: NDArray[np.float32]  # (n,) probability of "no prediction"
     cells: tuple[tuple[int, ...] | None, ...]  # row-major numbers, in the order of choice; None if all cells were seen
@@ -48,6 +50,13 @@ class Prediction:
         """All classes with their scores, the best first."""
         order = np.argsort(-self.scores, kind="stable").tolist()
         return [(self.class_names[label], float(self.scores[label])) for label in order]
+
+    @property
+    def segments(self) -> list[Detection]:
+        """Runs of frames with the same likeliest class, each with the mean of its scores; none of "no prediction"."""
+        answers = np.column_stack([self.frame_scores, self.frame_no_prediction]).argmax(1)
+        rate = self.frames_per_second
+        return detections_of_runs(answers, self.frame_scores, self.frame_times, frames_per_second=rate)
 
     @property
     def judged(self) -> tuple[float, float]:
@@ -72,6 +81,11 @@ class Prediction:
                 "no_prediction": _short(self.no_prediction),
                 "judged_seconds": [_short(time) for time in self.judged],
                 "windows": self.windows,
+                "segments": [
+                    {"class": self.class_names[one.label], "start": _short(one.start), "end": _short(one.end)}
+                    | {"score": _short(score)}
+                    for one, score in self.segments
+                ],
                 "grid_size": self.attention.shape[1],
                 "frames": [
                     {

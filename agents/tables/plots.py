@@ -12,7 +12,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from ..learning.models import ModelName
-from .records import Record, Row
+from .records import ETAS, Record, Row
 
 CURVES = {"validation/accuracy": "accuracy on validation", "train/focus": "focus in training"}
 
@@ -54,6 +54,9 @@ def comparison_figures(rows: Sequence[Row], macs: Mapping[str, float]) -> dict[s
         caption = "Test accuracy against the glimpses per frame, with 95 % intervals over seeds"
         figures["accuracy_by_glimpses"] = caption, _by_glimpses(rows)
     figures["accuracy_by_frames"] = "Test accuracy against the frames seen", _by_frames(rows)
+    if any(row.by_eta() is not None for row in rows):
+        caption = "Precision and recall of events by the weight eta of eq. 7, for which validation chose a threshold"
+        figures["events_by_eta"] = caption, _by_eta(rows)
     if spent := [row for row in rows if row.name in macs]:
         caption = "Test accuracy against the multiply-adds (MACs) of a clip, without those of the CNN"
         figures["accuracy_by_compute"] = caption, _by_compute(spent, macs)
@@ -85,6 +88,19 @@ def _by_frames(rows: Sequence[Row]) -> Figure:
         axis.plot(np.arange(1, len(mean) + 1), mean, label=label, **line)
     axis.locator_params(axis="x", integer=True)
     return _with_legend(figure, axis)
+
+
+def _by_eta(rows: Sequence[Row]) -> Figure:
+    figure = _figure(5.4, 5.6)
+    axes = figure.subplots(2, 1)
+    for row in rows:
+        if (curves := row.by_eta()) is not None:
+            for axis, values in zip(axes, curves, strict=True):
+                axis.plot(ETAS, values, label=row.name, **_line(row.model.name))
+    for axis, name in zip(axes, ("precision", "recall"), strict=True):
+        axis.set(xlabel="eta", ylabel=f"{name} of events", ylim=(0, 1), xticks=ETAS)
+        axis.grid(alpha=0.3)
+    return _with_legend(figure, axes[-1])
 
 
 def _by_compute(rows: Sequence[Row], macs: Mapping[str, float]) -> Figure:

@@ -20,6 +20,7 @@ from ..runs.jobs import OF_A_MODEL
 from .intervals import Interval, crossed_interval, mean_interval
 
 MAY_DIFFER = {"model", "glimpses", "seed", "fold", "device"}  # between runs of one table
+ETAS = tuple(round(0.1 * step, 1) for step in range(1, 10))
 COLUMNS = MEASURES | {"validation_accuracy": "validation accuracy", "train_seconds": "seconds of training"}
 """Names of a run's numbers in tables."""
 
@@ -60,6 +61,18 @@ class Record:
             return None if self.result.validation is None else self.result.validation.accuracy
         value: float | None = self.result.train_seconds if name == "train_seconds" else getattr(self.test, name)
         return value
+
+    def by_eta(self, eta: float) -> tuple[float, float] | None:
+        """Return precision and recall of the segments of scores above a threshold: the best one for `eta` (eq. 7).
+
+        Validation chooses the threshold. None if clips are trimmed; precision is NaN if nothing scores as high.
+        """
+        chosen_on, test = self.result.validation, self.test
+        if chosen_on is None or chosen_on.segment_counts is None or not test.segment_counts or not test.segments:
+            return None
+        rewards = [eta * right - (1 - eta) * wrong for right, wrong in chosen_on.segment_counts]
+        right, wrong = test.segment_counts[int(np.argmax(rewards))]
+        return right / (right + wrong) if right + wrong else float("nan"), right / test.segments
 
     def own_settings(self) -> dict[str, object]:
         """Return the settings that a model may have for itself."""
@@ -135,6 +148,13 @@ class Row:
         """Return the mean of a column with its interval over seeds; None if it is unknown."""
         values = self.values(name)
         return mean_interval(values) if values else None
+
+    def by_eta(self) -> NDArray[np.float64] | None:
+        """Return (2, len(ETAS)), the mean precision and recall of events by eta; None if they are unknown."""
+        curves = [[record.by_eta(eta) for eta in ETAS] for record in self.records]
+        if any(point is None for curve in curves for point in curve):
+            return None
+        return np.asarray(np.mean(np.array(curves), axis=0).T, np.float64)
 
     @property
     def films(self) -> NDArray[np.intp]:
