@@ -28,7 +28,7 @@ from glimpse_agents.tables.comparison import (
 )
 from glimpse_agents.tables.intervals import crossed_interval, mean_interval
 from glimpse_agents.tables.layout import Table, comma_separated, notes_on
-from glimpse_agents.tables.plots import comparison_figures
+from glimpse_agents.tables.plots import comparison_figures, learning_figure
 from glimpse_agents.tables.records import Record, find_row, read_records, rows_of
 
 MODELS = ("reinforce", "random", "soft", "gumbel", "mean")
@@ -634,3 +634,32 @@ def test_a_model_that_cannot_be_played_is_refused_before_anything_is_trained(bas
     with pytest.raises(ValueError, match="glimpses"):
         run_main(compare, *base, 10, "--out", tmp_path / "out")  # the grid has 9 cells
     assert not (tmp_path / "out").exists()
+
+
+# ---- figures
+
+
+def test_axes_and_error_bars_of_accuracy_stay_between_0_and_1():
+    # A half and all right: 0.75 plus or minus 12.7 standard errors of 0.25, which is all of the axis.
+    seeds = {1: right(0, 1), 2: right(0, 1, 2, 3)}
+    rows = rows_of([record("reinforce", m, seed, correct) for m in (1, 5) for seed, correct in seeds.items()])
+    figures = comparison_figures(rows, {row.name: 100.0 for row in rows})
+    assert len(figures) == 3
+    bars = []
+    for _, figure in figures.values():
+        [axis] = figure.axes
+        assert axis.get_ylim() == (0, 1)
+        bars += [segment for container in axis.containers for segment in container[2][0].get_segments()]
+    assert np.stack(bars)[..., 1] == pytest.approx(np.array([[0.0, 1.0]] * 4))
+
+
+def test_a_single_validation_is_drawn_as_a_marker(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"update": 100, "validation/accuracy": 0.5}\n')
+    [axis] = learning_figure([dataclasses.replace(record("reinforce", 5, 1), run=RunFolder(tmp_path))]).axes
+    [line] = axis.lines
+    assert (line.get_xydata().tolist(), line.get_marker()) == ([[100.0, 0.5]], "o")
+
+
+def test_a_short_table_has_five_columns():
+    assert len(table_of([record("reinforce", 5, 1)])[0].strip("| ").split(" | ")) == 5
+    assert len(table_of([record("reinforce", 5, 1)], all_columns=True)[0].strip("| ").split(" | ")) > 5
