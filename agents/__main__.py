@@ -24,7 +24,7 @@ COMMANDS = {
     "weights": ("glimpse_env.weights", "video", "Convert Caffe's weights of GoogLeNet."),
     "store": ("glimpse_env.store", "video", "Verify, describe or merge stores."),
     "wall": ("glimpse_env.wall", "video", "Describe a wall of cameras."),
-    "play": ("play.py", "play", "Play episodes by hand."),
+    "play": ("play.py", "play", "Play episodes by hand, or watch a run play them."),
     "info": ("glimpse_env", "", "Print versions, or with a PATH the contents of a store."),
 }
 

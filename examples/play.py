@@ -2,11 +2,13 @@
 
     pip install -e ".[play]"
     python examples/play.py
+    python examples/play.py --agent synthetic      # watch the run that is installed with the package; needs ".[all]"
 
 You see the first frame whole. Click the cells of the next frame that you want to see. One click too many replaces the
 oldest choice. Without a click you look at the first cell, unless looks are unlimited (`--glimpses 0`). Press the number
 of your class, or move through the classes with the arrow keys. Press space for the next frame. At the end you see your
-score and the whole clip again, with the actor marked; space starts another clip, escape quits.
+score and the whole clip again, with the actor marked; space starts another clip, escape quits. An agent plays
+without keys: the cells that it will look at are marked, and its guess has an arrow.
 
 In the embedded clips, the action is the order of the poses of the amber figure. The window shows the poses by letter.
 """
@@ -16,7 +18,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -31,11 +34,15 @@ from glimpse_env.sources.synthetic import POSES
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Look around in a video and guess the action.")
-    parser.add_argument("--source", default="synthetic", help="An embedded source, or the path of a feature store.")
+    parser.add_argument("--source", help="An embedded source (synthetic by default), or the path of a feature store.")
     parser.add_argument("--split", default="train", help="Split to play: train, validation or test.")
-    parser.add_argument("--glimpses", type=int, default=5, help="Number of looks per frame; 0 for any number.")
+    parser.add_argument("--glimpses", type=int, help="Number of looks per frame, 5 by default; 0 for any number.")
     parser.add_argument("--seed", type=int, help="Seed of the order of clips. By default every game differs.")
-    return parser.parse_args(arguments)
+    parser.add_argument("--agent", type=Path, help='Run to watch, on its own source by default, such as "synthetic".')
+    parsed = parser.parse_args(arguments)
+    if parsed.agent is not None and parsed.glimpses is not None:
+        parser.error("--glimpses cannot be used with --agent, which takes as many looks as it was trained with")
+    return parsed
 
 
 if __name__ == "__main__":
@@ -52,12 +59,46 @@ POSE_PIXELS = 42
 REPLAY_MILLISECONDS = 500
 HELP = "click: choose a cell   1-9, up, down: guess   space: next   escape: quit"
 
+Plan = list[tuple[list[int], int]]  # for each frame the cells to see of the next one, and the class
+
+
+def watch(run: Path, source: str | None, split: str) -> tuple[VideoGlimpseEnv, Callable[[int], Plan]]:
+    """Return the environment of a trained run, and a function that plans an episode of a clip."""
+    with installed_by('pip install -e ".[all]"'):
+        from glimpse_agents.parallel.noise import Noise
+        from glimpse_agents.playing.envs import greedy_play, make_envs, open_splits
+        from glimpse_agents.playing.rollout import play as play_episodes
+        from glimpse_agents.runs.folder import find_run
+    folder = find_run(run)
+    config = folder.record().config.with_settings({"device": "cpu"} | ({"source": source} if source else {}))
+    clips = open_splits(config)[split]
+    policy, envs = folder.best_policy(config, clips), make_envs(config, clips, 1, train=False)
+    rules = envs.engine.rules
+
+    def plan(clip: int) -> Plan:
+        played = play_episodes(envs, policy, np.array([clip]), greedy_play(config), noise=Noise.seeded(0))
+        order = played.attention[0, 1:].argsort(dim=1, descending=True, stable=True)
+        counts = played.looked[0].sum(1).clamp(max=rules.most_looks(clips)).tolist()
+        cells = [row[:count] for row, count in zip(order.tolist(), counts, strict=True)]
+        return list(zip([*cells, []], played.predictions[0].tolist(), strict=True))
+
+    arguments = {name: getattr(rules, name) for name in ("glimpses", "frames", "first_glance", "abstain", "eta")}
+    env = gym.make("VideoGlimpse-v0", source=clips, **arguments).unwrapped
+    assert isinstance(env, VideoGlimpseEnv)
+    return env, plan
+
 
 class Game:
-    """Episodes of one player, and the effects of keys and mouse, without a window."""
+    """Episodes of one player, and the effects of keys and mouse, without a window.
 
-    def __init__(self, env: VideoGlimpseEnv, seed: int | None) -> None:
-        self.env = env
+    Args:
+        env: that is played.
+        seed: of the order of clips.
+        plan: returns the cells and classes of an agent that plays a clip; you play without it.
+    """
+
+    def __init__(self, env: VideoGlimpseEnv, seed: int | None, plan: Callable[[int], Plan] | None = None) -> None:
+        self.env, self.plan = env, plan
         self.size = env.source.grid_size
         self.most = env.engine.rules.most_looks(env.source)
         self.choices = [*env.class_names, ABSTAINED][: env.action_space.nvec[-1]]
@@ -65,9 +106,9 @@ class Game:
 
     def begin(self, seed: int | None = None) -> None:
         """Start another clip."""
-        self.env.reset(seed=seed)
-        self.cells: list[int] = []
-        self.guess = 0
+        _, info = self.env.reset(seed=seed)
+        self.planned = self.plan(int(info["clip"])) if self.plan else []
+        self.cells, self.guess = self.planned.pop(0) if self.planned else ([], 0)
         self.reward: float | None = None
         self.replayed = 0
         self.actor: list[tuple[int, int]] = []
@@ -100,10 +141,19 @@ class Game:
             looks = (chosen + chosen[:1] * self.most)[: self.most]  # a repeated cell is one look
         _, reward, terminated, _, self.info = self.env.step(np.array([*looks, self.guess]))
         self.cells = []
+        if self.planned:
+            self.cells, self.guess = self.planned.pop(0)
         self.seen = self.picture_of_frame()
         if terminated:
             self.reward = reward
             self.replay()
+
+    def pass_time(self) -> None:
+        """Do without a key what comes next: the agent's choice, or at the end the next frame of the clip."""
+        if self.reward is not None:
+            self.replay()
+        elif self.plan:
+            self.advance()
 
     def replay(self) -> None:
         """Show the next frame of a clip that is over, whole, with the actor's cell if the source knows it."""
@@ -208,7 +258,7 @@ def play(game: Game) -> None:
             if event.type == pygame.QUIT or (event.type == pygame.KEYDOWN and event.key == pygame.K_ESCAPE):
                 return
             if event.type == pygame.NOEVENT:
-                game.replay()
+                game.pass_time()
             elif event.type == pygame.MOUSEBUTTONDOWN:
                 game.click(*event.pos)
             elif event.type == pygame.KEYDOWN and event.key == pygame.K_SPACE:
@@ -221,12 +271,16 @@ def play(game: Game) -> None:
         pygame.quit()
 
 
-def main(source: str, split: str, glimpses: int, seed: int | None) -> None:
+def main(source: str | None, split: str, glimpses: int | None, seed: int | None, agent: Path | None) -> None:
     try:
-        env = gym.make("VideoGlimpse-v0", source=source, split=split, glimpses=glimpses or None)
+        if agent is None:
+            looks = 5 if glimpses is None else glimpses or None
+            env, plan = gym.make("VideoGlimpse-v0", source=source or "synthetic", split=split, glimpses=looks), None
+        else:
+            env, plan = watch(agent, source, split)
     except (ValueError, OSError, DependencyNotInstalled) as error:
         sys.exit(f"error: {error}")
-    play(Game(env.unwrapped, seed))
+    play(Game(env.unwrapped, seed, plan))
 
 
 if __name__ == "__main__":

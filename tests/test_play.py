@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -102,6 +103,37 @@ def test_the_window_draws_choices_grid_poses_and_help(game, monkeypatch):
         assert font.size(line)[0] < screen.get_width() - 6, line
     assert play.HELP in game.lines()
     pygame.quit()
+
+
+def test_an_agent_plays_by_itself():
+    env, plan = play.watch(Path("synthetic"), None, "test")
+    game = play.Game(env, seed=1, plan=plan)
+    clip = int(env.engine.clip[0])
+    actor, planned = env.source.actor(clip), plan(clip)
+    looks_on_actor = 0
+    for frame, (cells, guess) in enumerate(planned):
+        assert (game.cells, game.guess) == (cells, guess)
+        assert len(cells) == (5 if frame < 15 else 0)
+        looks_on_actor += frame < 15 and actor[frame + 1].reshape(-1)[cells].any()
+        assert game.reward is None
+        game.pass_time()
+    assert looks_on_actor >= 13  # its focus is 0.998
+    assert env.engine.predictions[0].tolist() == [guess for _, guess in planned]
+    assert game.info["is_correct"]
+    assert game.replayed == 1
+    game.pass_time()
+    assert game.replayed == 2
+    game.advance()
+    assert game.reward is None
+    assert len(game.cells) == 5
+
+
+def test_an_agent_takes_its_own_number_of_looks(capsys):
+    with pytest.raises(SystemExit):
+        play.parse_arguments(["--agent", "synthetic", "--glimpses", "3"])
+    assert "--glimpses cannot be used with --agent" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="error: no run in nowhere"):
+        play.main("synthetic", "train", None, None, Path("nowhere"))
 
 
 def test_without_a_display_it_exits_in_one_line(game, monkeypatch):
