@@ -21,12 +21,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cost.macs import macs_per_clip
+from glimpse_env.video.backbones import Backbone
+
+from .cost.macs import ClipMacs, macs_per_clip, network_macs, network_of, read_costs
 from .learning.models import MODELS, ModelName, is_own
 from .playing.envs import greedy_play, make_envs, make_policy, open_splits
 from .reinforce import train
 from .runs.command import CommandLine, parse_command, run_command
-from .runs.files import read_json, write_file, write_json
+from .runs.files import write_file, write_json
 from .runs.folder import find_runs
 from .runs.jobs import Job, read_tuned, train_all
 from .tables.comparison import Reported, comparison_table, page, read_reported, runs_table, summary, warnings_on
@@ -94,21 +96,22 @@ def write_comparison(out: Path, reported: Sequence[Reported] = ()) -> list[Recor
     return records
 
 
-def count_macs(out: Path, rows: Sequence[Row]) -> dict[str, float]:
-    """Return MACs per clip of each row's policy without the CNN, by the row's name; kept in macs.json.
+def count_macs(out: Path, rows: Sequence[Row]) -> dict[str, ClipMacs]:
+    """Return the MACs of each row for one clip, by the row's name; kept in costs.json.
 
     Rows are left out if their source cannot be opened any more.
     """
-    path = out / "macs.json"
-    known: dict[str, float] = read_json(path) if path.exists() else {}
+    path = out / "costs.json"
+    known = read_costs(path)
+    networks: dict[str, Backbone | None] = {}
     for row in rows:
-        if row.name not in known and (macs := _macs_of(row.records[0])) is not None:
+        if row.name not in known and (macs := _macs_of(row.records[0], networks)) is not None:
             known[row.name] = macs
-            write_json(path, known)
+            write_json(path, {name: one._asdict() for name, one in known.items()})
     return known
 
 
-def _macs_of(record: Record) -> float | None:
+def _macs_of(record: Record, networks: dict[str, Backbone | None]) -> ClipMacs | None:
     if is_own(record.model.name):
         return None
     config = record.record.config.with_settings({"device": "cpu"})
@@ -120,7 +123,11 @@ def _macs_of(record: Record) -> float | None:
     policy = make_policy(config, source)  # costs do not depend on weights ...
     if record.model.sees == "set":  # ... except for the number of cells looked at
         policy = record.run.best_policy(config, source)
-    return macs_per_clip(envs, policy.eval(), greedy_play(config)).policy
+    macs = macs_per_clip(envs, policy.eval(), greedy_play(config))
+    if config.task.source not in networks:
+        networks[config.task.source] = network_of(config, source)
+    network, frames = networks[config.task.source], config.task.frames or source.num_frames
+    return ClipMacs(macs.policy, None if network is None else network_macs(macs, source, network, frames=frames))
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> CommandLine[Output]:

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from glimpse_env.terminal import shows_bars
 
+from .cost.macs import ClipMacs, read_costs
 from .pages.clips import Clip, split_clips, video_clips
 from .pages.experiments import Experiment, experiments_of, read_finished
 from .pages.page import experiment_section, figures, whole_page
@@ -28,7 +29,7 @@ from .pictures.strips import comparison_strip
 from .pictures.timelines import timeline
 from .playing.envs import check_device
 from .runs.command import parse_flags, run_command
-from .runs.files import read_json, write_file
+from .runs.files import write_file
 from .runs.provenance import provenance
 from .tables.comparison import read_reported
 from .tables.plots import png
@@ -75,7 +76,7 @@ def clips_of(experiment: Experiment, arguments: Arguments) -> tuple[list[Clip], 
         return [], f"{error}."
 
 
-def write_figures(folder: Path, experiment: Experiment, clips: Sequence[Clip], macs: dict[str, float]) -> None:
+def write_figures(folder: Path, experiment: Experiment, clips: Sequence[Clip], macs: dict[str, ClipMacs]) -> None:
     """Write the pictures of an experiment as files."""
     for name, (_, figure) in figures(experiment, macs).items():
         write_file(folder / f"{name}.png", png(figure))
@@ -94,9 +95,9 @@ def main(arguments: Arguments) -> None:
     check_device(arguments.device)
     reported = [] if arguments.reported is None else read_reported(arguments.reported)
     experiments = experiments_of(read_finished(arguments.runs))
-    macs: dict[str, float] = {}
+    macs: dict[str, ClipMacs] = {}
     for path in arguments.runs:
-        macs |= read_json(path / "macs.json") if (path / "macs.json").exists() else {}
+        macs |= read_costs(path / "costs.json")
     sections = []
     for number, experiment in enumerate(tqdm(experiments, desc="experiments", disable=not shows_bars()), 1):
         clips, left_out = clips_of(experiment, arguments)

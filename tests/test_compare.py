@@ -11,6 +11,7 @@ from agent_toys import tiny_config, write_marked_store
 from finished_runs import SOURCE, evaluation, run_main, run_result, write_config, write_finished_run
 from glimpse_agents import compare
 from glimpse_agents.compare import Output, jobs_of, parse_arguments, write_comparison
+from glimpse_agents.cost.macs import ClipMacs
 from glimpse_agents.learning.config import Config
 from glimpse_agents.playing.evaluation import MEASURES
 from glimpse_agents.reinforce import train
@@ -92,7 +93,7 @@ def test_models_without_a_number_of_glimpses_are_trained_at_the_first_budget_onl
     assert trained_models(compared / "m1" / "seed2") == ["gumbel", "random", "reinforce"]
     figures = {f"accuracy_by_{name}.png" for name in ("glimpses", "frames", "compute")}
     assert {path.name for path in compared.iterdir()} == {
-        "m1", "m2", "table.md", "summary.csv", "table.csv", "macs.json", *figures,
+        "m1", "m2", "table.md", "summary.csv", "table.csv", "costs.json", *figures,
     }  # fmt: skip
     configs = [RunFolder(compared / f"m{m}" / f"seed{s}" / "random").record().config for m in (1, 2) for s in (1, 2)]
     assert [(one.task.glimpses, one.training.seed) for one in configs] == [(1, 1), (1, 2), (2, 1), (2, 2)]
@@ -150,14 +151,35 @@ def test_any_finished_runs_make_a_table(compared, capsys):
 
 
 def test_compute_is_counted_once_for_each_model_and_number_of_glimpses(compared):
-    macs = read_json(compared / "macs.json")
-    assert macs["REINFORCE, 2 glimpses"] > macs["REINFORCE, 1 glimpse"] > 0
-    assert macs["soft attention, content and state"] > macs["mean of all cells"]
-    changed = dict.fromkeys(macs, 1.0)
-    write_json(compared / "macs.json", changed)
+    macs = read_json(compared / "costs.json")
+    assert macs["REINFORCE, 2 glimpses"]["policy"] > macs["REINFORCE, 1 glimpse"]["policy"] > 0
+    assert macs["soft attention, content and state"]["policy"] > macs["mean of all cells"]["policy"]
+    assert {one["network"] for one in macs.values()} == {None}  # no network made the features
+    changed = {name: {"policy": 1.0, "network": 2.0} for name in macs}
+    write_json(compared / "costs.json", changed)
     write_comparison(compared)
-    assert read_json(compared / "macs.json") == changed
-    write_json(compared / "macs.json", macs)
+    assert read_json(compared / "costs.json") == changed
+    write_json(compared / "costs.json", macs)
+
+
+@pytest.mark.parametrize(("network", "places", "label"), [
+    (3e9, [3.25, 3.5], "GMACs per clip"), (None, [0.25, 0.5], "GMACs per clip, without the network"),
+])  # fmt: skip
+def test_results_are_drawn_over_the_multiply_adds_of_policy_and_network(network, places, label):
+    events = {"mean_average_precision": 0.75, "detection_map": 0.25}
+    for measures, value, name in (({}, 0.5, "accuracy"), (events, 0.75, "mAP")):
+        rows = rows_of([record("reinforce", 1, 1, **measures), record("random", 1, 1, **measures)])
+        macs = {row.name: ClipMacs(spent, network) for row, spent in zip(rows, (0.25e9, 0.5e9), strict=True)}
+        caption, figure = comparison_figures(rows, macs)["accuracy_by_compute"]
+        (axis,) = figure.axes
+        assert [bars.lines[0].get_xdata().tolist() for bars in axis.containers] == [[place] for place in places]
+        assert {float(bars.lines[0].get_ydata()[0]) for bars in axis.containers} == {value}
+        assert (axis.get_xlabel(), axis.get_ylabel()) == (label, name)
+        assert ("without" in caption) == (network is None)
+    partly = {rows[0].name: ClipMacs(1e9, 1e9), rows[1].name: ClipMacs(1e9, None)}
+    assert (
+        comparison_figures(rows, partly)["accuracy_by_compute"][1].axes[0].get_xlabel().endswith("without the network")
+    )
 
 
 def test_runs_whose_source_is_gone_are_compared_without_compute(tmp_path):

@@ -33,9 +33,15 @@ from glimpse_env.files import file_sha256
 from glimpse_env.video.backbones import Backbone, normalise_imagenet
 from glimpse_env.video.decode import RESIZE_RULE
 
-REINFORCE = Macs(choosing=2e6, attending=1e6, recurrent=6e6, head=1e6, slices_attended=20.0, slices_read=100.0)
-SOFT = Macs(choosing=2e6, attending=9e6, recurrent=6e6, head=3e6, slices_attended=100.0, slices_read=100.0)
-ALL = Macs(choosing=0.0, attending=1e6, recurrent=6e6, head=1e6, slices_attended=100.0, slices_read=100.0)
+REINFORCE = Macs(
+    choosing=2e6, attending=1e6, recurrent=6e6, head=1e6, slices_attended=20.0, slices_read=100.0, slices_at_first=10.0
+)
+SOFT = Macs(
+    choosing=2e6, attending=9e6, recurrent=6e6, head=3e6, slices_attended=100.0, slices_read=100.0, slices_at_first=10.0
+)
+ALL = Macs(
+    choosing=0.0, attending=1e6, recurrent=6e6, head=1e6, slices_attended=100.0, slices_read=100.0, slices_at_first=10.0
+)
 CNN = CnnCost(name="net", batch_size=2, macs_per_frame=99e6, seconds_per_frame=0.25, memory_bytes=5_000_000)
 
 

@@ -1,19 +1,21 @@
 """MACs per clip as PyTorch counts them, against formulas worked out by hand."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from agent_toys import marked_source, tiny_config
-from glimpse_agents.cost.macs import counting, macs_per_clip, macs_per_frame
+from glimpse_agents.cost.macs import counting, macs_per_clip, macs_per_frame, network_macs, network_of
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing.envs import greedy_play, make_envs, make_policy
 from glimpse_agents.playing.rollout import play
 from torch import nn
 
+from glimpse_env import ArraySource, WallSource
 from glimpse_env.video.backbones import Backbone, load_backbone, normalise_imagenet
 
 DATA = os.environ.get("VIDEOGLIMPSE_DATA")
@@ -109,15 +111,43 @@ def test_fused_lstms_are_seen():
         assert total() == 4 * 2 * (6 + 8) * 32
 
 
-def test_a_frame_by_hand():
-    backbone = Backbone(
-        name="googlenet",
-        weights_sha256="",
-        device=torch.device("cpu"),
-        network=nn.Conv2d(3, 5, 7, stride=32, padding=3),
-        normalise=normalise_imagenet,
+FRAME, CROP = 7 * 7 * 5 * 7 * 7 * 3, 2 * 2 * 5 * 7 * 7 * 3  # of one convolution, on 224 and on 64 pixels
+
+
+@pytest.fixture
+def backbone():
+    network = nn.Conv2d(3, 5, 7, stride=32, padding=3)
+    return Backbone(
+        name="googlenet", weights_sha256="", device=torch.device("cpu"), network=network, normalise=normalise_imagenet
     )
-    assert macs_per_frame(backbone) == 7 * 7 * 5 * 7 * 7 * 3
+
+
+def test_a_frame_by_hand(backbone):
+    assert (macs_per_frame(backbone), macs_per_frame(backbone, 64)) == (FRAME, CROP)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class OfCrops(ArraySource):
+    crop: int = 64
+
+
+@pytest.mark.parametrize(
+    ("model", "first_glance", "frames", "crops", "looks"),
+    [
+        ("reinforce", "whole", 1, 3 * 2, 9 + 3 * 2),
+        ("reinforce", "none", 0, 3 * 2, 3 * 2),
+        ("soft", "whole", 1, 3 * 9, 4 * 9),
+        ("soft_top", "whole", 1, 3 * 9, 4 * 9),  # scores all cells, and weighs two
+    ],
+)
+def test_the_network_runs_on_frames_crops_or_cameras(backbone, model, first_glance, frames, crops, looks):
+    macs = counted(model, first_glance=first_glance)
+    source = marked_source(12)
+    assert network_macs(macs, source, backbone, frames=4) == 4 * FRAME
+    assert network_macs(macs, marked_source(12, kind=OfCrops), backbone, frames=4) == frames * FRAME + crops * CROP
+    wall = WallSource(source, background=["classa"], grid=3, frames=4)
+    assert network_macs(macs, wall, backbone, frames=4) == looks * FRAME
+    assert network_of(tiny_config(), wall) is None  # no network made the features
 
 
 @pytest.mark.skipif(DATA is None, reason="needs $VIDEOGLIMPSE_DATA")

@@ -16,6 +16,7 @@ import tyro
 from agent_toys import tiny_config, write_marked_store
 from extraction_inputs import write_video
 from glimpse_agents import load
+from glimpse_agents.cost.macs import network_of
 from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing.envs import SourceRecord, greedy_play, make_envs, open_splits
 from glimpse_agents.playing.evaluation import class_scores, play_split
@@ -191,6 +192,12 @@ def test_the_probability_of_no_prediction_is_reported(trained, videos, tmp_path)
     assert one.frame_no_prediction.min() > 0
     assert 0 < one.no_prediction < 1
     assert one.scores.sum() + one.no_prediction == pytest.approx(1)
+
+
+def test_the_network_that_made_a_store_is_found_by_the_path_of_its_weights(trained):
+    record = trained.record()
+    network = network_of(record.config, open_splits(record.config)["test"])
+    assert (network.name, network.weights_sha256) == ("bvlc_googlenet", record.source.extraction["weights_sha256"])
 
 
 def test_segments_are_runs_of_frames_with_the_same_likeliest_class(trained, videos):

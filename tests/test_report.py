@@ -17,6 +17,7 @@ from extraction_inputs import write_video
 from finished_runs import SOURCE, evaluation, run_result
 from glimpse_agents import report
 from glimpse_agents.compare import write_comparison
+from glimpse_agents.cost.macs import read_costs
 from glimpse_agents.learning.config import Config
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.pages import clips as report_clips
@@ -354,7 +355,7 @@ def test_a_whole_comparison_is_one_experiment(store, tmp_path):
     assert ours.seed == soft.seed == 1
     means = {row.glimpses: row.mean("validation_accuracy").mean for row in experiment.rows[:2]}
     assert means[ours.glimpses] == max(means.values())
-    assert set(figures(experiment, json.loads((compared / "macs.json").read_text()))) == {
+    assert set(figures(experiment, read_costs(compared / "costs.json"))) == {
         "accuracy_by_glimpses", "accuracy_by_frames", "accuracy_by_compute", "learning", "visits"
     }  # fmt: skip
     for line in (compared / "table.md").read_text().splitlines():

@@ -11,19 +11,25 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from glimpse_env import VideoGlimpseVectorEnv
+from glimpse_env import ClipSource, VideoGlimpseVectorEnv, WallSource
 from glimpse_env.video.backbones import Backbone
 
+from ..learning.config import Config
 from ..learning.episodes import Rollout
 from ..learning.policy import GlimpsePolicy
 from ..parallel.noise import Noise
+from ..playing.envs import SourceRecord
+from ..playing.features import videos_of
 from ..playing.rollout import PlaySettings, play
+from ..playing.videos import Extraction
+from ..runs.files import read_json
 from .clocks import Meter
 
 PICTURE = 224  # pixels along the side of a backbone's input
@@ -64,6 +70,8 @@ class Macs:
     """Slices with a weight in X', over the T frames."""
     slices_read: float
     """Slices needed to attend, and to choose."""
+    slices_at_first: float
+    """Of these, the slices of the first frame: all, or none."""
 
     @property
     def attention(self) -> float:
@@ -109,10 +117,55 @@ def macs_per_clip(envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, settings: 
             rollout = played()
         assert sum(meter.spent.values()) == total(), "the policy computes outside of PARTS"
     means = {part: meter.spent.get(part, 0.0) / envs.num_envs for part in PARTS.values() if part != "values"}
-    attended = float((rollout.attention > 0).sum()) / envs.num_envs
+    seen = rollout.attention > 0  # (N, T, K*K)
+    attended = float(seen.sum()) / envs.num_envs
     chooses_from_all = settings.in_view == "cube" and settings.model.learns is not None
     reads_all = chooses_from_all or settings.model.reads_all
-    return Macs(**means, slices_attended=attended, slices_read=rollout.attention[0].numel() if reads_all else attended)
+    return Macs(
+        **means,
+        slices_attended=attended,
+        slices_read=seen.numel() / envs.num_envs if reads_all else attended,
+        slices_at_first=float(seen[0, 0].numel() if reads_all else seen[0, 0].sum()),
+    )
+
+
+class ClipMacs(NamedTuple):
+    """MACs for one clip."""
+
+    policy: float
+    network: float | None  # that makes the features; None if there is none, or its weights cannot be found
+
+
+def read_costs(path: Path) -> dict[str, ClipMacs]:
+    """Return the MACs that a comparison left in a file, by the name of a row; none if there is no such file."""
+    return {name: ClipMacs(**one) for name, one in read_json(path).items()} if path.exists() else {}
+
+
+def network_of(config: Config, source: ClipSource) -> Backbone | None:
+    """Return the network that made a source's features; None if there is none, or its weights cannot be found."""
+    shown = videos_of(source)
+    shown = shown.source if isinstance(shown, WallSource) else shown
+    if (loaded := getattr(shown, "backbone", None)) is not None:  # of features that are computed on demand
+        return cast(Backbone, loaded)
+    try:
+        return Extraction.of_run(config, SourceRecord.of(config, shown)).load_backbone(None, "cpu")
+    except ValueError:
+        return None
+
+
+def network_macs(macs: Macs, source: ClipSource, backbone: Backbone, *, frames: int) -> float:
+    """Return the MACs of the network for one clip of T `frames`.
+
+    It runs on every whole frame. On a wall it runs once for each slice that is read. If slices are made of crops, it
+    runs on the first frame, if that is seen, and then on a crop for each slice that is read.
+    """
+    videos, side = videos_of(source), getattr(source, "crop", None)
+    if isinstance(videos, WallSource):
+        return macs.slices_read * macs_per_frame(backbone)
+    if side is None:
+        return frames * macs_per_frame(backbone)
+    crops = (macs.slices_read - macs.slices_at_first) * macs_per_frame(backbone, side)
+    return crops + (macs.slices_at_first > 0) * macs_per_frame(backbone)
 
 
 def macs_per_frame(backbone: Backbone, side: int = PICTURE) -> float:

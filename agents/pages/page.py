@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ..cost.macs import ClipMacs
 from ..learning.config import PATHS
 from ..pictures.movies import animation, encode_mp4, has_mp4
 from ..pictures.strips import comparison_strip
@@ -54,7 +55,7 @@ def experiment_section(
     left_out: str | None,
     *,
     reported: Sequence[Reported] = (),
-    macs: Mapping[str, float] | None = None,
+    macs: Mapping[str, ClipMacs] | None = None,
     budget: float = float("inf"),
     named: bool = True,
 ) -> Markup:
@@ -87,7 +88,7 @@ def experiment_section(
     )  # fmt: skip
 
 
-def figures(experiment: Experiment, macs: Mapping[str, float]) -> dict[str, tuple[str, Figure]]:
+def figures(experiment: Experiment, macs: Mapping[str, ClipMacs]) -> dict[str, tuple[str, Figure]]:
     """Return the plots of an experiment with their captions, by name."""
     drawn = comparison_figures(experiment.rows, macs) if experiment.rows else {}
     learning, visits = learning_figure(experiment.watched), visits_figure(experiment.watched)

@@ -11,7 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
+from ..cost.macs import ClipMacs
 from ..learning.models import ModelName
+from ..playing.evaluation import MEASURES
 from .records import ETAS, Record, Row
 
 CURVES = {"validation/accuracy": "accuracy on validation", "train/focus": "focus in training"}
@@ -47,8 +49,8 @@ def style_of(model: ModelName) -> Style:
     return STYLES.get(model, Style("#d6336c", "+", "-"))
 
 
-def comparison_figures(rows: Sequence[Row], macs: Mapping[str, float]) -> dict[str, tuple[str, Figure]]:
-    """Return the figures of a comparison with their captions, by name; `macs` per clip are by the name of a row."""
+def comparison_figures(rows: Sequence[Row], macs: Mapping[str, ClipMacs]) -> dict[str, tuple[str, Figure]]:
+    """Return the figures of a comparison with their captions, by name; `macs` are by the name of a row."""
     figures = {}
     if any(len([row for row in rows if row.model is other.model]) > 1 for other in rows):
         caption = "Test accuracy against the glimpses per frame, with 95 % intervals over seeds"
@@ -58,7 +60,11 @@ def comparison_figures(rows: Sequence[Row], macs: Mapping[str, float]) -> dict[s
         caption = "Precision and recall of events by the weight eta of eq. 7, for which validation chose a threshold"
         figures["events_by_eta"] = caption, _by_eta(rows)
     if spent := [row for row in rows if row.name in macs]:
-        caption = "Test accuracy against the multiply-adds (MACs) of a clip, without those of the CNN"
+        caption = "Test results against the billions of multiply-adds (GMACs) of a clip, " + (
+            "with those of the network that makes the features"
+            if _with_network(spent, macs)
+            else "without those of a network that makes the features"
+        )
         figures["accuracy_by_compute"] = caption, _by_compute(spent, macs)
     return figures
 
@@ -103,10 +109,18 @@ def _by_eta(rows: Sequence[Row]) -> Figure:
     return _with_legend(figure, axes[-1])
 
 
-def _by_compute(rows: Sequence[Row], macs: Mapping[str, float]) -> Figure:
-    figure, axis = _accuracy_axes("MACs per clip, without the CNN", rows)
+def _with_network(rows: Sequence[Row], macs: Mapping[str, ClipMacs]) -> bool:
+    return all(macs[row.name].network is not None for row in rows)
+
+
+def _by_compute(rows: Sequence[Row], macs: Mapping[str, ClipMacs]) -> Figure:
+    """Draw accuracies, or the mAPs of untrimmed clips, over GMACs."""
+    measure = "mean_average_precision" if all(row.values("detection_map") for row in rows) else "accuracy"
+    with_network = _with_network(rows, macs)
+    figure, axis = _accuracy_axes(f"GMACs per clip{', without the network' * (not with_network)}", rows, measure)
     for row in rows:
-        _errorbar(axis, [macs[row.name]], [row], row.name)
+        spent = macs[row.name].policy + (macs[row.name].network or 0.0) * with_network
+        _errorbar(axis, [spent / 1e9], [row], row.name, measure)
     axis.set_xscale("log")
     return _with_legend(figure, axis)
 
@@ -156,12 +170,13 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _accuracy_axes(label: str, rows: Sequence[Row]) -> tuple[Figure, Axes]:
+def _accuracy_axes(label: str, rows: Sequence[Row], measure: str = "accuracy") -> tuple[Figure, Axes]:
     figure = _figure(5.4, 3.2)
     axis = figure.subplots()
-    chance = 1 / len(rows[0].records[0].record.source.class_names)
-    axis.axhline(chance, color="#808080", linestyle=":", linewidth=1.0, label="chance")
-    axis.set(xlabel=label, ylabel="accuracy", ylim=(0, 1))
+    if measure == "accuracy":
+        chance = 1 / len(rows[0].records[0].record.source.class_names)
+        axis.axhline(chance, color="#808080", linestyle=":", linewidth=1.0, label="chance")
+    axis.set(xlabel=label, ylabel=MEASURES[measure], ylim=(0, 1))
     return figure, axis
 
 
@@ -171,9 +186,9 @@ def _line(model: ModelName, **others: Any) -> dict[str, Any]:
     return line | others
 
 
-def _errorbar(axis: Axes, places: Sequence[float], rows: Sequence[Row], label: str) -> None:
-    """Draw the accuracies of rows with their intervals, cut to [0, 1]; unknown intervals are not drawn."""
-    found = [mean for row in rows if (mean := row.mean("accuracy")) is not None]
+def _errorbar(axis: Axes, places: Sequence[float], rows: Sequence[Row], label: str, measure: str = "accuracy") -> None:
+    """Draw a measure of rows with its intervals, cut to [0, 1]; unknown intervals are not drawn."""
+    found = [mean for row in rows if (mean := row.mean(measure)) is not None]
     means, halves = (np.array([getattr(one, name) for one in found]) for name in ("mean", "half"))
     halves = np.where(np.isfinite(halves), halves, 0.0)
     errors = np.minimum(halves, [means, 1 - means])
