@@ -190,7 +190,7 @@ def validate(trainer: Trainer, run: RunFolder) -> dict[str, float]:
     """Play the validation split, keep the weights if they are the best so far, and return the scalars to log."""
     measured = trainer.measure_validation()
     trainer.policy.train()
-    score = getattr(measured, trainer.config.training.advanced.chosen_by)
+    score = getattr(measured, trainer.config.chosen_by)
     rank = (score, measured.log_score)  # on few videos many checkpoints have the same accuracy
     if score is not None and rank > trainer.best_rank:
         trainer.best_rank, trainer.best_update = rank, trainer.num_updates

@@ -114,6 +114,17 @@ def test_classes_are_sampled_with_abstention_for_segments_or_on_demand(settings,
     assert config.for_source(marked_source(4)).samples_classes is samples
 
 
+@pytest.mark.parametrize(
+    ("settings", "measure"),
+    [
+        ({}, "accuracy"), ({"matching": "segment"}, "reward"), ({"chosen_by": "reward"}, "reward"),
+        ({"matching": "segment", "chosen_by": "log_score"}, "log_score"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_is_chosen_by_accuracy_or_by_the_reward_for_segments(settings, measure):
+    assert Config().with_settings(settings).chosen_by == measure
+
+
 def test_values_that_follow_from_the_source_are_checked_too():
     source = open_source("synthetic-untrimmed")
     with pytest.raises(ValueError, match="unset class_gradient, or set abstain=False"):

@@ -27,7 +27,7 @@ Preset = Literal["small", "features", "attended", "paper"]
 Reward = Literal["eq7", "frame_log_score", "clip_log_score"]
 Scorer = Literal["grid", "memory"]
 SliceWeights = Literal["uniform", "softmax", "attended"]
-Choice = Literal["accuracy", "log_score"]
+Choice = Literal["accuracy", "log_score", "reward"]
 VideoScore = Literal["mean", "last16", "mode"]
 Settings = Mapping[str, Any]  # values by the name of a field, in whatever block it lies
 
@@ -204,9 +204,9 @@ class AdvancedTrainingConfig:
     predict a class ("mode")."""
     validate_every: int = 50
     """Updates between two passes over the validation split, which chooses the checkpoint."""
-    chosen_by: Choice = "accuracy"
-    """Measure of the validation split that chooses the checkpoint; few clips rank checkpoints better by "log_score",
-    which also breaks ties of "accuracy"."""
+    chosen_by: Choice | None = None
+    """Measure of the validation split that chooses the checkpoint: by default "accuracy", or "reward" with --matching
+    segment. Few clips rank checkpoints better by "log_score", which also breaks ties."""
     checkpoint_seconds: float = 60.0
     """Seconds between two saves; a kill loses at most this much training, and the update or validation in progress."""
 
@@ -329,6 +329,11 @@ class Config:
         """Whether the class is sampled in training, and part of the policy gradient."""
         own = self.training.advanced.class_gradient
         return bool(self.task.abstain) or self.matches_segments if own is None else own
+
+    @property
+    def chosen_by(self) -> Choice:
+        """Measure of the validation split that chooses the checkpoint."""
+        return self.training.advanced.chosen_by or ("reward" if self.matches_segments else "accuracy")
 
     @property
     def matches_segments(self) -> bool:
