@@ -139,13 +139,12 @@ def measure_cnn(extraction: Extraction, arguments: Arguments) -> CnnCost:
     """Measure the MACs, times and memory of the network that made the features."""
     weights, device, frames = arguments.weights, arguments.device, extraction.frames_at_once
     backbone = extraction.load_backbone(weights, device)
-    memory = (memory_of_frames, extraction.backbone, weights, device, extraction.precision, frames)
     return CnnCost(
         name=backbone.name,
         batch_size=frames,
         macs_per_frame=macs_per_frame(backbone),
         seconds_per_frame=time_frames(backbone, frames=frames, repetitions=arguments.repetitions),
-        memory_bytes=in_fresh_process(*memory),
+        memory_bytes=in_fresh_process(memory_of_frames, extraction, weights, device),
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from glimpse_env.sources.protocol import Array, ClipSource, Index, Segment
+from glimpse_env.sources.protocol import LARGEST_GRID, Array, ClipSource, Index, Segment, feature_range
 
 Observation = Literal["glimpsed", "cube", "slices", "blind"]
 Matching = Literal["frame", "segment"]
@@ -89,6 +89,8 @@ class EpisodeRules:
     def check_source(self, source: ClipSource) -> None:
         """Raise ValueError if these rules cannot be played on `source`."""
         cells = source.grid_size**2
+        if not 1 <= source.grid_size <= LARGEST_GRID:
+            raise ValueError(f"a cube has 1 to {LARGEST_GRID} cells along each side, got {source.grid_size}")
         if self.glimpses is not None and not 1 <= self.glimpses <= cells:
             raise ValueError(
                 f"glimpses must be 1 to {cells}, the cells of a {source.grid_size} x {source.grid_size} "
@@ -118,14 +120,14 @@ class EpisodeRules:
         return spaces.MultiDiscrete([choices] * self.most_looks(source) + jumps + [classes])
 
     def observation_space(self, source: ClipSource) -> spaces.Box:
-        """Return a box of (K, K, D), (m, D + 2) for "slices" or (1,) for "blind", bounded by the largest activation."""
-        size, depth, high = source.grid_size, source.depth, source.max_feature
+        """Return a box of (K, K, D), (m, D + 2) for "slices" or (1,) for "blind", within the range of features."""
+        size, depth, (low, high) = source.grid_size, source.depth, feature_range(source)
         shape: tuple[int, ...] = (size, size, depth)
         if self.observation == "blind":
             shape = (1,)
         elif self.observation == "slices":
             shape, high = (self.most_looks(source), depth + 2), max(high, 1.0)  # places lie below 1
-        return spaces.Box(0.0, high, shape, np.dtype(self.dtype).type)
+        return spaces.Box(low, high, shape, np.dtype(self.dtype).type)
 
     def reward(
         self,

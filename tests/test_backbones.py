@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torchvision.models.googlenet import GoogLeNet
 
 from glimpse_env.video.backbones import (
+    BackboneError,
     BVLCGoogLeNet,
     DeviceError,
     WeightsError,
@@ -90,6 +91,41 @@ def test_cubes_are_channel_last_and_independent_of_the_rest_of_the_batch(weights
     assert cubes.min() == 0
     assert torch.equal(backbone.cubes(frames.flip(0)).flip(0), cubes)
     assert torch.equal(backbone.cubes(torch.cat([frames[:1], torch.zeros_like(frames[1:])]))[0], cubes[0])
+
+
+def test_a_layer_of_the_original_network_leads_to_its_last_one(weights):
+    last = load_backbone("bvlc_googlenet", weights=weights)
+    backbone = load_backbone("bvlc_googlenet", layer="inception_4e", weights=weights)
+    cubes = backbone.cubes(pictures(2))
+    assert cubes.shape == (2, 14, 14, 832) == (2, backbone.grid_size, backbone.grid_size, backbone.depth)
+    assert (backbone.layer, last.layer) == ("inception_4e", None)
+    with torch.inference_mode():
+        x = F.max_pool2d(cubes.permute(0, 3, 1, 2), 3, stride=2, ceil_mode=True)
+        x = last.network._inception("5b", last.network._inception("5a", x))
+    torch.testing.assert_close(x.permute(0, 2, 3, 1), last.cubes(pictures(2)), rtol=1e-4, atol=1e-5)
+    named = load_backbone("bvlc_googlenet", layer="inception_5b", weights=weights)
+    assert named.layer is None
+    assert torch.equal(named.cubes(pictures(2)), last.cubes(pictures(2)))
+
+
+@pytest.mark.parametrize(("layer", "size", "depth"), [("inception_3a", 28, 256), ("inception_4e", 14, 832)])
+def test_a_layer_of_torchvisions_network(tmp_path, layer, size, depth):
+    network = living_torchvision_network()
+    torch.save(network.state_dict(), tmp_path / "googlenet.pth")
+    backbone = load_backbone("googlenet", layer=layer, weights=tmp_path / "googlenet.pth")
+    expected = []
+    module = network.get_submodule(layer.replace("_", ""))
+    module.register_forward_hook(lambda module, inputs, output: expected.append(output))
+    with torch.inference_mode():
+        network(normalise_imagenet(pictures(2)))
+    cubes = backbone.cubes(pictures(2))
+    assert cubes.shape == (2, size, size, depth)
+    torch.testing.assert_close(cubes.permute(0, 3, 1, 2), expected[0], rtol=1e-3, atol=1e-3)
+
+
+def test_an_unknown_layer(weights):
+    with pytest.raises(BackboneError, match="bvlc_googlenet has no layer '4e': choose one of inception_3a, "):
+        load_backbone("bvlc_googlenet", layer="4e", weights=weights)
 
 
 def test_the_folded_trunk_equals_torchvisions(tmp_path):
@@ -211,7 +247,7 @@ def test_torchvisions_weights_are_downloaded_once_and_checked(tmp_path, monkeypa
 
 
 def test_an_unknown_backbone(weights):
-    with pytest.raises(ValueError, match="unknown backbone 'resnet': choose one of bvlc_googlenet, googlenet"):
+    with pytest.raises(ValueError, match=r"unknown backbone 'resnet': choose one of .*, timm:NAME"):
         load_backbone("resnet", weights=weights)
 
 

@@ -31,7 +31,7 @@ from glimpse_agents.runs.provenance import provenance
 
 from glimpse_env.files import file_sha256
 from glimpse_env.video.backbones import Backbone, normalise_imagenet
-from glimpse_env.video.decode import RESIZE_RULE
+from glimpse_env.video.decode import USUAL
 
 REINFORCE = Macs(
     choosing=2e6, attending=1e6, recurrent=6e6, head=1e6, slices_attended=20.0, slices_read=100.0, slices_at_first=10.0
@@ -198,7 +198,7 @@ def test_impossible_measurements_are_named(runs, tmp_path, flags, message):
 def extracted(run, copy, weights_sha256):
     """Return a copy of a run whose features are recorded as the original GoogLeNet's."""
     shutil.copytree(run, copy)
-    extraction = {"backbone": "bvlc_googlenet", "resize_rule": RESIZE_RULE, "batch_size": 2, "max_frames": 4}
+    extraction = {"backbone": "bvlc_googlenet", "resize_rule": str(USUAL), "batch_size": 2, "max_frames": 4}
     change_config(copy, "source", extraction=extraction | {"weights_sha256": weights_sha256})
     return copy
 

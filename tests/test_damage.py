@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from extraction_inputs import write_activitynet
 from test_datasets import touch, write_splits, write_ucf
-from test_store import MANIFEST, arrays_of, rewrite
+from test_store import MANIFEST, arrays_of, rewrite, signed_arrays, write_store
 
 from glimpse_env.datasets import DatasetError, VideoClip, activitynet, folder, hmdb51, ucf101
 from glimpse_env.sources.protocol import Segment
@@ -129,7 +129,8 @@ def test_wrong_values_in_a_signed_manifest_give_no_other_error(store):
         ("frames_per_second", "0"), ("frames_per_second", "-1.0"), ("frames_per_second", "nan"), ("max_feature", "0"),
         ("class_names", "'x'"), ("class_names", "[3]"), ("max_feature", "inf"), ("max_feature", "nan"),
         ("num_shards", "0"), ("grid_size", "None"), ("depth", "0.5"), ("dtype", "'x'"), ("num_frames", "0"),
-        ("crop", "-1"), ("trimmed", "3"), ("files", "[]"), ("max_frames", "1"), ("format_version", "None"),
+        ("crop", "-1"), ("layer", "3"), ("min_feature", "inf"), ("trimmed", "3"), ("files", "[]"), ("max_frames", "1"),
+        ("grid_size", "1000000000000000000000000000000"), ("format_version", "None"),
     ]:  # fmt: skip
         assert (name, value) in refused, (name, value)
 
@@ -153,6 +154,7 @@ def test_wrong_values_in_a_signed_manifest_give_no_other_error(store):
         ("clip_ids", ["c", "c"], r"clip_ids are not different names"),
         ("clip_ids", [1, 2], r"clip_ids are not different names"),
         ("labels", [0.0, 0.0], r"labels are not int64 from -1 to 1"),
+        ("crc32", [0, -1], r"crc32 are not uint32 from 0 to 4294967295"),
     ],
 )
 def test_values_of_the_index_are_checked(store, name, values, message):
@@ -175,9 +177,11 @@ def test_an_index_with_fewer_rows_than_the_shard_is_noticed(store):
         read_everything(store)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 1000.0])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("value", [math.nan, -math.nan, math.inf, -math.inf, -1.5, 1000.0])
 @pytest.mark.parametrize("read", ["cubes", "slices"])
-def test_features_out_of_range_are_not_read_as_numbers(store, value, read):
+def test_features_out_of_range_are_not_read_as_numbers(tmp_path, signed, value, read):
+    store = write_store(tmp_path / "store", arrays=signed_arrays if signed else arrays_of)  # from -1 or 0 to 1
     file = store / "shards" / "00000" / "features.npy"
     content = bytearray(file.read_bytes())
     content[128:130] = struct.pack("<e", value)  # channel 0 of cell 0 of the first frame
@@ -188,7 +192,9 @@ def test_features_out_of_range_are_not_read_as_numbers(store, value, read):
         "cubes": (zero, zero, np.empty((1, 2, 2, 3), np.float32)),
         "slices": (zero, zero, zero, np.empty((1, 3))),
     }
-    with pytest.raises(StoreError, match=r"features\.npy is damaged: a feature is not between 0 and [\d.]+; extract"):
+    with pytest.raises(
+        StoreError, match=r"features\.npy is damaged: a feature is not between (0|-0\.9\d*) and 0\.\d+; extract"
+    ):
         getattr(source, f"read_{read}")(*arguments[read])
     assert read_manifest(store)[0].max_feature < 1000
 

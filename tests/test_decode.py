@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 from extraction_inputs import set_display_matrix, turn_video, write_video
 from numbered_films import make_film, read_number
+from PIL import Image
 
-from glimpse_env.video.decode import VideoError, decode_clip, nearest_frames, resize, sample_times
+from glimpse_env.video.decode import (
+    USUAL,
+    ResizeRule,
+    VideoError,
+    decode_clip,
+    nearest_frames,
+    resize,
+    sample_times,
+)
 from glimpse_env.video.readers import DecoderError, decoder_versions, require_decoder
 from glimpse_env.video.timeline import as_stamps, shown_seconds
 
@@ -51,12 +60,35 @@ def test_uneven_timestamps_give_the_nearest_frame():
 
 def test_resize_scales_each_side_and_keeps_flat_colour():
     flat = np.full((1, 30, 50, 3), (10, 200, 90), np.uint8)
-    assert (resize(flat, 224) == flat[0, 0, 0]).all()
+    assert (resize(flat, USUAL) == flat[0, 0, 0]).all()
     halves = np.zeros((1, 448, 448, 3), np.uint8)
     halves[:, :, 224:] = 255
-    small = resize(halves, 224)
+    small = resize(halves, USUAL)
     assert small[0, :, :111].max() == 0
     assert small[0, :, 113:].min() == 255
+
+
+@pytest.mark.parametrize("rule", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [48, 160])
+def test_rules_resize_as_pillow_does(rule, size):
+    picture = np.random.default_rng(0).integers(256, size=(90, 120, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling[rule.upper()])).astype(int)
+    resized = resize(picture[None], ResizeRule(size, rule))
+    assert resized.shape == (1, size, size, 3)
+    assert np.abs(resized[0] - expected).max() <= 1
+
+
+@pytest.mark.parametrize("rule", [USUAL, ResizeRule(160, "bicubic")])
+def test_a_rule_is_read_from_its_text(rule):
+    assert ResizeRule.parse(str(rule)) == rule
+
+
+@pytest.mark.parametrize(
+    "text", ["crop-bilinear-224", "direct-bilinear-0224", "direct-bilinear-", "direct-lanczos-224"]
+)
+def test_an_unknown_rule(text):
+    with pytest.raises(ValueError, match=f"this version has no resize rule '{text}': direct-bilinear-224 is one"):
+        ResizeRule.parse(text)
 
 
 @pytest.mark.parametrize(

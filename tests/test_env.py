@@ -113,6 +113,61 @@ def test_spaces(toy, observation, shape, high):
     assert (env.num_clips, env.class_names) == (5, ("run", "jump", "wave"))
 
 
+@pytest.mark.parametrize("size", [1, 2, 32])
+@pytest.mark.parametrize("observation", ["glimpsed", "cube", "slices"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_features_have_any_sign_and_cubes_any_size(size, observation, dtype):
+    # From -5 to 5; the bounds are those, and of "slices" at least 1 because of the places.
+    features = np.random.default_rng(0).integers(-5, 6, (2, 3, size, size, 7)).astype(dtype)
+    features[0, 0, 0, 0, :2] = -5, 5
+    source = ArraySource(features=features, labels=np.array([0, 1]), class_names=("run", "jump"))
+    envs = [
+        VideoGlimpseEnv(source=source, glimpses=1, observation=observation),
+        VideoGlimpseVectorEnv(num_envs=1, source=source, glimpses=1, observation=observation),
+    ]
+    cell, place = size**2 - 1, (size - 1, size - 1)
+    space = envs[0].observation_space
+    assert (space.low.min(), space.high.max()) == (-5, 5)
+    assert envs[0].action_space.nvec.tolist() == [size**2, 2]
+    for env, clips in zip(envs, (1, np.array([1])), strict=True):
+        first = env.reset(options={"clip": clips})[0].reshape(space.shape)
+        second = env.step(np.array([cell, 0]).reshape(env.action_space.shape))[0].reshape(space.shape)
+        if observation == "slices":
+            expected = features[1, 0].astype(np.float64).mean((0, 1)), features[1, 1][place]
+            np.testing.assert_allclose(first[0, :7], expected[0], rtol=1e-6)
+            np.testing.assert_array_equal(second[0, :7], expected[1])
+        else:
+            seen = np.zeros((size, size, 1), bool)
+            seen[place] = True
+            np.testing.assert_array_equal(first, features[1, 0])
+            np.testing.assert_array_equal(second, features[1, 1] * (seen | (observation == "cube")))
+        assert first in space
+        assert second in space
+
+
+def test_the_bounds_of_features_that_are_never_zero_include_it():
+    # A cell that is not seen is 0.
+    ranges = []
+    for value in (-3.0, 3.0):
+        source = ArraySource(
+            features=np.full((1, 2, 2, 2, 1), value, np.float32), labels=np.array([0]), class_names=("run",)
+        )
+        space = VideoGlimpseEnv(source=source, glimpses=1).observation_space
+        ranges.append((float(space.low.min()), float(space.high.max())))
+    assert ranges == [(-3, 0), (0, 3)]
+
+
+def test_a_source_without_a_minimum_has_none_below_zero(toy):
+    class Old:  # a ClipSource as they were before features had a sign
+        def __getattr__(self, name):
+            if name == "min_feature":
+                raise AttributeError(name)
+            return getattr(toy, name)
+
+    space = VideoGlimpseEnv(source=Old()).observation_space
+    assert (space.low.min(), space.high.max()) == (0, 360)
+
+
 def test_abstain_is_one_more_class(toy):
     assert VideoGlimpseEnv(source=toy, glimpses=1, abstain=True).action_space == gym.spaces.MultiDiscrete([9, 4])
 
@@ -237,8 +292,9 @@ def test_a_float16_bank_gives_float32_observations(toy, observation):
 
 
 @settings(max_examples=30)
-@given(value=st.floats(0, 1e4, width=32))
+@given(value=st.floats(-1e4, 1e4, width=32))
 @example(value=0.9)  # the float32 mean of 49 such values is 0.90000004
+@example(value=-0.9)
 def test_the_mean_glance_never_leaves_its_space(value):
     source = ArraySource(
         features=np.full((1, 1, 7, 7, 1), value, np.float32), labels=np.array([0]), class_names=("run",)
@@ -685,6 +741,12 @@ def test_the_labels_of_an_untrimmed_clip_are_fresh_too(untrimmed):
 def test_arguments_out_of_range(make, arguments, error, message):
     with pytest.raises(error, match=message):
         make("VideoGlimpse-v0", **arguments)
+
+
+def test_a_grid_that_is_too_large():
+    source = ArraySource(features=np.ones((1, 2, 33, 33, 1), np.float32), labels=np.array([0]), class_names=("run",))
+    with pytest.raises(ValueError, match="a cube has 1 to 32 cells along each side, got 33"):
+        VideoGlimpseEnv(source=source)
 
 
 def test_an_empty_source(toy):

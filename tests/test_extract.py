@@ -399,6 +399,15 @@ def test_classes_and_missing_videos_reach_the_store(videos, weights, tmp_path, c
     assert (described.class_names, len(described.clips)) == (("run",), 2)
 
 
+def test_coverage_on_the_grid_of_another_network_is_refused(settings, tmp_path):
+    names = [*LENGTHS, "walk/notes.mp4"]
+    np.savez(tmp_path / "coverage.npz", **{name: np.zeros((9, 14, 14), np.uint8) for name in names})
+    message = r"the actor coverage has grids of \(14, 14\), and cubes of bvlc_googlenet have 7 x 7 cells: give"
+    with pytest.raises(DatasetError, match=message):
+        extract(replace(settings, actor_coverage=tmp_path / "coverage.npz", out=tmp_path / "store"))
+    assert not (tmp_path / "store").exists()
+
+
 def test_coverage_that_lacks_clips_is_refused(settings, tmp_path):
     np.savez(tmp_path / "coverage.npz", **{"run/a.mp4": np.zeros((8, 7, 7), np.uint8)})
     with pytest.raises(DatasetError, match=r"coverage\.npz has no coverage of 6 clips: run/b\.mp4, "):

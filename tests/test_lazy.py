@@ -279,6 +279,7 @@ def test_features_stay_within_the_recorded_maximum(describe, lazy):
     smaller = open_source(f"lazy:{describe(max_feature=0.5)}")
     assert read_all(lazy, 0).max() > 0.5
     assert read_all(smaller, 0).max() == smaller.max_feature == 0.5
+    assert smaller.min_feature == 0
 
 
 def test_a_spec_round_trips_and_a_source_survives_pickling(store, lazy):

@@ -14,7 +14,7 @@ from threading import Barrier
 
 import numpy as np
 import pytest
-from test_store import MANIFEST, SPLITS, arrays_of, contents, run_main
+from test_store import MANIFEST, SPLITS, arrays_of, as_format_1, contents, run_main, signed_arrays
 
 from glimpse_env.datasets import VideoClip
 from glimpse_env.sources.protocol import Segment
@@ -27,7 +27,7 @@ CLASSES = {"a": "run", "b": "walk", "c": "walk", "d": "run"}
 TRUTHS = {"a": [(0.0, 0.1, "walk"), (0.2, 0.3, "run")], "b": [], "c": [(0.0, 0.2, "walk")], "d": [(1.0, 1.1, "run")]}
 
 
-def write_part(path, names, *, class_names=("run", "walk"), trimmed=True, **changes):
+def write_part(path, names, *, class_names=("run", "walk"), trimmed=True, arrays=arrays_of, **changes):
     """Write a store of some of the clips, each in a shard of its own."""
     clips = [
         VideoClip(
@@ -42,7 +42,7 @@ def write_part(path, names, *, class_names=("run", "walk"), trimmed=True, **chan
     settings = {"class_names": class_names, "trimmed": trimmed, "clips_per_shard": 1, "num_shards": len(names)}
     writer = StoreWriter(path, replace(MANIFEST, **(settings | changes)), clips)
     for shard, name in enumerate(names):
-        writer.write_shard(shard, [arrays_of(name)], {})
+        writer.write_shard(shard, [arrays(name)], {})
     writer.finish()
     return path
 
@@ -104,6 +104,24 @@ def test_classes_are_joined_by_name(tmp_path, trimmed):
     assert FeatureStore.open(merged).manifest.class_names == ("jump", "run", "walk")
     labels = [1, 2, 2, 1] if trimmed else [-1, -1, -1, -1]
     assert FeatureStore.open(merged).index["labels"].tolist() == labels
+
+
+def test_a_store_of_format_1_gets_its_checksums_when_it_is_merged(tmp_path):
+    whole = write_part(tmp_path / "whole", "abcd")
+    old = as_format_1(write_part(tmp_path / "ad", "ad"))
+    merged = merge_stores(tmp_path / "merged", [old, write_part(tmp_path / "bc", "bc")])
+    assert read_all(merged) == read_all(whole)
+    index, expected = (FeatureStore.open(path, verify="read").index["crc32"] for path in (merged, whole))
+    np.testing.assert_array_equal(index, expected)
+
+
+def test_the_range_of_features_is_that_of_all_parts(tmp_path):
+    parts = [
+        write_part(tmp_path / name, name, arrays=arrays) for name, arrays in (("a", signed_arrays), ("b", arrays_of))
+    ]
+    manifest = FeatureStore.open(merge_stores(tmp_path / "merged", parts)).manifest
+    expected = signed_arrays("a").features.min(), arrays_of("b").features.max()
+    assert (manifest.min_feature, manifest.max_feature) == expected
 
 
 def test_classes_in_an_order_that_all_share_keep_it(tmp_path):

@@ -35,7 +35,7 @@ from glimpse_env.engine import EpisodeEngine
 from glimpse_env.extract import Folder, extract
 from glimpse_env.files import file_sha256
 from glimpse_env.video.backbones import WeightsError
-from glimpse_env.video.decode import nearest_frames, sample_times
+from glimpse_env.video.decode import USUAL, nearest_frames, sample_times
 from glimpse_env.video.features import VideoFeatures
 from glimpse_env.video.readers import open_video
 
@@ -259,7 +259,7 @@ def test_frames_are_sampled_by_the_rule_for_files(given, rate, length):
     for most in (4, 1000):
         times = sample_times(timestamps, frames_per_second=rate, max_frames=most)
         pictures = (np.full((4, 6, 3), number, np.uint8) for number in range(length))
-        clip = sample_frames(pictures, given_rate=given, rate=rate, max_frames=most)
+        clip = sample_frames(pictures, given_rate=given, rate=rate, max_frames=most, rule=USUAL)
         np.testing.assert_allclose(clip.times, times)
         assert clip.numbers.tolist() == nearest_frames(timestamps, times).tolist()
         assert (clip.frames == clip.numbers[:, None, None, None]).all()
@@ -616,7 +616,9 @@ def test_a_run_on_other_features_is_named(trained, tmp_path):
 def test_a_store_of_another_resize_rule_is_named(tmp_path):
     train(tiny_config(source=str(write_marked_store(tmp_path / "store")), updates=2), tmp_path / "run")
     record = RunFolder(tmp_path / "run").record()
-    with pytest.raises(ValueError, match="were resized by 'none', and this version resizes by 'direct-bilinear-224'"):
+    with pytest.raises(
+        ValueError, match=r"cannot be made here \(this version has no resize rule 'none': .*: extract and"
+    ):
         Extraction.of_run(record.config, record.source)
 
 

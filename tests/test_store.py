@@ -4,11 +4,13 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import re
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from glimpse_env.datasets import VideoClip
 from glimpse_env.sources.protocol import ClipSource, Segment
 from glimpse_env.store import FeatureStore, StoreSplit
 from glimpse_env.store.__main__ import main
-from glimpse_env.store.manifest import Manifest, StoreError, manifest_text, read_manifest
+from glimpse_env.store.manifest import Manifest, StoreError, _content_sha256, manifest_text, read_manifest
 from glimpse_env.store.reader import widen
 from glimpse_env.store.writer import ClipArrays, StoreWriter, file_facts, write_report
 
@@ -72,10 +74,10 @@ CLIPS = [
 ]
 
 
-def write_store(path, manifest=MANIFEST, clips=CLIPS):
+def write_store(path, manifest=MANIFEST, clips=CLIPS, arrays=arrays_of):
     writer = StoreWriter(path, manifest, clips)
-    writer.write_shard(1, [arrays_of("c"), arrays_of("d")], {})
-    writer.write_shard(0, [arrays_of("a"), arrays_of("b")], {})
+    writer.write_shard(1, [arrays("c"), arrays("d")], {})
+    writer.write_shard(0, [arrays("a"), arrays("b")], {})
     writer.finish()
     return path
 
@@ -246,10 +248,114 @@ def test_a_damaged_manifest_is_noticed_on_opening(store, text):
         FeatureStore.open(store)
 
 
+def signed_arrays(name):
+    """Return arrays of a clip whose features are from -1 to 1."""
+    clip = arrays_of(name)
+    clip.features[...] = 2 * clip.features - 1
+    return clip
+
+
+def as_format_1(store):
+    """Turn a store into one of format 1: without checksums of clips and without a smallest feature."""
+    manifest, files = read_manifest(store)
+    for record in store.glob("shards/*/record.json"):
+        content = json.loads(record.read_text())
+        del content["min_feature"]
+        for clip in content["clips"]:
+            del clip["crc32"]
+        record.write_text(json.dumps(content))
+    with np.load(store / "index.npz") as arrays:
+        index = {name: arrays[name] for name in arrays if name != "crc32"}
+    np.savez(store / "index.npz", **index)
+    files = {name: file_facts(store / name) for name in files}
+    content = json.loads(manifest_text(manifest, files)) | {"format_version": 1}
+    for name in ("sha256", "layer", "min_feature"):
+        del content[name]
+    (store / "manifest.json").write_text(json.dumps({**content, "sha256": _content_sha256(content)}))
+    return store
+
+
+def read_cubes(path, **options):
+    """Return the cubes of every frame of the train split."""
+    source = FeatureStore.open(path, **options).split("train")
+    lengths = [len(source.frame_times(clip)) for clip in range(source.num_clips)]
+    frames = np.concatenate([np.arange(length) for length in lengths])
+    cubes = np.empty((len(frames), 2, 2, 3), np.float16)
+    source.read_cubes(np.repeat(np.arange(len(lengths)), lengths), frames, cubes)
+    return cubes
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_signed_features_are_read_as_they_were_written(tmp_path, dtype):
+    path = write_store(tmp_path / "store", arrays=signed_arrays)
+    source = FeatureStore.open(path).split("train")  # of clips a, c and d
+    every = np.concatenate([signed_arrays(name).features.ravel() for name in "abcd"])
+    assert (source.min_feature, source.max_feature) == (every.min(), every.max())
+    assert source.min_feature < -0.9
+    clips, frames, cells = np.array([0, 2, 1, 2]), np.array([2, 1, 0, 0]), np.array([3, 0, 1, 2])
+    cubes, slices = np.empty((4, 2, 2, 3), dtype), np.empty((4, 3), dtype)
+    source.read_cubes(clips, frames, cubes)
+    source.read_slices(clips, frames, cells, slices)
+    expected = [signed_arrays("acd"[clip]).features[frame] for clip, frame in zip(clips, frames, strict=True)]
+    np.testing.assert_array_equal(cubes, expected)
+    np.testing.assert_array_equal(slices, np.reshape(expected, (4, 4, 3))[np.arange(4), cells])
+
+
+def test_a_store_of_format_1_is_read_bit_for_bit(store):
+    cubes, files = read_cubes(store), contents(store)
+    old = as_format_1(store)
+    opened = FeatureStore.open(old)
+    assert (opened.manifest.min_feature, opened.manifest.layer) == (0, None)
+    assert read_cubes(old).tobytes() == cubes.tobytes()
+    assert len(list(opened.verify())) == 9
+    unchanged = {name for name, content in contents(old).items() if content == files[name]}
+    assert unchanged == {name for name in files if name.endswith(".npy")}
+
+
+def test_an_extraction_that_was_begun_in_format_1_is_finished_in_format_2(store):
+    files = contents(store)
+    as_format_1(store)
+    manifest, _ = read_manifest(store)
+    (store / "index.npz").unlink()
+    begun = json.loads((store / "manifest.json").read_text()) | {"complete": False, "max_feature": 0.0, "files": {}}
+    del begun["sha256"]
+    (store / "manifest.json").write_text(json.dumps({**begun, "sha256": _content_sha256(begun)}))
+    assert StoreWriter(store, MANIFEST, CLIPS).finish() == {}
+    assert contents(store)["index.npz"] == files["index.npz"]
+    assert read_manifest(store)[0] == manifest
+    assert len(read_cubes(store, verify="read")) == 6
+
+
+def test_a_changed_feature_is_noticed_at_the_first_read_of_its_clip(store):
+    file = store / "shards" / "00001" / "features.npy"  # of c, of one frame, and d, of two
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1  # the last feature of d, within the range
+    file.write_bytes(content)
+    assert len(read_cubes(store)) == 6
+    source = FeatureStore.open(store, verify="read").split("train")
+    zero, cube, part = np.zeros(1, np.int64), np.empty((1, 2, 2, 3), np.float32), np.empty((1, 3), np.float32)
+    for _ in range(2):
+        source.read_cubes(zero + 1, zero, cube)
+        source.read_slices(zero, zero, zero, part)
+    message = r"00001/features\.npy is damaged: the features of 'd' do not have the CRC-32 of the index; extract it"
+    for again in (source, pickle.loads(pickle.dumps(source))):  # noqa: S301
+        with pytest.raises(StoreError, match=message):
+            again.read_cubes(zero + 2, zero, cube)
+        with pytest.raises(StoreError, match=message):
+            again.read_slices(zero + 2, zero, zero, part)
+
+
+def test_only_stores_with_checksums_can_be_verified_at_a_read(store):
+    with pytest.raises(ValueError, match=r"verify must be one of \('open', 'read'\), got 'always'"):
+        FeatureStore.open(store, verify="always")
+    with pytest.raises(StoreError, match=r"is of format 1, which has no CRCs of its clips: leave verify out, and read"):
+        FeatureStore.open(as_format_1(store), verify="read")
+
+
 def test_a_newer_format_is_refused(store):
     path = store / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 2}))
-    with pytest.raises(StoreError, match=r"manifest\.json is of format version 2, newer than the 1 .*: update it"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 3}))
+    with pytest.raises(StoreError, match=r"manifest\.json is of format version 3, newer than the 2 .*: update it"):
         FeatureStore.open(store)
 
 
@@ -316,20 +422,28 @@ def test_files_are_what_numpy_saves(store):
         assert (store / "shards" / "00000" / f"{bank}.npy").read_bytes() == expected.getvalue()
 
 
-@pytest.mark.parametrize("value", [-0.0, 1000.0, 65504.0])
-def test_activations_and_the_largest_of_them_are_written(tmp_path, value):
+@pytest.mark.parametrize("value", [-0.0, 1000.0, 65504.0, -1e-7, -0.5, -65504.0])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_features_and_their_range_are_written(tmp_path, value, sign):
     clip = arrays_of("a")
+    clip.features[...] *= sign
     clip.features[1, 0, 1, 2] = value
     StoreWriter(tmp_path, MANIFEST, CLIPS).write_shard(0, [clip], {})
     record = json.loads((tmp_path / "shards" / "00000" / "record.json").read_text())
-    assert record["max_feature"] == clip.features.max()
+    assert (record["min_feature"], record["max_feature"]) == (clip.features.min(), clip.features.max())
+    assert math.copysign(1, record["min_feature"]) == (-1 if clip.features.min() < 0 else 1)  # no -0.0
+    # The number that zip files keep of the same bytes.
+    file = zipfile.ZipInfo("x")
+    with zipfile.ZipFile(io.BytesIO(), "w") as archive:
+        archive.writestr(file, clip.features.tobytes())
+    assert record["clips"][0]["crc32"] == file.CRC
 
 
-@pytest.mark.parametrize("value", [-1, np.inf, np.nan])
+@pytest.mark.parametrize("value", [-np.inf, np.inf, np.nan])
 def test_impossible_features_are_not_written(tmp_path, value):
     clip = arrays_of("a")
     clip.features[1, 0, 1, 2] = value
-    with pytest.raises(StoreError, match="features of 'a' are negative, too large for float16, or no numbers"):
+    with pytest.raises(StoreError, match="features of 'a' are too large for float16, or no numbers"):
         StoreWriter(tmp_path, MANIFEST, CLIPS).write_shard(0, [clip], {})
 
 

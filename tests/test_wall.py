@@ -131,16 +131,31 @@ def test_slices_are_the_cells_of_cubes(clips, dtype):
     assert len(np.unique(slices)) > 10
 
 
-def test_a_mean_never_exceeds_the_bound():
-    # The float32 mean of nine times 0.9 may be rounded to more than 0.9.
-    features = np.full((2, 3, 7, 7, 5), 0.9, np.float32)
+@pytest.mark.parametrize("value", [0.9, -0.9])
+def test_a_mean_never_exceeds_the_bound(value):
+    # The float32 mean of 49 times 0.9 may be rounded to more than 0.9.
+    features = np.full((2, 3, 7, 7, 5), value, np.float32)
     wall = WallSource(
         ArraySource(features=features, labels=np.array([0, 1]), class_names=("run", "sit")), background=["sit"], walls=2
     )
     cubes = np.empty((1, 5, 5, 5), np.float32)
     wall.read_cubes(np.array([1]), np.array([2]), cubes)
-    np.testing.assert_allclose(cubes, 0.9, rtol=1e-6)
-    assert cubes.max() <= wall.max_feature
+    np.testing.assert_allclose(cubes, value, rtol=1e-6)
+    assert wall.min_feature <= cubes.min() <= cubes.max() <= wall.max_feature
+
+
+def test_negative_features_are_shown_like_others(clips):
+    # The mean slice of frame n of clip i is 9 + 72 i + 18 n less 600, and 1 more: from -591 to -590 + 486.
+    source = dataclasses.replace(clips, features=clips.features - 600)
+    wall = WallSource(source, background=("sit", "walk"), grid=3, walls=60)
+    plain = WallSource(clips, background=("sit", "walk"), grid=3, walls=60)
+    assert (wall.min_feature, wall.max_feature) == (-599, 0)  # the most is that of cells that are not seen
+    cubes, expected = np.empty((2, 4, 3, 3, 2), np.float32)
+    frames = np.arange(4)
+    for _ in range(2):
+        wall.read_cubes(np.full(4, 7), frames, cubes)
+    plain.read_cubes(np.full(4, 7), frames, expected)
+    np.testing.assert_array_equal(cubes, expected - 600)
 
 
 def test_a_longer_wall_shows_the_event_again(clips):

@@ -15,16 +15,17 @@ import numpy as np
 import torch
 
 from glimpse_env import VideoGlimpseVectorEnv
-from glimpse_env.video.backbones import Backbone, Precision, load_backbone
+from glimpse_env.video.backbones import Backbone
 
 from ..learning.config import Config
 from ..learning.policy import GlimpsePolicy
 from ..parallel.noise import Noise
 from ..playing.envs import greedy_play, make_envs, open_splits
 from ..playing.rollout import PlaySettings, play
+from ..playing.videos import Extraction
 from ..runs.folder import RunFolder
 from .clocks import clocks, now
-from .macs import PICTURE, metered_methods
+from .macs import metered_methods
 
 Result = TypeVar("Result")
 
@@ -62,7 +63,7 @@ def time_playing(
 
 def time_frames(backbone: Backbone, *, frames: int, repetitions: int) -> float:
     """Return the median seconds per frame in batches of `frames`, after one batch without a clock."""
-    pictures = torch.zeros(frames, PICTURE, PICTURE, 3, dtype=torch.uint8)
+    pictures = torch.zeros(frames, backbone.rule.size, backbone.rule.size, 3, dtype=torch.uint8)
     seconds = []
     for _ in range(repetitions + 1):
         start = now(backbone.device)
@@ -90,11 +91,11 @@ def memory_of_playing(config: Config, run: Path, batch: int) -> int | None:
         return grown()
 
 
-def memory_of_frames(name: str, weights: Path | None, device: str, precision: Precision, frames: int) -> int | None:
-    """Return the bytes to load a backbone and to run it on a batch of frames."""
+def memory_of_frames(extraction: Extraction, weights: Path | None, device: str) -> int | None:
+    """Return the bytes to load the network of an extraction and to run it on a batch of frames."""
     with growth(torch.device(device)) as grown:
-        backbone = load_backbone(name, weights=weights, device=device, precision=precision)
-        backbone.cubes(torch.zeros(frames, PICTURE, PICTURE, 3, dtype=torch.uint8))
+        backbone, side = extraction.load_backbone(weights, device), extraction.rule.size
+        backbone.cubes(torch.zeros(extraction.frames_at_once, side, side, 3, dtype=torch.uint8))
         return grown()
 
 

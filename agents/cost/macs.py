@@ -32,8 +32,6 @@ from ..playing.videos import Extraction
 from ..runs.files import read_json
 from .clocks import Meter
 
-PICTURE = 224  # pixels along the side of a backbone's input
-
 PARTS = {  # by module and method of the policy; a method's count leaves out the metered methods that it calls
     ("location_head", "project"): "choosing",
     ("location_head", "forward"): "choosing",
@@ -168,8 +166,9 @@ def network_macs(macs: Macs, source: ClipSource, backbone: Backbone, *, frames: 
     return crops + (macs.slices_at_first > 0) * macs_per_frame(backbone)
 
 
-def macs_per_frame(backbone: Backbone, side: int = PICTURE) -> float:
+def macs_per_frame(backbone: Backbone, side: int | None = None) -> float:
     """Return the MACs of a backbone on one whole frame, or on a crop of `side` pixels."""
+    side = side or backbone.rule.size
     with counting() as total:
         backbone.cubes(torch.zeros(1, side, side, 3, dtype=torch.uint8))
         return total()

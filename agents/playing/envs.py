@@ -117,7 +117,16 @@ class SourceRecord:
         store = videos.store if isinstance(videos, StoreSplit) else None
         extraction = None
         if store is not None:
-            names = ("backbone", "weights_sha256", "resize_rule", "max_frames", "batch_size", "precision", "crop")
+            names = [
+                "backbone",
+                "layer",
+                "weights_sha256",
+                "resize_rule",
+                "max_frames",
+                "batch_size",
+                "precision",
+                "crop",
+            ]
             extraction = {name: getattr(store.manifest, name) for name in names} | {"weights": _weights_of(store.path)}
         return cls(
             grid_size=source.grid_size,

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse_env import ClipSource, Segment, SlidingWindows, open_source
-from glimpse_env.video.backbones import Backbone, Precision, WeightsError, load_backbone
-from glimpse_env.video.decode import FRAME_SIZE, RESIZE_RULE, THUMBNAIL_SIZE, DecodedClip, resize
+from glimpse_env.video.backbones import TIMM, Backbone, Precision, WeightsError, load_backbone
+from glimpse_env.video.decode import THUMBNAILS, DecodedClip, ResizeRule, resize
 from glimpse_env.video.features import VideoFeatures
 
 from ..learning.config import Config
@@ -33,6 +33,7 @@ class Extraction:
     batch_size: int
     precision: Precision = "float32"
     crop: int | None = None
+    layer: str | None = None
     weights: str | None = None  # path of the file at the time; None if it is unknown
 
     @classmethod
@@ -44,12 +45,16 @@ class Extraction:
                 "that was trained on a store of python -m glimpse_env.extract"
             )
         extraction = cls(**source.extraction)
-        if extraction.resize_rule != RESIZE_RULE:
-            raise ValueError(
-                f"the run's features were resized by {extraction.resize_rule!r}, and this version resizes by "
-                f"{RESIZE_RULE!r}: extract and train with one version"
-            )
+        try:
+            ResizeRule.parse(extraction.resize_rule)
+        except ValueError as error:
+            raise ValueError(f"the run's features cannot be made here ({error}): extract and train again") from error
         return extraction
+
+    @property
+    def rule(self) -> ResizeRule:
+        """How frames become the network's pictures."""
+        return ResizeRule.parse(self.resize_rule)
 
     @property
     def frames_at_once(self) -> int:
@@ -57,14 +62,14 @@ class Extraction:
         return self.batch_size or BATCH_SIZE
 
     def find_weights(self, given: Path | None) -> Path | None:
-        """Return the file of the weights: the given one or that of the extraction; None is torchvision's own."""
+        """Return the file of the weights: the given one or that of the extraction; None is the network's own."""
         path = given if given is not None or self.weights is None else Path(self.weights)
         if path is not None and not path.is_file():
             raise WeightsError(
                 f"no weights of {self.backbone} at {path}: pass the file with sha256 {self.weights_sha256} as weights= "
                 "(--weights of a command)"
             )
-        if path is None and self.backbone != "googlenet":
+        if path is None and self.backbone != "googlenet" and not self.backbone.startswith(TIMM):
             raise WeightsError(
                 f"the run does not name the file of its weights of {self.backbone}: pass the file with sha256 "
                 f"{self.weights_sha256} as weights= (--weights of a command)"
@@ -74,7 +79,9 @@ class Extraction:
     def load_backbone(self, weights: Path | None, device: str) -> Backbone:
         """Load the network; a WeightsError if the weights are not those that made the run's features."""
         found = self.find_weights(weights)
-        backbone = load_backbone(self.backbone, weights=found, device=device, precision=self.precision)
+        backbone = load_backbone(
+            self.backbone, layer=self.layer, weights=found, device=device, precision=self.precision
+        )
         if backbone.weights_sha256 != self.weights_sha256:
             raise WeightsError(
                 f"{found or 'the downloaded weights'} have sha256 {backbone.weights_sha256}, but {self.backbone} "
@@ -93,6 +100,10 @@ class VideoSource:
     num_frames: int  # T, unless windows slide over the videos
     frames_per_second: float  # at which the videos were sampled
     trimmed: bool = True
+
+    @cached_property
+    def min_feature(self) -> float:
+        return min(float(video.features.min()) for video in self.videos)
 
     @cached_property
     def max_feature(self) -> float:
@@ -160,7 +171,7 @@ def as_source(
 
 
 def sample_frames(
-    frames: Iterable[NDArray[np.uint8]], *, given_rate: float, rate: float, max_frames: int
+    frames: Iterable[NDArray[np.uint8]], *, given_rate: float, rate: float, max_frames: int, rule: ResizeRule
 ) -> DecodedClip:
     """Sample (height, width, 3) uint8 RGB frames as a video file of the same rate is sampled.
 
@@ -169,6 +180,7 @@ def sample_frames(
         given_rate: of the frames, in frames per second.
         rate: of the samples.
         max_frames: a longer video keeps its centred window of this many samples.
+        rule: how frames are resized.
     """
     if not 0 < given_rate < float("inf"):
         raise ValueError(f"frames_per_second must be a positive number, got {given_rate}")
@@ -185,7 +197,7 @@ def sample_frames(
             if samples and samples[-1][0] == number:
                 samples.append(samples[-1])
             else:
-                samples.append((number, *(resize(picture[None], side)[0] for side in (FRAME_SIZE, THUMBNAIL_SIZE))))
+                samples.append((number, *(resize(picture[None], by)[0] for by in (rule, THUMBNAILS))))
     if number < 0:
         raise ValueError("the video has no frame")
     available = int((number / given_rate + 1e-3) * rate) + 1

@@ -170,7 +170,12 @@ class TrainedModel:
         videos = list(videos)
         paths = [Path(video) for video in videos if isinstance(video, (str, os.PathLike))]
         with Decoders(**sampling, seconds_per_video=SECONDS_PER_VIDEO) as decoders:
-            files = decoders.decode(paths) if in_processes else (decode_clip(path, **sampling) for path in paths)
+            rule = extraction.rule
+            files = (
+                decoders.decode(paths, rule)
+                if in_processes
+                else (decode_clip(path, **sampling, rule=rule) for path in paths)
+            )
             for number, video in enumerate(videos, 1):
                 clip: DecodedClip | VideoError
                 if isinstance(video, (str, os.PathLike)):
@@ -179,7 +184,9 @@ class TrainedModel:
                     raise ValueError("frames need their rate: pass frames_per_second=")
                 else:
                     name = Path(f"video {number}")
-                    clip = sample_frames(video, given_rate=given_rate, rate=rate, max_frames=sampling["max_frames"])
+                    clip = sample_frames(
+                        video, given_rate=given_rate, rate=rate, max_frames=sampling["max_frames"], rule=rule
+                    )
                 (result,) = embed(
                     [(name, clip)],
                     self._backbone,

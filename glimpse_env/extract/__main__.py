@@ -1,4 +1,4 @@
-"""Videos in, a feature store out: decode at a fixed rate, run GoogLeNet, keep the cubes.
+"""Videos in, a feature store out: decode at a fixed rate, run a network, keep the cubes.
 
     python -m glimpse_env.extract hmdb51 --videos DIR --splits DIR --weights FILE --out STORE
     python -m glimpse_env.extract ucf101 --videos DIR --splits DIR --weights FILE --out STORE
@@ -22,7 +22,7 @@ from glimpse_env.extract.run import extract
 from glimpse_env.extract.settings import COMMANDS, Settings
 from glimpse_env.store import StoreError
 from glimpse_env.terminal import escape_unprintable, join_help_lines
-from glimpse_env.video.backbones import DeviceError, WeightsError
+from glimpse_env.video.backbones import BackboneError, DeviceError
 from glimpse_env.video.readers import DecoderError
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     settings = parse_arguments()
     try:
         out = extract(settings)
-    except (DatasetError, DecoderError, WeightsError, DeviceError, StoreError, OSError) as error:
+    except (DatasetError, DecoderError, BackboneError, DeviceError, StoreError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
         print("stopped: finished shards are kept; to continue, run the same command again", file=sys.stderr)

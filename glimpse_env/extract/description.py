@@ -4,8 +4,8 @@
      "crop": 64, "fps": 7.5, "frames": 8}
 
 `dataset` is the extraction's command, and the rest are its settings, with its defaults; relative paths start at the
-file's folder. An extraction adds `weights_sha256`, `max_feature` (the largest feature), and `unreadable`, the ids of
-clips to leave out.
+file's folder. An extraction adds `weights_sha256`, `min_feature` and `max_feature` (the range of the features), and
+`unreadable`, the ids of clips to leave out.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from typing import Any
 from glimpse_env.extract.settings import COMMANDS, Settings
 from glimpse_env.store.manifest import LARGEST_HALF, Manifest
 from glimpse_env.store.writer import write_changed
+from glimpse_env.video.backbones import TIMM
 
 FILE_NAME = "lazy.json"
 _PATHS = ("videos", "splits", "annotations", "weights", "actor_coverage")
-_SETTINGS = (*_PATHS, "classes", "backbone", "precision", "device", "crop", "fps", "frames", "max_frames", "decoder")
+_NETWORK = ("backbone", "layer", "precision", "device", "crop")
+_SETTINGS = (*_PATHS, *_NETWORK, "classes", "fps", "frames", "max_frames", "decoder")
+_FOUND = ("weights_sha256", "min_feature", "max_feature")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,7 @@ class Description:
 
     settings: Settings  # of the extraction; its `out` is the description's folder
     weights_sha256: str | None = None  # of the weights file; None takes any
+    min_feature: float = 0.0  # the smallest feature, if known
     max_feature: float = LARGEST_HALF  # the largest feature, if known
     unreadable: frozenset[str] = frozenset()  # ids of clips that are left out
 
@@ -44,6 +48,7 @@ def write_description(settings: Settings, manifest: Manifest, unreadable: Iterab
         "dataset": command,
         **{name: str(value) if isinstance(value, Path) else value for name, value in kept.items()},
         "weights_sha256": manifest.weights_sha256,
+        "min_feature": manifest.min_feature,
         "max_feature": manifest.max_feature,
         "unreadable": sorted(unreadable),
     }
@@ -75,7 +80,7 @@ def _described(content: dict[str, Any], folder: Path) -> Description:
     command = content.pop("dataset")
     if command not in COMMANDS:
         raise ValueError(f"dataset must be one of {', '.join(COMMANDS)}, got {command!r}")
-    found: dict[str, Any] = {name: content.pop(name) for name in ("weights_sha256", "max_feature") if name in content}
+    found: dict[str, Any] = {name: content.pop(name) for name in _FOUND if name in content}
     unreadable = frozenset(content.pop("unreadable", ()))
     kind = COMMANDS[command]
     known = {field.name for field in fields(kind)} & set(_SETTINGS)
@@ -87,4 +92,7 @@ def _described(content: dict[str, Any], folder: Path) -> Description:
     given = {name: folder / value if name in _PATHS and value is not None else value for name, value in content.items()}
     if "classes" in given:
         given["classes"] = tuple(given["classes"])
-    return Description(settings=kind(out=folder, **given), unreadable=unreadable, **found)
+    settings = kind(out=folder, **given)
+    if settings.backbone.startswith(TIMM):  # only of GoogLeNet's features the least is known
+        found = {"min_feature": -LARGEST_HALF} | found
+    return Description(settings=settings, unreadable=unreadable, **found)

@@ -102,7 +102,7 @@ class _Worker:
     def fill(self, settings: Settings, writer: StoreWriter, shard: int) -> tuple[int, Work, dict[str, str]]:
         """Fill a shard, and return its number, the work and why each unreadable clip was left out."""
         if self._extractor is None:  # not in the constructor, whose errors Ray reports as a dead worker
-            here = software(compiled=settings.compile), decoder_versions(settings.decoder)
+            here = software(settings.backbone, compiled=settings.compile), decoder_versions(settings.decoder)
             begun = writer.manifest.software, writer.manifest.decoder
             if here != begun:
                 raise StoreError(

@@ -16,13 +16,13 @@ from tqdm.auto import tqdm
 from glimpse_env.datasets import VideoClip, VideoDataset
 from glimpse_env.extract.description import write_description
 from glimpse_env.extract.settings import Settings
-from glimpse_env.extract.shards import ShardExtractor, Work, load_network, make_decoders, open_coverage
+from glimpse_env.extract.shards import ShardExtractor, Work, check_grid, load_network, make_decoders, open_coverage
 from glimpse_env.sources.splits import SPLITS
 from glimpse_env.store.manifest import Manifest
 from glimpse_env.store.writer import StoreWriter, locked, missing_shards, require_same, write_report
 from glimpse_env.terminal import shows_bars
 from glimpse_env.video.backbones import Backbone, DeviceError, parse_device, software
-from glimpse_env.video.decode import RESIZE_RULE, THUMBNAIL_SIZE, DecodedClip, Stopwatch, VideoError
+from glimpse_env.video.decode import THUMBNAIL_SIZE, DecodedClip, Stopwatch, VideoError
 from glimpse_env.video.decoders import Decoders
 from glimpse_env.video.features import embed
 from glimpse_env.video.readers import decoder_versions
@@ -42,6 +42,7 @@ def extract(settings: Settings) -> Path:
     Raises:
         DatasetError: the data set is empty or its files contradict each other.
         WeightsError: the weights do not fit.
+        BackboneError: there is no such network or layer.
         DeviceError: the requested processors do not exist.
         StoreError: the folder holds something else or a store with other settings, no video could be read, or another
             process is writing it.
@@ -51,13 +52,15 @@ def extract(settings: Settings) -> Path:
             raise DeviceError('--engine ray needs Ray: pip install "videoglimpse[ray]"')
         settings = settings.absolute()
     dataset = settings.dataset()
-    open_coverage(settings.actor_coverage, dataset.clips)
+    coverage = open_coverage(settings.actor_coverage, dataset.clips)
     with make_decoders(settings) as decoders:
         if settings.engine == "local":
             decoders.start()  # while the network is being loaded
         # This machine hands out the work, and need not have the workers' GPU.
         backbone = load_network(settings, device="cpu" if settings.engine == "ray" else None)
         manifest = describe(settings, dataset, backbone)
+        if coverage is not None:
+            check_grid(coverage, [clip.clip_id for clip in dataset.clips[:_SAMPLED]], backbone)
         if settings.dry_run:
             _estimate(settings, dataset, manifest, backbone, decoders)
         else:
@@ -76,12 +79,13 @@ def describe(settings: Settings, dataset: VideoDataset, backbone: Backbone) -> M
         clips_sha256=hashlib.sha256(clips.encode()).hexdigest(),
         trimmed=dataset.trimmed,
         backbone=backbone.name,
+        layer=backbone.layer,
         weights_sha256=backbone.weights_sha256,
         precision=backbone.precision,
         crop=settings.crop,
-        resize_rule=RESIZE_RULE,
+        resize_rule=str(backbone.rule),
         decoder=decoder_versions(settings.decoder),
-        software=software(compiled=settings.compile),
+        software=software(backbone.name, compiled=settings.compile),
         device=parse_device(settings.device).type,
         threads=settings.threads if backbone.device.type == settings.device == "cpu" else 0,
         batch_size=settings.batch_size,
@@ -198,7 +202,7 @@ def _print_dataset(settings: Settings, dataset: VideoDataset) -> None:
 def _try(paths: list[Path], settings: Settings, backbone: Backbone, decoders: Decoders) -> tuple[list[int], float]:
     """Return the number of frames of each readable video, and the seconds for all without warming up."""
     stopwatch = Stopwatch()
-    decoded = decoders.decode([paths[0], *paths])
+    decoded = decoders.decode([paths[0], *paths], backbone.rule)
     first = next(decoded)
     if isinstance(first, DecodedClip):
         embed([(paths[0], first)], backbone, batch_size=settings.batch_size, crop=settings.crop, stopwatch=Stopwatch())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from glimpse_env.datasets import VideoDataset, activitynet, folder, hmdb51, ucf101
-from glimpse_env.video.backbones import BackboneName, Precision, num_threads, parse_device
+from glimpse_env.video.backbones import TIMM, Precision, check_layer, num_threads, parse_device
 from glimpse_env.video.decoders import SECONDS_PER_VIDEO
 from glimpse_env.video.features import check_crop
 from glimpse_env.video.readers import DecoderChoice
@@ -29,11 +29,15 @@ class Settings:
     """Folder of videos, with a folder per class."""
     out: Path
     """Folder of the store to write or to resume."""
-    backbone: BackboneName = "bvlc_googlenet"
-    """Network whose last activations are stored."""
+    backbone: str = "bvlc_googlenet"
+    """Network whose activations are stored: bvlc_googlenet, googlenet (torchvision's), or timm:NAME, a convolutional
+    model or a vision transformer of timm, which needs pip install "videoglimpse[timm]"."""
+    layer: str | None = None
+    """Layer of the network whose activations are stored, such as inception_4e. By default the last. An unknown one is
+    refused with the names of all."""
     weights: Path | None = None
-    """Weights of the network: a .safetensors file, for googlenet also torchvision's .pth. For bvlc_googlenet make one
-    with `python -m glimpse_env.weights convert`."""
+    """Weights of the network: a .safetensors or .pth file. For bvlc_googlenet make one with
+    `python -m glimpse_env.weights convert`. The others have trained weights of their own, which timm downloads."""
     frames: int = 30
     """Number of frames of an episode."""
     fps: float = 30.0
@@ -91,12 +95,15 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {value}")
+        check_layer(self.backbone, self.layer)
         if self.max_frames is not None and self.max_frames < self.frames:
             raise ValueError(
                 f"max_frames must be at least frames ({self.frames}), got {self.max_frames}: keep more, or play fewer"
             )
         if self.crop is not None:
             check_crop(self.crop)
+            if self.backbone.startswith(TIMM):
+                raise ValueError(f"crops need a GoogLeNet, got backbone {self.backbone}: leave --crop out")
             if self.frames_kept != self.frames:
                 raise ValueError(
                     "with crops only the first frame kept of a clip is seen whole, so that episodes begin there: "

@@ -53,7 +53,7 @@ class ShardExtractor:
         """Decode, embed and write the clips of some shards."""
         work = Work()
         shares = [self._writer.share(shard) for shard in shards]
-        decoded = self._decoders.decode(clip.path for share in shares for clip in share)
+        decoded = self._decoders.decode((clip.path for share in shares for clip in share), self._backbone.rule)
         written: Future[dict[str, float]] | None = None
         with ThreadPoolExecutor(1) as disk:
             for shard, share in zip(shards, shares, strict=True):
@@ -90,6 +90,7 @@ def load_network(settings: Settings, *, device: str | None = None) -> Backbone:
     prepare_process(threads=settings.threads)
     return load_backbone(
         settings.backbone,
+        layer=settings.layer,
         weights=settings.weights,
         device=device or settings.device,
         precision=settings.precision,
@@ -126,6 +127,21 @@ def open_coverage(path: Path | None, clips: Sequence[VideoClip]) -> Any:
     if missing:
         raise DatasetError(f"{path} has no coverage of {len(missing)} clips: {', '.join(missing[:10])}")
     return coverage
+
+
+def check_grid(coverage: Any, clips: Sequence[str], backbone: Backbone) -> None:
+    """Raise a DatasetError if the actor's place in all of some clips is on another grid than the network's cells."""
+    size, grids = backbone.grid_size, set()
+    for clip in clips:
+        try:
+            grids.add(coverage[clip].shape[1:])
+        except Exception:  # of a dozen types; the clip will fail with it
+            return
+    if (size, size) not in grids:
+        raise DatasetError(
+            f"the actor coverage has grids of {', '.join(map(str, grids))}, and cubes of {backbone.name} have {size} x "
+            f"{size} cells: give coverage of that grid, or leave it out"
+        )
 
 
 def _wait(written: Future[dict[str, float]] | None, stopwatch: Stopwatch) -> None:

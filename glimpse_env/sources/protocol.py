@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Index = NDArray[np.int64]
 
+LARGEST_GRID = 32  # cells along each side of a cube, at most
 _WIDE = 2**13  # numbers: rows of this width are converted fastest one by one, without a buffer
 _FIRST_ROWS = 256
 
@@ -39,8 +40,9 @@ class ClipSource(Protocol):
         frames_per_second: the fixed rate at which clips were sampled.
         grid_size: K, the cells along each side of a cube.
         depth: D, the channels of a slice.
-        max_feature: the largest activation of the dataset; activations are never negative.
+        max_feature: the largest feature of the dataset.
         trimmed: True if every clip is one segment of one class, False if clips are long and may have several.
+        min_feature (optional): the smallest feature of the dataset, 0 by default.
         crop (optional): side in pixels of the crops that slices are made of. Only the first frame of a clip was then
             seen whole, so an episode must begin there.
         computes_features (optional): True if features are computed when they are read.
@@ -101,11 +103,16 @@ def refuse_masked(**arrays: Any) -> None:
             raise ValueError(f"{name} must be a plain array, got a masked one: fill it first, with {name}.filled(...)")
 
 
+def feature_range(source: ClipSource) -> tuple[float, float]:
+    """Return the least and the most that a value of an observation can be; a cell that is not seen is 0."""
+    return min(0.0, getattr(source, "min_feature", 0.0)), max(0.0, source.max_feature)
+
+
 def gather_rows(bank: Array, rows: Index, out: Array) -> None:
     """Copy `bank[rows]` into `out`, converting if the dtypes differ.
 
     Args:
-        bank: (rows, width) float16 or float32, finite and never negative.
+        bank: (rows, width) float16 or float32, finite.
         rows: (n,) rows of the bank, which are not checked.
         out: float16 or float32, n rows of `width` values, of any shape.
     """
@@ -166,7 +173,7 @@ class ArraySource:
     """Clips of equal length whose features are arrays in memory.
 
     Args:
-        features: (clips, T, K, K, D), float16 or float32, finite and never negative.
+        features: (clips, T, K, K, D), float16 or float32, finite.
         labels: (clips,) integers in 0..C-1, or -1 if the class is unknown.
         class_names: the C classes.
         frames_per_second: the rate at which the frames were taken.
@@ -189,6 +196,7 @@ class ArraySource:
     num_frames: int = field(init=False)
     grid_size: int = field(init=False)
     depth: int = field(init=False)
+    min_feature: float = field(init=False)
     max_feature: float = field(init=False)
     trimmed: ClassVar[bool] = True
     __repr__ = describe
@@ -224,11 +232,12 @@ class ArraySource:
         if self.clip_ids is not None and len(self.clip_ids) != len(features):
             raise ValueError(f"{len(features)} clips need as many clip_ids, got {len(self.clip_ids)}")
         smallest, largest = (features.min(), features.max()) if features.size else (0.0, 0.0)
-        if not (smallest >= 0 and np.isfinite(largest)):
-            raise ValueError(f"features must be finite and never negative, got values from {smallest} to {largest}")
+        if not np.isfinite([smallest, largest]).all():
+            raise ValueError(f"features must be finite, got values from {smallest} to {largest}")
         clips, frames, size, _, depth = map(int, shape)
         derived: dict[str, Any] = {"num_clips": clips, "num_frames": frames, "grid_size": size, "depth": depth}
-        derived |= {"max_feature": float(largest), "features": np.ascontiguousarray(features)}
+        derived |= {"min_feature": float(smallest), "max_feature": float(largest)}
+        derived |= {"features": np.ascontiguousarray(features)}
         for name, value in derived.items():
             object.__setattr__(self, name, value)
 

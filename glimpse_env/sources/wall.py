@@ -13,10 +13,19 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse_env.sources.protocol import Array, ClipBank, ClipSource, Index, Segment, describe, gather_rows
+from glimpse_env.sources.protocol import (
+    LARGEST_GRID,
+    Array,
+    ClipBank,
+    ClipSource,
+    Index,
+    Segment,
+    describe,
+    feature_range,
+    gather_rows,
+)
 from glimpse_env.sources.splits import SPLITS
 
-LARGEST_GRID = 32
 DEFAULT_WALLS = {"train": 4000, "validation": 400}  # of the test split: one per event
 _EVENT_LENGTHS = 5  # default length of an untrimmed wall, in events
 _CUBES_AT_ONCE = 16
@@ -107,11 +116,8 @@ class WallSource:
         self.num_clips = _integer("walls", walls, 1, None, f"at least 1 for split {split!r}")
 
         self.source, self.split, self.trimmed, self.seed = source, split, trimmed, int(seed)
-        self.depth, self.max_feature, self.frames_per_second = (
-            source.depth,
-            source.max_feature,
-            source.frames_per_second,
-        )
+        self.depth, self.frames_per_second = source.depth, source.frames_per_second
+        self.min_feature, self.max_feature = feature_range(source)
         self.computes_features = getattr(source, "computes_features", False)
         self._cameras = _SHARED.setdefault(id(source), _Cameras(source))
         self._labels = (np.cumsum(~is_background) - 1)[labels]  # of event clips, among the classes of the wall
@@ -224,22 +230,22 @@ class _Cameras:
         # The number of frames of each of the (n,) clips; videos that were not read yet are decoded.
         for clip in set(clips[self._lengths[clips] == 0].tolist()):
             self._lengths[clip] = length = len(self.source.frame_times(clip))
-            self._bank.add(clip, length).fill(-1)  # no feature is negative: not computed yet
+            self._bank.add(clip, length).fill(np.nan)  # not computed yet
         return self._lengths[clips]
 
     def read(self, clips: Index, frames: Index, out: Array) -> None:
         # Copies the mean slices of (n,) frames, of clips whose `lengths` were asked for, into `out`, n rows of D.
         bank = self._bank
         rows = bank.firsts[clips] + frames
-        (missing,) = (bank.rows[rows, 0] < 0).nonzero()
+        (missing,) = np.isnan(bank.rows[rows, 0]).nonzero()
         _, kept = np.unique(rows[missing], return_index=True)
         missing = missing[kept]
         for begin in range(0, len(missing), _CUBES_AT_ONCE):
             part = missing[begin : begin + _CUBES_AT_ONCE]
             cubes = self._cubes[: len(part)]
             self.source.read_cubes(clips[part], frames[part], cubes)
-            # A mean can be rounded above every number in it, and so above the bound of observations.
-            bank.rows[rows[part]] = np.minimum(cubes.mean((1, 2)), np.float32(self.source.max_feature))
+            # A mean can be rounded above every number in it, or below, and so out of the bounds of observations.
+            bank.rows[rows[part]] = cubes.mean((1, 2)).clip(*np.array(feature_range(self.source), np.float32))
         gather_rows(bank.rows, rows, out)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse_env.sources.protocol import Array, ClipSource, Index, Segment, describe
+from glimpse_env.sources.protocol import Array, ClipSource, Index, Segment, describe, feature_range
 
 _SLACK = 1e-9  # seconds: borders that differ by rounding alone touch, and do not overlap
 
@@ -64,7 +64,8 @@ class SlidingWindows:
                 f"between windows would never be seen, got {stride}"
             )
         self.source, self.window_seconds, self.stride_seconds = source, window_seconds, stride_seconds
-        self.class_names, self.trimmed, self.max_feature = source.class_names, source.trimmed, source.max_feature
+        self.class_names, self.trimmed = source.class_names, source.trimmed
+        self.min_feature, self.max_feature = feature_range(source)
         self.frames_per_second, self.grid_size, self.depth = rate, source.grid_size, source.depth
         self.num_frames = round(window_seconds * rate)
         self.stride_frames = max(1, round((window_seconds / 2 if stride_seconds is None else stride) * rate))

@@ -5,17 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from glimpse_env.sources.protocol import LARGEST_GRID
+
 FORMAT = "videoglimpse feature store"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPLIT_CODES: dict[str | None, int] = {None: 0, "train": 1, "validation": 2, "test": 3}
 LARGEST_HALF = 65504.0
 _MOST = 10**9
+_DEFAULTS = {"precision": "float32", "crop": None, "layer": None, "min_feature": 0.0}
 Bank = Literal["features", "thumbnails", "coverage"]
 
 
@@ -55,6 +62,8 @@ class Manifest:
     num_shards: int
     precision: str = "float32"  # of the network's convolutions
     crop: int | None = None  # side in pixels of the crop around a cell, except in first frames; None: no crops
+    layer: str | None = None  # layer of the network whose output was kept; None: the last
+    min_feature: float = 0.0  # the smallest feature
     max_feature: float = 0.0  # the largest feature
     complete: bool = False  # whether the extraction has finished
 
@@ -81,6 +90,11 @@ class Manifest:
         """Return the names of all files of a complete store except manifest and report."""
         shards = {f"{shard_folder(shard)}/{name}" for shard in range(self.num_shards) for name in self.shard_files}
         return frozenset(shards | {"index.npz"})
+
+
+def clip_checksum(features: NDArray[np.float16]) -> int:
+    """Return the CRC-32 of a clip's features."""
+    return zlib.crc32(np.ascontiguousarray(features).data)
 
 
 def shard_folder(shard: int) -> str:
@@ -115,7 +129,7 @@ def read_manifest(path: Path) -> tuple[Manifest, dict[str, dict[str, Any]]]:
             )
         if content.pop("sha256") != _content_sha256(content):
             raise StoreError(f"{file} was altered: its content does not have the sha256 that it states")
-        content = {"precision": "float32", "crop": None} | content  # stores of the first days lack them
+        content = _DEFAULTS | content  # older stores lack them
         known = {key: content[key] for key in (entry.name for entry in fields(Manifest))}
         files = {name: {"bytes": int(f["bytes"]), "sha256": str(f["sha256"])} for name, f in content["files"].items()}
         if not isinstance(known["class_names"], list):
@@ -134,12 +148,13 @@ def read_record(file: Path) -> dict[str, Any]:
             texts = (clip["clip_id"], clip.get("decoder", ""))
             if not all(isinstance(text, str) for text in texts) or type(clip["num_frames"]) is not int:
                 raise ValueError(f"clip {clip}")
-            if clip["num_frames"] < 1 or not math.isfinite(clip["start"]):
+            if clip["num_frames"] < 1 or not math.isfinite(clip["start"]) or not 0 <= clip.get("crc32", 0) < 2**32:
                 raise ValueError(f"clip {clip}")
         if not all(isinstance(reason, str) for reason in record["failures"].values()):
             raise ValueError(f"failures {record['failures']}")
-        if not 0 <= record["max_feature"] <= LARGEST_HALF or not isinstance(record["files"], dict):
-            raise ValueError(f"max_feature {record['max_feature']}, files {record['files']}")
+        extent = record.setdefault("min_feature", 0.0), record["max_feature"]
+        if not -LARGEST_HALF <= extent[0] <= extent[1] <= LARGEST_HALF or not isinstance(record["files"], dict):
+            raise ValueError(f"features from {extent[0]} to {extent[1]}, files {record['files']}")
         return record
 
 
@@ -175,8 +190,13 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         yield f"crop is {manifest.crop!r}, not None or between 1 and {_MOST}"
     if not 0 < manifest.frames_per_second < math.inf:
         yield f"frames_per_second is {manifest.frames_per_second!r}, not positive and finite"
-    if not (0 if manifest.complete else -1) < manifest.max_feature <= LARGEST_HALF:
-        yield f"max_feature is {manifest.max_feature!r}, not positive and at most {LARGEST_HALF}"
+    extent = manifest.min_feature, manifest.max_feature
+    if not -LARGEST_HALF <= extent[0] <= extent[1] <= LARGEST_HALF or (manifest.complete and not any(extent)):
+        yield f"features are from {extent[0]!r} to {extent[1]!r}, not a range within {LARGEST_HALF} of 0"
+    if manifest.grid_size > LARGEST_GRID:
+        yield f"grid_size is {manifest.grid_size}, not between 1 and {LARGEST_GRID}"
+    if manifest.layer is not None and type(manifest.layer) is not str:
+        yield f"layer is {manifest.layer!r}, not None or a name"
 
 
 def _content_sha256(content: dict[str, Any]) -> str:

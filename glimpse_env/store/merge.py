@@ -25,7 +25,7 @@ from glimpse_env.store.writer import file_facts, locked, raising_store_error, wr
 
 _JOINED = ("dataset", "decoder", "software", "device")
 _ZERO_IF_DIFFERENT = ("threads", "batch_size")
-_LARGEST = ("max_frames", "clips_per_shard", "max_feature")
+_EXTREME = {"max_frames": max, "clips_per_shard": max, "min_feature": min, "max_feature": max}
 _OF_EACH_PART = ("clips_sha256", "class_names", "num_shards")
 
 
@@ -89,7 +89,7 @@ def _require_free(out: Path) -> None:
 
 def _joined_manifest(stores: Sequence[FeatureStore]) -> Manifest:
     every = [asdict(store.manifest) for store in stores]
-    free = {*_JOINED, *_ZERO_IF_DIFFERENT, *_LARGEST, *_OF_EACH_PART}
+    free = {*_JOINED, *_ZERO_IF_DIFFERENT, *_EXTREME, *_OF_EACH_PART}
     for store, values in zip(stores, every, strict=True):
         for name in values.keys() - free:
             if values[name] != every[0][name]:
@@ -101,7 +101,7 @@ def _joined_manifest(stores: Sequence[FeatureStore]) -> Manifest:
     # A part may be a merged store: its texts are split, so that each is named once.
     changes: dict[str, Any] = {name: "; ".join(dict.fromkeys("; ".join(columns[name]).split("; "))) for name in _JOINED}
     changes |= {name: columns[name][0] if len(set(columns[name])) == 1 else 0 for name in _ZERO_IF_DIFFERENT}
-    changes |= {name: max(columns[name]) for name in _LARGEST}
+    changes |= {name: extreme(columns[name]) for name, extreme in _EXTREME.items()}
     classes = columns["class_names"]
     return replace(
         stores[0].manifest,
@@ -121,6 +121,8 @@ def _joined_index(manifest: Manifest, stores: Sequence[FeatureStore]) -> dict[st
         renumbered = np.array([*map(manifest.class_names.index, store.manifest.class_names), -1], np.int64)
         part["labels"] = renumbered[part["labels"]]
         part["shards"] = part["shards"] + shards
+        if "crc32" not in part:  # format 1
+            part["crc32"] = np.array([store.checksum(clip) for clip in range(len(part["clip_ids"]))], np.uint32)
         if not manifest.trimmed:
             part["segment_labels"] = renumbered[part["segment_labels"]]
             part["segment_clips"] = part["segment_clips"] + clips

@@ -7,20 +7,22 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glimpse_env.files import file_sha256
-from glimpse_env.sources.protocol import Segment, widen
+from glimpse_env.sources.protocol import Segment, feature_range, widen
 from glimpse_env.sources.splits import check_split
 from glimpse_env.store.manifest import (
     SPLIT_CODES,
     Bank,
     Manifest,
     StoreError,
+    clip_checksum,
     damage_as_store_error,
     read_manifest,
     read_record,
@@ -28,10 +30,11 @@ from glimpse_env.store.manifest import (
 )
 
 COVERED = 255 / 10  # a cell is the actor's when more than a tenth of it is covered
-CLIP_ENTRIES = ("clip_ids", "labels", "shards", "first_rows", "num_frames", "starts", "splits")
+CLIP_ENTRIES = ("clip_ids", "labels", "shards", "first_rows", "num_frames", "starts", "splits", "crc32")
 SEGMENT_ENTRIES = ("segment_clips", "segment_starts", "segment_ends", "segment_labels")
 _ADVISES = hasattr(mmap, "MADV_RANDOM")  # Windows takes no advice
 _REMEMBERED = 60.0  # seconds; older pages may have left memory again
+Verify = Literal["open", "read"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,16 +45,22 @@ class FeatureStore:
     manifest: Manifest
     files: dict[str, dict[str, Any]] = field(repr=False)  # `bytes` and `sha256` of each file
     index: dict[str, NDArray[Any]] = field(repr=False)  # the arrays of `index.npz`
+    verifies: Verify = "open"
     _banks: dict[tuple[Bank, int], MappedRows] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def open(cls, path: str | Path) -> FeatureStore:
+    def open(cls, path: str | Path, *, verify: Verify = "open") -> FeatureStore:
         """Open a store after checking its manifest, its index and the sizes of its files, but not their content.
+
+        With verify="read" the features of each clip are compared with their CRC-32 when its first one is read.
 
         Raises:
             FileNotFoundError: there is no store at `path`.
-            StoreError: it is unfinished, damaged, a file is missing or has the wrong size, or its format is newer.
+            StoreError: it is unfinished, damaged, a file is missing or has the wrong size, its format is newer, or it
+                has no CRCs to compare with.
         """
+        if verify not in get_args(Verify):
+            raise ValueError(f"verify must be one of {get_args(Verify)}, got {verify!r}")
         path = Path(path).absolute()  # arrays are opened later, when the process may have changed its folder
         manifest, files = read_manifest(path)
         if not manifest.complete:
@@ -66,18 +75,24 @@ class FeatureStore:
                 raise StoreError(
                     f"{file} has {size} bytes instead of {expected}: it was cut or altered; extract it again"
                 )
-        store = cls(path, manifest, files, {})
+        store = cls(path, manifest, files, {}, verify)
         store._verify_file("index.npz")
         names = CLIP_ENTRIES + (() if manifest.trimmed else SEGMENT_ENTRIES)
         with damage_as_store_error(path / "index.npz"):
             with (path / "index.npz").open("rb") as archive, np.load(archive, allow_pickle=False) as arrays:
-                store.index.update({name: arrays[name] for name in names})
+                # Format 1 has no CRCs.
+                store.index.update({name: arrays[name] for name in names if name != "crc32" or name in arrays})
             if problem := next(_problems(store.index, manifest), None):
                 raise ValueError(problem)
+        if verify == "read" and "crc32" not in store.index:
+            raise StoreError(
+                f"{path} is of format 1, which has no CRCs of its clips: leave verify out, and read the whole store "
+                f"once with python -m glimpse_env.store verify {path}"
+            )
         return store
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FeatureStore.open, (self.path,)
+        return partial(FeatureStore.open, verify=self.verifies), (self.path,)
 
     def split(self, split: str, *, fold: int = 1) -> StoreSplit:
         """Return the clips of one split as a clip source.
@@ -108,6 +123,13 @@ class FeatureStore:
         self._banks[kind, shard] = bank
         return bank
 
+    def checksum(self, place: int) -> int:
+        """Return the CRC-32 of the features of the clip at `place` of the index, as they are on the disk."""
+        shard, first, count = (int(self.index[name][place]) for name in ("shards", "first_rows", "num_frames"))
+        bank = self.mapped("features", shard)
+        bank.announce(range(first, first + count))
+        return clip_checksum(bank.rows[first : first + count])
+
     def decoders(self) -> list[str]:
         """Return the library that decoded each clip, in the order of the shards; "unknown" without a record of it."""
         folders = [self.path / shard_folder(shard) for shard in range(self.manifest.num_shards)]
@@ -137,6 +159,7 @@ def _problems(index: dict[str, NDArray[Any]], manifest: Manifest) -> Iterator[st
         "num_frames": ((count,), "int64", 1, manifest.max_frames),
         "starts": ((count,), "float64", -huge, huge),
         "splits": ((manifest.num_folds, count), "uint8", 0, max(SPLIT_CODES.values())),
+        "crc32": ((count,), "uint32", 0, 2**32 - 1),
         "segment_clips": ((segments,), "int64", 0, count - 1),
         "segment_starts": ((segments,), "float64", -huge, huge),
         "segment_ends": ((segments,), "float64", -huge, huge),
@@ -174,14 +197,19 @@ class StoreSplit:
         manifest = store.manifest
         self.class_names, self.trimmed, self.crop = manifest.class_names, manifest.trimmed, manifest.crop
         self.num_clips, self.num_frames = len(members), manifest.num_frames
-        self.frames_per_second, self.max_feature = manifest.frames_per_second, manifest.max_feature
+        self.min_feature, self.max_feature = manifest.min_feature, manifest.max_feature
+        self.frames_per_second = manifest.frames_per_second
         self.grid_size, self.depth = manifest.grid_size, manifest.depth
         self._shards = store.index["shards"][members]
         self._first_rows = store.index["first_rows"][members]
-        self._most_bits = np.float16(manifest.max_feature).view(np.uint16)
+        self._unverified = np.ones(len(members), np.bool_)
+        self._low, self._high = feature_range(self)
+        # From 0 up and from -0.0 down the bits of float16 are in order, those of negative numbers after the others.
+        self._last_bits = np.float16(self._low or self._high).view(np.uint16)
+        self._last_positive = np.float16(self._high).view(np.int16)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.store.path, self.split, self.fold)
+        return _split, (self.store, self.split, self.fold)
 
     def clip_id(self, clip: int) -> str:
         return str(self._entry("clip_ids", clip))
@@ -202,6 +230,7 @@ class StoreSplit:
         return times
 
     def read_cubes(self, clips: NDArray[np.int64], frames: NDArray[np.int64], out: NDArray[Any]) -> None:
+        self._verify(clips)
         rows = self._first_rows[clips] + frames
         for shard, chosen in _by_shard(self._shards[clips]):
             bank = self.store.mapped("features", shard)
@@ -218,6 +247,7 @@ class StoreSplit:
     def read_slices(
         self, clips: NDArray[np.int64], frames: NDArray[np.int64], cells: NDArray[np.int64], out: NDArray[Any]
     ) -> None:
+        self._verify(clips)
         rows = (self._first_rows[clips] + frames) * self.grid_size**2 + cells
         slices = np.empty(out.shape, self.store.manifest.dtype)
         for shard, chosen in _by_shard(self._shards[clips]):
@@ -242,13 +272,33 @@ class StoreSplit:
         rows = slice(first, first + int(self._entry("num_frames", clip)))
         return np.asarray(self.store.mapped("coverage", int(self._shards[clip])).rows[rows] > COVERED)
 
+    def _verify(self, clips: NDArray[np.int64]) -> None:
+        if self.store.verifies != "read":
+            return
+        for clip in np.unique(clips[self._unverified[clips]]).tolist():
+            member = int(self.members[clip])
+            if self.store.checksum(member) != self.store.index["crc32"][member]:
+                raise StoreError(
+                    f"{self._file(int(self._shards[clip]))} is damaged: the features of {self.clip_id(clip)!r} do not "
+                    "have the CRC-32 of the index; extract it again"
+                )
+            self._unverified[clip] = False
+
     def _check(self, features: NDArray[np.float16], shard: int) -> None:
-        # From 0 to infinity the bits of float16 are in order, and many times faster to compare; NaN is above.
-        if features.size and features.view(np.uint16).max() > self._most_bits:
-            if ((features >= 0) & (features <= self.max_feature)).all():  # -0.0
-                return
-            file = self.store.path / shard_folder(shard) / "features.npy"
-            raise StoreError(f"{file} is damaged: a feature is not between 0 and {self.max_feature}; extract it again")
+        # Bits are many times faster to compare than numbers; NaN lies after infinity.
+        if not features.size or (
+            features.view(np.uint16).max() <= self._last_bits
+            and (self._low == 0 or features.view(np.int16).max() <= self._last_positive)
+        ):
+            return
+        if not ((features >= self._low) & (features <= self._high)).all():  # -0.0
+            raise StoreError(
+                f"{self._file(shard)} is damaged: a feature is not between {self._low:g} and {self._high}; extract it "
+                "again"
+            )
+
+    def _file(self, shard: int) -> Path:
+        return self.store.path / shard_folder(shard) / "features.npy"
 
     def _entry(self, name: str, clip: int) -> Any:
         return self.store.index[name][self.members[clip]]
@@ -270,8 +320,8 @@ def _by_shard(shards: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64
             yield int(shards[positions[0]]), positions
 
 
-def _reopen(path: Path, split: str, fold: int) -> StoreSplit:
-    return FeatureStore.open(path).split(split, fold=fold)
+def _split(store: FeatureStore, split: str, fold: int) -> StoreSplit:
+    return store.split(split, fold=fold)
 
 
 def _most_maps() -> int:

@@ -28,6 +28,8 @@ from glimpse_env.store.manifest import (
     Bank,
     Manifest,
     StoreError,
+    clip_checksum,
+    damage_as_store_error,
     manifest_text,
     read_manifest,
     read_record,
@@ -35,7 +37,7 @@ from glimpse_env.store.manifest import (
 )
 
 _NO_CONTENT = ("manifest.json.*.partial", ".DS_Store", "Thumbs.db", "desktop.ini")  # the latter of file managers
-_INFINITY = np.float16(np.inf).view(np.uint16)
+_INFINITY, _SIGN = 0x7C00, 0x8000  # bits of float16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,7 @@ class StoreWriter:
         if begun is None:
             self._write_manifest(kept="nothing is lost")
         elif begun.complete:
-            self.manifest = begun  # with the largest feature
+            self.manifest = begun  # with the range of the features
         (path / "shards").mkdir(exist_ok=True)
         for leftover in (path / "shards").glob("*.partial"):
             shutil.rmtree(leftover)
@@ -88,7 +90,7 @@ class StoreWriter:
         failed = [folder for folder in folders if folder.is_dir() and read_record(folder / "record.json")["failures"]]
         if not failed:
             return
-        self.manifest = replace(self.manifest, max_feature=0.0, complete=False)
+        self.manifest = replace(self.manifest, min_feature=0.0, max_feature=0.0, complete=False)
         self._write_manifest()
         (self.path / "index.npz").unlink(missing_ok=True)
         for folder in failed:
@@ -108,9 +110,9 @@ class StoreWriter:
         """Write one shard of readable clips, in order, all of it or nothing; `failures` are the reasons of the others.
 
         Raises:
-            StoreError: a feature is negative, infinite or no number, or the disk is full.
+            StoreError: a feature is infinite or no number, or the disk is full.
         """
-        largest = max((_largest(clip) for clip in clips), default=0.0)
+        extents = [_extent(clip) for clip in clips] or [(0.0, 0.0)]
         final = self.path / shard_folder(shard)
         # Another worker, which was taken for dead, may be writing the same shard.
         partial = final.with_name(f"{final.name}.{uuid.uuid4().hex}.partial")
@@ -120,11 +122,18 @@ class StoreWriter:
                 write_synced(partial / f"{bank}.npy", self._saves(clips, bank))
             record = {
                 "clips": [
-                    {"clip_id": c.clip_id, "start": c.start, "num_frames": len(c.features), "decoder": c.decoder}
-                    for c in clips
+                    {
+                        "clip_id": clip.clip_id,
+                        "start": clip.start,
+                        "num_frames": len(clip.features),
+                        "decoder": clip.decoder,
+                        "crc32": clip_checksum(clip.features),
+                    }
+                    for clip in clips
                 ],
                 "failures": dict(failures),
-                "max_feature": largest,
+                "min_feature": min(smallest for smallest, _ in extents),
+                "max_feature": max(largest for _, largest in extents),
                 "files": {f"{bank}.npy": file_facts(partial / f"{bank}.npy") for bank in self.manifest.banks},
             }
             write_synced(partial / "record.json", _json(record))
@@ -162,10 +171,11 @@ class StoreWriter:
             for folder, record in zip(folders, records, strict=True):
                 files[f"{folder}/record.json"] = file_facts(self.path / folder / "record.json")
                 files |= {f"{folder}/{name}": facts for name, facts in record["files"].items()}
-        largest = max(record["max_feature"] for record in records)
-        if not largest:
+        smallest = min(record["min_feature"] for record in records if record["clips"])
+        largest = max(record["max_feature"] for record in records if record["clips"])
+        if smallest == largest == 0:
             raise StoreError(f"all features of {self.path} are 0: give the weights of a trained network")
-        self.manifest = replace(self.manifest, max_feature=largest, complete=True)
+        self.manifest = replace(self.manifest, min_feature=smallest, max_feature=largest, complete=True)
         self._write_manifest(files)
         return failures
 
@@ -204,15 +214,25 @@ class StoreWriter:
                 "segment_ends": np.array(ends, np.float64),
                 "segment_labels": np.array(labels, np.int64),
             }
+        firsts = before - before[np.searchsorted(shards, shards)]
+        checksums = [self._checksum(*entry, first) for entry, first in zip(entries, firsts.tolist(), strict=True)]
         return truth | {
             "clip_ids": np.array([clip.clip_id for clip in clips]),
             "labels": np.array([clip.label for clip in clips], np.int64),
             "shards": shards,
-            "first_rows": before - before[np.searchsorted(shards, shards)],
+            "first_rows": firsts,
             "num_frames": lengths,
             "starts": np.array([entry["start"] for _, entry in entries], np.float64),
+            "crc32": np.array(checksums, np.uint32),
             "splits": np.array([[SPLIT_CODES[part] for part in clip.splits] for clip in clips], np.uint8).T.copy(),
         }
+
+    def _checksum(self, shard: int, entry: Mapping[str, Any], first: int) -> int:
+        if "crc32" in entry:
+            return int(entry["crc32"])
+        file = self.path / shard_folder(shard) / "features.npy"  # of a store that was begun in format 1
+        with damage_as_store_error(file):
+            return clip_checksum(np.load(file, mmap_mode="r")[first : first + entry["num_frames"]])
 
 
 def write_report(
@@ -255,7 +275,7 @@ def require_same(path: Path, manifest: Manifest) -> Manifest | None:
         return None
     begun, _ = read_manifest(path)
     old, new = asdict(begun), asdict(manifest)
-    differing = sorted(key for key in old.keys() - {"complete", "max_feature"} if old[key] != new[key])
+    differing = sorted(key for key in old.keys() - {"complete", "min_feature", "max_feature"} if old[key] != new[key])
     if not differing:
         return begun
     remedy = "choose another --out or delete it"
@@ -314,14 +334,13 @@ def _json(content: Any) -> bytes:
     return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
 
 
-def _largest(clip: ClipArrays) -> float:
-    if not clip.features.size:
-        return 0.0
-    # From 0 to infinity the bits of float16 are in order, and many times faster to compare.
-    bits = clip.features.view(np.uint16).max()
-    if bits < _INFINITY:
-        return float(bits.view(np.float16))
-    smallest, largest = clip.features.min(), clip.features.max()  # -0.0 is allowed
-    if not (smallest >= 0 and np.isfinite(largest)):
-        raise StoreError(f"features of {clip.clip_id!r} are negative, too large for float16, or no numbers")
-    return float(largest)
+def _extent(clip: ClipArrays) -> tuple[float, float]:
+    # The smallest and the largest feature. From 0 up and from -0.0 down the bits of float16 are in order, those of
+    # negative numbers after the others, and they are many times faster to compare.
+    bits = clip.features.view(np.uint16)
+    first, last, last_positive = bits.min(), bits.max(), bits.view(np.int16).max()
+    if last >= _SIGN + _INFINITY or last_positive >= _INFINITY:
+        raise StoreError(f"features of {clip.clip_id!r} are too large for float16, or no numbers")
+    smallest = last if last >= _SIGN else first
+    largest = first if first >= _SIGN else last_positive
+    return float(smallest.view(np.float16)) + 0.0, float(largest.view(np.float16)) + 0.0  # -0.0 + 0.0 is 0.0

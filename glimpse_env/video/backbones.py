@@ -1,29 +1,36 @@
-"""Two versions of GoogLeNet, whose last activations are the feature cubes.
+"""Networks whose activations are the feature cubes: two versions of GoogLeNet, and the models of timm.
 
 `bvlc_googlenet` is the original network (Szegedy et al., "Going deeper with convolutions", CVPR 2015) with true 5 x 5
 branches and local response normalisation, and weights of the Berkeley Vision and Learning Center. `googlenet` is
 torchvision's, with batch normalisation and 3 x 3 instead of 5 x 5 convolutions. Weights of one do not fit the other.
+Models of timm are loaded by `timm_models`.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
+import importlib.metadata
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glimpse_env.files import file_sha256
+from glimpse_env.sources.protocol import LARGEST_GRID
 from glimpse_env.terminal import shows_bars
+from glimpse_env.video.decode import USUAL, ResizeRule
 
-BackboneName = Literal["bvlc_googlenet", "googlenet"]
+GOOGLENETS = ("bvlc_googlenet", "googlenet")
+TIMM = "timm:"
 Precision = Literal["float32", "bfloat16", "float16"]
 _TORCHVISION_WEIGHTS = "https://download.pytorch.org/models/googlenet-1378be20.pth"
 CAFFEMODEL = "http://dl.caffe.berkeleyvision.org/bvlc_googlenet.caffemodel"
@@ -32,7 +39,11 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
 _LEAST_ACTIVATION = 0.3  # trained networks reach 10 and more; random weights at most 0.06, torchvision's own 1e-11
 
 
-class WeightsError(ValueError):
+class BackboneError(ValueError):
+    """There is no such network or layer, or it makes no cubes."""
+
+
+class WeightsError(BackboneError):
     """A weights file is missing, cannot be read, belongs to another network or was never trained."""
 
 
@@ -45,26 +56,30 @@ class Backbone:
     """A loaded network.
 
     Attributes:
-        network: normalised pictures (N, 3, 224, 224) float32 to activations (N, D, K, K).
-        normalise: RGB frames (N, 224, 224, 3) uint8 to those pictures.
+        network: normalised pictures (N, 3, side, side) float32 to activations (N, D, K, K).
+        normalise: RGB frames (N, side, side, 3) uint8 to those pictures.
+        layer: the one whose activations they are; None for the last.
+        rule: how frames become pictures of that side.
         precision: of the convolutions, by torch's autocast.
         grid_size: K.
         depth: D.
     """
 
-    name: BackboneName
+    name: str
     weights_sha256: str
     device: torch.device
     network: Callable[[Tensor], Tensor]
     normalise: Callable[[Tensor], Tensor]
+    layer: str | None = None
+    rule: ResizeRule = USUAL
     precision: Precision = "float32"
     grid_size: int = 7
     depth: int = 1024
 
     def cubes(self, frames: Tensor) -> Tensor:
-        """Return the feature cubes (N, K, K, D) float32 of (N, 224, 224, 3) uint8 RGB frames.
+        """Return the feature cubes (N, K, K, D) float32 of (N, side, side, 3) uint8 RGB frames.
 
-        The network is fully convolutional: crops of 32 k pixels a side give cubes of k cells a side.
+        A GoogLeNet is fully convolutional: crops of 32 k pixels a side give last cubes of k cells a side.
         """
         with torch.inference_mode(), self._arithmetic():
             pictures = self.normalise(frames.to(self.device, non_blocking=True))
@@ -89,6 +104,7 @@ class Backbone:
 def load_backbone(
     name: str,
     *,
+    layer: str | None = None,
     weights: Path | None = None,
     device: str = "cpu",
     precision: Precision = "float32",
@@ -97,34 +113,87 @@ def load_backbone(
     """Load a network with trained weights.
 
     Args:
-        name: `bvlc_googlenet` or `googlenet`.
-        weights: .safetensors or .pth file; by default `googlenet` takes torchvision's, from torch.hub's cache
-            or its publisher.
+        name: `bvlc_googlenet`, `googlenet` or `timm:NAME`.
+        layer: the one whose activations are wanted, such as `inception_4e`; None for the last.
+        weights: .safetensors or .pth file; by default those of torchvision for `googlenet`, and of timm for its
+            models, each downloaded and kept in its own way.
         device: `cpu`, `cuda` or `cuda:<number>`.
         precision: of the convolutions.
         compiled: use `torch.compile`, which needs a C++ compiler and half a minute for its first batch.
 
     Raises:
-        ValueError: there is no such network.
+        BackboneError: there is no such network or layer, or it makes no cubes of 1 to 32 cells a side.
         DeviceError: there is no such device.
         WeightsError: the weights are missing, do not fit the network or were never trained.
     """
-    if name not in get_args(BackboneName):
-        raise ValueError(f"unknown backbone {name!r}: choose one of {', '.join(get_args(BackboneName))}")
-    target, path = _find_device(device), _find_weights(name, weights)
-    build = _bvlc_trunk if name == "bvlc_googlenet" else _torchvision_trunk
-    network = build(_read_tensors(path), path).requires_grad_(False)
-    network = network.to(target).to(memory_format=torch.channels_last)
+    check_layer(name, layer)
+    target = _find_device(device)
+    load = _load_timm if name.startswith(TIMM) else _load_googlenet
+    backbone = replace(load(name, layer, weights, target), precision=precision)
+    shape = tuple(backbone.cubes(_test_picture(backbone.rule.size)).shape)
+    if shape[1] != shape[2] or not 1 <= shape[1] <= LARGEST_GRID:
+        raise BackboneError(
+            f"{name} makes cubes of {shape[1]} x {shape[2]} cells, not of K x K with K from 1 to {LARGEST_GRID}: "
+            "choose another --layer or --backbone"
+        )
+    backbone = replace(backbone, grid_size=shape[1], depth=shape[3])
+    return replace(backbone, network=torch.compile(backbone.network)) if compiled else backbone
+
+
+def check_layer(name: str, layer: str | None) -> None:
+    """Raise a BackboneError if there is no such network, or it is a GoogLeNet without such a layer."""
+    if name.startswith(TIMM):
+        return  # only timm knows
+    if name not in GOOGLENETS:
+        raise BackboneError(f"unknown backbone {name!r}: choose one of {', '.join(GOOGLENETS)}, {TIMM}NAME")
+    layers = [f"inception_{module}" for module in _INCEPTIONS]
+    if layer is not None and layer not in layers:
+        raise BackboneError(f"{name} has no layer {layer!r}: choose one of {', '.join(layers)}")
+
+
+def _load_googlenet(name: str, layer: str | None, weights: Path | None, device: torch.device) -> Backbone:
+    path, is_bvlc = _find_weights(name, weights), name == "bvlc_googlenet"
+    trunk = (_bvlc_trunk if is_bvlc else _torchvision_trunk)(_read_tensors(path), path)
+    trunk = trunk.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
     backbone = Backbone(
-        name="bvlc_googlenet" if name == "bvlc_googlenet" else "googlenet",
+        name=name,
         weights_sha256=file_sha256(path),
-        device=target,
-        network=network,
-        normalise=normalise_bvlc if name == "bvlc_googlenet" else normalise_imagenet,
-        precision=precision,
+        device=device,
+        network=trunk,
+        normalise=normalise_bvlc if is_bvlc else normalise_imagenet,
     )
-    _refuse_untrained(backbone, path)
-    return replace(backbone, network=torch.compile(network)) if compiled else backbone
+    _refuse_untrained(backbone, path)  # by the last layer
+    if layer is None or layer == "inception_5b":
+        return backbone
+    if isinstance(trunk, BVLCGoogLeNet):
+        trunk.last = layer.removeprefix("inception_")
+    elif isinstance(trunk, nn.Sequential):
+        names = [child for child, _ in trunk.named_children()]
+        trunk = trunk[: names.index(layer.replace("_", "")) + 1]
+    return replace(backbone, network=trunk, layer=layer)
+
+
+def _load_timm(name: str, layer: str | None, weights: Path | None, device: torch.device) -> Backbone:
+    from glimpse_env.video.timm_models import load_timm
+
+    if weights is not None and not weights.is_file():
+        raise WeightsError(f"no weights file at {weights}")
+    found = load_timm(name, layer=layer, weights=weights)
+    return Backbone(
+        name=name,
+        weights_sha256=found.weights_sha256,
+        device=device,
+        network=found.trunk.requires_grad_(False).to(device).to(memory_format=torch.channels_last),
+        normalise=functools.partial(normalise_colours, mean=found.mean, deviation=found.deviation),
+        layer=layer,
+        rule=found.rule,
+    )
+
+
+def normalise_colours(frames: Tensor, *, mean: Sequence[float], deviation: Sequence[float]) -> Tensor:
+    """Scale RGB to 0..1, and standardise each channel; shapes as in `normalise_bvlc`."""
+    means, deviations = torch.tensor([mean, deviation], device=frames.device) * 255
+    return frames.float().sub_(means).div_(deviations).permute(0, 3, 1, 2)
 
 
 def normalise_bvlc(frames: Tensor) -> Tensor:
@@ -160,6 +229,7 @@ class BVLCGoogLeNet(nn.ModuleDict):
 
     def __init__(self) -> None:
         super().__init__()
+        self.last = "5b"  # the inception module whose output is wanted
         self["conv1/7x7_s2"] = nn.Conv2d(3, 64, 7, stride=2, padding=3)
         self["conv2/3x3_reduce"] = nn.Conv2d(64, 64, 1)
         self["conv2/3x3"] = nn.Conv2d(64, 192, 3, padding=1)
@@ -178,6 +248,8 @@ class BVLCGoogLeNet(nn.ModuleDict):
         x = _pool(local_response_norm(x))  # (N, 192, 28, 28)
         for name in _INCEPTIONS:
             x = self._inception(name, _pool(x) if name in ("4a", "5a") else x)
+            if name == self.last:
+                break
         return x
 
     def classify(self, activations: Tensor) -> Tensor:
@@ -251,9 +323,10 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, -1))
 
 
-def software(*, compiled: bool) -> str:
+def software(name: str, *, compiled: bool) -> str:
     """Return the versions that decide the last bits of a network's output."""
-    return f"torch {torch.__version__}{', compiled' * compiled}"
+    timm = f", timm {importlib.metadata.version('timm')}" if name.startswith(TIMM) else ""
+    return f"torch {torch.__version__}{timm}{', compiled' * compiled}"
 
 
 def _find_device(device: str) -> torch.device:
@@ -305,19 +378,20 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _load_exactly(network: nn.Module, tensors: Mapping[str, Tensor], *, path: Path, name: str) -> nn.Module:
+def load_exactly(network: nn.Module, tensors: Mapping[str, Tensor], *, path: Path, name: str) -> nn.Module:
+    """Load all tensors of a network; a WeightsError if one is missing, unknown or of another shape."""
     try:
         network.load_state_dict(dict(tensors))
     except RuntimeError as error:
         problems = textwrap.shorten(" ".join(str(error).splitlines()[1:]), 300)
         raise WeightsError(
-            f"{path} does not fit {name}: {problems} Give the weights of {name} or choose the other --backbone"
+            f"{path} does not fit {name}: {problems} Give the weights of {name} or choose another --backbone"
         ) from error
     return network.eval()
 
 
 def _bvlc_trunk(tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
-    return _load_exactly(BVLCGoogLeNet(), tensors, path=path, name="bvlc_googlenet")
+    return load_exactly(BVLCGoogLeNet(), tensors, path=path, name="bvlc_googlenet")
 
 
 def _torchvision_trunk(tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
@@ -327,19 +401,24 @@ def _torchvision_trunk(tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
     network = GoogLeNet(aux_logits=False, init_weights=False)
     counters = {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
     kept = {key: value for key, value in tensors.items() if not key.startswith(("aux1.", "aux2."))}
-    _load_exactly(network, {**counters, **kept}, path=path, name="googlenet")
+    load_exactly(network, {**counters, **kept}, path=path, name="googlenet")
     for module in network.modules():
         if isinstance(module, BasicConv2d):
             module.conv = nn.utils.fusion.fuse_conv_bn_eval(module.conv, module.bn)
             module.bn = nn.Identity()
-    names = [name for name, _ in network.named_children()]
-    return nn.Sequential(*list(network.children())[: names.index("inception5b") + 1])
+    children = list(network.named_children())
+    names = [name for name, _ in children]
+    return nn.Sequential(OrderedDict(children[: names.index("inception5b") + 1]))
+
+
+def _test_picture(side: int) -> Tensor:
+    steps = torch.arange(side, dtype=torch.float32)
+    waves = torch.stack([torch.sin(steps[:, None] / k) * torch.cos(steps / (k + 2)) for k in (3, 7, 19)], dim=-1)
+    return ((waves + 1) * 127.5).to(torch.uint8)[None]
 
 
 def _refuse_untrained(backbone: Backbone, path: Path) -> None:
-    steps = torch.arange(224, dtype=torch.float32)
-    waves = torch.stack([torch.sin(steps[:, None] / k) * torch.cos(steps / (k + 2)) for k in (3, 7, 19)], dim=-1)
-    largest = float(backbone.cubes(((waves + 1) * 127.5).to(torch.uint8)[None]).max())
+    largest = float(backbone.cubes(_test_picture(backbone.rule.size)).max())
     if not _LEAST_ACTIVATION <= largest < float("inf"):
         raise WeightsError(
             f"{path}: the largest activation for a test picture is {largest:.1e}, as with random weights; "

@@ -6,7 +6,8 @@ mirrored as their file says. Sides of pixels that are not square are not correct
 
 Resize rule `direct-bilinear-224`: the decoded frame as 8-bit RGB at its own size, then each side scaled to 224 without
 keeping the aspect ratio or cropping, with a triangle filter that widens as the picture shrinks (bilinear with
-antialiasing, half-pixel centres, rounded to 8 bits). Thumbnails are 112 pixels wide and high, by the same rule.
+antialiasing, half-pixel centres, rounded to 8 bits). Other networks take other sizes, or a cubic filter. Thumbnails are
+112 pixels wide and high, by `direct-bilinear-112`.
 
 Only resizing needs torch: processes that only decode never import it.
 """
@@ -19,15 +20,38 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glimpse_env.video.readers import DecoderChoice, DecoderError, DecoderName, open_video
 
-RESIZE_RULE = "direct-bilinear-224"
-FRAME_SIZE = 224
+Interpolation = Literal["bilinear", "bicubic"]
 THUMBNAIL_SIZE = 112
+
+
+@dataclass(frozen=True)
+class ResizeRule:
+    """How a frame becomes a square picture of `size` pixels a side; as text like "direct-bilinear-224"."""
+
+    size: int = 224
+    interpolation: Interpolation = "bilinear"
+
+    def __str__(self) -> str:
+        return f"direct-{self.interpolation}-{self.size}"
+
+    @classmethod
+    def parse(cls, text: str) -> ResizeRule:
+        """Return the rule of a text; a ValueError if this version has no such rule."""
+        for interpolation in get_args(Interpolation):
+            size = text.removeprefix(f"direct-{interpolation}-")
+            if size.isdecimal() and text == str(cls(int(size), interpolation)):
+                return cls(int(size), interpolation)
+        raise ValueError(f"this version has no resize rule {text!r}: direct-bilinear-224 is one")
+
+
+USUAL, THUMBNAILS = ResizeRule(), ResizeRule(THUMBNAIL_SIZE)
 
 
 class VideoError(RuntimeError):
@@ -82,10 +106,10 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedClip(Samples):
-    """The samples of one video, with their pictures by the resize rule.
+    """The samples of one video, with their pictures.
 
     Attributes:
-        frames: (n, 224, 224, 3) uint8 RGB.
+        frames: (n, side, side, 3) uint8 RGB, by the network's resize rule.
         thumbnails: (n, 112, 112, 3) uint8 RGB.
     """
 
@@ -103,7 +127,12 @@ class Picture:
 
 
 def decode_clip(
-    path: Path, *, frames_per_second: float, max_frames: int, decoder: DecoderChoice = "auto"
+    path: Path,
+    *,
+    frames_per_second: float,
+    max_frames: int,
+    decoder: DecoderChoice = "auto",
+    rule: ResizeRule = USUAL,
 ) -> DecodedClip:
     """Sample a video at a fixed rate; memory grows with the samples, not with the file.
 
@@ -112,12 +141,13 @@ def decode_clip(
         frames_per_second: rate of the samples; above the file's own rate, frames repeat.
         max_frames: a longer clip keeps its centred window of this many samples.
         decoder: the library to decode with; "auto" takes the fastest that is proven right for the file.
+        rule: how frames are resized.
 
     Raises:
         VideoError: the file is missing, not a video, without frames, or not for the library chosen.
         DecoderError: the library chosen is not installed.
     """
-    return resized(sample(path, frames_per_second=frames_per_second, max_frames=max_frames, decoder=decoder))
+    return resized(sample(path, frames_per_second=frames_per_second, max_frames=max_frames, decoder=decoder), rule)
 
 
 def sample(
@@ -155,7 +185,7 @@ def sample(
     yield Samples(times=times, numbers=numbers, decoder=reader.decoder, seconds=stopwatch.seconds)
 
 
-def resized(parts: Iterable[Picture | Samples]) -> DecodedClip:
+def resized(parts: Iterable[Picture | Samples], rule: ResizeRule) -> DecodedClip:
     """Resize the pictures of `sample` as they come."""
     stopwatch = Stopwatch()
     for part in parts:
@@ -163,11 +193,11 @@ def resized(parts: Iterable[Picture | Samples]) -> DecodedClip:
             samples = part
             break
         if part.place == 0:
-            frames = np.empty((part.count, FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
+            frames = np.empty((part.count, rule.size, rule.size, 3), np.uint8)
             thumbnails = np.empty((part.count, THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3), np.uint8)
         with stopwatch.measure("resize"):
-            frames[part.place] = resize(part.rgb[None], FRAME_SIZE)[0]
-            thumbnails[part.place] = resize(part.rgb[None], THUMBNAIL_SIZE)[0]
+            frames[part.place] = resize(part.rgb[None], rule)[0]
+            thumbnails[part.place] = resize(part.rgb[None], THUMBNAILS)[0]
     if len(frames) < len(samples.numbers):  # some frames show more than once
         _, places = np.unique(samples.numbers, return_inverse=True)
         frames, thumbnails = frames[places], thumbnails[places]
@@ -194,13 +224,14 @@ def nearest_frames(timestamps: NDArray[np.float64], times: NDArray[np.float64]) 
     return np.searchsorted(borders, times - 1e-6, side="left")
 
 
-def resize(pictures: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Scale (n, height, width, 3) RGB to (n, size, size, 3) by the resize rule."""
+def resize(pictures: NDArray[np.uint8], rule: ResizeRule) -> NDArray[np.uint8]:
+    """Scale (n, height, width, 3) RGB to (n, size, size, 3) by a rule."""
     import torch
     from torch.nn.functional import interpolate
 
     planes = torch.from_numpy(pictures).permute(0, 3, 1, 2)  # (n, height, width, 3) -> (n, 3, height, width)
-    scaled = interpolate(planes, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    size = rule.size, rule.size
+    scaled = interpolate(planes, size=size, mode=rule.interpolation, antialias=True, align_corners=False)
     return np.ascontiguousarray(scaled.permute(0, 2, 3, 1).numpy())
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from glimpse_env.video.decode import DecodedClip, Picture, Samples, VideoError, resized, sample
+from glimpse_env.video.decode import USUAL, DecodedClip, Picture, ResizeRule, Samples, VideoError, resized, sample
 from glimpse_env.video.readers import DecoderChoice, DecoderError, require_decoder
 
 SECONDS_PER_VIDEO = 300.0  # default limit, after which a file is given up
@@ -87,19 +87,19 @@ class Decoders:
         for process in self._processes:
             process.discard()
 
-    def decode(self, paths: Iterable[Path]) -> Iterator[DecodedClip | VideoError]:
-        """Yield for each file, in order, its samples or the error that explains why there are none."""
+    def decode(self, paths: Iterable[Path], rule: ResizeRule = USUAL) -> Iterator[DecodedClip | VideoError]:
+        """Yield for each file, in order, its resized samples or the error that explains why there are none."""
         remaining = iter(paths)
-        waiting = deque(self._threads.submit(self._decode, path) for path in islice(remaining, self._ahead))
+        waiting = deque(self._threads.submit(self._decode, path, rule) for path in islice(remaining, self._ahead))
         while waiting:
             outcome = waiting.popleft().result()
-            waiting.extend(self._threads.submit(self._decode, path) for path in islice(remaining, 1))
+            waiting.extend(self._threads.submit(self._decode, path, rule) for path in islice(remaining, 1))
             yield outcome
 
-    def _decode(self, path: Path) -> DecodedClip | VideoError:
+    def _decode(self, path: Path, rule: ResizeRule) -> DecodedClip | VideoError:
         process = self._idle.get()
         try:
-            return process.decode(path)
+            return process.decode(path, rule)
         except VideoError as error:
             return error
         finally:
@@ -121,7 +121,7 @@ class DecoderProcess:
             self._process, self._is_ready = _launch(), False
         return self._process
 
-    def decode(self, path: Path) -> DecodedClip:
+    def decode(self, path: Path, rule: ResizeRule = USUAL) -> DecodedClip:
         """Sample a video as `decode_clip` does; one call at a time.
 
         Raises:
@@ -137,7 +137,7 @@ class DecoderProcess:
             try:
                 self._is_ready = self._is_ready or _await(process)
                 begun = time.monotonic()
-                return resized(_ask(process, path, request))
+                return resized(_ask(process, path, request), rule)
             except DecoderError as error:
                 failure = error
             except (EOFError, OSError):

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from glimpse_env.video.backbones import Backbone
-from glimpse_env.video.decode import FRAME_SIZE, DecodedClip, Stopwatch, VideoError
+from glimpse_env.video.decode import DecodedClip, Stopwatch, VideoError
 from glimpse_env.video.decoders import Decoders
 from glimpse_env.video.readers import DecoderChoice, DecoderName
 
-STRIDE = 32  # pixels of a picture for each cell of its cube
+STRIDE = 32  # pixels of a picture for each cell of a GoogLeNet's last cube
 CROPS_A_FRAME = 4  # crops in a network call, for each frame in a call of whole frames
 
 
@@ -64,7 +64,7 @@ def extract_videos(
         decoder: library to decode with; "auto" chooses by the file.
     """
     with Decoders(frames_per_second=frames_per_second, max_frames=max_frames, decoder=decoder) as decoders:
-        clips = zip(paths, decoders.decode(paths), strict=True)
+        clips = zip(paths, decoders.decode(paths, backbone.rule), strict=True)
         return embed(clips, backbone, batch_size=batch_size, crop=crop, stopwatch=Stopwatch())
 
 
@@ -78,7 +78,7 @@ def embed(
 ) -> list[VideoFeatures | VideoError]:
     """Run the network over decoded clips; errors are returned unchanged, in their place."""
     size, depth = backbone.grid_size, backbone.depth
-    whole = _Batcher(backbone, backbone.cubes, batch_size, FRAME_SIZE, stopwatch)
+    whole = _Batcher(backbone, backbone.cubes, batch_size, backbone.rule.size, stopwatch)
     cropped = _Batcher(backbone, backbone.slices, CROPS_A_FRAME * batch_size, crop or 0, stopwatch)
     results: list[VideoFeatures | VideoError] = []
     for path, clip in clips:

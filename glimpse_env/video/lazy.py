@@ -29,7 +29,7 @@ from torch import Tensor
 
 from glimpse_env.extract.description import Description, read_description
 from glimpse_env.extract.shards import open_coverage
-from glimpse_env.sources.protocol import Segment
+from glimpse_env.sources.protocol import Segment, feature_range
 from glimpse_env.sources.splits import check_split
 from glimpse_env.store.reader import COVERED
 from glimpse_env.video.backbones import Backbone, WeightsError, load_backbone
@@ -93,7 +93,8 @@ class LazySource:
         self.class_names, self.trimmed = dataset.class_names, dataset.trimmed
         self.num_frames, self.frames_per_second = settings.frames, settings.fps
         self.grid_size, self.depth = self.backbone.grid_size, self.backbone.depth
-        self.max_feature, self.crop = description.max_feature, settings.crop
+        self.min_feature, self.max_feature = description.min_feature, description.max_feature
+        self.crop = settings.crop
         self.frames_computed = self.crops_computed = 0
         self.stopwatch = Stopwatch()
         self._held: OrderedDict[int, _Held] = OrderedDict()
@@ -148,7 +149,11 @@ class LazySource:
         if held is None:
             path, known = self._clips[clip].path, self._settings
             decoded = decode_clip(
-                path, frames_per_second=known.fps, max_frames=known.frames_kept, decoder=known.decoder
+                path,
+                frames_per_second=known.fps,
+                max_frames=known.frames_kept,
+                decoder=known.decoder,
+                rule=self.backbone.rule,
             )
             self.stopwatch.add(decoded.seconds)
             cells = len(decoded.frames), self.grid_size**2
@@ -188,8 +193,8 @@ class LazySource:
     def _run(self, network: Callable[[Tensor], Tensor], pictures: NDArray[np.uint8]) -> NDArray[np.float16]:
         with self.stopwatch.measure("network"):
             features: NDArray[np.float16] = network(torch.from_numpy(pictures)).half().cpu().numpy()
-        # Observations lie within the recorded maximum, which rounding might exceed.
-        return np.minimum(features, np.float16(self.max_feature), out=features)
+        # Observations lie within the recorded range, which rounding might exceed.
+        return features.clip(*np.array(feature_range(self), np.float16), out=features)
 
 
 def _batches(items: Sequence[Item], largest: int) -> Iterator[Sequence[Item]]:
@@ -205,7 +210,11 @@ def _batches(items: Sequence[Item], largest: int) -> Iterator[Sequence[Item]]:
 def _load_network(description: Description) -> Backbone:
     settings = description.settings
     backbone = _load_backbone(
-        settings.backbone, weights=settings.weights, device=settings.device, precision=settings.precision
+        settings.backbone,
+        layer=settings.layer,
+        weights=settings.weights,
+        device=settings.device,
+        precision=settings.precision,
     )
     if description.weights_sha256 not in (None, backbone.weights_sha256):
         raise WeightsError(
