@@ -30,13 +30,13 @@ def source():
 def answering(source, model, *answers):
     """Return both clips, played by a model with the same answers."""
     predictions = torch.tensor([answers, answers])
-    none = torch.zeros(2)
     truths = torch.tensor([[[False] * 2] * 6, [[False, False], *[[True, False]] * 3, [False, False], [False, True]]])
-    rollout = Rollout(
-        clips=np.array([0, 1]), windows=np.tile(np.arange(6), (2, 1)), attention=torch.ones(2, 6, 9), entropy=none,
-        predictions=predictions, class_logits=9.0 * torch.nn.functional.one_hot(predictions, 3), frame_labels=truths,
-        rewards=none, true_positives=none, false_positives=none, is_correct=none, glimpses=none, actors=None,
-    )  # fmt: skip
+    shown = {
+        "clips": np.array([0, 1]), "windows": np.tile(np.arange(6), (2, 1)), "predictions": predictions,
+        "class_logits": 9.0 * torch.nn.functional.one_hot(predictions, 3), "frame_labels": truths, "actors": None,
+    }  # fmt: skip
+    others = {field.name: torch.zeros(2) for field in dataclasses.fields(Rollout) if field.name not in shown}
+    rollout = Rollout(**(others | shown))
     return Played(model=MODELS[model], rollout=rollout, source=source)
 
 
