@@ -82,8 +82,7 @@ def watch(run: Path, source: str | None, split: str) -> tuple[VideoGlimpseEnv, C
         cells = [row[:count] for row, count in zip(order.tolist(), counts, strict=True)]
         return list(zip([*cells, []], played.predictions[0].tolist(), strict=True))
 
-    arguments = {name: getattr(rules, name) for name in ("glimpses", "frames", "first_glance", "abstain", "eta")}
-    env = gym.make("VideoGlimpse-v0", source=clips, **arguments).unwrapped
+    env = gym.make("VideoGlimpse-v0", source=clips, **vars(rules) | {"observation": "glimpsed"}).unwrapped
     assert isinstance(env, VideoGlimpseEnv)
     return env, plan
 
@@ -116,7 +115,7 @@ class Game:
 
     def click(self, x: int, y: int) -> None:
         """Choose the cell under a pixel for the next frame, or take the choice back."""
-        if self.reward is not None or not (0 <= x < SIDE and 0 <= y < SIDE):
+        if self.plan or self.reward is not None or not (0 <= x < SIDE and 0 <= y < SIDE):
             return
         cell = y * self.size // SIDE * self.size + x * self.size // SIDE
         if cell in self.cells:
@@ -126,7 +125,7 @@ class Game:
 
     def choose(self, label: int) -> None:
         """Guess a class, or "no prediction" if the episode allows it."""
-        if label < len(self.choices):
+        if not self.plan and label < len(self.choices):
             self.guess = label
 
     def advance(self) -> None:
