@@ -163,6 +163,11 @@ def measure(arguments: Arguments) -> Compute:
     if max(arguments.batches) > test.num_clips:
         print(f"the test split has {test.num_clips} clips: larger batches are cut to it", file=sys.stderr, flush=True)
     cnn = None
+    if arguments.weights is not None and configs[0].task.advanced.jumps is not None:
+        raise ValueError(
+            "with --weights the CNN is counted for every frame, and these runs jump over some: leave it out, and see "
+            "frames_observed in their evaluation.json"
+        )
     if arguments.weights is not None:  # first, since it refuses weights that do not fit
         cnn = measure_cnn(Extraction.of_run(configs[0], runs[0].record().source), arguments)
     costs = {

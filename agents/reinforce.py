@@ -105,6 +105,8 @@ def update(trainer: Trainer, rollout: Rollout, masks: DropoutMasks) -> dict[str,
     scalars["train/accuracy"] = float(rollout.is_correct.float().mean())
     if (hits := rollout.hits()) is not None and model.sees != "all":
         scalars["train/focus"] = float(hits.any(2).float().mean())
+    if rollout.steps is not None:
+        scalars["train/frames_observed"] = float(rollout.observed().sum(1).float().mean())
     if model.sees == "set":
         scalars["train/glimpses_per_frame"] = float(rollout.looked.float().sum(2).mean())
     return scalars

@@ -182,6 +182,10 @@ class EpisodeEngine:
         may_end: NDArray[np.bool_] = self.frame + self._jumps[-1] > self.rules.frames
         return may_end
 
+    def truth(self) -> NDArray[np.bool_]:
+        """Return (N, T, C), the classes true at each frame."""
+        return self._frame_labels.copy()
+
     def frame_labels(self) -> NDArray[np.bool_]:
         """Return (N, C), the classes true at the frame just predicted; all False before the first prediction."""
         labels: NDArray[np.bool_] = self._frame_labels[self._everyone, np.maximum(self._predicted, 1) - 1]

@@ -84,7 +84,7 @@ class EpisodeRules:
             if not is_allowed(float(value)):
                 raise ValueError(f"{allowed}, got {value}")
         if self.jumps is not None:
-            object.__setattr__(self, "jumps", _checked_jumps(self.jumps))
+            object.__setattr__(self, "jumps", checked_jumps(self.jumps))
 
     def check_source(self, source: ClipSource) -> None:
         """Raise ValueError if these rules cannot be played on `source`."""
@@ -146,8 +146,8 @@ class EpisodeRules:
         return np.asarray(gained + lost - costs, np.float64)
 
 
-def _checked_jumps(jumps: Any) -> tuple[int, ...]:
-    # A spec that went through JSON holds a list.
+def checked_jumps(jumps: Any) -> tuple[int, ...]:
+    """Return jumps as a tuple, also those that were a list in JSON; raise ValueError if they are not allowed."""
     listed = list(jumps) if isinstance(jumps, (tuple, list, np.ndarray)) else []
     are_integers = all(isinstance(jump, (int, np.integer)) and not isinstance(jump, bool) for jump in listed)
     if not listed or not are_integers or listed[0] < 1 or any(a >= b for a, b in pairwise(listed)):

@@ -29,7 +29,7 @@ class _Graphed:
 
     def logits(self, *_, **__):
         """Return the logits of the episodes without running the network again."""
-        return torch.stack(self.class_logits, 1), torch.stack(self.cell_logits[:-1], 1)
+        return torch.stack(self.class_logits, 1), torch.stack(self.cell_logits[:-1], 1), None
 
 
 class Played:
@@ -142,12 +142,14 @@ class TextbookLoop(nn.Module):
             class_logits=torch.stack(class_logits, 1).detach(),
             frame_labels=torch.stack(labels, 1),
             rewards=torch.from_numpy(rewards).float(),
+            shares=torch.from_numpy(self.envs.unwrapped.engine.shares()).float(),
+            steps=None,
             values=None,
             states=None,
         )
 
         def logits(*_, **__):
-            return torch.stack(class_logits, 1), torch.stack(cell_logits[:-1], 1)
+            return torch.stack(class_logits, 1), torch.stack(cell_logits[:-1], 1), None
 
         return self.played.losses(logits, rollout), rollout
 

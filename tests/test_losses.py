@@ -14,7 +14,7 @@ from glimpse_agents.learning.losses import (
     Advantages,
     advantages_of,
     attention_penalty,
-    class_choice_loss,
+    choice_loss,
     class_loss,
     class_returns,
     clip_log_score,
@@ -281,7 +281,7 @@ def losses_of(config, update, model="reinforce"):
     config = config.with_settings({"model": model})
     advantages = Advantages.of(rollout, config)
     losses = glimpse_losses(policy, rollout, masks, advantages, config, update=update)
-    class_logits, cell_logits = policy(rollout.first, rollout.rest, rollout.views, masks)
+    class_logits, cell_logits, _ = policy(rollout.first, rollout.rest, rollout.views, masks)
     return losses, rollout, class_logits, cell_logits
 
 
@@ -430,7 +430,7 @@ def test_sampled_classes_are_credited_with_their_frame_or_the_whole_reward(credi
     log_probs = class_logits.log_softmax(2).gather(2, rollout.predictions[..., None])[..., 0]
     expected = -(advantages * log_probs).sum(1).mean()
     classes = Advantages.of(rollout, config).classes
-    torch.testing.assert_close(class_choice_loss(class_logits, rollout.predictions, classes), expected)
+    torch.testing.assert_close(choice_loss(class_logits, rollout.predictions, classes), expected)
     bonus = config.training.advanced.entropy_bonus * (1 - 3 / 6) * 3
     rest = losses.classification + losses.policy - bonus * first_draw_entropy(cell_logits).mean()
     torch.testing.assert_close(losses.total, rest + expected)
@@ -443,7 +443,7 @@ def test_sampled_classes_have_a_policy_gradient_after_the_warmup(abstain):
     assert (rollout.predictions != class_logits.argmax(2)).any()
     torch.testing.assert_close(losses.total, class_loss(class_logits, rollout.frame_labels))
     losses, rollout, class_logits, _ = losses_of(config, 3, "random")
-    gradient = class_choice_loss(class_logits, rollout.predictions, Advantages.of(rollout, config).classes)
+    gradient = choice_loss(class_logits, rollout.predictions, Advantages.of(rollout, config).classes)
     torch.testing.assert_close(losses.total, class_loss(class_logits, rollout.frame_labels) + gradient)
     assert gradient.abs() > 1e-3
 
@@ -543,7 +543,7 @@ def test_mean_over_all_pairs_of_rollouts_is_the_gradient_of_the_expected_reward(
         policy.location_head.score.weight.zero_()
         policy.location_head.repulsion.zero_()
 
-    _, cell_logits = policy(rollout.first, rollout.rest, rollout.views, masks)
+    _, cell_logits, _ = policy(rollout.first, rollout.rest, rollout.views, masks)
     probabilities = cells_log_prob(cell_logits, rollout.cells).sum(1).exp()
     torch.testing.assert_close(probabilities, torch.full((16,), 1 / 16))
     (exact,) = torch.autograd.grad((probabilities * rollout.rewards).sum(), policy.location_head.score.weight)

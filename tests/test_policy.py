@@ -85,7 +85,7 @@ def test_forward_over_episodes_equals_play(skip, encoder, weights, in_view, sett
     masks = masks_for(policy)
     rollout = play(policy, dataclasses.replace(settings, in_view=in_view), masks=masks)
     with torch.no_grad():
-        class_logits, cell_logits = policy(rollout.first, rollout.rest, rollout.views, masks)
+        class_logits, cell_logits, _ = policy(rollout.first, rollout.rest, rollout.views, masks)
     assert class_logits.shape == (6, 4, 3)
     torch.testing.assert_close(class_logits, rollout.class_logits)
     stepped = step_through(policy, rollout, masks)
@@ -106,7 +106,7 @@ def test_forward_with_a_memory_equals_play(order, encoder, weights, settings):
     masks = masks_for(policy)
     rollout = play(policy, settings, masks=masks)
     with torch.no_grad():
-        class_logits, cell_logits = policy(rollout.first, rollout.rest, rollout.views, masks)
+        class_logits, cell_logits, _ = policy(rollout.first, rollout.rest, rollout.views, masks)
     stepped = step_through(policy, rollout, masks)
     torch.testing.assert_close(class_logits, rollout.class_logits, rtol=1e-4, atol=1e-4)
     first = cell_logits if cell_logits.ndim == 3 else cell_logits[:, :, 0]
@@ -119,7 +119,7 @@ def test_slice_weights_are_the_softmax_of_the_logits_that_chose():
     policy = wild_policy(encoder="sum", slice_weights="softmax")
     rollout = play(policy)
     with torch.no_grad():
-        _, cell_logits = policy(rollout.first, rollout.rest, rollout.views, None)
+        _, cell_logits, _ = policy(rollout.first, rollout.rest, rollout.views, None)
     expected = cell_logits.gather(2, rollout.cells).softmax(2)
     torch.testing.assert_close(rollout.rest.weights, expected)
     assert (expected.std(2) > 1e-3).any()
@@ -135,8 +135,8 @@ def test_dropout_is_drawn_once_per_episode():
     assert masks.scorer.shape == (6, 4)
     rollout = play(policy, masks=masks)
     with torch.no_grad():
-        other, _ = policy(rollout.first, rollout.rest, rollout.views, masks_for(policy, seed=5))
-        without, _ = policy(rollout.first, rollout.rest, rollout.views, None)
+        other, *_ = policy(rollout.first, rollout.rest, rollout.views, masks_for(policy, seed=5))
+        without, *_ = policy(rollout.first, rollout.rest, rollout.views, None)
     for logits in (other, without):
         assert (logits - rollout.class_logits).abs().max() > 1e-2
 
@@ -351,7 +351,7 @@ def test_an_agent_without_a_first_glance_sees_nothing_of_the_first_frame(network
     policy, settings = wild_policy(**network), PlaySettings(model=MODELS[model])
     with torch.no_grad():
         rollout = play(policy, settings, first_glance="none")
-        class_logits, cell_logits = policy(rollout.first, rollout.rest, rollout.views, None)
+        class_logits, cell_logits, _ = policy(rollout.first, rollout.rest, rollout.views, None)
     # All clips look alike before the first look, and differ after it.
     assert rollout.class_logits[:, 0].std(0).max() < 1e-6
     assert rollout.class_logits[:, 1].std(0).min() > 1e-3
@@ -439,7 +439,7 @@ def test_components_are_saved_with_the_weights():
 def test_location_logits_reach_the_lstm_unless_detached(detached):
     policy = wild_policy()
     rollout = play(policy)
-    _, cell_logits = policy(rollout.first, rollout.rest, rollout.views, None, detach_scorer=detached)
+    _, cell_logits, _ = policy(rollout.first, rollout.rest, rollout.views, None, detach_scorer=detached)
     cell_logits.square().sum().backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in policy.location_head.parameters())
     assert all((parameter.grad is None) is detached for parameter in policy.memory.lstm.parameters())
@@ -575,6 +575,6 @@ def test_gradient_of_a_sequence_reaches_the_query():
     with torch.no_grad():
         policy.location_head.query.weight.zero_()  # as at the start
     rollout = play(policy)
-    _, logits = policy(rollout.first, rollout.rest, rollout.views, None)
+    _, logits, _ = policy(rollout.first, rollout.rest, rollout.views, None)
     cells_log_prob(logits, rollout.cells).sum().backward()
     assert policy.location_head.query.weight.grad.abs().max() > 1e-3

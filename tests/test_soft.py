@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from agent_toys import marked_source, marked_splits, tiny_config
-from glimpse_agents.learning.losses import Advantages, attention_penalty, class_choice_loss, class_loss, soft_losses
+from glimpse_agents.learning.losses import Advantages, attention_penalty, choice_loss, class_loss, soft_losses
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing import rollout as rollouts
@@ -225,7 +225,7 @@ def test_sampled_classes_wait_for_the_end_of_the_warm_up():
     rollout, _ = play_model("soft", source, sample_classes=True, clips=[0, 0, 1, 1, 2, 2])
     advantages = Advantages.of(rollout, config)
     plain = class_loss(rollout.class_logits, rollout.frame_labels)
-    drawn = class_choice_loss(rollout.class_logits, rollout.predictions, advantages.classes)
+    drawn = choice_loss(rollout.class_logits, rollout.predictions, advantages.classes)
     assert drawn.abs() > 1e-3
     totals = [soft_losses(rollout, advantages, config, update=update).total for update in (1, 2)]
     torch.testing.assert_close(torch.stack(totals), torch.stack([plain, plain + drawn]))

@@ -98,7 +98,7 @@ def test_forward_over_episodes_equals_play(mirror, in_view, encoder):
     source = marked_source(20)
     policy, rollout, masks, _ = play(source, config=unlimited(encoder=encoder), in_view=in_view, mirror=mirror)
     with torch.no_grad():
-        class_logits, cell_logits = policy(rollout.first, rollout.rest, rollout.views, masks)
+        class_logits, cell_logits, _ = policy(rollout.first, rollout.rest, rollout.views, masks)
     torch.testing.assert_close(class_logits, rollout.class_logits, rtol=1e-4, atol=1e-4)
     assert (rollout.looked == rollout.cells).all()
     assert rollout.glimpses.tolist() == rollout.cells.sum((1, 2)).tolist()
@@ -171,7 +171,7 @@ def test_a_greedy_policy_plays_the_likeliest_sets():
     source = marked_source(20)
     policy, rollout, masks, _ = play(source, greedy=True)
     with torch.no_grad():
-        _, cell_logits = policy(rollout.first, rollout.rest, rollout.views, masks)
+        _, cell_logits, _ = policy(rollout.first, rollout.rest, rollout.views, masks)
     assert torch.equal(rollout.cells, likeliest_sets(cell_logits))
 
 
@@ -221,7 +221,7 @@ def test_losses_use_the_probabilities_of_sets():
     policy, rollout, masks, _ = play(source, config=config, clips=[0, 0, 1, 1, 2, 2, 3, 3])
     advantages = Advantages.of(rollout, config)
     losses = glimpse_losses(policy, rollout, masks, advantages, config, update=0)
-    _, cell_logits = policy(rollout.first, rollout.rest, rollout.views, masks)
+    _, cell_logits, _ = policy(rollout.first, rollout.rest, rollout.views, masks)
     gradient = -(advantages.cells * sets_log_prob(cell_logits, rollout.cells)).sum(1).mean()
     entropy = sets_entropy(cell_logits).mean()
     expected = losses.classification + gradient - 0.2 * 3 * entropy

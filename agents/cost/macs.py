@@ -42,6 +42,7 @@ PARTS = {  # by module and method of the policy; a method's count leaves out the
     ("memory", "step"): "recurrent",
     ("memory", "state_of_mean"): "recurrent",
     ("class_head", "forward"): "head",
+    ("jump_head", "forward"): "choosing",
     ("value_head", "forward"): "values",  # only training uses them
 }
 

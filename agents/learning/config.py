@@ -12,7 +12,7 @@ import tyro
 
 from glimpse_env import ClipSource
 from glimpse_env.catalogue import EMBEDDED
-from glimpse_env.rules import FirstGlance, Matching
+from glimpse_env.rules import FirstGlance, Matching, checked_jumps
 
 from .checks import check_range, check_types
 from .models import MODELS, ModelName, is_own
@@ -41,10 +41,18 @@ class AdvancedTaskConfig:
     frame see it whole."""
     stride_seconds: float | None = None
     """Length from the start of one window to the start of the next, in seconds; half a window by default."""
+    jumps: tuple[int, ...] | None = None
+    """Jumps to the next observed frame that the agent chooses from, such as 1 2 4 8. One number is a stride; by default
+    every frame is observed."""
+    frame_cost: float = 0.0
+    """Reward taken off for each observed frame after the first."""
 
     def __post_init__(self) -> None:
+        if self.jumps is not None:
+            object.__setattr__(self, "jumps", checked_jumps(self.jumps))
         check_types(self)
         check_range(self, "stride_seconds", minimum=0, above=True)
+        check_range(self, "frame_cost", minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +198,11 @@ class AdvancedTrainingConfig:
     random_share: float = 0.0
     """Share of REINFORCE's choices in training that are random instead, so that the classifier does not depend on the
     glimpses it is given. The policy gradient leaves them out."""
+    random_jumps: bool = False
+    """Draw jumps at random instead of learning them, as a control; models that do not learn by REINFORCE always do."""
+    jump_share: float = 0.5
+    """Share of the updates, the last ones, that learn jumps. Before, nearly every frame is observed, because frames are
+    not worth their cost until looks and classes are learned."""
     look_cost: float = 0.0
     """Reward taken off for each look; with "unlimited" glimpses it decides how many there are."""
     jitter: bool = False
@@ -212,7 +225,7 @@ class AdvancedTrainingConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_range(self, "scorer_share", minimum=0, maximum=1)
+        check_range(self, "scorer_share", "jump_share", minimum=0, maximum=1)
         check_range(self, "random_share", minimum=0, maximum=1, below=True)
         check_range(self, "scorer_learning_rate", "max_grad_norm", minimum=0, above=True)
         check_range(self, "scorer_weight_decay", "entropy_bonus", "look_cost", "checkpoint_seconds", minimum=0)
@@ -318,11 +331,31 @@ class Config:
                 f"model {self.model!r} learns by back-propagation, and its sampled classes have no baseline 'value': "
                 "choose another baseline, or leave the model out"
             )
+        if self.task.advanced.jumps is not None:
+            self._check_jumps()
         if self.policy.advanced.glimpse_order == "sequential" and model.learns and self.model != "reinforce":
             raise ValueError(
                 f"glimpse_order 'sequential' needs m cells drawn by REINFORCE, and model {self.model!r} learns without "
                 "an order: leave it out, or train it in a run of its own"
             )
+
+    def _check_jumps(self) -> None:
+        model = MODELS[self.model]
+        if model.reads_all or model.learns == "gumbel":
+            raise ValueError(f"jumps need a model that chooses cells by REINFORCE or a rule, got {self.model!r}")
+        if model.learns and self.policy.observation == "cube":
+            raise ValueError(
+                "jumps need observation='glimpsed', got 'cube', which shows whole frames to choose cells in"
+            )
+        if self.training.advanced.baseline == "value":
+            raise ValueError("jumps need the baseline 'leave_one_out' or 'none', got 'value'")
+
+    @property
+    def learns_jumps(self) -> bool:
+        """Whether there are jumps to choose from, and REINFORCE learns to."""
+        choices = len(self.task.advanced.jumps or ())
+        learns = MODELS[self.model].learns == "reinforce" and not self.training.advanced.random_jumps
+        return choices > 1 and learns
 
     @property
     def samples_classes(self) -> bool:

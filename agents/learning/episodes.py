@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, stack
@@ -26,6 +27,7 @@ class InputShape:
         values: baselines of a state's choices that are learned; 0 without a value head.
         starts_from_mean: whether the memory begins in a state made from the mean of all slices of a clip.
         first_set_size: number of cells that sets of cells are drawn with at first; 0 if the number of cells is fixed.
+        jumps: number of jumps to choose from, if the choice is learned; otherwise 0.
     """
 
     grid_size: int
@@ -35,6 +37,7 @@ class InputShape:
     values: int = 0
     starts_from_mean: bool = False
     first_set_size: int = 0
+    jumps: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,28 @@ class Views(NamedTuple):
         return Views(*(part[:, None] for part in self))
 
 
+class Steps(NamedTuple):
+    """Steps of episodes with jumps: each observes one of the T frames, and its answer stands until the next one."""
+
+    frames: Tensor  # (N, S) int64: the frame observed, from 0; T after the end
+    jumps: Tensor  # (N, S) int64: the jump chosen there
+
+    def standing(self, values: Tensor, frames: int) -> Tensor:
+        """Return (N, T, ...): at each of T frames the (N, S, ...) value that stands there."""
+        every = torch.arange(frames, device=values.device)
+        index = (self.frames[:, None] <= every[:, None]).sum(2) - 1  # (N, T)
+        return values[torch.arange(len(values), device=values.device)[:, None], index]
+
+    def observed(self, frames: int) -> Tensor:
+        """Return (N, T) bool, True at the frames that were observed."""
+        seen = torch.zeros(len(self.frames), frames + 1, dtype=torch.bool, device=self.frames.device)
+        return seen.scatter(1, self.frames, torch.ones_like(self.frames, dtype=torch.bool))[:, :-1]
+
+    def lasts(self, frames: int) -> Tensor:
+        """Return (N, T) int64: the last frame that the answer at each frame stands for."""
+        return self.standing(F.pad(self.frames[:, 1:], (0, 1), value=frames) - 1, frames)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
     """N whole episodes. Cells are in the policy's coordinates: mirrored if the episode was."""
@@ -116,13 +141,14 @@ class Rollout:
     actors: Tensor | None  # (N, T, K*K) bool; None if the source does not know the actor
     values: Tensor | None = None  # (N, T, 1 or 2), of the states when acting, if the policy has values
     cell_logits: Tensor | None = None  # (N, T - 1, K*K) of hard glimpses that learn by back-propagation
+    steps: Steps | None = None  # of episodes with jumps; fields with an axis of T frames hold what stands at a frame
 
     def rows(self, rows: slice | Tensor) -> Self:
         """Return some of the episodes; a slice of them shares memory with this rollout."""
         parts: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, (Looks, Views)):
+            if isinstance(value, (Looks, Views, Steps)):
                 parts[field.name] = type(value)(*(tensor[rows] for tensor in value))
             elif isinstance(value, np.ndarray) and isinstance(rows, Tensor):
                 parts[field.name] = value[rows.cpu().numpy()]  # NumPy reads a tensor of one element as a number
@@ -135,6 +161,12 @@ class Rollout:
         """(N, T - 1, K*K) bool: the cells attended to in frames 2..T."""
         return self.attention[:, 1:] > 0
 
+    def observed(self) -> Tensor:
+        """Return (N, T) bool, True at the frames that were observed."""
+        if self.steps is None:
+            return torch.ones_like(self.predictions, dtype=torch.bool)
+        return self.steps.observed(self.predictions.shape[1])
+
     def hits(self) -> Tensor | None:
         """Return (N, T - 1, K*K) bool: the looks on the actor; None if the source does not know the actor."""
         return None if self.actors is None else self.looked & self.actors[:, 1:]
@@ -142,7 +174,10 @@ class Rollout:
 
 @dataclass(frozen=True, kw_only=True)
 class GlimpseRollout(Rollout):
-    """Episodes of a policy that chose cells, with everything needed to play them again after the network changed."""
+    """Episodes of a policy that chose cells, with everything needed to play them again after the network changed.
+
+    With jumps the axes of T and T - 1 frames are S and S - 1 steps here.
+    """
 
     first: Looks
     rest: Looks  # (N, T - 1, ...)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..parallel.ranks import mean_over_ranks
 from .config import Config, Credit
-from .episodes import DropoutMasks, GlimpseRollout, Rollout
-from .glimpses import choice_entropy, choice_log_prob, first_draw_logits
+from .episodes import DropoutMasks, GlimpseRollout, Rollout, Steps
+from .glimpses import choice_entropy, choice_log_prob, first_draw_entropy, first_draw_logits
 from .models import MODELS
 from .policy import GlimpsePolicy
 
@@ -41,21 +41,26 @@ def settled(shares: Tensor) -> Tensor:
     return moved
 
 
-def run_returns(shares: Tensor, predictions: Tensor) -> Tensor:
+def run_returns(shares: Tensor, predictions: Tensor, steps: Steps | None = None) -> Tensor:
     """Return the (N, T) credit of each sampled class with segment matching: the shares of the runs that it decides.
 
     Neither looks nor other predictions depend on the class drawn at frame n. Given all other predictions, it decides
     the run that frame n lies in, where the run of frame n - 1 ends and where the run of frame n + 1 begins. All other
     runs are the same whatever it is, so leaving them out keeps the gradient unbiased, under the condition of `settled`.
+    With jumps, the class stands for several frames, and the run after the last one counts.
 
     Args:
         shares: (N, T), of each run at its last frame.
         predictions: (N, T) int64.
+        steps: of episodes with jumps.
     """
     ends = predictions[:, 1:] != predictions[:, :-1]  # (N, T - 1): a run ends at the frame
     runs = F.pad(ends.cumsum(1), (1, 0))  # (N, T): number of the run that each frame lies in
     own = torch.zeros_like(shares).scatter_add(1, runs, shares).gather(1, runs)
-    return own + F.pad(own[:, :-1] * ends, (1, 0)) + F.pad(own[:, 1:] * ends, (0, 1))
+    following = F.pad(own[:, 1:] * ends, (0, 1))
+    if steps is not None:
+        following = following.gather(1, steps.lasts(shares.shape[1]))
+    return own + F.pad(own[:, :-1] * ends, (1, 0)) + following
 
 
 def glimpse_returns(rewards: Tensor, credit: Credit) -> Tensor:
@@ -233,8 +238,8 @@ def frame_returns(rollout: Rollout, config: Config) -> Tensor:
     frames = rollout.predictions.shape[1]
     if config.training.reward == "eq7":
         shares = settled(rollout.shares) if config.matches_segments else rollout.shares
-        return glimpse_returns(shares - look_costs(rollout, config), config.training.credit)
-    costs = glimpse_returns(look_costs(rollout, config), config.training.credit)
+        return glimpse_returns(shares - costs_of_looking(rollout, config), config.training.credit)
+    costs = glimpse_returns(costs_of_looking(rollout, config), config.training.credit)
     if config.training.reward == "clip_log_score":
         return clip_log_score(rollout.class_logits, rollout.frame_labels)[:, None].expand(-1, frames - 1) - costs
     return glimpse_returns(frame_log_scores(rollout.class_logits, rollout.frame_labels), config.training.credit) - costs
@@ -243,6 +248,14 @@ def frame_returns(rollout: Rollout, config: Config) -> Tensor:
 def look_costs(rollout: Rollout, config: Config) -> Tensor:
     """Return the (N, T) cost of the looks at each frame; the first glance is free."""
     return config.training.advanced.look_cost * F.pad(rollout.looked.sum(2).float(), (1, 0))
+
+
+def costs_of_looking(rollout: Rollout, config: Config) -> Tensor:
+    """Return the (N, T) costs of the looks at each frame and of observing it; the first frame is free."""
+    costs, each = torch.zeros_like(rollout.shares), config.task.advanced.frame_cost
+    if config.training.advanced.look_cost:
+        costs = look_costs(rollout, config)
+    return costs + each * F.pad(rollout.observed()[:, 1:].float(), (1, 0)) if each else costs
 
 
 def advantages_of(returns: Tensor, config: Config, values: Tensor | None = None) -> Tensor:
@@ -268,15 +281,21 @@ def class_returns(rollout: Rollout, config: Config) -> Tensor:
     if config.training.credit == "terminal":
         return rollout.rewards[:, None].expand_as(rollout.shares)
     segments = config.matches_segments
-    return run_returns(rollout.shares, rollout.predictions) if segments else rollout.shares
+    return run_returns(rollout.shares, rollout.predictions, rollout.steps) if segments else rollout.shares
 
 
 @dataclass(frozen=True, kw_only=True)
 class Advantages:
-    """Advantages of the choices of a whole update over their baselines."""
+    """Advantages of the choices of a whole update over their baselines.
 
-    cells: Tensor  # (N, T - 1)
+    A class that stands for several frames is credited at each of them with the frame's own share, or if a share cannot
+    be split, at the observed one. A jump decides what stands at all frames after the observed one, and the cells are
+    seen at the next observed one: each is credited with the rewards from there on.
+    """
+
+    cells: Tensor  # (N, T - 1), with jumps (N, S - 1)
     classes: Tensor | None  # (N, T), if classes are sampled
+    jumps: Tensor | None = None  # (N, S), with jumps
 
     @classmethod
     @torch.no_grad()
@@ -284,19 +303,28 @@ class Advantages:
         """Compute the advantages of a rollout; its episodes are laid out clip by clip."""
         values = rollout.values
         cells = advantages_of(frame_returns(rollout, config), config, None if values is None else values[:, :-1, 0])
-        if not config.samples_classes:
-            return cls(cells=cells, classes=None)
-        drawn = class_returns(rollout, config)
-        return cls(cells=cells, classes=advantages_of(drawn, config, None if values is None else values[..., 1]))
+        classes, jumps, steps = None, None, rollout.steps
+        if config.samples_classes:
+            drawn = class_returns(rollout, config)
+            classes = advantages_of(drawn, config, None if values is None else values[..., 1])
+        if steps is not None:
+            later = F.pad(cells, (0, 2))  # (N, T + 1): nothing depends on choices at the last frame and after the end
+            jumps, cells = later.gather(1, steps.frames), later.gather(1, steps.frames[:, 1:] - 1)
+            if classes is not None and (config.training.credit == "terminal" or config.matches_segments):
+                classes = classes * rollout.observed()
+        return cls(cells=cells, classes=classes, jumps=jumps)
 
     def rows(self, rows: slice) -> Advantages:
         """Return the advantages of some of the episodes."""
-        return Advantages(cells=self.cells[rows], classes=None if self.classes is None else self.classes[rows])
+        parts = (self.cells, self.classes, self.jumps)
+        cells, classes, jumps = (None if part is None else part[rows] for part in parts)
+        assert cells is not None
+        return Advantages(cells=cells, classes=classes, jumps=jumps)
 
 
-def class_choice_loss(class_logits: Tensor, predictions: Tensor, advantages: Tensor) -> Tensor:
-    """Return the policy gradient of sampled classes: (N, T, outputs) logits, (N, T) predictions and advantages."""
-    log_probs = class_logits.log_softmax(-1).gather(2, predictions[..., None])[..., 0]
+def choice_loss(logits: Tensor, chosen: Tensor, advantages: Tensor) -> Tensor:
+    """Return the policy gradient of sampled classes or jumps: (N, T, choices) logits, (N, T) choices and advantages."""
+    log_probs = logits.log_softmax(-1).gather(2, chosen[..., None])[..., 0]
     return policy_gradient_loss(log_probs, advantages)
 
 
@@ -323,23 +351,39 @@ def glimpse_losses(
     models these terms are logged but have no meaning. Learned values are trained in every phase, on their own.
     """
     phase = phase_of_update(config, update)
-    class_logits, cell_logits = policy(
-        rollout.first, rollout.rest, rollout.views, masks, detach_scorer=phase == "scorer"
+    steps, frames = rollout.steps, rollout.predictions.shape[1]
+    class_logits, cell_logits, jump_logits = policy(
+        rollout.first, rollout.rest, rollout.views, masks, steps=steps, detach_scorer=phase == "scorer"
     )
+    class_logits = class_logits if steps is None else steps.standing(class_logits, frames)
     classification = class_loss(class_logits, rollout.frame_labels)
     # A choice made at random does not depend on the policy.
     log_probs = choice_log_prob(cell_logits, rollout.cells) * ~rollout.explored
     gradient = policy_gradient_loss(log_probs, advantages.cells)
     sets = rollout.cells.dtype == torch.bool
     first = first_draw_logits(cell_logits, rollout.cells)
-    entropy = choice_entropy(first, sets=sets).mean()
-    penalty = attention_penalty(expected_attention(rollout.attention[:, 0], first, sets=sets))
+    entropies, expected = (
+        choice_entropy(first, sets=sets),
+        expected_attention(rollout.attention[:, 0], first, sets=sets),
+    )
+    choices: float | Tensor = log_probs.shape[1]  # of an episode
+    if steps is None:
+        entropy = entropies.mean()
+    else:
+        acts = steps.frames < frames  # (N, S)
+        expected, choices = expected * acts[..., None], acts[:, 1:].sum(1).float().mean().clamp_min(1)
+        entropy = (entropies * acts[:, 1:]).sum(1).mean() / choices
+        learned = update >= (1 - config.training.advanced.jump_share) * config.training.updates
+        if jump_logits is not None and advantages.jumps is not None and learned:
+            gradient = gradient + choice_loss(jump_logits, steps.jumps, advantages.jumps)
+            entropy = entropy + (first_draw_entropy(jump_logits) * acts).sum(1).mean() / choices
+    penalty = attention_penalty(expected)
     answers = classification
     if advantages.classes is not None and phase != "warmup":
-        answers = answers + class_choice_loss(class_logits, rollout.predictions, advantages.classes)
+        answers = answers + choice_loss(class_logits, rollout.predictions, advantages.classes)
     total = answers
     if MODELS[config.model].learns == "reinforce" and phase != "warmup":
-        bonus = config.training.advanced.entropy_bonus * (1 - update / config.training.updates) * log_probs.shape[1]
+        bonus = config.training.advanced.entropy_bonus * (1 - update / config.training.updates) * choices
         total = gradient - bonus * entropy + config.training.penalty * penalty
         if phase == "joint":
             total = total + answers
@@ -370,7 +414,7 @@ def soft_losses(rollout: Rollout, advantages: Advantages, config: Config, *, upd
     penalty = attention_penalty(attention)
     total = classification + config.training.penalty * penalty
     if advantages.classes is not None and phase_of_update(config, update) != "warmup":
-        total = total + class_choice_loss(rollout.class_logits, rollout.predictions, advantages.classes)
+        total = total + choice_loss(rollout.class_logits, rollout.predictions, advantages.classes)
     return Losses(
         total=total,
         classification=classification,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..parallel.noise import Noise
 from .config import PolicyConfig, SliceWeights
-from .episodes import DropoutMasks, InputShape, Looks, Views
+from .episodes import DropoutMasks, InputShape, Looks, Steps, Views
 from .location import GridHead, MemoryHead
 
 
@@ -20,7 +20,7 @@ class RecurrentState:
     """Memory of N episodes between two frames."""
 
     layers: list[tuple[Tensor, Tensor]]  # (h, c) of each layer, (1, N, H)
-    frame: int = 0
+    frame: int | Tensor = 0  # (N,) int64 if episodes are at different frames
 
     @property
     def output(self) -> Tensor:
@@ -112,18 +112,24 @@ class Memory(nn.Module):
         Returns:
             the output (N, 1, H), the input (N, 1, width), and the state after the frame.
         """
-        inputs = self._inputs(attended[:, None], state.frame, masks)
+        inputs = self._inputs(attended[:, None], frames_from(state.frame, 1, attended.device), masks)
         hidden, layers = self._recur(inputs, state.layers, masks)
         return hidden, inputs, RecurrentState(layers, state.frame + 1)
 
-    def forward(self, attended: Tensor, masks: DropoutMasks | None) -> tuple[Tensor, Tensor]:
-        """Run over whole episodes in one call of each layer: (N, T, width) -> outputs (N, T, H), inputs."""
-        inputs = self._inputs(attended, 0, masks)
+    def forward(
+        self, attended: Tensor, masks: DropoutMasks | None, frames: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Run over whole episodes in one call of each layer: (N, T, width) -> outputs (N, T, H), inputs.
+
+        With jumps, `frames` are the (N, S) frames of the S observed inputs.
+        """
+        frames = frames_from(0, attended.shape[1], attended.device) if frames is None else frames
+        inputs = self._inputs(attended, frames, masks)
         return self._recur(inputs, None, masks)[0], inputs
 
-    def _inputs(self, attended: Tensor, first: int, masks: DropoutMasks | None) -> Tensor:
+    def _inputs(self, attended: Tensor, frames: Tensor, masks: DropoutMasks | None) -> Tensor:
         if self.when is not None:
-            attended = attended + self.when(torch.arange(first, first + attended.shape[1], device=attended.device))
+            attended = attended + self.when(frames.clamp_max(self.when.num_embeddings - 1))
         return attended if masks is None else attended * masks.inputs[0][:, None]
 
     def _recur(
@@ -137,6 +143,12 @@ class Memory(nn.Module):
             inputs, state = _run_layer(lstm, inputs, None if layers is None else layers[index])
             after.append(state)
         return inputs, after
+
+
+def frames_from(first: int | Tensor, count: int, device: torch.device) -> Tensor:
+    """Return (count,) frames from `first` on, or (N, count) if episodes begin at different (N,) frames."""
+    frames = torch.arange(count, device=device)
+    return first[:, None] + frames if isinstance(first, Tensor) else first + frames
 
 
 def _run_layer(
@@ -204,6 +216,11 @@ class GlimpsePolicy(nn.Module):
         for embedding in (module for module in self.modules() if isinstance(module, nn.Embedding)):
             nn.init.normal_(embedding.weight, std=0.1)
         self.value_head = ValueHead(config.hidden_size, shape.values) if shape.values else None
+        self.jump_head = nn.Linear(config.hidden_size, shape.jumps) if shape.jumps else None
+        if self.jump_head is not None:  # nearly every frame is observed at first, or looks would be hard to learn
+            nn.init.zeros_(self.jump_head.weight)
+            nn.init.zeros_(self.jump_head.bias)
+            self.jump_head.bias.data[0] = math.log(9 * (shape.jumps - 1))  # a probability of 0.9
 
     @property
     def device(self) -> torch.device:
@@ -270,8 +287,15 @@ class GlimpsePolicy(nn.Module):
         return class_logits[:, 0].float(), cell_logits[:, 0].float(), state
 
     def forward(
-        self, first: Looks, rest: Looks, views: Views | None, masks: DropoutMasks | None, *, detach_scorer: bool = False
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        first: Looks,
+        rest: Looks,
+        views: Views | None,
+        masks: DropoutMasks | None,
+        *,
+        steps: Steps | None = None,
+        detach_scorer: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Play whole episodes with known actions, in one call of each LSTM layer.
 
         Args:
@@ -280,15 +304,18 @@ class GlimpsePolicy(nn.Module):
             views: of frames 1..T-1; None if the location logits chose nothing. They are zeros then. A memory is
                 computed again from the looks.
             masks: dropout that the episodes were played with.
-            detach_scorer: keep the gradient of the location logits out of the LSTM.
+            steps: of episodes with jumps, whose S observed frames stand for the T frames here.
+            detach_scorer: keep the gradient of the location logits and the jump logits out of the LSTM.
 
         Returns:
-            class logits (N, T, outputs) and the location logits (N, T - 1, K*K) of the choices at frames 1..T-1;
-            if cells are drawn in sequence (N, T - 1, m, K*K), the logits that each cell in `rest` was drawn by.
+            class logits (N, T, outputs); the location logits (N, T - 1, K*K) of the choices at frames 1..T-1, or if
+            cells are drawn in sequence (N, T - 1, m, K*K), the logits that each cell in `rest` was drawn by; and the
+            logits of jumps (N, T, J), if they are learned.
         """
         with self.autocast():
-            hidden, inputs = self._remember(first, rest, masks)
+            hidden, inputs = self._remember(first, rest, masks, None if steps is None else steps.frames)
             before = hidden[:, :-1].detach() if detach_scorer else hidden[:, :-1]
+            jump_logits = self.jump_logits(hidden.detach() if detach_scorer else hidden)
             class_logits = self.class_head(hidden, inputs, masks)
             if views is not None and isinstance(self.location_head, MemoryHead):
                 views = views._replace(content=self.location_head.remembered(first, rest, views.seen))
@@ -298,17 +325,26 @@ class GlimpsePolicy(nn.Module):
                 cell_logits = self.location_head.sequence_logits(before, views, rest.cells, masks)
             else:
                 cell_logits = self.location_head(before, views, masks)
-        return class_logits.float(), cell_logits.float()
+        return class_logits.float(), cell_logits.float(), jump_logits
 
-    def _remember(self, first: Looks, rest: Looks, masks: DropoutMasks | None) -> tuple[Tensor, Tensor]:
+    def jump_logits(self, hidden: Tensor) -> Tensor | None:
+        """Return the (..., J) logits of jumps after (..., H) outputs of the memory; None if they are not learned."""
+        return None if self.jump_head is None else self.jump_head(hidden).float()
+
+    def _remember(
+        self, first: Looks, rest: Looks, masks: DropoutMasks | None, frames: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Return the memory's outputs (N, T, H) and inputs (N, T, width) of whole episodes.
 
         Weights that depend on the state need one step for each frame.
         """
         if self.config.advanced.slice_weights != "attended":
-            return self.memory(torch.cat([self.encoder(first)[:, None], self.encoder(rest)], 1), masks)  # type: ignore[no-any-return]
+            attended = torch.cat([self.encoder(first)[:, None], self.encoder(rest)], 1)
+            return self.memory(attended, masks, frames)  # type: ignore[no-any-return]
         state, steps = self.memory.initial_state(len(first.cells)), []
-        for looks in (first, *(Looks(*parts) for parts in zip(*(part.unbind(1) for part in rest), strict=True))):
+        later = (Looks(*parts) for parts in zip(*(part.unbind(1) for part in rest), strict=True))
+        for step, looks in enumerate((first, *later)):
+            state.frame = step if frames is None else frames[:, step]
             hidden, inputs, state = self.memory.step(state, self.encoder(self.weighed(looks, state, masks)), masks)
             steps.append((hidden, inputs))
         hidden, inputs = (torch.cat(parts, 1) for parts in zip(*steps, strict=True))

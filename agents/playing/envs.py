@@ -167,14 +167,17 @@ def make_envs(config: Config, source: ClipSource, num_envs: int, *, train: bool)
 
     Rollouts read what else a model sees.
     """
-    model, task, advanced = MODELS[config.model], config.task, config.training.advanced
+    model, task, rules, advanced = MODELS[config.model], config.task, config.task.advanced, config.training.advanced
     envs = gym.make_vec(
         "VideoGlimpse-v0",
         num_envs=num_envs,
         source=source,
         glimpses=None if model.sees == "set" else task.glimpses,
-        observation="blind" if fits(source, torch.device(config.training.device)) else "slices",
-        first_glance=task.advanced.first_glance,
+        # With jumps, episodes are at different frames, and see what their environment shows.
+        observation="blind" if rules.jumps is None and fits(source, torch.device(config.training.device)) else "slices",
+        jumps=rules.jumps,
+        frame_cost=rules.frame_cost,
+        first_glance=rules.first_glance,
         frames=task.frames,
         matching=task.matching,
         eta=task.eta,
@@ -212,6 +215,7 @@ def make_policy(config: Config, source: ClipSource) -> GlimpsePolicy:
         values=(1 + config.samples_classes) * learns_values,
         starts_from_mean=model.is_soft,
         first_set_size=config.task.glimpses if model.sees == "set" else 0,
+        jumps=len(config.task.advanced.jumps or ()) if config.learns_jumps else 0,
     )
     with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global generator only
         torch.manual_seed(config.training.seed)

@@ -61,6 +61,7 @@ class Evaluation:
     visits: tuple[tuple[float, ...], ...] | None  # (K, K) share of the looks on each cell; None if all cells are seen
     correct: tuple[bool, ...]  # (videos,) in the order of the split: whether `accuracy` counts the video
     films: tuple[int, ...]  # (videos,) number of the film that each video was cut from (`film_of_video`)
+    frames_observed: float | None = None  # mean number of frames of an episode that were observed; None without jumps
     detection_map: float | None = None  # of runs of equal predictions: mean of `activitynet_map`
     detection_map_at_50: float | None = None  # the same at a temporal IoU of 0.5 alone
     thumos_map: float | None = None  # of the same runs: mean of `thumos_map`
@@ -107,6 +108,7 @@ MEASURES = {  # names of an Evaluation's numbers in tables
     "false_positives": "N-",
     "entropy": "entropy (nats)",
     "glimpses_per_frame": "slices used a frame",
+    "frames_observed": "frames observed",
 }
 
 
@@ -255,6 +257,7 @@ def measure(
         true_positives=_mean(measured["true_positives"]),
         false_positives=_mean(measured["false_positives"]),
         glimpses_per_frame=looked,
+        frames_observed=None if envs.engine.rules.jumps is None else _mean(measured["frames_observed"]),
         visits=None if sees_all else _shares(visits),
         correct=tuple(correct.tolist()),
         films=tuple(film_of_video(source).tolist()),
@@ -271,11 +274,13 @@ def _measure(rollout: Rollout) -> dict[str, Tensor]:
         "false_positives": rollout.false_positives,
         "glimpses": rollout.glimpses / rollout.looked.shape[1],
         "entropy": rollout.entropy.mean(1),
+        "frames_observed": rollout.observed().sum(1),
     }
     hits = rollout.hits()
     if hits is not None and rollout.actors is not None:
-        measures["attention_on_actor"] = (rollout.attention * rollout.actors)[:, 1:].sum(2).mean(1)
-        measures["focus"] = hits.any(2).float().mean(1)
+        frames = rollout.observed()[:, 1:].sum(1).clamp_min(1)
+        measures["attention_on_actor"] = (rollout.attention * rollout.actors)[:, 1:].sum((1, 2)) / frames
+        measures["focus"] = hits.any(2).sum(1) / frames
         measures["hits"], measures["looks"] = hits.sum((1, 2)), rollout.looked.sum((1, 2))
     return {name: values.cpu() for name, values in measures.items()}
 

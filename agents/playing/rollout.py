@@ -32,7 +32,7 @@ from torch import Tensor
 from glimpse_env import VideoGlimpseVectorEnv
 
 from ..learning.config import InView
-from ..learning.episodes import DropoutMasks, GlimpseRollout, Looks, Rollout, Views
+from ..learning.episodes import DropoutMasks, GlimpseRollout, Looks, Rollout, Steps, Views
 from ..learning.glimpses import (
     choice_entropy,
     draw_cells,
@@ -114,16 +114,23 @@ def play_out(
     device: torch.device,
 ) -> dict[str, Any]:
     """Step episodes that have just begun to their end, and return the environments' results as a rollout's fields."""
-    frame_labels, rewards, infos = [], np.zeros(envs.num_envs), dict[str, Any]()
-    for _ in range(envs.engine.rules.frames):
-        observations, rewards, _, _, infos = envs.step(act(observations))
-        frame_labels.append(torch.from_numpy(infos["frame_labels"]))
+    engine, rewards, infos = envs.engine, np.zeros(envs.num_envs), dict[str, Any]()
+    for step in range(engine.rules.frames):
+        if engine.rules.jumps is None:
+            observations, rewards, _, _, infos = envs.step(act(observations))
+            continue
+        if step > 1 and engine.done.all():  # a rollout has at least two steps
+            break
+        going = ~engine.done  # some episodes jump to their end before others
+        rewards += engine.advance(engine.check_actions(act(observations), going), going)
+        infos, observations = engine.info(), engine.blank()
+        engine.observe(observations)
     counted = ("is_correct", "glimpses", "true_positives", "false_positives")
     return {
-        "windows": envs.engine.window.copy(),
-        "frame_labels": torch.stack(frame_labels, 1).to(device),
+        "windows": engine.window.copy(),
+        "frame_labels": torch.from_numpy(engine.truth()).to(device),
         "rewards": torch.from_numpy(rewards).float().to(device),
-        "shares": torch.from_numpy(envs.engine.shares()).float().to(device),
+        "shares": torch.from_numpy(engine.shares()).float().to(device),
     } | {name: torch.from_numpy(infos[name]) for name in counted}
 
 
@@ -196,6 +203,8 @@ class _Player(ABC):
         self.state = policy.memory.initial_state(episodes)
         self.visits = torch.zeros(episodes, size**2, device=device)
         self.means = CellMeans() if policy.location_head.remembers else None
+        self.jumps = None if rules.jumps is None else torch.tensor(rules.jumps, device=device)
+        self.num_frames = rules.frames
 
     @abstractmethod
     def plan(self, observations: NDArray[np.float32]) -> Tensor:
@@ -231,6 +240,8 @@ class _Frame(NamedTuple):
     class_logits: Any
     cell_logits: Any
     hidden: Any
+    number: Any  # from 0, (N,) with jumps; T after the end
+    jump: Any  # (N,), or None without jumps
 
 
 class _ChoosingPlayer(_Player):
@@ -247,17 +258,37 @@ class _ChoosingPlayer(_Player):
         return torch.stack([self.act(observations) for _ in range(self.policy.shape.frames)])
 
     def act(self, observations: NDArray[np.float32]) -> Tensor:
-        """Answer the (N, m, D + 2) observations of one frame with (N, m + 1) actions, on the policy's device."""
+        """Answer the (N, m, D + 2) observations of one frame with (N, m + 1) actions, on the policy's device.
+
+        With jumps, episodes are at different frames, and actions are (N, m + 2).
+        """
+        number = self.state.frame
         looks, view = self._look(observations)
         looks = self.policy.weighed(looks, self.state, self.masks)
         class_logits, cell_logits, self.state = self.policy.step(self.state, looks, view, self.masks)
         prediction = draw_classes(class_logits, self.noise) if self.settings.sample_classes else class_logits.argmax(1)
+        jump = None if self.jumps is None else self._jump(number)
         chosen, explored = self.explore(self._choose(cell_logits, view))
         self.frames.append(
-            _Frame(looks, view, chosen, explored, prediction, class_logits, cell_logits, self.state.output)
+            _Frame(
+                looks, view, chosen, explored, prediction, class_logits, cell_logits, self.state.output, number, jump
+            )
         )
         self._turn_to(chosen, cell_logits)
-        return torch.cat([self._placed(chosen), prediction[:, None]], 1)
+        parts = [self._placed(chosen), prediction[:, None]]
+        return torch.cat(parts if jump is None else [parts[0], jump[:, None], parts[1]], 1)
+
+    def _jump(self, number: int | Tensor) -> Tensor:
+        """Choose the (N,) jumps from frame `number`, and set the state to the frames that they lead to."""
+        assert self.jumps is not None
+        logits = self.policy.jump_logits(self.state.output)
+        if logits is None:
+            uniform = torch.zeros(len(self.visits), len(self.jumps), device=self.jumps.device)
+            jump = draw_classes(uniform, self.noise)
+        else:
+            jump = logits.argmax(1) if self.settings.greedy else draw_classes(logits, self.noise)
+        self.state.frame = (number + self.jumps[jump]).clamp_max(self.num_frames)
+        return jump
 
     def _turn_to(self, chosen: Tensor, cell_logits: Tensor) -> None:
         """Look at the chosen cells: (N, m) in order, or (N, K*K) bool."""
@@ -279,13 +310,14 @@ class _ChoosingPlayer(_Player):
 
     def _look(self, observations: NDArray[np.float32]) -> tuple[Looks, Views | None]:
         """Return the looks at the frame and, if cells are scored, the view of the location logits."""
-        attends_to_all = self.state.frame == 0 or self.model.sees == "all"
+        is_first = not self.frames
+        attends_to_all = is_first or self.model.sees == "all"
         scores = self.model.learns is not None
-        if self.state.frame == 0 and not self.sees_first and not self.model.reads_all:
+        if is_first and not self.sees_first and not self.model.reads_all:
             return self._look_at_nothing(scores)
         visible: Tensor | None = None
         if attends_to_all or (scores and self.settings.in_view == "cube"):
-            raw = self.features.cubes(self.state.frame)  # (U, K*K, D)
+            raw = self.features.cubes(len(self.frames))  # (U, K*K, D); with jumps, of the first frame alone
             cubes = self.policy.scale(raw)
             if self.model.uses_norms:
                 self.norms = self.mirror.values(raw.norm(dim=-1)[self.features.window_index])
@@ -294,7 +326,7 @@ class _ChoosingPlayer(_Player):
             if attends_to_all:
                 return Looks(self._content_of_all(cubes), self.all_cells, self.weights), self._view(visible)
         cells = self.mirror.cells(self.cells)
-        slices = self.features.slices(self.state.frame, cells, observations)  # (N, m, D)
+        slices = self.features.slices(len(self.frames), cells, observations)  # (N, m, D); with jumps, as observed
         if self.model.uses_norms:
             self.norms = self.norms.scatter(1, self.cells, slices.norm(dim=-1))
         slices = self.policy.scale(slices)
@@ -335,20 +367,30 @@ class _ChoosingPlayer(_Player):
         views = [view for view in played.view if view is not None]
         has_choice, value_head = self.model.learns is not None or self.model.name == "random", self.policy.value_head
         states = None if value_head is None else torch.stack(played.hidden, 1)
-        cell_logits = torch.stack(played.cell_logits[:-1], 1)
+        entropy = choice_entropy(torch.stack(played.cell_logits, 1), sets=self.glimpses is None) * has_choice
+        shown, steps = torch.stack(attention, 1), None
+        predictions, class_logits = torch.stack(played.prediction, 1), torch.stack(played.class_logits, 1)
+        if self.jumps is not None:
+            numbers = [torch.zeros_like(played.jump[0]), *played.number[1:]]
+            steps = Steps(torch.stack(numbers, 1), torch.stack(played.jump, 1))
+            entropy, shown, predictions, class_logits = (
+                steps.standing(values, self.num_frames) for values in (entropy, shown, predictions, class_logits)
+            )
+            shown = shown * steps.observed(self.num_frames)[..., None]
         return GlimpseRollout(
             clips=clips,
-            attention=torch.stack(attention, 1),
-            entropy=choice_entropy(cell_logits, sets=self.glimpses is None) * has_choice,
+            attention=shown,
+            entropy=entropy[:, :-1],
             first=played.looks[0],
             rest=Looks.of_frames(played.looks[1:]),
             views=Views(*(torch.stack(parts, 1) for parts in zip(*views[:-1], strict=True))) if views else None,
             cells=torch.stack(played.chosen[:-1], 1),
             explored=torch.stack(played.explored[:-1], 1),
-            predictions=torch.stack(played.prediction, 1),
-            class_logits=torch.stack(played.class_logits, 1),
+            predictions=predictions,
+            class_logits=class_logits,
             actors=self.actors,
             states=states,
+            steps=steps,
             values=None if states is None or value_head is None else value_head(states),
             **outcome,
         )
@@ -368,7 +410,7 @@ class _ChoosingPlayer(_Player):
             # Models that see all cells choose nothing; the environment still expects m cells.
             rule = self.model.rule or MODELS["centre"].rule
             assert rule is not None
-            actor = None if self.actors is None else self.actors[:, min(self.state.frame, self.actors.shape[1] - 1)]
+            actor = None if self.actors is None else self._actor_at(self.actors)
             situation = Situation(self.policy.shape.grid_size, glimpses, actor, self.visits, self.norms)
             return rule(situation, self.noise)
         if not self.policy.location_head.is_sequential:
@@ -377,6 +419,11 @@ class _ChoosingPlayer(_Player):
         return self.policy.location_head.draw_in_sequence(
             self.state.output, view, self.masks, glimpses=glimpses, draw=lambda logits: self._draw(logits, 1)
         )
+
+    def _actor_at(self, actors: Tensor) -> Tensor:
+        """Return the actor's (N, K*K) cells in the next observed frame."""
+        frames = torch.as_tensor(self.state.frame, device=actors.device).clamp_max(actors.shape[1] - 1)
+        return actors[torch.arange(len(actors), device=actors.device), frames]
 
     def _draw(self, logits: Tensor, glimpses: int) -> Tensor:
         """Return (N, glimpses) cells in order: drawn from (N, K*K) logits without replacement, or the likeliest."""

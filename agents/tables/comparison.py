@@ -80,7 +80,7 @@ def comparison_table(rows: Sequence[Row], reported: Sequence[Reported] = (), *, 
     published = {figure.measure for figure in reported}
     others = [name for name in SHOWN if name in published or any(row.values(name) for row in rows)]
     is_untrimmed = any(row.values("detection_map") for row in rows)
-    short = OF_EVENTS if is_untrimmed else ()
+    short = (*(OF_EVENTS if is_untrimmed else ()), "frames_observed")
     others = [name for name in others if name != "accuracy" and (all_columns or name in short)]
     header = ["model", "glimpses", "accuracy", "minus random", "clips"]
     header += ["seeds", "REINFORCE minus it"] * all_columns + [MEASURES[name] for name in others]
@@ -173,7 +173,12 @@ def results_table(measured: Sequence[tuple[ModelName, Evaluation]], chance: floa
     The 95 % interval of the accuracy covers the films of the test videos, not the seeds of training.
     """
     shown = {"vote_accuracy": "vote", "focus": "focus", "focus_per_look": "per look"}
-    shown |= {name: MEASURES[name] for name in OF_EVENTS if any(one.detection_map is not None for _, one in measured)}
+    shown |= {
+        name: MEASURES[name]
+        for names, shows in ((OF_EVENTS, "detection_map"), (("frames_observed",), "frames_observed"))
+        for name in names
+        if any(getattr(one, shows) is not None for _, one in measured)
+    }
     widths = {name: max(8, len(title) + 2) for name, title in shown.items()}
     header = "".join(f"{title:>{widths[name]}}" for name, title in shown.items())
     lines = [f"{'':12}{'accuracy':>9}{'95 % interval':>17}{header}"]
