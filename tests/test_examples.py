@@ -72,6 +72,19 @@ def test_the_single_file_ppo_jumps(tmp_path):
     assert re.search(r"after: mean return -?\d+\.\d\d, accuracy \d\.\d\d\d on test", output)
 
 
+def test_accuracy_is_drawn_against_observed_frames(tmp_path):
+    early_stop = pytest.importorskip("early_stop")
+    early_stop.main(
+        early_stop.Arguments(
+            out=tmp_path, source="synthetic-easy", jumps=(1, 4), costs=(0.5,), strides=(2, 4), updates=2, glimpses=1
+        )
+    )
+    rows = [row.split(",") for row in (tmp_path / "table.csv").read_text().splitlines()]
+    assert [row[:2] for row in rows[1:]] == [["jumps", "0.5"], ["strides", "2"], ["strides", "4"]]
+    assert [float(row[2]) for row in rows[2:]] == [2.0, 1.0]  # of four frames
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
 def test_an_episode_is_drawn(tmp_path):
     subprocess.run([sys.executable, EXAMPLES / "draw_episode.py", tmp_path / "episode.png"], check=True)
     image = pytest.importorskip("PIL.Image")
@@ -103,6 +116,7 @@ def test_learning_curves_are_drawn(tmp_path):
 
 LIBRARIES = {
     "draw_episode": "PIL",
+    "early_stop": "tyro",
     "headroom": "torch",
     "linear_controls": "tyro",
     "join_clips": "av",
@@ -118,6 +132,7 @@ LIBRARIES = {
     "train_torchrl": "tensordict",
 }
 REQUIRED = {
+    "early_stop": ["--out", "none"],
     "draw_episode": ["x.png"],
     "join_clips": ["--videos", "none", "--splits", "none", "--out", "none"],
     "lazy_savings": ["none"],

@@ -81,7 +81,7 @@ def parse_pytest(arguments):
     return arguments
 
 
-TYRO_EXAMPLES = ("headroom", "join_clips", "linear_controls", "lazy_savings", "train_ppo")
+TYRO_EXAMPLES = ("early_stop", "headroom", "join_clips", "linear_controls", "lazy_savings", "train_ppo")
 PARSERS = {
     "agents/reinforce.py": reinforce.parse_arguments,
     "agents.ablate": ablate.parse_arguments,
