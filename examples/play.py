@@ -59,7 +59,7 @@ POSE_PIXELS = 42
 REPLAY_MILLISECONDS = 500
 HELP = "click: choose a cell   1-9, up, down: guess   space: next   escape: quit"
 
-Plan = list[tuple[list[int], int]]  # for each frame the cells to see of the next one, and the class
+Plan = list[tuple[list[int], list[int], int]]  # for each observed frame: cells of the next one, jump (if any), class
 
 
 def watch(run: Path, source: str | None, split: str) -> tuple[VideoGlimpseEnv, Callable[[int], Plan]]:
@@ -77,10 +77,13 @@ def watch(run: Path, source: str | None, split: str) -> tuple[VideoGlimpseEnv, C
 
     def plan(clip: int) -> Plan:
         played = play_episodes(envs, policy, np.array([clip]), greedy_play(config), noise=Noise.seeded(0))
-        order = played.attention[0, 1:].argsort(dim=1, descending=True, stable=True)
-        counts = played.looked[0].sum(1).clamp(max=rules.most_looks(clips)).tolist()
-        cells = [row[:count] for row, count in zip(order.tolist(), counts, strict=True)]
-        return list(zip([*cells, []], played.predictions[0].tolist(), strict=True))
+        frames = played.observed()[0].nonzero()[:, 0]
+        shown = played.attention[0, frames[1:]]
+        order = shown.argsort(dim=1, descending=True, stable=True).tolist()
+        counts = (shown > 0).sum(1).clamp(max=rules.most_looks(clips)).tolist()
+        cells = [row[:count] for row, count in zip(order, counts, strict=True)]
+        jumps = [[]] * len(frames) if played.steps is None else played.steps.jumps[0, : len(frames), None].tolist()
+        return list(zip([*cells, []], jumps, played.predictions[0, frames].tolist(), strict=True))
 
     env = gym.make("VideoGlimpse-v0", source=clips, **vars(rules) | {"observation": "glimpsed"}).unwrapped
     assert isinstance(env, VideoGlimpseEnv)
@@ -107,7 +110,7 @@ class Game:
         """Start another clip."""
         _, info = self.env.reset(seed=seed)
         self.planned = self.plan(int(info["clip"])) if self.plan else []
-        self.cells, self.guess = self.planned.pop(0) if self.planned else ([], 0)
+        self.cells, self.jump, self.guess = self.planned.pop(0) if self.planned else ([], [], 0)
         self.reward: float | None = None
         self.replayed = 0
         self.actor: list[tuple[int, int]] = []
@@ -138,10 +141,10 @@ class Game:
         else:
             chosen = self.cells or [0]
             looks = (chosen + chosen[:1] * self.most)[: self.most]  # a repeated cell is one look
-        _, reward, terminated, _, self.info = self.env.step(np.array([*looks, self.guess]))
+        _, reward, terminated, _, self.info = self.env.step(np.array([*looks, *self.jump, self.guess]))
         self.cells = []
         if self.planned:
-            self.cells, self.guess = self.planned.pop(0)
+            self.cells, self.jump, self.guess = self.planned.pop(0)
         self.seen = self.picture_of_frame()
         if terminated:
             self.reward = reward

@@ -196,6 +196,11 @@ def test_training_on_own_sources_records_that_they_have_no_name(tmp_path, monkey
     assert RunFolder(tmp_path / "named").record().config.task.source == str(tmp_path / "mine")
 
 
+def test_an_own_agent_cannot_jump():
+    with pytest.raises(ValueError, match="jumps must be None, since all episodes of a batch end together here"):
+        evaluate(lambda _: None, source="synthetic-easy", jumps=(1, 2))
+
+
 def test_the_package_offers_what_its_page_names():
     assert set(glimpse_agents.__all__) == {"evaluate", "load", "save_run", "train"}
     assert glimpse_agents.evaluate is evaluate

@@ -7,6 +7,8 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from agent_toys import tiny_config
+from glimpse_agents import reinforce
 
 from glimpse_env import VideoGlimpseEnv
 from glimpse_env.rendering import SIDE
@@ -111,7 +113,7 @@ def test_an_agent_plays_by_itself():
     clip = int(env.engine.clip[0])
     actor, planned = env.source.actor(clip), plan(clip)
     looks_on_actor = 0
-    for frame, (cells, guess) in enumerate(planned):
+    for frame, (cells, _, guess) in enumerate(planned):
         game.click(*middle(24))  # without effect, as keys that guess
         game.choose(7 - guess)
         assert (game.cells, game.guess) == (cells, guess)
@@ -120,7 +122,7 @@ def test_an_agent_plays_by_itself():
         assert game.reward is None
         game.pass_time()
     assert looks_on_actor >= 13  # its focus is 0.998
-    assert env.engine.predictions[0].tolist() == [guess for _, guess in planned]
+    assert env.engine.predictions[0].tolist() == [guess for _, _, guess in planned]
     assert game.info["is_correct"]
     assert game.replayed == 1
     game.pass_time()
@@ -159,6 +161,22 @@ def test_any_number_of_looks_and_no_prediction():
     names = [game.env.class_names[label] for label in np.flatnonzero(game.info["label"])]
     assert game.lines()[0].startswith(f"it was {' and '.join(names)}: ")
     assert game.info["glimpses"] == 9
+
+
+def test_a_run_that_jumps_is_watched_at_its_observed_frames(tmp_path):
+    config = tiny_config(source="synthetic-easy", jumps=(1, 2), random_jumps=True, updates=1, glimpses=1)
+    reinforce.train(config, tmp_path / "run")
+    env, plan = play.watch(tmp_path / "run", None, "test")
+    game = play.Game(env, seed=1, plan=plan)
+    clip = int(env.engine.clip[0])
+    planned, frames = plan(clip), [1]
+    while game.reward is None:
+        game.advance()
+        frames.append(int(game.info["frame"]))
+    stands = np.diff([*frames[:-1], 5])  # four frames
+    assert 1 < len(planned) == int(game.info["frames_observed"]) <= 4
+    assert [min(1 + jump[0], left) for (_, jump, _), left in zip(planned, stands, strict=True)] == stands.tolist()
+    assert env.engine.predictions[0].tolist() == np.repeat([guess for *_, guess in planned], stands).tolist()
 
 
 def test_a_clip_without_a_label(toy):

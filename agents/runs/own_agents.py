@@ -53,7 +53,7 @@ def evaluate(
         arguments: others of `gym.make_vec`, such as `glimpses`, `fold`, `frames` and `abstain`.
 
     Raises:
-        ValueError: an action or a score is not allowed.
+        ValueError: an action or a score is not allowed, or `jumps` are given.
     """
     envs = gym.make_vec(
         "VideoGlimpse-v0",
@@ -65,6 +65,8 @@ def evaluate(
         **arguments,
     )
     assert isinstance(envs, VideoGlimpseVectorEnv)
+    if envs.engine.rules.jumps is not None:
+        raise ValueError("jumps must be None, since all episodes of a batch end together here; leave the argument out")
     return measure(_rollouts(envs, agent, seed), envs, sees_all=False)
 
 
