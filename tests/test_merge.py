@@ -270,8 +270,10 @@ def test_the_command_line_merges(tmp_path, monkeypatch, capsys):
     run_main(monkeypatch, "merge", tmp_path / "merged", *parts)
     assert "4, 11 frames" in capsys.readouterr().out
     run_main(monkeypatch, "verify", tmp_path / "merged")
+    run_main(monkeypatch, "merge", tmp_path / "merged", *parts)  # nothing is left to do
+    assert "4, 11 frames" in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"error: .*merged exists and is no empty folder"):
-        run_main(monkeypatch, "merge", tmp_path / "merged", *parts)
+        run_main(monkeypatch, "merge", tmp_path / "merged", *parts[::-1])
 
 
 # ---- two merges at once

@@ -110,6 +110,8 @@ def parse(words):
         return words
     if words[0] == "pytest":
         return parse_pytest(words[1:])
+    if words[0] == "bash":
+        return (ROOT / words[1]).read_text()
     if words == ["pre-commit", "install"]:
         return words
     assert words[0] == "python", words

@@ -17,6 +17,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import time
+import uuid
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -334,23 +336,34 @@ class MetricsLog:
     A run resumes from `update`: later lines, written before a kill, are dropped.
     """
 
+    # TensorBoard's own writer works in a thread, whose errors reach nobody in time.
     def __init__(self, folder: RunFolder, update: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # a second of imports, which only training needs
+        from tensorboard.compat.proto import event_pb2, summary_pb2  # which only training needs
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._path = path = folder.path / "metrics.jsonl"
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         with raising_save_error(path):
             kept = [line for line in folder.metrics() if line.get("update", update + 1) <= update]
             write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
             self._lines = path.open("a")
-            self._events = SummaryWriter(str(folder.path), purge_step=update + 1)
+            events = folder.path / f"events.out.tfevents.{time.time_ns()}.{uuid.uuid4().hex}"
+            self._events = RecordWriter(events.open("wb"))
+            self._add_event(file_version="brain.Event:2")
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._add_event(step=update + 1, session_log=start)  # later events of an earlier session are void
 
     def write(self, update: int, scalars: Mapping[str, float]) -> None:
         """Append the scalars of one update."""
         with raising_save_error(self._path):
             self._lines.write(json.dumps({"update": update} | dict(scalars)) + "\n")
             self._lines.flush()
-            for name, value in scalars.items():
-                self._events.add_scalar(name, value, update)
+            values = [self._summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+            self._add_event(step=update, summary=self._summary(value=values))
+
+    def _add_event(self, **fields: Any) -> None:
+        self._events.write(self._event(wall_time=time.time(), **fields).SerializeToString())
+        self._events.flush()
 
     def close(self) -> None:
         """Finish the files; `write` has already reported a full disk."""

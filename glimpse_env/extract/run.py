@@ -19,7 +19,14 @@ from glimpse_env.extract.settings import Settings
 from glimpse_env.extract.shards import ShardExtractor, Work, check_grid, load_network, make_decoders, open_coverage
 from glimpse_env.sources.splits import SPLITS
 from glimpse_env.store.manifest import Manifest
-from glimpse_env.store.writer import StoreWriter, locked, missing_shards, require_same, write_report
+from glimpse_env.store.writer import (
+    StoreWriter,
+    locked,
+    missing_shards,
+    raising_store_error,
+    require_same,
+    write_report,
+)
 from glimpse_env.terminal import shows_bars
 from glimpse_env.video.backbones import Backbone, DeviceError, parse_device, software
 from glimpse_env.video.decode import THUMBNAIL_SIZE, DecodedClip, Stopwatch, VideoError
@@ -113,16 +120,17 @@ def _extract(
         if missing := writer.missing_shards():
             work.add(_fill(settings, writer, missing, backbone, decoders))
         failures = writer.finish()
-    write_description(settings, writer.manifest, failures)
     rate, times = work.frames / work.stopwatch.seconds["total"], work.stopwatch.seconds
     run = {"clips": work.clips, "frames": work.frames, "bytes": work.num_bytes, "frames_per_second": rate}
-    write_report(
-        settings.out,
-        failures=failures,
-        missing=dataset.missing,
-        skipped=dataset.skipped,
-        run={**run, "seconds": times},
-    )
+    with raising_store_error(settings.out, kept="its features are complete"):
+        write_description(settings, writer.manifest, failures)
+        write_report(
+            settings.out,
+            failures=failures,
+            missing=dataset.missing,
+            skipped=dataset.skipped,
+            run={**run, "seconds": times},
+        )
     for clip, reason in failures.items():
         print(f"not read: {clip}: {reason}")
     seconds = ", ".join(f"{activity} {value:.1f} s" for activity, value in times.items())

@@ -9,7 +9,7 @@ import os
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from glimpse_env.datasets.description import spell
 from glimpse_env.files import sync_folder, write_synced
-from glimpse_env.store.manifest import Manifest, StoreError, manifest_text, shard_folder
+from glimpse_env.store.manifest import Manifest, StoreError, manifest_text, read_manifest, shard_folder
 from glimpse_env.store.reader import CLIP_ENTRIES, SEGMENT_ENTRIES, FeatureStore
 from glimpse_env.store.writer import file_facts, locked, raising_store_error, write_report
 
@@ -37,7 +37,8 @@ def merge_stores(out: Path, parts: Sequence[Path]) -> Path:
     splits must not share films, or a film may be in both train and test.
 
     Args:
-        out: folder of the new store; it may be empty. The store grows in `.<name>.<number>.partial` next to it.
+        out: folder of the new store; it may be empty, or hold the same merge already. The store grows in
+            `.<name>.<number>.partial` next to it.
         parts: folders of the stores, two or more.
 
     Returns:
@@ -50,9 +51,11 @@ def merge_stores(out: Path, parts: Sequence[Path]) -> Path:
     """
     if len(parts) < 2:
         raise StoreError(f"merging takes two stores or more, got {len(parts)}")
-    _require_free(out)
     stores = [FeatureStore.open(part) for part in parts]
-    manifest = _joined_manifest(stores)
+    manifest, files = _joined_manifest(stores), _joined_files(stores)
+    if _is_merged(out, manifest, files):
+        return out
+    _require_free(out)
     counts = Counter(clip for store in stores for clip in store.index["clip_ids"].tolist())
     if twice := [clip for clip, count in counts.items() if count > 1]:
         raise StoreError(f"{len(twice)} of the clips are in several of the stores: {spell(twice)}")
@@ -64,7 +67,7 @@ def merge_stores(out: Path, parts: Sequence[Path]) -> Path:
         for leftover in place.parent.glob(f".{glob.escape(place.name)}.*.partial"):
             shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir()
-        files = _gather_shards(partial, stores)
+        _gather_shards(partial, stores)
         index = _joined_index(manifest, stores)
         write_synced(partial / "index.npz", lambda file: np.savez(file, **index))  # type: ignore[arg-type]
         files["index.npz"] = file_facts(partial / "index.npz")
@@ -80,6 +83,14 @@ def merge_stores(out: Path, parts: Sequence[Path]) -> Path:
         partial.rename(place)
         sync_folder(place.parent)
     return out
+
+
+def _is_merged(out: Path, manifest: Manifest, files: Mapping[str, Any]) -> bool:
+    """Return whether the same merge has been finished, perhaps by a process that could not say so."""
+    if not (out / "manifest.json").is_file():
+        return False
+    merged, merged_files = read_manifest(out)
+    return merged == manifest and files.items() <= merged_files.items()
 
 
 def _require_free(out: Path) -> None:
@@ -140,19 +151,30 @@ def _joined_index(manifest: Manifest, stores: Sequence[FeatureStore]) -> dict[st
     return index
 
 
-def _gather_shards(folder: Path, stores: Sequence[FeatureStore]) -> dict[str, dict[str, Any]]:
-    """Link or copy all shards under new numbers, and return their files' sizes and checksums."""
-    files = {}
-    sources = [(store, shard) for store in stores for shard in range(store.manifest.num_shards)]
-    for number, (store, shard) in enumerate(sources):
-        old, new = shard_folder(shard), shard_folder(number)
+def _joined_shards(stores: Sequence[FeatureStore]) -> Iterator[tuple[FeatureStore, str, str]]:
+    """Yield every shard's store, and its folder there and in the merged store."""
+    shards = ((store, shard) for store in stores for shard in range(store.manifest.num_shards))
+    for number, (store, shard) in enumerate(shards):
+        yield store, shard_folder(shard), shard_folder(number)
+
+
+def _joined_files(stores: Sequence[FeatureStore]) -> dict[str, dict[str, Any]]:
+    """Return sizes and checksums of the shards' files in the merged store."""
+    return {
+        f"{new}/{name}": store.files[f"{old}/{name}"]
+        for store, old, new in _joined_shards(stores)
+        for name in store.manifest.shard_files
+    }
+
+
+def _gather_shards(folder: Path, stores: Sequence[FeatureStore]) -> None:
+    """Link or copy all shards under new numbers."""
+    for store, old, new in _joined_shards(stores):
         (folder / new).mkdir(parents=True)
         for name in store.manifest.shard_files:
             _link_or_copy(store.path / old / name, folder / new / name)
-            files[f"{new}/{name}"] = store.files[f"{old}/{name}"]
         sync_folder(folder / new)
     sync_folder(folder / "shards")
-    return files
 
 
 def _link_or_copy(source: Path, place: Path) -> None:

@@ -12,12 +12,12 @@ import json
 import os
 import resource
 import statistics
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from bare_speed import network_rate
 
 from glimpse_env.extract import Folder, extract
 from glimpse_env.video.backbones import keep_freed_memory, load_backbone
@@ -40,26 +40,14 @@ def settings(tmp_path):
     return Folder(videos=tmp_path / "videos", out=tmp_path, weights=weights, frames=15, max_frames=20, fps=15.0)
 
 
-def bare_rate(backbone, settings):
-    """Return frames a second of the network alone."""
-    torch.set_num_threads(settings.threads)
-    frames = torch.randint(256, (settings.batch_size, 224, 224, 3), dtype=torch.uint8)
-    pictures = backbone.normalise(frames)
-    with torch.inference_mode():
-        backbone.network(pictures)
-        begun = time.perf_counter()
-        for _ in range(BARE_BATCHES):
-            backbone.network(pictures)
-    return BARE_BATCHES * settings.batch_size / (time.perf_counter() - begun)
-
-
 def test_extraction_keeps_up_with_the_bare_network(benchmark, report, settings, tmp_path):
     assert keep_freed_memory()  # for the bare network as for the extraction
     backbone = load_backbone(settings.backbone, weights=settings.weights)
     bare, extracted = [], []
 
     def measure_bare():
-        bare.append(bare_rate(backbone, settings))
+        torch.set_num_threads(settings.threads)
+        bare.append(network_rate(backbone, settings.batch_size, BARE_BATCHES))
 
     def run():
         out = extract(replace(settings, out=tmp_path / f"store{len(extracted)}"))
