@@ -438,13 +438,13 @@ def test_sampled_classes_are_credited_with_their_frame_or_the_whole_reward(credi
 
 @pytest.mark.parametrize("abstain", [True, False])
 def test_sampled_classes_have_a_policy_gradient_after_the_warmup(abstain):
-    config = tiny_config(abstain=abstain, class_gradient=True, warmup_share=0.5)
+    config = tiny_config(abstain=abstain, class_gradient=True, warmup_share=0.5, classification_weight=0.25)
     losses, rollout, class_logits, _ = losses_of(config, 2)
     assert (rollout.predictions != class_logits.argmax(2)).any()
     torch.testing.assert_close(losses.total, class_loss(class_logits, rollout.frame_labels))
     losses, rollout, class_logits, _ = losses_of(config, 3, "random")
     gradient = choice_loss(class_logits, rollout.predictions, Advantages.of(rollout, config).classes)
-    torch.testing.assert_close(losses.total, class_loss(class_logits, rollout.frame_labels) + gradient)
+    torch.testing.assert_close(losses.total, 0.25 * class_loss(class_logits, rollout.frame_labels) + gradient)
     assert gradient.abs() > 1e-3
 
 

@@ -195,6 +195,9 @@ class AdvancedTrainingConfig:
     class_gradient: bool | None = None
     """Draw the class in training and put its log-probability into the policy gradient (True or False); by default only
     with "no prediction" or segments, which need it."""
+    classification_weight: float = 1.0
+    """Weight of the cross-entropy after the warm-up, if classes are drawn. A small one leaves it to the reward when to
+    predict."""
     random_share: float = 0.0
     """Share of REINFORCE's choices in training that are random instead, so that the classifier does not depend on the
     glimpses it is given. The policy gradient leaves them out."""
@@ -228,7 +231,8 @@ class AdvancedTrainingConfig:
         check_range(self, "scorer_share", "jump_share", minimum=0, maximum=1)
         check_range(self, "random_share", minimum=0, maximum=1, below=True)
         check_range(self, "scorer_learning_rate", "max_grad_norm", minimum=0, above=True)
-        check_range(self, "scorer_weight_decay", "entropy_bonus", "look_cost", "checkpoint_seconds", minimum=0)
+        check_range(self, "scorer_weight_decay", "classification_weight", minimum=0)
+        check_range(self, "entropy_bonus", "look_cost", "checkpoint_seconds", minimum=0)
         check_range(self, "clips_at_once", "validate_every", minimum=1)
 
 

@@ -322,6 +322,20 @@ class Advantages:
         return Advantages(cells=cells, classes=classes, jumps=jumps)
 
 
+def answer_loss(
+    classification: Tensor, class_logits: Tensor, rollout: Rollout, advantages: Advantages, config: Config, update: int
+) -> Tensor:
+    """Return the loss of the classes: the cross-entropy and, after the warm-up, the policy gradient of sampled ones.
+
+    The policy gradient learns when "no prediction" pays. An untrained policy always gains by abstaining and would never
+    predict again, so this term has to wait.
+    """
+    if advantages.classes is None or phase_of_update(config, update) == "warmup":
+        return classification
+    weight = config.training.advanced.classification_weight
+    return weight * classification + choice_loss(class_logits, rollout.predictions, advantages.classes)
+
+
 def choice_loss(logits: Tensor, chosen: Tensor, advantages: Tensor) -> Tensor:
     """Return the policy gradient of sampled classes or jumps: (N, T, choices) logits, (N, T) choices and advantages."""
     log_probs = logits.log_softmax(-1).gather(2, chosen[..., None])[..., 0]
@@ -345,10 +359,9 @@ def glimpse_losses(
 ) -> Losses:
     """Compute eq. 8 for a batch of rollouts, or for a part of it: every term is a mean over the episodes.
 
-    In the warm-up the total is the cross-entropy alone. After it, sampled classes add their policy gradient, which
-    learns when "no prediction" pays. An untrained policy always gains by abstaining and would never predict again, so
-    this term has to wait. Models that learn to look by REINFORCE add the terms of the location logits; for all other
-    models these terms are logged but have no meaning. Learned values are trained in every phase, on their own.
+    In the warm-up the total is the cross-entropy alone. After it, sampled classes add their policy gradient, and models
+    that learn to look by REINFORCE the terms of the location logits; for all other models these terms are logged but
+    have no meaning. Learned values are trained in every phase, on their own.
     """
     phase = phase_of_update(config, update)
     steps, frames = rollout.steps, rollout.predictions.shape[1]
@@ -378,10 +391,7 @@ def glimpse_losses(
             gradient = gradient + choice_loss(jump_logits, steps.jumps, advantages.jumps)
             entropy = entropy + (first_draw_entropy(jump_logits) * acts).sum(1).mean() / choices
     penalty = attention_penalty(expected)
-    answers = classification
-    if advantages.classes is not None and phase != "warmup":
-        answers = answers + choice_loss(class_logits, rollout.predictions, advantages.classes)
-    total = answers
+    total = answers = answer_loss(classification, class_logits, rollout, advantages, config, update)
     if MODELS[config.model].learns == "reinforce" and phase != "warmup":
         bonus = config.training.advanced.entropy_bonus * (1 - update / config.training.updates) * choices
         total = gradient - bonus * entropy + config.training.penalty * penalty
@@ -412,9 +422,8 @@ def soft_losses(rollout: Rollout, advantages: Advantages, config: Config, *, upd
     if rollout.cell_logits is not None:
         attention = expected_attention(attention[:, 0], rollout.cell_logits)
     penalty = attention_penalty(attention)
-    total = classification + config.training.penalty * penalty
-    if advantages.classes is not None and phase_of_update(config, update) != "warmup":
-        total = total + choice_loss(rollout.class_logits, rollout.predictions, advantages.classes)
+    answers = answer_loss(classification, rollout.class_logits, rollout, advantages, config, update)
+    total = answers + config.training.penalty * penalty
     return Losses(
         total=total,
         classification=classification,
