@@ -222,7 +222,7 @@ class AdvancedTrainingConfig:
     """Updates between two passes over the validation split, which chooses the checkpoint."""
     chosen_by: Choice | None = None
     """Measure of the validation split that chooses the checkpoint: by default "accuracy", or "reward" with --matching
-    segment. Few clips rank checkpoints better by "log_score", which also breaks ties."""
+    segment or --frame-cost. Few clips rank checkpoints better by "log_score", which also breaks ties."""
     checkpoint_seconds: float = 60.0
     """Seconds between two saves; a kill loses at most this much training, and the update or validation in progress."""
 
@@ -370,7 +370,8 @@ class Config:
     @property
     def chosen_by(self) -> Choice:
         """Measure of the validation split that chooses the checkpoint."""
-        return self.training.advanced.chosen_by or ("reward" if self.matches_segments else "accuracy")
+        by_reward = self.matches_segments or self.task.advanced.frame_cost > 0
+        return self.training.advanced.chosen_by or ("reward" if by_reward else "accuracy")
 
     @property
     def matches_segments(self) -> bool:
