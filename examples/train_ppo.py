@@ -341,7 +341,7 @@ def train(config: Config) -> Agent:
 def parse_arguments(arguments: Sequence[str] | None = None) -> Config:
     config = tyro.cli(Config, args=arguments)
     if config.run is not None and config.jumps is not None:
-        sys.exit("--run takes no --jumps: agents.compare measures agents that observe every frame")
+        sys.exit("--run takes no --jumps: videoglimpse compare measures agents that observe every frame")
     return config
 
 

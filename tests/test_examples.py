@@ -183,7 +183,10 @@ def test_unknown_and_missing_flags_are_refused_without_a_traceback(example, monk
         (["draw_episode.py", "episode.gif/x.png"], "error: .*No such file or directory"),
         (["draw_episode.py", "x.png", "--frames", "17"], r"error: --frames must lie in 1\.\.16, got 17"),
         (["draw_episode.py", "x.png", "--clip", "400"], "error: clip 400 does not exist"),
-        (["train_ppo.py", "--jumps", "2", "--run", "x"], "--run takes no --jumps: agents.compare measures agents that"),
+        (
+            ["train_ppo.py", "--jumps", "2", "--run", "x"],
+            "--run takes no --jumps: videoglimpse compare measures agents that",
+        ),
         (["play.py", "--source", "nothere"], "error: no source 'nothere'"),
         (["play.py", "--split", "nothere"], "error: the synthetic source has no split 'nothere'"),
     ],

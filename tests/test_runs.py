@@ -175,7 +175,9 @@ def test_runs_are_found_in_the_order_of_the_models(tmp_path):
         RunFolder(tmp_path / model).begin(config, SourceRecord.of(config, marked_splits()["train"]))
     assert [run.path.name for run in find_runs(tmp_path)] == ["reinforce", "soft", "random"]
     assert [run.path for run in find_runs(tmp_path / "soft")] == [tmp_path / "soft"]
-    with pytest.raises(FileNotFoundError, match=r"no run in .*nowhere \(no config.json\): name a folder that agents"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no run in .*nowhere \(no config.json\): name a folder that videoglimpse train wrote"
+    ):
         find_runs(tmp_path / "nowhere")
 
 
@@ -308,7 +310,9 @@ def test_a_result_of_another_version_is_refused_in_a_line(tmp_path):
             run.result()
     path.unlink()
     assert run.result() is None
-    with pytest.raises(FileNotFoundError, match=f"is not finished: finish it with .*reinforce.py --resume {tmp_path}"):
+    with pytest.raises(
+        FileNotFoundError, match=f"is not finished: finish it with videoglimpse train --resume {tmp_path}"
+    ):
         run.finished()
 
 
