@@ -1,11 +1,13 @@
-"""Imports: the environment needs gymnasium and numpy alone, and never the agents."""
+"""Imports: the environment needs gymnasium and numpy alone, and never the agents; messages name installed commands."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from glimpse_agents.__main__ import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 OPTIONAL = (
@@ -147,3 +149,19 @@ def test_only_the_video_package_and_the_sb3_adapter_import_torch():
     allowed = {ROOT / "glimpse_env" / "sb3.py", *modules_of("glimpse_env/video")}
     for path in set(modules_of("glimpse_env")) - allowed:
         assert not {"torch", "torchvision"} & {name.partition(".")[0] for name in imports_of(path)}, path
+
+
+def test_messages_name_commands_that_a_wheel_installs():
+    """A checkout alone has `python -m agents.X`, which only module docstrings may name."""
+    for path in [*ROOT.glob("agents/**/*.py"), *ROOT.glob("glimpse_env/**/*.py"), *ROOT.glob("examples/*.py")]:
+        tree = ast.parse(path.read_text())
+        docstrings = [
+            node.body[0].value
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Module, ast.FunctionDef)) and ast.get_docstring(node)
+        ]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
+                assert not re.search(r"\bagents[./](?=[a-z]+\b)", node.value), (path, node.value)
+                named = set(re.findall(r"\bvideoglimpse (?!COMMAND)([a-z]+)", node.value)) - {"feature"}
+                assert named <= COMMANDS.keys(), (path, node.value)
