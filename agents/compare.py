@@ -121,12 +121,12 @@ def _macs_of(record: Record, networks: dict[str, Backbone | None]) -> ClipMacs |
         return None
     envs = make_envs(config, source, min(4, source.num_clips), train=False)
     policy = make_policy(config, source)  # costs do not depend on weights ...
-    if record.model.sees == "set":  # ... except for the number of cells looked at
+    if record.model.sees == "set" or config.learns_jumps:  # ... except for the numbers of cells and of frames
         policy = record.run.best_policy(config, source)
     macs = macs_per_clip(envs, policy.eval(), greedy_play(config))
     if config.task.source not in networks:
         networks[config.task.source] = network_of(config, source)
-    network, frames = networks[config.task.source], config.task.frames or source.num_frames
+    network, frames = networks[config.task.source], record.test.frames_observed or policy.shape.frames
     return ClipMacs(macs.policy, None if network is None else network_macs(macs, source, network, frames=frames))
 
 

@@ -665,7 +665,7 @@ def test_axes_and_error_bars_of_accuracy_stay_between_0_and_1():
     # A half and all right: 0.75 plus or minus 12.7 standard errors of 0.25, which is all of the axis.
     seeds = {1: right(0, 1), 2: right(0, 1, 2, 3)}
     rows = rows_of([record("reinforce", m, seed, correct) for m in (1, 5) for seed, correct in seeds.items()])
-    figures = comparison_figures(rows, {row.name: 100.0 for row in rows})
+    figures = comparison_figures(rows, {row.name: ClipMacs(100.0, None) for row in rows})
     assert len(figures) == 3
     bars = []
     for _, figure in figures.values():
