@@ -187,4 +187,4 @@ def test_a_fault_at_any_call_of_a_merge_without_links_loses_nothing(commands, ki
 @pytest.mark.parametrize("kind", ["ENOSPC", "EIO", "kill"])
 @pytest.mark.parametrize("command", ["merge", "train"])
 def test_a_fault_at_some_calls_loses_nothing(commands, command, kind):
-    check_faults(commands, command, kind, 7)
+    check_faults(commands, command, kind, 11)

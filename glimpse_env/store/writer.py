@@ -76,9 +76,10 @@ class StoreWriter:
             self._write_manifest(kept="nothing is lost")
         elif begun.complete:
             self.manifest = begun  # with the range of the features
-        (path / "shards").mkdir(exist_ok=True)
-        for leftover in (path / "shards").glob("*.partial"):
-            shutil.rmtree(leftover)
+        with raising_store_error(path):
+            (path / "shards").mkdir(exist_ok=True)
+            for leftover in (path / "shards").glob("*.partial"):
+                shutil.rmtree(leftover)
 
     def missing_shards(self) -> list[int]:
         """Return the numbers of the shards that are still to be written."""
