@@ -116,7 +116,7 @@ def test_values_of_the_base_share_its_runs():
     same = {("baseline", "leave_one_out"), ("class_gradient", "likeliest"), ("glimpse_order", "joint")}
     assert shared["small"] == same | {
         ("credit", "causal"), ("encoder", "what_and_where"), ("slice_weights", "uniform"), ("penalty", "0"),
-        ("reward", "eq7"), ("rollouts", "4"), ("scorer", "grid"), ("standardise", "no"),
+        ("reward", "eq7"), ("rollouts", "4"), ("scorer", "grid"), ("standardise", "yes"),
     }  # fmt: skip
     assert shared["features"] == same | {
         ("credit", "terminal"), ("encoder", "sum"), ("slice_weights", "uniform"), ("penalty", "0"),

@@ -102,7 +102,7 @@ class AdvancedPolicyConfig:
     """Weights l of eq. 3 over the m cells: 1/m each ("uniform"), the "softmax" of the logits that chose them (REINFORCE
     only), or "attended": the softmax of the scores that the scorer "memory" gives their slices now. The cross-entropy
     trains these scores, also through the whole first frame. Soft attention, "mean" and "max" keep their own weights."""
-    standardise: bool = False
+    standardise: bool = True
     """Give every channel of a slice mean 0 and variance 1 over the training clips."""
     embedding_size: int = 64
     """Width of the what-and-where embedding; the plain sum keeps the depth D of the slices."""
@@ -482,7 +482,8 @@ PRESETS: dict[Preset, Config] = {
     "small": Config(),
     "features": Config(preset="features").with_settings(
         {
-            "observation": "cube", "encoder": "sum", "unit_input": True, "skip": True, "frame_embedding": False,
+            "observation": "cube", "encoder": "sum", "standardise": False, "unit_input": True, "skip": True,
+            "frame_embedding": False,
             "hidden_size": 256, "dropout": 0.7, "input_dropout": 0.3, "scorer_size": 16, "scorer_dropout": 0.3,
             "repulsion": 6.0, "mirror": True, "jitter": True, "updates": 160, "warmup_share": 0.5, "rollouts": 2,
             "learning_rate": 1e-3, "weight_decay": 5e-6, "scorer_weight_decay": 5e-4, "credit": "terminal",
@@ -491,7 +492,7 @@ PRESETS: dict[Preset, Config] = {
     ),
     "attended": Config(preset="attended").with_settings(
         {
-            "encoder": "sum", "slice_weights": "attended", "standardise": True, "scorer": "memory", "skip": True,
+            "encoder": "sum", "slice_weights": "attended", "scorer": "memory", "skip": True,
             "linear_start": True, "frame_embedding": False, "hidden_size": 256, "dropout": 0.5, "input_dropout": 0.3,
             "scorer_size": 64, "scorer_dropout": 0.3, "jitter": True, "updates": 200, "warmup_share": 0.0, "clips": 16,
             "learning_rate": 1e-3, "scorer_learning_rate": 1e-3, "weight_decay": 5e-6, "entropy_bonus": 0.01,
@@ -500,10 +501,10 @@ PRESETS: dict[Preset, Config] = {
     ),
     "paper": Config(preset="paper").with_settings(
         {
-            "observation": "cube", "encoder": "sum", "slice_weights": "softmax", "frame_embedding": False, "layers": 3,
-            "hidden_size": 512, "dropout": 0.5, "frames": 30, "epochs": 10.0, "warmup_share": 0.0,
-            "learning_rate": 5e-4, "scorer_learning_rate": 5e-4, "weight_decay": 1e-5, "penalty": 1.0,
-            "credit": "terminal", "class_gradient": True,
+            "observation": "cube", "encoder": "sum", "slice_weights": "softmax", "standardise": False,
+            "frame_embedding": False, "layers": 3, "hidden_size": 512, "dropout": 0.5, "frames": 30,
+            "epochs": 10.0, "warmup_share": 0.0, "learning_rate": 5e-4, "scorer_learning_rate": 5e-4,
+            "weight_decay": 1e-5, "penalty": 1.0, "credit": "terminal", "class_gradient": True,
         }
     ),
 }  # fmt: skip
