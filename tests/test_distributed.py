@@ -240,7 +240,6 @@ def test_an_error_of_all_processes_is_printed_once(store, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds child processes as Linux shows them")
 def test_a_process_that_is_killed_ends_the_others(store, tmp_path):
     run, log = RunFolder(tmp_path / "run" / "reinforce"), tmp_path / "log.txt"

@@ -63,6 +63,7 @@ def test_the_single_file_ppo_trains(tmp_path):
     assert_in_table(tmp_path / "run", "PPO")
 
 
+@pytest.mark.slow
 def test_the_single_file_ppo_jumps(tmp_path):
     command = [
         sys.executable, EXAMPLES / "train_ppo.py", "--source", "synthetic-untrimmed", "--jumps", "1", "2", "4", "8",

@@ -143,7 +143,8 @@ def test_the_update_sees_the_network_that_acted(network, first_glance):
     config = tiny_config(jumps=(1, 2, 3), frame_cost=0.25, first_glance=first_glance, abstain=False, **network)
     source = marked_source(6, frames=7)
     envs, policy = make_envs(config, source, 12, train=True), make_policy(config, source)
-    torch.nn.init.normal_(policy.jump_head.weight, std=3.0)
+    torch.nn.init.normal_(policy.jump_head.weight)
+    torch.nn.init.zeros_(policy.jump_head.bias)  # so that all jumps are drawn
     with torch.no_grad():
         masks = policy.draw_masks(12, Noise.seeded(1))
         rollout = collect_rollout(

@@ -183,7 +183,7 @@ def update_parts(trainer: Trainer, iteration: Iteration) -> dict[str, Callable[[
     with torch.no_grad(), policy.autocast():
         encoded = encode().float()
         hidden, inputs_of_head = (part.float() for part in policy.memory(encoded, masks))
-        logits = policy(played.first, played.rest, views, masks)
+        *logits, _ = policy(played.first, played.rest, views, masks)  # a profile is without jumps
     inputs = encoded.requires_grad_(config.policy.encoder != "sum")
     states = hidden.requires_grad_()
     class_logits, cell_logits = (part.detach().requires_grad_() for part in logits)
@@ -199,8 +199,8 @@ def update_parts(trainer: Trainer, iteration: Iteration) -> dict[str, Callable[[
         for tensor in (inputs, states, class_logits, cell_logits, *policy.parameters()):
             tensor.grad = None
 
-    def known_logits(*_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        return class_logits, cell_logits
+    def known_logits(*_: Any, **__: Any) -> tuple[Tensor, Tensor, None]:
+        return class_logits, cell_logits, None
 
     def lose() -> None:
         known = cast(GlimpsePolicy, known_logits)
