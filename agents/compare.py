@@ -117,7 +117,8 @@ def _macs_of(record: Record, networks: dict[str, Backbone | None]) -> ClipMacs |
     config = record.record.config.with_settings({"device": "cpu"})
     try:
         source = open_splits(config)["test"]
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError) as error:
+        print(f"{record.run.path} is left out of the figure of GMACs: {error}", file=sys.stderr)
         return None
     envs = make_envs(config, source, min(4, source.num_clips), train=False)
     policy = make_policy(config, source)  # costs do not depend on weights ...

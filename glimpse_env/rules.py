@@ -147,7 +147,7 @@ class EpisodeRules:
 
 
 def checked_jumps(jumps: Any) -> tuple[int, ...]:
-    """Return jumps as a tuple, also those that were a list in JSON; raise ValueError if they are not allowed."""
+    """Return jumps as a tuple, since JSON makes lists; raise ValueError if they are not allowed."""
     listed = list(jumps) if isinstance(jumps, (tuple, list, np.ndarray)) else []
     are_integers = all(isinstance(jump, (int, np.integer)) and not isinstance(jump, bool) for jump in listed)
     if not listed or not are_integers or listed[0] < 1 or any(a >= b for a, b in pairwise(listed)):

@@ -30,7 +30,7 @@ class Commands:
     """Runs of commands in the same folder, which begins as a copy of a command's inputs."""
 
     def __init__(self, root):
-        self.inputs, self.folder, self.log, self._calls = root / "inputs", root / "work", root / "log", root / "calls"
+        self.inputs, self.folder, self.log, self._calls = root / "inputs", root / "faulty", root / "log", root / "calls"
         self._process = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("system_faults.py")],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -160,7 +160,7 @@ def check_faults(commands, command, kind, every, **options):
         elif status or not calls[at - 1].startswith("link"):  # a file that cannot be linked is copied
             assert status == 1, said
             assert re.search(
-                r"\nerror: .*/work/.* could not be written \(.*run the same command again.*\n\Z", f"\n{said}"
+                r"\nerror: .*/faulty/.* could not be written \(.*run the same command again.*\n\Z", f"\n{said}"
             )
             assert f"\n{said}".count("\nerror: ") == 1
             assert "Traceback" not in said

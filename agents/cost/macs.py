@@ -155,8 +155,8 @@ def network_of(config: Config, source: ClipSource) -> Backbone | None:
 def network_macs(macs: Macs, source: ClipSource, backbone: Backbone, *, frames: float) -> float:
     """Return the MACs of the network for one clip of `frames` observed frames.
 
-    It runs on each of them, whole. On a wall it runs once for each slice that is read. If slices are made of crops, it
-    runs on the first frame, if that is seen, and then on a crop for each slice that is read.
+    It runs once on each whole frame. On a wall it runs once for each slice that is read. With crops it runs on the
+    first frame, if the agent sees it, and then on one crop for each slice that is read.
     """
     videos, side = videos_of(source), getattr(source, "crop", None)
     if isinstance(videos, WallSource):

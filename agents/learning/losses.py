@@ -288,9 +288,9 @@ def class_returns(rollout: Rollout, config: Config) -> Tensor:
 class Advantages:
     """Advantages of the choices of a whole update over their baselines.
 
-    A class that stands for several frames is credited at each of them with the frame's own share, or if a share cannot
-    be split, at the observed one. A jump decides what stands at all frames after the observed one, and the cells are
-    seen at the next observed one: each is credited with the rewards from there on.
+    A class that stands for several frames is credited at each frame with the frame's own share; a share that cannot be
+    split counts at the observed frame. A jump is credited with the rewards of all frames after the observed one, and
+    cells with those from the next observed frame on.
     """
 
     cells: Tensor  # (N, T - 1), with jumps (N, S - 1)

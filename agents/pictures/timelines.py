@@ -1,4 +1,4 @@
-"""Time lines: the true segments of a clip, and those that models predicted, one row each."""
+"""Time lines: one row for the true segments of a clip, and one for the predictions of each model."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def detections_of_scores(
     frames_per_second: float,
     thresholds: Iterable[float] = THRESHOLDS,
 ) -> list[Detection]:
-    """Return the `segments_above` several thresholds, without those that overlap a better one of their class.
+    """Return the `segments_above` several thresholds. Of two that overlap, the worse one is left out.
 
     A segment's score is the mean of its class's scores inside, minus the mean over a quarter of its length on either
     side. Of two segments with a temporal IoU above one half the better one is kept.

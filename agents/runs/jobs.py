@@ -183,7 +183,7 @@ def evaluate_again(jobs: Sequence[Job], *, sampled: bool) -> list[tuple[ModelNam
     The jobs are of existing runs, perhaps on another source of the same kind. `sampled` cells are drawn as in training.
     """
     measured, runs = [], [find_run(job.path) for job in jobs]
-    some_have_best = any(run.has_best for run in runs)  # otherwise `best_policy` says what is missing
+    some_have_best = any(run.has_best for run in runs)  # otherwise `best_policy` raises the error
     for (config, path), run in zip(jobs, runs, strict=True):
         if some_have_best and not run.has_best:
             print(f"{path} has not validated yet: it is left out", file=sys.stderr)

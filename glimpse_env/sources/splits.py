@@ -50,8 +50,8 @@ def carve_groups(classes: Mapping[str, Collection[int]], *, share: float) -> fro
 
     Returns:
         `share` of each class's groups, rounded to the nearest whole number with halves up, but at least one of two or
-        more groups and never all of them: a class with a single group keeps it. If one class of a group
-        needs it, the group is held out, and its other classes may lose more than their share.
+        more groups, and never all groups: a class with a single group keeps it. A group that one class needs is held
+        out for all its classes, which may lose more than their share.
 
     Raises:
         ValueError: share lies outside [0, 1].
