@@ -126,7 +126,11 @@ def _macs_of(record: Record, networks: dict[str, Backbone | None]) -> ClipMacs |
         policy = record.run.best_policy(config, source)
     macs = macs_per_clip(envs, policy.eval(), greedy_play(config))
     if config.task.source not in networks:
-        networks[config.task.source] = network_of(config, source)
+        networks[config.task.source] = None
+        try:
+            networks[config.task.source] = network_of(config, source)
+        except ValueError as error:
+            print(f"GMACs are without the network of {config.task.source}: {error}", file=sys.stderr)
     network, frames = networks[config.task.source], record.test.frames_observed or policy.shape.frames
     return ClipMacs(macs.policy, None if network is None else network_macs(macs, source, network, frames=frames))
 

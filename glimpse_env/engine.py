@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse_env.rules import EpisodeRules, claimed_segments, classes_at, predicted_segments, runs_of
+from glimpse_env.rules import EpisodeRules, claimed_segments, classes_at, cut_segments, predicted_segments, runs_of
 from glimpse_env.sources.protocol import Array, ClipSource, Index, Segment, refuse_masked
 
 _GLANCES_AT_ONCE = 16  # first cubes read together, for sources that run a network
@@ -87,16 +87,15 @@ class EpisodeEngine:
         slack = max(0, len(times) - frames)
         offset = int(generator.integers(slack + 1)) if self.rules.jitter and slack else slack // 2
         self.window[env] = np.minimum(np.arange(offset, offset + frames), len(times) - 1)
-        times, half = times[self.window[env]], 0.5 / source.frames_per_second
-        first, last = float(times[0] - half), float(times[-1] + half)
+        times, frame_seconds = times[self.window[env]], 1 / source.frames_per_second
         labels = [segment.label for segment in segments]
         if source.trimmed:
             self.label[env] = labels[0] if labels else -1
-            self._truths[env] = tuple(Segment(first, last, label) for label in labels)
+            truths = [Segment(-np.inf, np.inf, label) for label in labels]
         else:
             self.label[env] = np.isin(np.arange(len(source.class_names)), labels)
-            # Cut off at the ends of the window. A segment outside ends before it starts, and so overlaps nothing.
-            self._truths[env] = tuple(Segment(max(a, first), min(b, last), label) for a, b, label in segments)
+            truths = list(segments)
+        self._truths[env] = cut_segments(truths, times, frame_seconds=frame_seconds)
         self._frame_labels[env] = classes_at(times, segments, len(source.class_names))
         self.clip[env], self.frame[env], self.done[env] = clip, 1, False
         self._looks[env] = self._steps[env] = self._predicted[env] = 0

@@ -195,6 +195,17 @@ def predicted_segments(
     ]
 
 
+def cut_segments(
+    segments: Iterable[Segment], times: NDArray[np.float64], *, frame_seconds: float
+) -> tuple[Segment, ...]:
+    """Return segments cut off at the ends of the (T,) frames at `times`.
+
+    A segment outside the frames ends before it starts, and so overlaps nothing.
+    """
+    first, last = float(times[0] - frame_seconds / 2), float(times[-1] + frame_seconds / 2)
+    return tuple(Segment(max(start, first), min(end, last), label) for start, end, label in segments)
+
+
 def temporal_iou(first: Segment, second: Segment) -> float:
     """Return the time that two segments share over the time that either takes; 0 if neither takes any.
 

@@ -18,9 +18,9 @@ from glimpse_agents.learning.glimpses import (
 from glimpse_agents.learning.losses import (
     Advantages,
     attention_penalty,
+    costs_of_looking,
     frame_returns,
     glimpse_losses,
-    look_costs,
 )
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.learning.policy import SliceEncoder
@@ -197,10 +197,10 @@ def test_cost_of_looks_equals_that_of_the_environment():
     source = marked_source(20)
     _, rollout, _, _ = play(source, config=config)
     assert rollout.cells.sum((1, 2)).unique().numel() > 3
-    paid = rollout.shares - look_costs(rollout, config)
+    paid = rollout.shares - costs_of_looking(rollout, config)
     torch.testing.assert_close(paid.sum(1), rollout.rewards)
     torch.testing.assert_close(frame_returns(rollout, config)[:, 0], paid[:, 1:].sum(1))
-    assert (look_costs(rollout, config)[:, 0] == 0).all()
+    assert (costs_of_looking(rollout, config)[:, 0] == 0).all()
     log_score = config.with_settings({"reward": "clip_log_score", "credit": "terminal"})
     free = log_score.with_settings({"look_cost": 0.0})
     difference = frame_returns(rollout, free) - frame_returns(rollout, log_score)

@@ -141,15 +141,17 @@ def read_costs(path: Path) -> dict[str, ClipMacs]:
 
 
 def network_of(config: Config, source: ClipSource) -> Backbone | None:
-    """Return the network that made a source's features; None if there is none, or its weights cannot be found."""
+    """Return the network that made a source's features; None if no network did.
+
+    Raises:
+        ValueError: its weights cannot be found, or it cannot be loaded.
+    """
     shown = videos_of(source)
     shown = shown.source if isinstance(shown, WallSource) else shown
     if (loaded := getattr(shown, "backbone", None)) is not None:  # of features that are computed on demand
         return cast(Backbone, loaded)
-    try:
-        return Extraction.of_run(config, SourceRecord.of(config, shown)).load_backbone(None, "cpu")
-    except ValueError:
-        return None
+    record = SourceRecord.of(config, shown)
+    return None if record.extraction is None else Extraction.of_run(config, record).load_backbone(None, "cpu")
 
 
 def network_macs(macs: Macs, source: ClipSource, backbone: Backbone, *, frames: float) -> float:

@@ -245,17 +245,10 @@ def frame_returns(rollout: Rollout, config: Config) -> Tensor:
     return glimpse_returns(frame_log_scores(rollout.class_logits, rollout.frame_labels), config.training.credit) - costs
 
 
-def look_costs(rollout: Rollout, config: Config) -> Tensor:
-    """Return the (N, T) cost of the looks at each frame; the first glance is free."""
-    return config.training.advanced.look_cost * F.pad(rollout.looked.sum(2).float(), (1, 0))
-
-
 def costs_of_looking(rollout: Rollout, config: Config) -> Tensor:
     """Return the (N, T) costs of the looks at each frame and of observing it; the first frame is free."""
-    costs, each = torch.zeros_like(rollout.shares), config.task.advanced.frame_cost
-    if config.training.advanced.look_cost:
-        costs = look_costs(rollout, config)
-    return costs + each * F.pad(rollout.observed()[:, 1:].float(), (1, 0)) if each else costs
+    looks, frames = rollout.looked.sum(2), rollout.observed()[:, 1:]
+    return F.pad(config.training.advanced.look_cost * looks + config.task.advanced.frame_cost * frames, (1, 0))
 
 
 def advantages_of(returns: Tensor, config: Config, values: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from glimpse_env import ClipSource, Segment, SlidingWindows
-from glimpse_env.rules import EpisodeRules, claimed_segments
+from glimpse_env.rules import EpisodeRules, claimed_segments, cut_segments
 
 from ..learning.episodes import Rollout
 from .detection import (
@@ -45,9 +45,7 @@ class JoinedVideo:
 
     def right(self, found: Sequence[Segment], overlap_threshold: float) -> set[int]:
         """Return the indices of the right segments, as the environment matches them: true ones end with the frames."""
-        half = 0.5 / self.frames_per_second
-        first, last = float(self.times[0] - half), float(self.times[-1] + half)
-        truths = [Segment(max(start, first), min(end, last), label) for start, end, label in self.truths]
+        truths = cut_segments(self.truths, self.times, frame_seconds=1 / self.frames_per_second)
         return claimed_segments(found, truths, overlap_threshold=overlap_threshold)
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse_env import EpisodeRules
+
 from ..learning.config import PATHS, Config
 from ..learning.models import MODELS, Model, ModelName, is_own
 from ..playing.evaluation import MEASURES, Evaluation
@@ -70,7 +72,7 @@ class Record:
         chosen_on, test = self.result.validation, self.test
         if chosen_on is None or chosen_on.segment_counts is None or not test.segment_counts or not test.segments:
             return None
-        rewards = [eta * right - (1 - eta) * wrong for right, wrong in chosen_on.segment_counts]
+        rewards = EpisodeRules(frames=1, eta=eta).reward(*np.array(chosen_on.segment_counts).T)
         right, wrong = test.segment_counts[int(np.argmax(rewards))]
         return right / (right + wrong) if right + wrong else float("nan"), right / test.segments
 
