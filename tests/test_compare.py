@@ -182,13 +182,14 @@ def test_results_are_drawn_over_the_multiply_adds_of_policy_and_network(network,
     )
 
 
-def test_runs_whose_source_is_gone_are_compared_without_compute(tmp_path):
+def test_runs_whose_source_is_gone_are_compared_without_compute(tmp_path, capsys):
     config = Config().with_settings({"source": str(tmp_path / "gone")})
     write_finished_run(tmp_path / "m5" / "seed1" / "reinforce", config, run_result(evaluation([True, False])))
     write_comparison(tmp_path)
     assert {path.name for path in tmp_path.glob("*.*")} == {
         "table.md", "summary.csv", "table.csv", "accuracy_by_frames.png",
     }  # fmt: skip
+    assert f"{tmp_path / 'm5/seed1/reinforce'} is left out of the figure of GMACs: " in capsys.readouterr().err
 
 
 def test_the_command_line_takes_the_flags_of_training(store, tmp_path):

@@ -15,7 +15,9 @@ import torch
 import tyro
 from agent_toys import tiny_config, write_marked_store
 from extraction_inputs import write_video
+from finished_runs import evaluation, run_result, write_finished_run
 from glimpse_agents import load
+from glimpse_agents.compare import write_comparison
 from glimpse_agents.cost.macs import network_of
 from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing.envs import SourceRecord, greedy_play, make_envs, open_splits
@@ -198,6 +200,18 @@ def test_the_network_that_made_a_store_is_found_by_the_path_of_its_weights(train
     record = trained.record()
     network = network_of(record.config, open_splits(record.config)["test"])
     assert (network.name, network.weights_sha256) == ("bvlc_googlenet", record.source.extraction["weights_sha256"])
+
+
+def test_a_comparison_says_which_weights_are_lost(trained, tmp_path, capsys):
+    config = trained.record().config
+    store = shutil.copytree(config.task.source, tmp_path / "store")
+    described = json.loads((store / "lazy.json").read_text())
+    (store / "lazy.json").write_text(json.dumps(described | {"weights": str(tmp_path / "lost")}))
+    run = tmp_path / "runs" / "m1" / "seed1" / config.model
+    write_finished_run(run, config.with_settings({"source": str(store)}), run_result(evaluation([True, False])))
+    write_comparison(tmp_path / "runs")
+    assert f"GMACs are without the network of {store}: no weights of bvlc_googlenet at" in capsys.readouterr().err
+    assert (tmp_path / "runs" / "accuracy_by_compute.png").exists()
 
 
 def test_segments_are_runs_of_frames_with_the_same_likeliest_class(trained, videos):
