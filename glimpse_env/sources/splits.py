@@ -10,7 +10,6 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,8 +22,8 @@ VALIDATION_SHARE = 0.15
 _HMDB_TAGS = re.compile(r"_[hufl]_(?:nm|cm)_np\d+_(?:fr|ba|le|ri)_(?:goo|med|bad)_\d+$")
 
 
-def check_split(split: str, fold: Any, *, num_folds: int, place: Path) -> None:
-    """Raise ValueError if the data set at `place` has no such split or fold; folds are numbered from 1."""
+def check_split(split: str, fold: Any, *, num_folds: int, place: object) -> None:
+    """Raise ValueError if the data set `place` has no such split or fold; folds are numbered from 1."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: {place} has {', '.join(SPLITS)}")
     if not (isinstance(fold, (int, np.integer)) and 1 <= fold <= num_folds):

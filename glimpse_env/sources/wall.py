@@ -24,7 +24,7 @@ from glimpse_env.sources.protocol import (
     feature_range,
     gather_rows,
 )
-from glimpse_env.sources.splits import SPLITS
+from glimpse_env.sources.splits import SPLITS, check_split
 
 DEFAULT_WALLS = {"train": 4000, "validation": 400}  # of the test split: one per event
 _EVENT_LENGTHS = 5  # default length of an untrimmed wall, in events
@@ -84,8 +84,7 @@ class WallSource:
                 f"a wall needs frames that are seen whole, and this source is of crops of {crop} pixels: "
                 "extract without --crop"
             )
-        if split not in SPLITS:
-            raise ValueError(f"unknown split {split!r}: a wall has {', '.join(SPLITS)}")
+        check_split(split, 1, num_folds=1, place="a wall")
         if not isinstance(trimmed, bool):
             raise ValueError(f"trimmed must be True or False, got {trimmed!r}")
         self.grid_size = _integer("grid", grid, 2, LARGEST_GRID, f"the cameras along each side, 2 to {LARGEST_GRID}")
@@ -121,7 +120,12 @@ class WallSource:
         self.computes_features = getattr(source, "computes_features", False)
         self._cameras = _SHARED.setdefault(id(source), _Cameras(source))
         self._labels = (np.cumsum(~is_background) - 1)[labels]  # of event clips, among the classes of the wall
-        shape = (self.num_clips, cameras)
+        self._draw(event_clips, idle_clips)
+
+    __repr__ = describe
+
+    def _draw(self, event_clips: Index, idle_clips: Index) -> None:
+        shape = (self.num_clips, self.grid_size**2)
         counts = self._rng(_COUNTS).integers(1, self.events + 1, self.num_clips)
         turns = (counts.cumsum() - counts)[:, None] + np.arange(self.events)
         self._event_clips = self._rng(_ORDER).permutation(event_clips)[turns % len(event_clips)]  # (walls, events)
@@ -130,8 +134,6 @@ class WallSource:
         self._event_starts = self._rng(_STARTS).random(turns.shape)  # as a share of where an event may start
         self._idle = idle_clips[self._rng(_BACKGROUND).integers(len(idle_clips), size=shape)].astype(np.int32)
         self._offsets = self._rng(_OFFSETS).random(shape, np.float32)  # as a share of the background clip
-
-    __repr__ = describe
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._copy, (self.source,)
