@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measure extraction and training on a GPU in ten minutes: bash tests/benchmarks/gpu.sh VIDEOS WEIGHTS OUT
+# Measure extraction and training on a GPU: bash tests/benchmarks/gpu.sh VIDEOS WEIGHTS OUT
 # VIDEOS has a folder per class, WEIGHTS are those of bvlc_googlenet, and OUT is a new folder for a store and a run.
 # The variables below change device and sizes; a test runs small ones on the CPU.
 set -euo pipefail
