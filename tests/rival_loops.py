@@ -131,6 +131,10 @@ class TextbookLoop(nn.Module):
         class_logits, cell_logits, cells, predictions, labels, looks, views = zip(*steps, strict=True)
         rollout = SimpleNamespace(
             attention=torch.full((len(clips), 1, size), 1 / size),
+            looked=torch.zeros(len(clips), shape.frames - 1, size, dtype=torch.bool).scatter(
+                2, torch.stack(cells[:-1], 1), True
+            ),
+            observed=lambda: torch.ones(len(clips), shape.frames, dtype=torch.bool),
             first=None,  # the logits are known, so nothing is computed again
             rest=None,
             views=None,
