@@ -136,9 +136,11 @@ def play_out(
 
 def actor_cells(envs: VideoGlimpseVectorEnv) -> Tensor | None:
     """Return (N, T, K*K) bool, the actor's cells in the episodes just begun; None if the source does not know them."""
-    actors = []
-    for clip, window in zip(envs.engine.clip.tolist(), envs.engine.window, strict=True):
-        actor = envs.source.actor(clip)
+    engine, known, actors = envs.engine, dict[int, NDArray[np.bool_] | None](), []
+    for clip, window in zip(engine.clip.tolist(), engine.window, strict=True):
+        if clip not in known:  # rollouts of one clip share it
+            known[clip] = envs.source.actor(clip)
+        actor = known[clip]
         if actor is None:
             return None
         actors.append(actor[window].reshape(len(window), -1))
