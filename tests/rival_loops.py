@@ -9,6 +9,7 @@ from glimpse_agents import reinforce
 from glimpse_agents.learning.episodes import Looks, Views
 from glimpse_agents.learning.glimpses import draw_cells
 from glimpse_agents.learning.losses import Advantages, glimpse_losses
+from glimpse_agents.learning.optimise import parts_to_clip
 from glimpse_agents.learning.policy import slice_weights
 from glimpse_agents.playing.rollout import collect_rollout
 from torch import nn
@@ -166,11 +167,12 @@ def replayed(policy, rollout, masks):
 
 
 def optimise(trainer, loss, others=()):
-    """Take a step of the trainer's optimiser; parameters of others are clipped with its own."""
+    """Take a step of the trainer's optimiser; parameters of others are clipped by themselves."""
     trainer.optimizer.zero_grad(set_to_none=True)
     for parameter in others:
         parameter.grad = None
     loss.backward()
     norm = trainer.config.training.advanced.max_grad_norm
-    torch.nn.utils.clip_grad_norm_([*trainer.policy.parameters(), *others], norm)
+    for part in (*parts_to_clip(trainer.policy), others):
+        torch.nn.utils.clip_grad_norm_(part, norm)
     trainer.optimizer.step()

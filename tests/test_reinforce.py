@@ -532,6 +532,19 @@ def test_a_large_error_of_the_values_does_not_shrink_the_step_of_the_policy():
     assert torch.equal(steps[0][1], steps[1][1])
 
 
+def test_a_large_error_of_the_classes_does_not_shrink_the_step_of_the_location_logits():
+    steps = []
+    for weight in (1.0, 1e4):
+        trainer = trainer_of(abstain=False, warmup_share=0.0, max_grad_norm=0.1)
+        torch.nn.init.constant_(trainer.policy.class_head.classes.bias, 0.0)
+        trainer.policy.class_head.classes.weight.register_hook(lambda gradient, weight=weight: weight * gradient)
+        scalars = update(trainer, *collect(trainer))
+        steps.append((scalars["train/gradient_norm"], trainer.policy.location_head.score.weight.grad))
+    assert steps[1][0] > 100 * steps[0][0] > 1
+    assert torch.equal(steps[0][1], steps[1][1])
+    assert steps[0][1].any()
+
+
 # ---- background
 
 

@@ -187,7 +187,7 @@ class AdvancedTrainingConfig:
     scorer_weight_decay: float | None = None
     """Gamma of the location logits' parameters; --weight-decay by default."""
     max_grad_norm: float = 1.0
-    """Norm to which the gradient is clipped."""
+    """Norm to which the gradient is clipped: of the location and jump logits, of learned values, and of all else."""
     entropy_bonus: float = 0.003
     """Weight of the entropy of the location logits; it falls linearly to 0 at the last update."""
     baseline: Baseline = "leave_one_out"

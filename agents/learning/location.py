@@ -38,6 +38,7 @@ class LocationHead(nn.Module):
             share = min(shape.first_set_size / shape.grid_size**2, 0.99)
             self.bias = nn.Parameter(torch.tensor(math.log(share / (1 - share))))
         self.uses_state, self.is_sequential = advanced.hidden_in_scorer, advanced.glimpse_order == "sequential"
+        self.drops = advanced.scorer_dropout > 0
         self.state = nn.Linear(config.hidden_size, advanced.scorer_size, bias=False)
         self.score = nn.Linear(advanced.scorer_size, 1, bias=False)
         if self.is_sequential:
@@ -129,7 +130,7 @@ class LocationHead(nn.Module):
     def _unbiased(self, inner: Tensor, masks: DropoutMasks | None) -> Tensor:
         """Return u . tanh of (N, ..., S)."""
         inner = torch.tanh(inner)
-        if masks is not None:
+        if masks is not None and self.drops:
             inner = inner * masks.scorer.reshape(len(inner), *[1] * (inner.ndim - 2), -1)
         return self.score(inner)[..., 0]  # type: ignore[no-any-return]
 

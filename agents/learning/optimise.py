@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import nn
 
 from ..parallel.noise import Share
 from ..parallel.ranks import average_gradients, raise_together
@@ -50,6 +51,20 @@ def make_optimizer(policy: GlimpsePolicy, config: Config) -> torch.optim.Adam:
     )
 
 
+def parts_to_clip(policy: GlimpsePolicy) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+    """Return the parameters of the learned values, those of the choices of cells and frames, and all others.
+
+    The gradient of each part is clipped by itself: large errors of values or classes must not shrink the step of the
+    location logits.
+    """
+    parts: dict[str, list[nn.Parameter]] = {"value_head": [], "location_head": [], "": []}
+    for name, weight in policy.named_parameters():
+        module = name.partition(".")[0].replace("jump_head", "location_head")
+        parts[module if module in parts else ""].append(weight)
+    critic, choices, rest = parts.values()
+    return critic, choices, rest
+
+
 def take_step(
     policy: GlimpsePolicy,
     optimizer: torch.optim.Adam,
@@ -60,7 +75,7 @@ def take_step(
     share: Share,
     clip_names: Callable[[], str],
 ) -> float:
-    """Take a step along the clipped gradient, averaged over the ranks, and return its norm.
+    """Take a step along the clipped gradient, averaged over the ranks, and return its norm before, without the values'.
 
     Args:
         policy: has the gradients.
@@ -80,8 +95,8 @@ def take_step(
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate * decay
 
-    def require_finite(norm: Tensor) -> None:
-        for name, value in (("loss", loss), ("gradient", float(norm))):
+    def require_finite(norm: float) -> None:
+        for name, value in (("loss", loss), ("gradient", norm)):
             if not np.isfinite(value):
                 raise FloatingPointError(
                     f"the {name} of update {update} is not finite, on the clips {clip_names()}: lower "
@@ -92,14 +107,12 @@ def take_step(
     if share.ranks > 1:  # before averaging, so that the rank with the broken clips names them
         gradients = [weight.grad.flatten() for weight in parameters if weight.grad is not None]
         with raise_together():
-            require_finite(torch.cat(gradients).norm())
+            require_finite(float(torch.cat(gradients).norm()))
         average_gradients(parameters)
-    # The error of the values may be large, and must not shrink the policy's step.
-    critic = [] if policy.value_head is None else list(policy.value_head.parameters())
-    own = {id(parameter) for parameter in critic}
-    actor = [parameter for parameter in parameters if id(parameter) not in own]
-    torch.nn.utils.clip_grad_norm_(critic, training.advanced.max_grad_norm)
-    norm = torch.nn.utils.clip_grad_norm_(actor, training.advanced.max_grad_norm)
+    norms = [
+        float(torch.nn.utils.clip_grad_norm_(part, training.advanced.max_grad_norm)) for part in parts_to_clip(policy)
+    ]
+    norm = math.hypot(*norms[1:])
     require_finite(norm)
     optimizer.step()
-    return float(norm)
+    return norm

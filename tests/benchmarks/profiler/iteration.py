@@ -31,6 +31,7 @@ from glimpse_agents.cost.clocks import clocks, now
 from glimpse_agents.learning.config import Config
 from glimpse_agents.learning.episodes import DropoutMasks, GlimpseRollout
 from glimpse_agents.learning.losses import Advantages, glimpse_losses
+from glimpse_agents.learning.optimise import parts_to_clip
 from glimpse_agents.learning.policy import GlimpsePolicy
 from glimpse_agents.playing import rollout
 from glimpse_agents.playing.envs import check_device, check_playable
@@ -216,7 +217,8 @@ def update_parts(trainer: Trainer, iteration: Iteration) -> dict[str, Callable[[
         return head(states[:, :-1], views, masks)  # type: ignore[no-any-return]
 
     def optimise() -> None:
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), config.training.advanced.max_grad_norm)
+        for part in parts_to_clip(policy):
+            torch.nn.utils.clip_grad_norm_(part, config.training.advanced.max_grad_norm)
         trainer.optimizer.step()
 
     return {
