@@ -240,11 +240,11 @@ class AdvancedTrainingConfig:
 class TrainingConfig:
     """Optimisation."""
 
-    updates: int = 1000
+    updates: int = 700
     """Optimiser steps."""
     epochs: float | None = None
     """Passes over the training clips, instead of --updates."""
-    warmup_share: float = 0.3
+    warmup_share: float = 0.15
     """Share of the updates, at the start, that play random glimpses and train only the classifier."""
     clips: int = 32
     """Number B of clips in an update."""
