@@ -203,7 +203,7 @@ def test_flags_replace_values_of_the_preset():
 
 def test_ten_updates_are_accepted_and_shorten_the_warmup():
     training = parse_arguments(["--updates", "10"]).config.training
-    assert (training.updates, training.warmup_updates) == (10, 3)
+    assert (training.updates, training.warmup_updates) == (10, 2)
 
 
 def test_epochs_are_accepted_with_any_warmup():
