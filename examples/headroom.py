@@ -16,17 +16,20 @@ seen whole (by the same classifier), and the whole frame before decides the cell
 - content, new: the same among the cells that were chosen least often before in the clip;
 - confident: the cells with the most confident classification, right or wrong;
 - actor: random cells of the actor, if the source knows its place;
+- detector: the cells that look most like the actor's in the frame before, by a logistic classifier. It is fitted to the
+  actor's place in the training clips, which REINFORCE never sees, so it tells whether the features allow more;
 - all: the mean of all cells, by a classifier of its own;
 - hindsight: the cells that score the label best in the frame itself, which no policy can know: close to an upper bound.
 
-The validation split chooses the penalties. Intervals are clustered by source film.
+Focus is the share of frames with a look on the actor. The validation split chooses the penalties. Intervals are
+clustered by source film.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import gymnasium as gym
 import numpy as np
@@ -75,6 +78,7 @@ class Samples:
     cells: Tensor  # (n,) the first of the random cells
     slices: Tensor  # (n, D) at that cell
     before: Tensor  # (n, D) at the same cell in the frame before
+    acts: Tensor  # (n,) int64: 1 if the actor is at that cell in the frame before, -1 if its place is not known
 
 
 def watch(source: ClipSource) -> Iterator[tuple[int, int, Tensor, NDArray[np.bool_] | None]]:
@@ -101,7 +105,7 @@ def draw_samples(source: ClipSource, glimpses: int, rng: np.random.Generator) ->
     """Draw frames and cells of every clip of a split."""
     columns: dict[str, list[Tensor]] = {}
     clips = []
-    for clip, label, cubes, _ in watch(source):
+    for clip, label, cubes, actors in watch(source):
         frames = rng.integers(1, len(cubes), SAMPLES)
         cells = np.stack([rng.permutation(cubes.shape[1])[:glimpses] for _ in frames])
         shown = cubes[frames[:, None], cells]  # (SAMPLES, m, D)
@@ -109,11 +113,16 @@ def draw_samples(source: ClipSource, glimpses: int, rng: np.random.Generator) ->
             "labels": torch.full((SAMPLES,), label), "looks": unit(shown.mean(1)),
             "wholes": unit(cubes[frames].mean(1)), "cells": torch.from_numpy(cells[:, 0]),
             "slices": unit(shown[:, 0]), "before": unit(cubes[frames - 1, cells[:, 0]]),
+            "acts": torch.from_numpy(_acts(actors, frames - 1, cells[:, 0])),
         }  # fmt: skip
         for name, values in row.items():
             columns.setdefault(name, []).append(values)
         clips += [clip] * SAMPLES
     return Samples(np.array(clips), **{name: torch.cat(values) for name, values in columns.items()})
+
+
+def _acts(actors: NDArray[np.bool_] | None, frames: NDArray[np.int64], cells: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.full(len(frames), -1) if actors is None else actors[frames, cells].astype(np.int64)
 
 
 def fit_classifier(inputs: Tensor, labels: Tensor, classes: int, penalty: float) -> torch.nn.Linear:
@@ -123,12 +132,12 @@ def fit_classifier(inputs: Tensor, labels: Tensor, classes: int, penalty: float)
     return layer.requires_grad_(False)
 
 
-def best_penalty(train: Samples, validation: Samples, name: str, classes: int) -> float:
-    """Return the penalty whose classifier of `name` has the lowest loss on the validation clips."""
+def best_penalty(train: Samples, validation: Samples, name: str, classes: int, target: str = "labels") -> float:
+    """Return the penalty whose classifier of `target` by `name` has the lowest loss on the validation clips."""
 
     def loss(penalty: float) -> float:
-        layer = fit_classifier(getattr(train, name), train.labels, classes, penalty)
-        return float(F.cross_entropy(layer(getattr(validation, name)), validation.labels))
+        layer = fit_classifier(getattr(train, name), getattr(train, target), classes, penalty)
+        return float(F.cross_entropy(layer(getattr(validation, name)), getattr(validation, target)))
 
     return min(PENALTIES, key=loss)
 
@@ -205,11 +214,13 @@ class Headroom:
         predictability: correlation of predicted values with scores within the validation clips, the best of four
             penalties.
         groups: (clips,) the source film of each test clip.
+        focus: by rule, the share of frames with a look on the actor; empty if its place is not known.
     """
 
     right: dict[str, NDArray[np.float64]]
     predictability: float
     groups: NDArray[np.int64]
+    focus: dict[str, float] = field(default_factory=dict)
 
     def gain(self, rule: str) -> Interval:
         """Return the accuracy of a rule minus that of random cells, with its interval over films."""
@@ -245,8 +256,12 @@ def measure(splits: Mapping[str, ClipSource], *, glimpses: int, seed: int) -> He
         key=lambda value: predictability(value, validation, unseen),
     )
     averages = values_of_places(train, scores, size)
+    detector = None
+    if (train.acts >= 0).all():
+        detector = fit_classifier(train.before, train.acts, 2, best_penalty(train, validation, "before", 2, "acts"))
 
     right: dict[str, list[float]] = {}
+    hits: dict[str, list[float]] = {}
     for _, label, cubes, actors in watch(splits["test"]):
         slices = unit(cubes)
         logs = single(slices).log_softmax(2)  # (T, K*K, C)
@@ -258,19 +273,24 @@ def measure(splits: Mapping[str, ClipSource], *, glimpses: int, seed: int) -> He
             "confident": (logs.exp() * logs).sum(2)[None, :-1],
             "hindsight": logs[None, 1:, :, label],
         }
-        if actors is not None:
+        if actors is not None and detector is not None:
             merits["actor"] = noise[:, 1:] + torch.from_numpy(actors[1:])
+            merits["detector"] = detector(slices).diff(dim=2)[None, :-1, :, 0]
         chosen = {rule: merit.topk(glimpses, dim=2).indices for rule, merit in merits.items()}  # (draws, T - 1, m)
         chosen["content, new"] = seen_least(merits["content"][0], glimpses)[None]
         first = looking(unit(cubes[:1].mean(1))).softmax(1)
         for rule, cells in chosen.items():
+            if actors is not None:
+                on_actor = torch.from_numpy(actors[1:]).expand(len(cells), -1, -1).gather(2, cells)
+                hits.setdefault(rule, []).append(float(on_actor.any(2).double().mean()))
             looks = cubes[torch.arange(1, len(cubes))[:, None], cells].mean(2)  # (draws, T - 1, D)
             softmax = torch.cat([first.expand(len(cells), -1)[:, None], looking(unit(looks)).softmax(2)], 1)
             right.setdefault(rule, []).append(float((softmax.mean(1).argmax(1) == label).double().mean()))
         of_all = whole(unit(cubes.mean(1))).softmax(1).mean(0)
         right.setdefault("all", []).append(float(of_all.argmax() == label))
     shares = {rule: np.array(values) for rule, values in right.items()}
-    return Headroom(shares, predictability(value, validation, unseen), film_of_video(splits["test"]))
+    focus = {rule: float(np.mean(values)) for rule, values in hits.items()}
+    return Headroom(shares, predictability(value, validation, unseen), film_of_video(splits["test"]), focus)
 
 
 def main(arguments: Arguments) -> None:
@@ -282,11 +302,12 @@ def main(arguments: Arguments) -> None:
     size, classes = splits["test"].grid_size ** 2, len(splits["test"].class_names)
     print(f"{splits['test'].num_clips} test clips, {arguments.glimpses} of {size} cells a frame, {classes} classes")
     print(f"predicted values correlate with scores by {found.predictability:.3f} on validation")
-    print(f"{'':14}{'accuracy':>10}{'minus random':>24}")
-    for rule in ("random", "fixed", "content", "content, new", "confident", "actor", "all", "hindsight"):
+    print(f"{'':14}{'accuracy':>10}{'minus random':>24}{'focus':>8}")
+    for rule in ("random", "fixed", "content", "content, new", "confident", "detector", "actor", "all", "hindsight"):
         if rule in found.right:
             gained = "-" if rule == "random" else found.gain(rule).text(signed=True)
-            print(f"{rule:14}{found.right[rule].mean():>10.3f}{gained:>24}")
+            focus = f"{found.focus[rule]:.3f}" if rule in found.focus else "-"
+            print(f"{rule:14}{found.right[rule].mean():>10.3f}{gained:>24}{focus:>8}")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Arguments:

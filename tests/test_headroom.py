@@ -32,8 +32,22 @@ def test_rules_that_find_the_actor_are_right_more_often(found):
     assert accuracy["content"] == pytest.approx(accuracy["actor"], abs=0.02)  # the mark shows where the score is high
     assert accuracy["fixed"] < accuracy["random"] + 0.1  # the actor is anywhere
     assert accuracy["content, new"] < accuracy["content"]  # and stays there
+    assert accuracy["detector"] == pytest.approx(accuracy["actor"], abs=0.02)
     assert accuracy["hindsight"] == accuracy["all"] == 1.0
     assert found.predictability > 0.2
+
+
+def test_focus_is_the_share_of_frames_with_a_look_on_the_actor(found):
+    assert found.focus["actor"] == 1.0
+    assert found.focus["detector"] > 0.9
+    assert found.focus["random"] == pytest.approx(1 / 9, abs=0.04)
+
+
+def test_without_the_place_of_the_actor_there_is_no_detector():
+    splits = {name: dataclasses.replace(source, actors=None) for name, source in lonely_splits().items()}
+    found = headroom.measure(splits, glimpses=1, seed=1)
+    assert found.focus == {}
+    assert not found.right.keys() & {"actor", "detector"}
 
 
 def test_gains_are_paired_by_clip(found):
@@ -84,7 +98,7 @@ def test_values_are_fitted_within_clips():
     scores = before[:, 0] + torch.randn(40, generator=generator)[clips]
     before[:, 0] += 30 * torch.randn(40, generator=generator)[clips]
     zeros = torch.zeros(960, 1)
-    samples = headroom.Samples(clips, zeros, zeros, zeros, zeros, zeros, before)
+    samples = headroom.Samples(clips, zeros, zeros, zeros, zeros, zeros, before, zeros)
     value = headroom.fit_values(samples, scores, 1e-2)
     assert headroom.predictability(value, samples, scores) > 0.99
 
@@ -94,7 +108,7 @@ def test_places_are_compared_with_others_of_their_clip():
     clips, cells = np.array([0, 0, 0, 1, 1, 1]), torch.tensor([0, 0, 1, 1, 2, 2])
     scores = torch.tensor([-1.0, -1.0, -0.5, -8.0, -9.0, -9.0])
     zeros = torch.zeros(6, 1)
-    samples = headroom.Samples(clips, zeros, zeros, zeros, cells, zeros, zeros)
+    samples = headroom.Samples(clips, zeros, zeros, zeros, cells, zeros, zeros, zeros)
     values = headroom.values_of_places(samples, scores, 4)
     # means of the clips are -2.5 / 3 and -26 / 3: cell 0 is 1 / 6 below, cell 2 1 / 3, cell 1 (1 / 3 + 2 / 3) / 2 above
     assert values.tolist() == pytest.approx([-1 / 6, 1 / 2, -1 / 3, -np.inf])
@@ -156,5 +170,5 @@ def test_the_table_is_printed(tmp_path, capsys):
     headroom.main(headroom.Arguments(source=str(store), glimpses=2))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "6 test clips, 2 of 9 cells a frame, 3 classes"
-    rules = ["random", "fixed", "content", "content, new", "confident", "actor", "all", "hindsight"]
+    rules = ["random", "fixed", "content", "content, new", "confident", "detector", "actor", "all", "hindsight"]
     assert [line[:14].strip() for line in lines[3:]] == rules
