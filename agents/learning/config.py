@@ -240,7 +240,7 @@ class AdvancedTrainingConfig:
 class TrainingConfig:
     """Optimisation."""
 
-    updates: int = 700
+    updates: int = 900
     """Optimiser steps."""
     epochs: float | None = None
     """Passes over the training clips, instead of --updates."""
