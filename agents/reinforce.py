@@ -77,7 +77,7 @@ def play_settings(config: Config, update: int) -> PlaySettings:
 
 def collect(trainer: Trainer) -> tuple[Rollout, DropoutMasks]:
     """Play the episodes of the next update: B clips, R rollouts of each."""
-    config, update, share = trainer.config, trainer.num_updates, trainer.share
+    config, update, share = trainer.stage, trainer.num_updates, trainer.share
     settings, seed = play_settings(config, update), seed_of_update(config, update)
     noise, together = Noise.seeded(seed, config.training.device, share), settings.mirrored_together
     clips = clips_of_update(trainer.envs.num_clips, config, update)[share.of(config.training.clips)]
@@ -89,7 +89,7 @@ def collect(trainer: Trainer) -> tuple[Rollout, DropoutMasks]:
 
 def update(trainer: Trainer, rollout: Rollout, masks: DropoutMasks) -> dict[str, float]:
     """Take one optimiser step on eq. 8, and return the scalars to log."""
-    config, model = trainer.config, MODELS[trainer.config.model]
+    config, model = trainer.stage, MODELS[trainer.config.model]
     trainer.optimizer.zero_grad(set_to_none=True)
     advantages = Advantages.of(rollout, config)
     if isinstance(rollout, GlimpseRollout):
@@ -123,7 +123,7 @@ def backward(
         rows = slice(start, min(start + size, episodes))
         part, weight = rollout.rows(rows), (rows.stop - rows.start) / episodes
         losses = glimpse_losses(
-            trainer.policy, part, masks.rows(rows), advantages.rows(rows), trainer.config, update=trainer.num_updates
+            trainer.policy, part, masks.rows(rows), advantages.rows(rows), trainer.stage, update=trainer.num_updates
         )
         (losses.total * weight).backward()  # type: ignore[no-untyped-call]
         for name, value in losses.scalars().items():

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from agent_toys import Watched, marked_splits, metrics_of, tiny_config, write_marked_store
 from clip_toys import UnevenSource
 from glimpse_agents.learning.config import PATHS, Config
@@ -543,6 +544,38 @@ def test_a_large_error_of_the_classes_does_not_shrink_the_step_of_the_location_l
     assert steps[1][0] > 100 * steps[0][0] > 1
     assert torch.equal(steps[0][1], steps[1][1])
     assert steps[0][1].any()
+
+
+# ---- segments
+
+
+def test_segments_are_counted_in_the_last_updates_alone():
+    config = tiny_config(
+        matching="segment", abstain=True, warmup_share=0.0, updates=4, segment_share=0.5, classification_weight=0.1
+    )
+    trainer = Trainer(config, marked_splits())
+    counted, weights = [], []
+    for _ in range(4):
+        rollout, masks = collect(trainer)
+        with_segments = trainer.envs.engine.rules.matching == "segment"
+        assert trainer.stage.matches_segments is with_segments
+        # Frame by frame every prediction has a share of the reward; a run of equal predictions has one at its end.
+        predictions, answers = rollout.predictions, rollout.predictions < len(trainer.envs.source.class_names)
+        within = F.pad(predictions[:, 1:] == predictions[:, :-1], (0, 1)) & answers
+        assert within.any()
+        assert bool((rollout.shares[within] != 0).any()) is not with_segments
+        counted.append(with_segments)
+        weights.append(trainer.stage.training.advanced.classification_weight)
+        update(trainer, rollout, masks)
+        trainer.num_updates += 1
+    assert counted == [False, False, True, True]
+    assert weights == [1.0, 1.0, 0.1, 0.1]
+    assert trainer.validation_envs.engine.rules.matching == "segment"
+
+
+def test_without_segments_every_update_trains_with_the_configuration_itself():
+    config = tiny_config(abstain=True, classification_weight=0.1)
+    assert config.of_update(0) is config
 
 
 # ---- background

@@ -196,8 +196,8 @@ class AdvancedTrainingConfig:
     """Draw the class in training and put its log-probability into the policy gradient (True or False); by default only
     with "no prediction" or segments, which need it."""
     classification_weight: float = 1.0
-    """Weight of the cross-entropy after the warm-up, if classes are drawn. A small one leaves it to the reward when to
-    predict."""
+    """Weight of the cross-entropy after the warm-up, if classes are drawn; with --matching segment, once the reward
+    counts segments. A small one leaves it to the reward when to predict."""
     random_share: float = 0.0
     """Share of REINFORCE's choices in training that are random instead, so that the classifier does not depend on the
     glimpses it is given. The policy gradient leaves them out."""
@@ -206,6 +206,9 @@ class AdvancedTrainingConfig:
     jump_share: float = 0.5
     """Share of the updates, the last ones, that learn jumps. Before, nearly every frame is observed, because frames are
     not worth their cost until looks and classes are learned."""
+    segment_share: float = 0.4
+    """With --matching segment, share of the updates, the last ones, whose reward counts segments. Before, it counts
+    frames, which teaches looks and classes sooner."""
     look_cost: float = 0.0
     """Reward taken off for each look; with "unlimited" glimpses it decides how many there are."""
     jitter: bool = False
@@ -228,7 +231,7 @@ class AdvancedTrainingConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_range(self, "scorer_share", "jump_share", minimum=0, maximum=1)
+        check_range(self, "scorer_share", "jump_share", "segment_share", minimum=0, maximum=1)
         check_range(self, "random_share", minimum=0, maximum=1, below=True)
         check_range(self, "scorer_learning_rate", "max_grad_norm", minimum=0, above=True)
         check_range(self, "scorer_weight_decay", "classification_weight", minimum=0)
@@ -377,6 +380,14 @@ class Config:
     def matches_segments(self) -> bool:
         """Whether the reward counts segments instead of frames."""
         return self.task.matching == "segment"
+
+    def of_update(self, update: int) -> Config:
+        """Return the configuration that an update trains with; rewards count frames before the last `segment_share`."""
+        training = self.training
+        if not self.matches_segments or update >= (1 - training.advanced.segment_share) * training.updates:
+            return self
+        classes = {"class_gradient": self.samples_classes, "classification_weight": 1.0}
+        return self.with_settings({"matching": "frame"} | classes)
 
     def abstains(self, source: ClipSource) -> bool:
         """Return whether the agent may answer "no prediction" on a source."""
