@@ -233,6 +233,16 @@ def test_every_kind_of_model_predicts(trained, videos, tmp_path, model):
         assert image.format == "PNG"
 
 
+def test_a_model_that_jumps_predicts(trained, videos, tmp_path):
+    jumps = {"observation": "glimpsed", "jumps": (2,), "updates": 1}
+    train(trained.record().config.with_settings(jumps), tmp_path / "run")
+    one = load(tmp_path / "run").predict(videos / "run" / "b.mp4")
+    assert one.cells[0] is None
+    for cells, weights in zip(one.cells[1:], one.attention[1:], strict=True):
+        assert sorted(cells) == np.flatnonzero(weights).tolist()  # none where a jump left the frame out
+    one.save_strip(tmp_path / "strip.png")
+
+
 def test_an_oracle_cannot_label_videos(trained, videos, tmp_path):
     run = change_config(trained, tmp_path / "run", config__model="oracle")
     with pytest.raises(ValueError, match="model 'oracle' has to know where the actor is, and videos do not show that"):

@@ -92,6 +92,19 @@ def test_frames_are_bright_in_the_cells_that_were_seen(pictured):
         assert shown.ravel().tolist() == [grey if cell in cells else int(grey * DIMMED) for cell in range(9)]
 
 
+def test_cells_stand_at_the_frames_that_jumps_lead_to(pictured):
+    shown = played(pictured, [0, 1, 2, 3, 4, 5], jumps=(1, 3), abstain=False)
+    steps = shown.rollout.steps
+    assert len(steps.frames.unique()) > 2  # episodes jump differently
+    for episode in range(6):
+        observed = [int(frame) for frame in steps.frames[episode, 1:] if frame < 4]
+        for step, frame in enumerate(observed):
+            assert shown.cells(episode, frame) == tuple(shown.rollout.cells[episode, step].tolist())
+        for frame in {1, 2, 3} - set(observed):
+            assert shown.cells(episode, frame) == ()
+    film_strip(shown)
+
+
 def test_columns_are_spread_from_the_first_frame_to_the_last(pictured):
     figure, _ = draw(pictured, [0], columns=2)
     assert [axis.get_title().split(":")[0] for axis in figure.axes[:2]] == ["1", "4"]

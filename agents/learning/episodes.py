@@ -185,3 +185,10 @@ class GlimpseRollout(Rollout):
     cells: Tensor  # chosen at frames 1..T-1: (N, T - 1, m) int64 in order, or (N, T - 1, K*K) bool
     explored: Tensor  # (N, T - 1) bool: chosen at random instead of by the policy
     states: Tensor | None  # (N, T, H) of the LSTM, if values are learned from them
+
+    def cells_of_frames(self) -> Tensor:
+        """Return the choices seen in frames 2..T, (N, T - 1, ...); frames that a jump left out have the one before."""
+        if self.steps is None:
+            return self.cells
+        from_first = torch.cat([self.cells[:, :1], self.cells], 1)  # (N, S, ...)
+        return self.steps.standing(from_first, self.predictions.shape[1])[:, 1:]

@@ -170,12 +170,15 @@ class Played:
         return np.asarray(weights.reshape(size, size), np.float32)
 
     def cells(self, episode: int, frame: int) -> tuple[int, ...] | None:
-        """Return the cells seen in a frame, in the order of choice if there was one; None if all were."""
+        """Return the cells seen in a frame, in the order of choice if there was one; None if all were.
+
+        None are seen in a frame that a jump left out.
+        """
         seen = self.rollout.attention[episode, frame] > 0
         if self.model.sees == "all" or self.model.is_soft or bool(seen.all()):
             return None
-        if frame and isinstance(self.rollout, GlimpseRollout) and self.rollout.cells.dtype != torch.bool:
-            return tuple(self.rollout.cells[episode, frame - 1].tolist())
+        if frame and seen.any() and isinstance(self.rollout, GlimpseRollout) and self.rollout.cells.dtype != torch.bool:
+            return tuple(self.rollout.rows(slice(episode, episode + 1)).cells_of_frames()[0, frame - 1].tolist())
         return tuple(seen.nonzero().flatten().tolist())
 
 

@@ -254,6 +254,6 @@ def _as_one_episode(rollouts: Sequence[Rollout], windows: NDArray[np.int64], pla
     names = ("attention", "predictions", "class_logits", "frame_labels")
     changed: dict[str, Any] = {name: gathered(name) for name in names}
     if isinstance(first, GlimpseRollout):
-        cells = torch.cat([rollout.cells.cpu() for rollout in rollouts if isinstance(rollout, GlimpseRollout)])
-        changed["cells"] = cells[rows, (columns - 1).clamp_min(0)][None, 1:]
+        cells = torch.cat([one.cells_of_frames().cpu() for one in rollouts if isinstance(one, GlimpseRollout)])
+        changed |= {"cells": cells[rows, (columns - 1).clamp_min(0)][None, 1:], "steps": None}
     return dataclasses.replace(first, **changed)
