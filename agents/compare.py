@@ -120,11 +120,12 @@ def _macs_of(record: Record, networks: dict[str, Backbone | None]) -> ClipMacs |
     except (FileNotFoundError, ValueError) as error:
         print(f"{record.run.path} is left out of the figure of GMACs: {error}", file=sys.stderr)
         return None
-    envs = make_envs(config, source, min(4, source.num_clips), train=False)
+    clips = min(4, source.num_clips)
+    envs = make_envs(config, source, 1 if config.task.advanced.jumps else clips, train=False)
     policy = make_policy(config, source)  # costs do not depend on weights ...
     if record.model.sees == "set" or config.learns_jumps:  # ... except for the numbers of cells and of frames
         policy = record.run.best_policy(config, source)
-    macs = macs_per_clip(envs, policy.eval(), greedy_play(config))
+    macs = macs_per_clip(envs, policy.eval(), greedy_play(config), clips=clips)
     if config.task.source not in networks:
         networks[config.task.source] = None
         try:

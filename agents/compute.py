@@ -130,8 +130,8 @@ def measure_model(config: Config, run: RunFolder, test: ClipSource, batches: Seq
         latency = time_playing(envs, policy, settings, repetitions=times)
         memory = in_fresh_process(memory_of_playing, config, run.path, clips)
         measured.append(Batch(clips=clips, latency=latency, memory_bytes=memory))
-    envs = make_envs(config, test, max(batches), train=False)
-    macs = macs_per_clip(envs, policy, settings, seed=config.training.seed)
+    envs = make_envs(config, test, 1 if config.task.advanced.jumps else max(batches), train=False)
+    macs = macs_per_clip(envs, policy, settings, clips=max(batches), seed=config.training.seed)
     return ModelCost(macs=macs, batches=tuple(measured))
 
 

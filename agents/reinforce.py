@@ -116,14 +116,15 @@ def backward(
     trainer: Trainer, rollout: GlimpseRollout, masks: DropoutMasks, advantages: Advantages
 ) -> dict[str, float]:
     """Sum the gradient over parts of the episodes, and return the means of their losses."""
-    training, episodes = trainer.config.training, len(rollout.clips)
+    config, episodes = trainer.stage, len(rollout.clips)
+    training = config.training
     size = min(episodes, (training.advanced.clips_at_once or training.clips) * training.rollouts)
     scalars: dict[str, float] = {}
     for start in range(0, episodes, size):
         rows = slice(start, min(start + size, episodes))
         part, weight = rollout.rows(rows), (rows.stop - rows.start) / episodes
         losses = glimpse_losses(
-            trainer.policy, part, masks.rows(rows), advantages.rows(rows), trainer.stage, update=trainer.num_updates
+            trainer.policy, part, masks.rows(rows), advantages.rows(rows), config, update=trainer.num_updates
         )
         (losses.total * weight).backward()  # type: ignore[no-untyped-call]
         for name, value in losses.scalars().items():

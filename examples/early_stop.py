@@ -39,8 +39,8 @@ class Arguments:
     """Costs of an observed frame."""
     strides: tuple[int, ...] = (1, 2, 4, 8)
     """Strides of the controls."""
-    updates: int = 1000
-    """Optimiser steps of each agent."""
+    updates: int | None = None
+    """Optimiser steps of each agent; those of the preset by default."""
     glimpses: int | None = None
     """Number m of cells that are looked at in a frame; that of the preset by default."""
     seed: int = 1
@@ -54,8 +54,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Arguments:
 
 def configs_of(arguments: Arguments) -> dict[tuple[str, float], Config]:
     """Return the configuration of each agent, by the name of its curve and its cost or stride."""
-    shared = {"updates": arguments.updates, "seed": arguments.seed}
-    shared |= {} if arguments.glimpses is None else {"glimpses": arguments.glimpses}
+    given = {"updates": arguments.updates, "seed": arguments.seed, "glimpses": arguments.glimpses}
+    shared = {name: value for name, value in given.items() if value is not None}
     base = preset_for(arguments.source).with_settings(shared)
     learned = {
         ("jumps", cost): base.with_settings({"jumps": arguments.jumps, "frame_cost": cost}) for cost in arguments.costs

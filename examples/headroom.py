@@ -17,7 +17,7 @@ seen whole (by the same classifier), and the whole frame before decides the cell
 - confident: the cells with the most confident classification, right or wrong;
 - actor: random cells of the actor, if the source knows its place;
 - detector: the cells that look most like the actor's in the frame before, by a logistic classifier. It is fitted to the
-  actor's place in the training clips, which REINFORCE never sees, so it tells whether the features allow more;
+  actor's place, which REINFORCE is not given, and shows whether the features suffice to find the actor;
 - all: the mean of all cells, by a classifier of its own;
 - hindsight: the cells that score the label best in the frame itself, which no policy can know: close to an upper bound.
 
@@ -257,7 +257,7 @@ def measure(splits: Mapping[str, ClipSource], *, glimpses: int, seed: int) -> He
     )
     averages = values_of_places(train, scores, size)
     detector = None
-    if (train.acts >= 0).all():
+    if min(train.acts.min(), validation.acts.min()) >= 0:
         detector = fit_classifier(train.before, train.acts, 2, best_penalty(train, validation, "before", 2, "acts"))
 
     right: dict[str, list[float]] = {}
@@ -273,8 +273,9 @@ def measure(splits: Mapping[str, ClipSource], *, glimpses: int, seed: int) -> He
             "confident": (logs.exp() * logs).sum(2)[None, :-1],
             "hindsight": logs[None, 1:, :, label],
         }
-        if actors is not None and detector is not None:
+        if actors is not None:
             merits["actor"] = noise[:, 1:] + torch.from_numpy(actors[1:])
+        if detector is not None:
             merits["detector"] = detector(slices).diff(dim=2)[None, :-1, :, 0]
         chosen = {rule: merit.topk(glimpses, dim=2).indices for rule, merit in merits.items()}  # (draws, T - 1, m)
         chosen["content, new"] = seen_least(merits["content"][0], glimpses)[None]

@@ -40,7 +40,7 @@ def tiny_config(**settings):
     """Return a configuration that trains in a second or two, with some settings changed by their names alone."""
     tiny = TINY_NETWORK | {
         "glimpses": 2, "updates": 6, "warmup_share": 1 / 3, "clips": 3, "rollouts": 2, "validate_every": 2,
-        "learning_rate": 1e-2, "checkpoint_seconds": 0.0,
+        "learning_rate": 1e-2, "checkpoint_seconds": 0.0, "reward": "eq7",
     }  # fmt: skip
     return Config().with_settings(tiny | settings)
 

@@ -116,7 +116,7 @@ def test_values_of_the_base_share_its_runs():
     same = {("baseline", "leave_one_out"), ("class_gradient", "likeliest"), ("glimpse_order", "joint")}
     assert shared["small"] == same | {
         ("credit", "causal"), ("encoder", "what_and_where"), ("slice_weights", "uniform"), ("penalty", "0"),
-        ("reward", "eq7"), ("rollouts", "4"), ("scorer", "grid"), ("standardise", "yes"),
+        ("reward", "frame_log_score"), ("rollouts", "4"), ("scorer", "grid"), ("standardise", "yes"),
     }  # fmt: skip
     assert shared["features"] == same | {
         ("credit", "terminal"), ("encoder", "sum"), ("slice_weights", "uniform"), ("penalty", "0"),
@@ -166,7 +166,7 @@ def test_each_value_is_trained_once_for_each_seed(trained):
 
 def test_all_runs_of_a_seed_are_trained_before_the_next_seed(tmp_path):
     jobs = jobs_of(TRIMMED, tmp_path, (4, 2), ("reward", "credit"))
-    names = ["base", "reward=frame_log_score", "reward=clip_log_score", "credit=terminal"]
+    names = ["base", "reward=eq7", "reward=clip_log_score", "credit=terminal"]
     assert [job.path for job in jobs] == [tmp_path / name / f"seed{seed}" for seed in (4, 2) for name in names]
     assert [job.config.training.seed for job in jobs] == [4] * 4 + [2] * 4
 
@@ -356,11 +356,10 @@ def test_validation_chooses_over_the_seeds_that_all_values_share(tmp_path):
 def test_a_value_with_companions_is_not_chosen(tmp_path):
     write_ablation(tmp_path, TRIMMED, "reward")
     write_run(tmp_path, TRIMMED, "base", 1, right=2, validation=0.5)
-    frame = {"reward": "frame_log_score"}
-    write_run(tmp_path, TRIMMED, "reward=frame_log_score", 1, right=2, validation=0.4, **frame)
+    write_run(tmp_path, TRIMMED, "reward=eq7", 1, right=2, validation=0.4, reward="eq7")
     whole = {"reward": "clip_log_score", "credit": "terminal"}
     write_run(tmp_path, TRIMMED, "reward=clip_log_score", 1, right=4, validation=0.9, **whole)
-    assert chosen_of(tmp_path) == ["eq7"]
+    assert chosen_of(tmp_path) == ["frame_log_score"]
 
 
 def test_nothing_is_chosen_before_all_are_trained_and_the_base_wins_a_tie(tmp_path):

@@ -332,7 +332,10 @@ def test_the_page_shows_the_number_of_films(films, shown, knows_films):
 
 def test_the_page_shows_source_chance_code_and_machine():
     text = page([record("mean", 1, 1)])
-    assert "Source `synthetic`, fold 1, preset small, reward eq7, 1000 updates of 32 clips x 4 rollouts;" in text
+    assert (
+        "Source `synthetic`, fold 1, preset small, reward frame_log_score, 1000 updates of 32 clips x 4 rollouts;"
+        in text
+    )
     assert "chance 0.333." in text
     assert "Code c; M, 1 threads; ." in text
     assert "3 x 3 cells in each of 4 frames, 10 per second." in text

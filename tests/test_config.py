@@ -32,9 +32,10 @@ from glimpse_env import open_source
             "matching='segment' requires sampled classes: unset class_gradient, or set matching='frame'",
         ),
         (
-            {"matching": "segment", "reward": "frame_log_score"},
-            "matching='segment' trains looks on the reward of eq. 7, got reward 'frame_log_score': set reward='eq7'",
+            {"matching": "segment", "baseline": "value"},
+            "with segment_share 0.4 frames count first: set segment_share 1",
         ),
+        ({"segment_share": 0.0}, r"segment_share must lie in \(0, 1\], got 0.0"),
         ({"matching": "clip"}, "matching must be one of 'frame', 'segment', got 'clip'"),
         ({"frames": 8, "window_seconds": 2.0}, r"frames \(8\) and window_seconds \(2.0\) both set T: give one of them"),
         ({"frames": 1}, "frames must be at least 2, one to choose in and one to look at, got 1"),

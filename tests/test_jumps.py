@@ -117,8 +117,11 @@ def test_expected_estimate_is_the_gradient_of_the_expected_reward(matching, cred
     assert every.probabilities.sum().item() == pytest.approx(1.0)
     exact = every.gradient((every.probabilities * every.rollout.rewards).sum())
     config = Config().with_settings(
-        {"matching": matching, "credit": credit, "rollouts": 2, "jumps": (1, 2), "frame_cost": 0.3, "abstain": True}
-    )
+        {
+            "matching": matching, "credit": credit, "reward": "eq7", "rollouts": 2, "jumps": (1, 2), "frame_cost": 0.3,
+            "abstain": True,
+        }
+    )  # fmt: skip
     pairs = torch.cartesian_prod(*[torch.arange(len(every.probabilities))] * 2).flatten()
     weights = every.probabilities.detach()[pairs].reshape(-1, 2).prod(1).repeat_interleave(2) * len(pairs) / 2
     rollout = every.rollout.rows(pairs)

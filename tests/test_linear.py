@@ -68,6 +68,15 @@ def linear_config(**settings):
     return tiny_config(encoder="sum", linear_start=True, **settings)
 
 
+def test_inputs_stand_until_the_next_observed_frame():
+    config, source = tiny_config(jumps=(2,), abstain=False), marked_source(6, frames=5)
+    envs, policy = make_envs(config, source, 6, train=False), make_policy(config, source).eval()
+    seen = see_split(envs, policy, greedy_play(config), seed=0)
+    assert seen.inputs.shape[:2] == seen.frame_labels.shape[:2] == (6, 5)
+    assert torch.equal(seen.inputs[:, 0::2][:, :2], seen.inputs[:, 1::2])  # frames 1, 3 and 5 are observed
+    assert not torch.equal(seen.inputs[:, 1], seen.inputs[:, 2])
+
+
 def test_a_network_starts_as_the_classifier_and_keeps_it_if_training_does_not_help(tmp_path):
     sources = {split: marked_source(9) for split in ("train", "validation", "test")}
     config = linear_config(learning_rate=1e-9, scorer_learning_rate=1e-9, updates=2, validate_every=1, model="mean")

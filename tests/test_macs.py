@@ -1,5 +1,6 @@
 """MACs per clip as PyTorch counts them, against formulas worked out by hand."""
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,8 +102,26 @@ def test_heads_that_few_configurations_have_are_counted(settings):
 
 def test_a_clip_costs_the_same_in_any_batch():
     assert counted("soft", clips=1) == counted("soft", clips=12)
-    with pytest.raises(ValueError, match=r"num_envs \(13\) must not exceed the number of clips \(12\)"):
+    with pytest.raises(
+        ValueError, match=r"clips \(13, by default num_envs\) must not exceed the number of clips .*\(12\)"
+    ):
         counted("soft", clips=13)
+
+
+def test_only_observed_frames_are_counted_of_clips_that_jump():
+    envs, policy, settings = prepared("reinforce", clips=1, jumps=(1, 3), abstain=False)
+    torch.nn.init.zeros_(policy.jump_head.bias)  # both jumps are drawn
+    settings = dataclasses.replace(settings, greedy=False)
+    macs = macs_per_clip(envs, policy, settings, clips=12, seed=2)
+    noise = Noise.seeded(2)
+    steps = [play(envs, policy, np.array([clip]), settings, noise=noise, seed=2).steps for clip in range(12)]
+    observed = sum(int((one.frames < 4).sum()) for one in steps)
+    assert 12 * 2 < observed < 12 * 4
+    played = sum(one.frames.shape[1] for one in steps)  # two at least, also if the first jump ends the clip
+    assert macs.recurrent == TAKES["what_and_where"]["recurrent"] / 4 * played / 12
+    several, *others = prepared("reinforce", clips=2, jumps=(1, 3), abstain=False)
+    with pytest.raises(ValueError, match="num_envs must be 1, got 2"):
+        macs_per_clip(several, *others)
 
 
 def test_fused_lstms_are_seen():

@@ -1,5 +1,6 @@
 """Training: a command from end to end, repetition with the same seed, windows, refusals, and the steps of an update."""
 
+import copy
 import os
 import re
 import subprocess
@@ -14,7 +15,7 @@ from agent_toys import Watched, marked_splits, metrics_of, tiny_config, write_ma
 from clip_toys import UnevenSource
 from glimpse_agents.learning.config import PATHS, Config
 from glimpse_agents.learning.models import MODELS
-from glimpse_agents.learning.optimise import clips_of_update, seed_of_update
+from glimpse_agents.learning.optimise import clips_of_update, parts_to_clip, seed_of_update
 from glimpse_agents.reinforce import collect, fit, main, train, update
 from glimpse_agents.runs.command import run_command
 from glimpse_agents.runs.files import read_json
@@ -546,13 +547,26 @@ def test_a_large_error_of_the_classes_does_not_shrink_the_step_of_the_location_l
     assert steps[0][1].any()
 
 
+@pytest.mark.parametrize("settings", [{}, {"baseline": "value", "rollouts": 1}, {"jumps": (1, 2), "abstain": False}])
+def test_every_gradient_is_clipped_in_one_part(settings):
+    policy = trainer_of(**settings).policy
+    critic, choices, rest = parts_to_clip(policy)
+    every = [id(weight) for part in (critic, choices, rest) for weight in part]
+    assert sorted(every) == sorted(id(weight) for weight in policy.parameters())
+    names = {id(weight): name.partition(".")[0] for name, weight in policy.named_parameters()}
+    assert {names[id(weight)] for weight in critic} == ({"value_head"} if "baseline" in settings else set())
+    learned = {"location_head", "jump_head"} if "jumps" in settings else {"location_head"}
+    assert {names[id(weight)] for weight in choices} == learned
+
+
 # ---- segments
 
 
 def test_segments_are_counted_in_the_last_updates_alone():
     config = tiny_config(
-        matching="segment", abstain=True, warmup_share=0.0, updates=4, segment_share=0.5, classification_weight=0.1
-    )
+        matching="segment", abstain=True, warmup_share=0.0, updates=4, segment_share=0.5, classification_weight=0.1,
+        reward="frame_log_score",
+    )  # fmt: skip
     trainer = Trainer(config, marked_splits())
     counted, weights = [], []
     for _ in range(4):
@@ -566,11 +580,35 @@ def test_segments_are_counted_in_the_last_updates_alone():
         assert bool((rollout.shares[within] != 0).any()) is not with_segments
         counted.append(with_segments)
         weights.append(trainer.stage.training.advanced.classification_weight)
+        assert (trainer.stage.training.reward == "eq7") is with_segments  # the reward that the environment pays
         update(trainer, rollout, masks)
         trainer.num_updates += 1
     assert counted == [False, False, True, True]
     assert weights == [1.0, 1.0, 0.1, 0.1]
     assert trainer.validation_envs.engine.rules.matching == "segment"
+
+
+@pytest.mark.parametrize(("updates", "share", "first"), [(10, 0.7, 3), (10, 1.0, 0), (2, 0.1, 1), (1, 0.4, 0)])
+def test_at_least_the_last_update_counts_segments(updates, share, first):
+    config = Config().with_settings({"matching": "segment", "updates": updates, "segment_share": share})
+    assert [config.of_update(update).matches_segments for update in range(updates)] == [
+        update >= first for update in range(updates)
+    ]
+
+
+def test_a_run_resumes_where_it_begins_to_count_segments(tmp_path):
+    config = tiny_config(matching="segment", abstain=True, updates=4, segment_share=0.5, validate_every=4)
+    whole = Trainer(config, marked_splits())
+    for _ in range(2):
+        update(whole, *collect(whole))
+        whole.num_updates += 1
+    resumed = Trainer(config, marked_splits())
+    resumed.load_state(copy.deepcopy(whole.state()))
+    for trainer in (whole, resumed):
+        assert trainer.envs.engine.rules.matching == "segment"
+        update(trainer, *collect(trainer))
+    for one, other in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_without_segments_every_update_trains_with_the_configuration_itself():

@@ -11,7 +11,7 @@ from glimpse_agents.learning.models import MODELS, Situation
 from glimpse_agents.learning.policy import GlimpsePolicy
 from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing.envs import make_envs, make_policy
-from glimpse_agents.playing.rollout import PlaySettings, collect_rollout
+from glimpse_agents.playing.rollout import PlaySettings, actor_cells, collect_rollout
 
 from glimpse_env import VideoGlimpseVectorEnv
 
@@ -179,6 +179,23 @@ def test_the_oracle_looks_at_the_actor(mirror):
     assert (rollout.hits().sum(2) == 1).all()  # the actor has one cell, and there are two looks
     assert (rollout.actors[:, 1:].gather(2, rollout.cells[..., :1])).all()  # and the first one is on it
     assert (rollout.rest.content[:, :, 0, 0] >= 1).all()  # the mark is in the slice itself
+
+
+def test_a_source_is_asked_for_the_actor_once_for_each_clip():
+    @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+    class Asked(type(marked_source(1))):
+        asked: list = dataclasses.field(default_factory=list)
+
+        def actor(self, clip):
+            self.asked.append(clip)
+            return super().actor(clip)
+
+    source = marked_source(4, kind=Asked)
+    envs = make_envs(tiny_config(), source, 6, train=True)
+    envs.reset(options={"clip": np.array([3, 3, 3, 1, 1, 1])})
+    actors = actor_cells(envs)
+    assert source.asked == [3, 1]
+    np.testing.assert_array_equal(actors[:, 0].numpy(), source.actors[[3, 3, 3, 1, 1, 1], 0].reshape(6, 9))
 
 
 def test_the_oracle_follows_an_actor_that_moves(toy):

@@ -93,37 +93,54 @@ def counting() -> Iterator[Callable[[], float]]:
             yield lambda: counter.get_total_flops() / 2
 
 
-def macs_per_clip(envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, settings: PlaySettings, *, seed: int = 0) -> Macs:
-    """Play the first N clips of the split of N environments, and return the mean MACs of a clip.
+def macs_per_clip(
+    envs: VideoGlimpseVectorEnv,
+    policy: GlimpsePolicy,
+    settings: PlaySettings,
+    *,
+    clips: int | None = None,
+    seed: int = 0,
+) -> Macs:
+    """Play the first clips of the split of N environments, N at a time, and return the mean MACs of a clip.
+
+    Args:
+        envs: with jumps only one, because the network runs for all N until the last of them has ended.
+        policy, settings: network, and how it is played.
+        clips: number of clips, a multiple of N; N by default.
+        seed: of all random draws.
 
     Raises:
-        ValueError: there are more environments than clips.
+        ValueError: there are fewer clips, or several environments with jumps.
     """
-    if envs.num_envs > envs.num_clips:
+    count = envs.num_envs if clips is None else clips
+    if count > envs.num_clips:
         raise ValueError(
-            f"num_envs ({envs.num_envs}) must not exceed the number of clips ({envs.num_clips}): repeated clips would "
-            "be counted once"
+            f"clips ({count}, by default num_envs) must not exceed the number of clips of the split "
+            f"({envs.num_clips}): repeated clips would be counted once"
         )
+    if envs.engine.rules.jumps is not None and envs.num_envs > 1:
+        raise ValueError(f"with jumps, clips end at different steps: num_envs must be 1, got {envs.num_envs}")
 
-    def played() -> Rollout:
+    def played() -> list[Rollout]:
         noise = Noise.seeded(seed, policy.device)
-        return play(envs, policy, np.arange(envs.num_envs), settings, noise=noise, seed=seed)
+        batches = np.arange(count).reshape(-1, envs.num_envs)
+        return [play(envs, policy, batch, settings, noise=noise, seed=seed) for batch in batches]
 
     played()  # a source that computes features on demand now has them, and does not add to the count
     with counting() as total:
         meter = Meter(total)
         with meter.on(metered_methods(policy)):
-            rollout = played()
+            rollouts = played()
         assert sum(meter.spent.values()) == total(), "the policy computes outside of PARTS"
-    means = {part: meter.spent.get(part, 0.0) / envs.num_envs for part in PARTS.values() if part != "values"}
-    seen = rollout.attention > 0  # (N, T, K*K)
-    attended = float(seen.sum()) / envs.num_envs
+    means = {part: meter.spent.get(part, 0.0) / count for part in PARTS.values() if part != "values"}
+    seen = torch.cat([rollout.attention for rollout in rollouts]) > 0  # (clips, T, K*K)
+    attended = float(seen.sum()) / count
     chooses_from_all = settings.in_view == "cube" and settings.model.learns is not None
     reads_all = chooses_from_all or settings.model.reads_all
     return Macs(
         **means,
         slices_attended=attended,
-        slices_read=seen.numel() / envs.num_envs if reads_all else attended,
+        slices_read=seen.numel() / count if reads_all else attended,
         slices_at_first=float(seen[0, 0].numel() if reads_all else seen[0, 0].sum()),
     )
 

@@ -74,8 +74,7 @@ class TaskConfig:
     abstain: bool | None = None
     """Let the agent answer "no prediction" (True or False); by default only if clips are untrimmed."""
     matching: Matching = "frame"
-    """Predictions that the reward counts: one in every "frame", or runs of equal predictions as segments ("segment").
-    Then each model trains the class that it draws on segments too."""
+    """Predictions that the reward counts: one in each "frame", or runs of equal predictions as a "segment"."""
     eta: float = 0.5
     """Weight of true against false positives in the reward (eq. 7)."""
     advanced: AdvancedTaskConfig = field(default_factory=AdvancedTaskConfig)
@@ -187,7 +186,8 @@ class AdvancedTrainingConfig:
     scorer_weight_decay: float | None = None
     """Gamma of the location logits' parameters; --weight-decay by default."""
     max_grad_norm: float = 1.0
-    """Norm to which the gradient is clipped: of the location and jump logits, of learned values, and of all else."""
+    """Norm to which three gradients are clipped, each by itself: those of the location and jump logits, of the learned
+    values, and of all other weights."""
     entropy_bonus: float = 0.003
     """Weight of the entropy of the location logits; it falls linearly to 0 at the last update."""
     baseline: Baseline = "leave_one_out"
@@ -207,7 +207,7 @@ class AdvancedTrainingConfig:
     """Share of the updates, the last ones, that learn jumps. Before, nearly every frame is observed, because frames are
     not worth their cost until looks and classes are learned."""
     segment_share: float = 0.4
-    """With --matching segment, share of the updates, the last ones, whose reward counts segments. Before, it counts
+    """With --matching segment, share of the updates, the last ones, whose reward counts segments. Until then it counts
     frames, which teaches looks and classes sooner."""
     look_cost: float = 0.0
     """Reward taken off for each look; with "unlimited" glimpses it decides how many there are."""
@@ -231,7 +231,8 @@ class AdvancedTrainingConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_range(self, "scorer_share", "jump_share", "segment_share", minimum=0, maximum=1)
+        check_range(self, "scorer_share", "jump_share", minimum=0, maximum=1)
+        check_range(self, "segment_share", minimum=0, maximum=1, above=True)
         check_range(self, "random_share", minimum=0, maximum=1, below=True)
         check_range(self, "scorer_learning_rate", "max_grad_norm", minimum=0, above=True)
         check_range(self, "scorer_weight_decay", "classification_weight", minimum=0)
@@ -243,7 +244,7 @@ class AdvancedTrainingConfig:
 class TrainingConfig:
     """Optimisation."""
 
-    updates: int = 900
+    updates: int = 1000
     """Optimiser steps."""
     epochs: float | None = None
     """Passes over the training clips, instead of --updates."""
@@ -262,8 +263,9 @@ class TrainingConfig:
     credit: Credit = "causal"
     """Credit of a glimpse: the reward of predictions made after it ("causal"), or all of r_T, as in the paper
     ("terminal")."""
-    reward: Reward = "eq7"
-    """Reward that is maximised: eq. 7, or instead a log-score of the label for every frame or for the whole clip."""
+    reward: Reward = "frame_log_score"
+    """Return that looks are trained on: eq. 7, or instead a log-score of the label for every frame or for the whole
+    clip, which tells how much each look helps also where no answer changes. Segments are always paid by eq. 7."""
     seed: int = 1
     """Seed of every random choice."""
     device: str = "cpu"
@@ -300,6 +302,11 @@ class TrainingConfig:
         return round(self.advanced.scorer_share * self.updates)
 
     @property
+    def segment_updates(self) -> int:
+        """Updates at the end whose reward counts segments, with segment matching."""
+        return max(1, round(self.advanced.segment_share * self.updates))
+
+    @property
     def scorer_weight_decay(self) -> float:
         """Gamma of the location logits' parameters."""
         own = self.advanced.scorer_weight_decay
@@ -328,15 +335,15 @@ class Config:
         ):
             if needs and advanced.class_gradient is False:
                 raise ValueError(f"{setting} requires sampled classes: unset class_gradient, or set {other}")
-        if self.matches_segments and model.learns == "reinforce" and self.training.reward != "eq7":
-            raise ValueError(
-                f"matching='segment' trains looks on the reward of eq. 7, got reward {self.training.reward!r}: set "
-                "reward='eq7'"
-            )
         if advanced.baseline == "value" and self.samples_classes and (model.is_soft or model.learns == "gumbel"):
             raise ValueError(
                 f"model {self.model!r} learns by back-propagation, and its sampled classes have no baseline 'value': "
                 "choose another baseline, or leave the model out"
+            )
+        if self.matches_segments and advanced.baseline == "value" and advanced.segment_share < 1:
+            raise ValueError(
+                "baseline 'value' cannot learn two rewards, and with segment_share "
+                f"{advanced.segment_share:g} frames count first: set segment_share 1, or another baseline"
             )
         if self.task.advanced.jumps is not None:
             self._check_jumps()
@@ -382,12 +389,16 @@ class Config:
         return self.task.matching == "segment"
 
     def of_update(self, update: int) -> Config:
-        """Return the configuration that an update trains with; rewards count frames before the last `segment_share`."""
-        training = self.training
-        if not self.matches_segments or update >= (1 - training.advanced.segment_share) * training.updates:
+        """Return the configuration that an update trains with.
+
+        With segment matching, the reward counts frames until the last `segment_share` of the updates. Then it counts
+        segments, by eq. 7. Classes are drawn from the start.
+        """
+        if not self.matches_segments:
             return self
-        classes = {"class_gradient": self.samples_classes, "classification_weight": 1.0}
-        return self.with_settings({"matching": "frame"} | classes)
+        if update >= self.training.updates - self.training.segment_updates:
+            return self.with_settings({"reward": "eq7"})
+        return self.with_settings({"matching": "frame", "class_gradient": True, "classification_weight": 1.0})
 
     def abstains(self, source: ClipSource) -> bool:
         """Return whether the agent may answer "no prediction" on a source."""
@@ -507,7 +518,7 @@ PRESETS: dict[Preset, Config] = {
             "linear_start": True, "frame_embedding": False, "hidden_size": 256, "dropout": 0.5, "input_dropout": 0.3,
             "scorer_size": 64, "scorer_dropout": 0.3, "jitter": True, "updates": 200, "warmup_share": 0.0, "clips": 16,
             "learning_rate": 1e-3, "scorer_learning_rate": 1e-3, "weight_decay": 5e-6, "entropy_bonus": 0.01,
-            "reward": "frame_log_score", "validate_every": 20, "chosen_by": "log_score",
+            "validate_every": 20, "chosen_by": "log_score",
         }
     ),
     "paper": Config(preset="paper").with_settings(
@@ -515,7 +526,7 @@ PRESETS: dict[Preset, Config] = {
             "observation": "cube", "encoder": "sum", "slice_weights": "softmax", "standardise": False,
             "frame_embedding": False, "layers": 3, "hidden_size": 512, "dropout": 0.5, "frames": 30,
             "epochs": 10.0, "warmup_share": 0.0, "learning_rate": 5e-4, "scorer_learning_rate": 5e-4,
-            "weight_decay": 1e-5, "penalty": 1.0, "credit": "terminal", "class_gradient": True,
+            "weight_decay": 1e-5, "penalty": 1.0, "credit": "terminal", "reward": "eq7", "class_gradient": True,
         }
     ),
 }  # fmt: skip

@@ -187,7 +187,10 @@ class GlimpseRollout(Rollout):
     states: Tensor | None  # (N, T, H) of the LSTM, if values are learned from them
 
     def cells_of_frames(self) -> Tensor:
-        """Return the choices seen in frames 2..T, (N, T - 1, ...); frames that a jump left out have the one before."""
+        """Return the choices that were seen in frames 2..T, (N, T - 1, ...).
+
+        At a frame that a jump left out nothing was seen, and the entry has no meaning.
+        """
         if self.steps is None:
             return self.cells
         from_first = torch.cat([self.cells[:, :1], self.cells], 1)  # (N, S, ...)

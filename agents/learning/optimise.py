@@ -57,12 +57,11 @@ def parts_to_clip(policy: GlimpsePolicy) -> tuple[list[nn.Parameter], list[nn.Pa
     The gradient of each part is clipped by itself: large errors of values or classes must not shrink the step of the
     location logits.
     """
-    parts: dict[str, list[nn.Parameter]] = {"value_head": [], "location_head": [], "": []}
-    for name, weight in policy.named_parameters():
-        module = name.partition(".")[0].replace("jump_head", "location_head")
-        parts[module if module in parts else ""].append(weight)
-    critic, choices, rest = parts.values()
-    return critic, choices, rest
+    critic = [] if policy.value_head is None else list(policy.value_head.parameters())
+    jumps = [] if policy.jump_head is None else list(policy.jump_head.parameters())
+    choices = [*policy.location_head.parameters(), *jumps]
+    apart = {id(weight) for weight in (*critic, *choices)}
+    return critic, choices, [weight for weight in policy.parameters() if id(weight) not in apart]
 
 
 def take_step(
@@ -75,7 +74,9 @@ def take_step(
     share: Share,
     clip_names: Callable[[], str],
 ) -> float:
-    """Take a step along the clipped gradient, averaged over the ranks, and return its norm before, without the values'.
+    """Take a step along the clipped gradient, averaged over the ranks, and return its norm before it was clipped.
+
+    The gradient of learned values is not part of the norm.
 
     Args:
         policy: has the gradients.

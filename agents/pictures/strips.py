@@ -52,7 +52,8 @@ class DrawnFrame:
     """(height, width, 3) RGB, grey if the source keeps no pictures."""
     seconds: float
     cells: tuple[int, ...] | None
-    """Cells that were seen, in the order of choice if there was one; None if the whole frame was."""
+    """Cells that were seen, in the order of choice if there was one; empty if a jump left the frame out, and None if
+    the whole frame was seen."""
     weights: NDArray[np.float32] | None
     """(K, K) soft attention; None for other models."""
     prediction: str
@@ -170,9 +171,9 @@ class Played:
         return np.asarray(weights.reshape(size, size), np.float32)
 
     def cells(self, episode: int, frame: int) -> tuple[int, ...] | None:
-        """Return the cells seen in a frame, in the order of choice if there was one; None if all were.
+        """Return the cells seen in a frame, in the order of choice if there was one; None if the whole frame was seen.
 
-        None are seen in a frame that a jump left out.
+        The tuple is empty if a jump left the frame out.
         """
         seen = self.rollout.attention[episode, frame] > 0
         if self.model.sees == "all" or self.model.is_soft or bool(seen.all()):

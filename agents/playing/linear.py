@@ -29,13 +29,18 @@ class Seen(NamedTuple):
 
 @torch.no_grad()
 def see_split(envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, settings: PlaySettings, *, seed: int) -> Seen:
-    """Play a split, and return the inputs of the class head and the labels of all frames."""
+    """Play a split, and return the inputs of the class head and the labels of all frames.
+
+    With jumps, an input stands until the next observed frame, as the answer does.
+    """
     parts: list[Tensor] = []
     handle = policy.class_head.register_forward_hook(lambda _, arguments, __: parts.append(arguments[1].float()))
     seen = []
     try:
         for rollout, valid in play_split(envs, policy, settings, seed=seed):
-            seen.append(Seen(torch.cat(parts, 1)[:valid], rollout.frame_labels[:valid]))
+            inputs, frames = torch.cat(parts, 1), rollout.frame_labels.shape[1]
+            inputs = inputs if rollout.steps is None else rollout.steps.standing(inputs, frames)
+            seen.append(Seen(inputs[:valid], rollout.frame_labels[:valid]))
             parts.clear()
     finally:
         handle.remove()

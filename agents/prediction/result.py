@@ -35,7 +35,8 @@ class Prediction:
     frames_per_second: float
     frame_scores: NDArray[np.float32]  # (n, C) probabilities of the classes
     frame_no_prediction: NDArray[np.float32]  # (n,) probability of "no prediction"
-    cells: tuple[tuple[int, ...] | None, ...]  # row-major numbers, in the order of choice; None if all cells were seen
+    cells: tuple[tuple[int, ...] | None, ...]  # row-major numbers, in the order of choice; None if all cells were seen,
+    # and empty at a frame that a jump left out
     attention: NDArray[np.float32]  # (n, K, K) weights of the cells in the frame's input
     windows: int  # number of episodes played
     played: Played | None = field(repr=False)

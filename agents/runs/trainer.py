@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 from glimpse_env import ClipSource, VideoGlimpseVectorEnv
-from glimpse_env.rules import Matching
 
 from ..learning.config import Config
 from ..learning.optimise import make_optimizer
@@ -32,11 +31,12 @@ class Trainer:
         self.optimizer = make_optimizer(self.policy, config)
         episodes = config.training.clips * config.training.rollouts
         self.episodes = range(episodes)[self.share.of(episodes)]
-        self._train_source, self._envs = sources["train"], dict[Matching, VideoGlimpseVectorEnv]()
         self.validation_envs = make_envs(config, sources["validation"], EVALUATION_ENVS, train=False)
         self.num_updates, self.seconds, self.best_update = 0, 0.0, 0
         self.best_rank: tuple[float | None, ...] = (-math.inf,)  # of the measure that chooses, then of the log-score
         self.trained_by: str | None = git_commit()
+        self._train_source = sources["train"]
+        self._envs = self._make_envs()
 
     @property
     def stage(self) -> Config:
@@ -46,10 +46,12 @@ class Trainer:
     @property
     def envs(self) -> VideoGlimpseVectorEnv:
         """Environments of the next update, one for each episode of this rank."""
-        stage = self.stage
-        if stage.task.matching not in self._envs:
-            self._envs = {stage.task.matching: make_envs(stage, self._train_source, len(self.episodes), train=True)}
-        return self._envs[stage.task.matching]
+        if self._envs.engine.rules.matching != self.stage.task.matching:
+            self._envs = self._make_envs()
+        return self._envs
+
+    def _make_envs(self) -> VideoGlimpseVectorEnv:
+        return make_envs(self.stage, self._train_source, len(self.episodes), train=True)
 
     def start_from_linear(self) -> None:
         """Set the linear classifier of the class head to logistic regression."""
