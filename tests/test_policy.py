@@ -463,6 +463,18 @@ def test_dropout_applies_to_the_state_next_to_the_skip():
     assert not torch.equal(head(hidden[0], inputs, masks), head(hidden[0], 2 * inputs, masks))
 
 
+@torch.no_grad()
+def test_dropout_applies_to_the_hidden_units_of_the_scorer():
+    policy = wild_policy(**DROPPING | {"scorer_dropout": 0.5})
+    torch.nn.init.zeros_(policy.location_head.repulsion)  # it needs no hidden units
+    masks = masks_for(policy)
+    rollout = play(policy, masks=masks)
+    all_dropped = dataclasses.replace(masks, scorer=torch.zeros_like(masks.scorer))
+    logits = [policy(rollout.first, rollout.rest, rollout.views, one)[1] for one in (masks, all_dropped)]
+    assert logits[0].any()
+    assert not logits[1].any()
+
+
 # ---- cells drawn in sequence
 
 SEQUENTIAL = DROPPING | {"glimpse_order": "sequential"}
