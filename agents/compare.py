@@ -23,9 +23,9 @@ from pathlib import Path
 
 from glimpse_env.video.backbones import Backbone
 
-from .cost.macs import ClipMacs, macs_per_clip, network_macs, network_of, read_costs
+from .cost.macs import ClipMacs, macs_of_policy, network_macs, network_of, read_costs
 from .learning.models import MODELS, ModelName, is_own
-from .playing.envs import greedy_play, make_envs, make_policy, open_splits
+from .playing.envs import make_policy, open_splits
 from .reinforce import train
 from .runs.command import CommandLine, parse_command, run_command
 from .runs.files import write_file, write_json
@@ -120,12 +120,10 @@ def _macs_of(record: Record, networks: dict[str, Backbone | None]) -> ClipMacs |
     except (FileNotFoundError, ValueError) as error:
         print(f"{record.run.path} is left out of the figure of GMACs: {error}", file=sys.stderr)
         return None
-    clips = min(4, source.num_clips)
-    envs = make_envs(config, source, 1 if config.task.advanced.jumps else clips, train=False)
     policy = make_policy(config, source)  # costs do not depend on weights ...
     if record.model.sees == "set" or config.learns_jumps:  # ... except for the numbers of cells and of frames
         policy = record.run.best_policy(config, source)
-    macs = macs_per_clip(envs, policy.eval(), greedy_play(config), clips=clips)
+    macs = macs_of_policy(config, source, policy, clips=min(4, source.num_clips))
     if config.task.source not in networks:
         networks[config.task.source] = None
         try:

@@ -24,7 +24,7 @@ import tyro
 from glimpse_env import ClipSource
 
 from .cost.latency import Latency, in_fresh_process, memory_of_frames, memory_of_playing, time_frames, time_playing
-from .cost.macs import Macs, macs_per_clip, macs_per_frame
+from .cost.macs import Macs, macs_of_policy, macs_per_frame
 from .learning.config import Config
 from .learning.models import MODELS, ModelName
 from .playing.envs import check_device, greedy_play, make_envs, open_splits
@@ -130,8 +130,7 @@ def measure_model(config: Config, run: RunFolder, test: ClipSource, batches: Seq
         latency = time_playing(envs, policy, settings, repetitions=times)
         memory = in_fresh_process(memory_of_playing, config, run.path, clips)
         measured.append(Batch(clips=clips, latency=latency, memory_bytes=memory))
-    envs = make_envs(config, test, 1 if config.task.advanced.jumps else max(batches), train=False)
-    macs = macs_per_clip(envs, policy, settings, clips=max(batches), seed=config.training.seed)
+    macs = macs_of_policy(config, test, policy, clips=max(batches), seed=config.training.seed)
     return ModelCost(macs=macs, batches=tuple(measured))
 
 

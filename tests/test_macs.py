@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from agent_toys import marked_source, tiny_config
-from glimpse_agents.cost.macs import counting, macs_per_clip, macs_per_frame, network_macs, network_of
+from glimpse_agents.cost.macs import counting, macs_of_policy, macs_per_clip, macs_per_frame, network_macs, network_of
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing.envs import greedy_play, make_envs, make_policy
@@ -119,9 +119,13 @@ def test_only_observed_frames_are_counted_of_clips_that_jump():
     assert 12 * 2 < observed < 12 * 4
     played = sum(one.frames.shape[1] for one in steps)  # two at least, also if the first jump ends the clip
     assert macs.recurrent == TAKES["what_and_where"]["recurrent"] / 4 * played / 12
+    config = tiny_config(**NARROW, jumps=(1, 3), abstain=False)
+    assert macs_of_policy(config, marked_source(12), policy, clips=4).slices_attended > 0  # one clip at a time
     several, *others = prepared("reinforce", clips=2, jumps=(1, 3), abstain=False)
     with pytest.raises(ValueError, match="num_envs must be 1, got 2"):
         macs_per_clip(several, *others)
+    with pytest.raises(ValueError, match="clips must be a multiple of the 2 environments, got 3"):
+        macs_per_clip(several, *others, clips=3)
 
 
 def test_fused_lstms_are_seen():

@@ -25,7 +25,7 @@ from ..learning.config import Config
 from ..learning.episodes import Rollout
 from ..learning.policy import GlimpsePolicy
 from ..parallel.noise import Noise
-from ..playing.envs import SourceRecord
+from ..playing.envs import SourceRecord, greedy_play, make_envs
 from ..playing.features import videos_of
 from ..playing.rollout import PlaySettings, play
 from ..playing.videos import Extraction
@@ -104,13 +104,13 @@ def macs_per_clip(
     """Play the first clips of the split of N environments, N at a time, and return the mean MACs of a clip.
 
     Args:
-        envs: with jumps only one, because the network runs for all N until the last of them has ended.
+        envs: only one with jumps. The network runs for all N until the last of them has ended.
         policy, settings: network, and how it is played.
         clips: number of clips, a multiple of N; N by default.
         seed: of all random draws.
 
     Raises:
-        ValueError: there are fewer clips, or several environments with jumps.
+        ValueError: there are fewer clips, their number is no multiple of N, or several environments jump.
     """
     count = envs.num_envs if clips is None else clips
     if count > envs.num_clips:
@@ -118,6 +118,8 @@ def macs_per_clip(
             f"clips ({count}, by default num_envs) must not exceed the number of clips of the split "
             f"({envs.num_clips}): repeated clips would be counted once"
         )
+    if count % envs.num_envs:
+        raise ValueError(f"clips must be a multiple of the {envs.num_envs} environments, got {count}")
     if envs.engine.rules.jumps is not None and envs.num_envs > 1:
         raise ValueError(f"with jumps, clips end at different steps: num_envs must be 1, got {envs.num_envs}")
 
@@ -143,6 +145,12 @@ def macs_per_clip(
         slices_read=seen.numel() / count if reads_all else attended,
         slices_at_first=float(seen[0, 0].numel() if reads_all else seen[0, 0].sum()),
     )
+
+
+def macs_of_policy(config: Config, source: ClipSource, policy: GlimpsePolicy, *, clips: int, seed: int = 0) -> Macs:
+    """Return the mean MACs of the first clips of a split, played as they are when a model is measured."""
+    envs = make_envs(config, source, 1 if config.task.advanced.jumps else clips, train=False)
+    return macs_per_clip(envs, policy.eval(), greedy_play(config), clips=clips, seed=seed)
 
 
 class ClipMacs(NamedTuple):
