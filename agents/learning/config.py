@@ -264,8 +264,8 @@ class TrainingConfig:
     """Credit of a glimpse: the reward of predictions made after it ("causal"), or all of r_T, as in the paper
     ("terminal")."""
     reward: Reward = "frame_log_score"
-    """Return that looks are trained on: eq. 7, or instead a log-score of the label for every frame or for the whole
-    clip, which tells how much each look helps also where no answer changes. Segments are always paid by eq. 7."""
+    """Reward that looks are trained on: eq. 7, or the log-score of the label in every frame or over the whole clip. A
+    log-score counts every gain in certainty, eq. 7 only answers. Segments are always paid by eq. 7."""
     seed: int = 1
     """Seed of every random choice."""
     device: str = "cpu"
