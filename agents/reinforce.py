@@ -26,7 +26,7 @@ import numpy as np
 
 from .learning.config import Config
 from .learning.episodes import DropoutMasks, GlimpseRollout, Rollout
-from .learning.losses import Advantages, glimpse_losses, phase_of_update, soft_losses
+from .learning.losses import Advantages, glimpse_losses, jumps_of_update, phase_of_update, soft_losses
 from .learning.models import MODELS
 from .learning.optimise import clips_of_update, seed_of_update, take_step
 from .parallel.noise import Noise
@@ -72,6 +72,7 @@ def play_settings(config: Config, update: int) -> PlaySettings:
         # Rollouts that are each other's baseline see the same video, so their returns differ by the looks alone.
         mirrored_together=config.training.rollouts if learns else 1,
         random_share=advanced.random_share if learns else 0.0,
+        smallest_jumps=jumps_of_update(config, update) == "smallest",
     )
 
 

@@ -112,6 +112,7 @@ class TextbookLoop(nn.Module):
         cells = torch.arange(size).expand(len(clips), -1)
         weights = torch.full(cells.shape, 1 / size)
         visits, state = torch.zeros(len(clips), size), policy.memory.initial_state(len(clips))
+        age = torch.zeros_like(visits)
         steps = []
         for _ in range(shape.frames):
             cubes = torch.from_numpy(observations).flatten(1, 2)  # (N, K, K, D) -> (N, K*K, D)
@@ -119,7 +120,8 @@ class TextbookLoop(nn.Module):
             content = torch.bmm(weights[:, None], slices)[:, 0] if policy.config.encoder == "sum" else slices
             looks = Looks(content, cells, weights)
             seen = torch.zeros_like(visits).scatter_(1, cells, 1.0)
-            view = Views(F.linear(cubes, self.components.T), seen, visits)
+            age = (age + 1) * (1 - seen)
+            view = Views(F.linear(cubes, self.components.T), seen, visits, age)
             class_logits, cell_logits, state = policy.step(state, looks, view, masks)
             cells = draw_cells(cell_logits.detach(), config.task.glimpses, noise)
             weights = slice_weights(cell_logits.detach(), cells, policy.config.advanced.slice_weights)

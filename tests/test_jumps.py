@@ -23,6 +23,7 @@ from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing.envs import make_envs, make_policy
 from glimpse_agents.playing.evaluation import evaluate_split
 from glimpse_agents.playing.rollout import PlaySettings, collect_rollout, play_out
+from glimpse_agents.runs.trainer import Trainer
 
 from glimpse_env import ArraySource, Segment, VideoGlimpseVectorEnv
 
@@ -137,6 +138,18 @@ def test_expected_estimate_is_the_gradient_of_the_expected_reward(matching, cred
     torch.testing.assert_close(-every.gradient(loss), exact, rtol=1e-4, atol=1e-5)
 
 
+def test_jumps_are_credited_with_the_reward_that_pays_for_frames():
+    every = AllPlays("frame")
+    settings = {"rollouts": 2, "jumps": (1, 2), "frame_cost": 0.3, "abstain": True}
+    pairs = torch.cartesian_prod(*[torch.arange(len(every.probabilities))] * 2).flatten()
+    by_eq7, by_log_score = (
+        Advantages.of(every.rollout.rows(pairs), Config().with_settings(settings | {"reward": reward}))
+        for reward in ("eq7", "frame_log_score")
+    )
+    assert torch.equal(by_eq7.jumps, by_log_score.jumps)
+    assert not torch.equal(by_eq7.cells, by_log_score.cells)
+
+
 # ---- rollouts
 
 
@@ -197,6 +210,23 @@ def test_random_jumps_are_uniform_and_the_oracle_looks_at_the_frame_that_it_jump
 
 
 # ---- learning
+
+
+@pytest.mark.parametrize("random_jumps", [False, True])
+def test_jumps_come_last_and_are_drawn_before_they_are_learned(random_jumps):
+    settings = {"abstain": False, "updates": 20, "jump_share": 0.4, "jumps": (1, 2), "random_jumps": random_jumps}
+    splits = dict.fromkeys(("train", "validation", "test"), marked_source(12, frames=8))
+    trainer = Trainer(tiny_config(**settings), splits)
+    jumped, changed = [], []
+    for trainer.num_updates in range(20):
+        head = trainer.policy.jump_head
+        before = None if head is None else head.bias.detach().clone()
+        rollout, masks = reinforce.collect(trainer)
+        jumped.append(not rollout.observed().all())
+        reinforce.update(trainer, rollout, masks)
+        changed.append(head is not None and not torch.equal(head.bias, before))
+    assert jumped == [False] * 12 + [True] * 8
+    assert changed == ([False] * 20 if random_jumps else [False] * 14 + [True] * 6)
 
 
 def plain_splits():

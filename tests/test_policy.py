@@ -222,7 +222,7 @@ def test_what_and_where_encodes_the_place_of_a_slice():
 def test_frame_number_is_part_of_the_input():
     policy = wild_policy(encoder="sum")
     looks = policy.encoder.attend(torch.ones(1, 9, 4), torch.arange(9)[None], torch.full((1, 9), 1 / 9))
-    view = Views(torch.ones(1, 9, 2), torch.ones(1, 9), torch.zeros(1, 9))
+    view = Views(torch.ones(1, 9, 2), torch.ones(1, 9), torch.zeros(1, 9), torch.zeros(1, 9))
     layers = policy.memory.initial_state(1).layers
     early, late = (policy.step(RecurrentState(layers, frame), looks, view, None)[0] for frame in (0, 3))
     assert (early - late).abs().max() > 1e-3
@@ -231,7 +231,7 @@ def test_frame_number_is_part_of_the_input():
 @pytest.mark.parametrize("used", [True, False])
 def test_location_logits_depend_on_the_state_if_configured(used):
     head = wild_policy(hidden_in_scorer=used).location_head
-    views = Views(torch.ones(1, 1, 9, 2), torch.ones(1, 1, 9), torch.zeros(1, 1, 9))
+    views = Views(torch.ones(1, 1, 9, 2), torch.ones(1, 1, 9), torch.zeros(1, 1, 9), torch.zeros(1, 1, 9))
     logits = [head(torch.full((1, 1, 6), value), views, None) for value in (0.0, 1.0)]
     assert bool((logits[0] != logits[1]).any()) is used
 
@@ -240,7 +240,7 @@ def test_location_logits_depend_on_the_state_if_configured(used):
 def test_visible_cells_change_the_logits_of_their_neighbours(part):
     """Content, visibility and visits of cell 0 change only the logits of cells 0, 1, 3 and 4."""
     head = wild_policy().location_head
-    views = Views(torch.zeros(1, 1, 9, 2), torch.zeros(1, 1, 9), torch.zeros(1, 1, 9))
+    views = Views(torch.zeros(1, 1, 9, 2), torch.zeros(1, 1, 9), torch.zeros(1, 1, 9), torch.zeros(1, 1, 9))
     changed = [field.clone() for field in views]
     changed[part][0, 0, 0] = 1.0
     hidden = torch.zeros(1, 1, 6)
@@ -253,7 +253,7 @@ def test_repulsion_lowers_the_logits_of_visited_cells_and_is_learned():
     visits = torch.tensor([0.0, 1.0, 2.0] * 3)
     with torch.no_grad():
         head.score.weight.zero_()
-    views = Views(torch.zeros(1, 1, 9, 2), visits[None, None], visits[None, None])
+    views = Views(torch.zeros(1, 1, 9, 2), *[visits[None, None]] * 3)
     logits = head(torch.zeros(1, 1, 6), views, None)
     assert logits[0, 0].tolist() == pytest.approx([0.0, -3.0, -4.0] * 3)  # 6 v / (1 + v) less
     logits.sum().backward()
@@ -270,23 +270,49 @@ def test_uniform_slice_weights_ignore_the_logits():
 # ---- a memory of every cell
 
 
-def test_views_hold_the_mean_of_the_slices_seen_of_each_cell():
+def test_views_hold_the_last_slice_seen_of_each_cell_and_its_age():
     policy = wild_policy(**REMEMBERING)
     rollout = play(policy, PlaySettings(model=MODELS["reinforce"]))
     cubes = torch.from_numpy(marked_source(6).features).flatten(2, 3)  # (N, T, 9, 4)
     seen = rollout.views.seen
     with torch.no_grad():
-        shown = policy.location_head.what((cubes[:, :3] - policy.scale.mean) / policy.scale.std) * seen[..., None]
+        shown = policy.location_head.what((cubes[:, :3] - policy.scale.mean) / policy.scale.std)
+        known = policy.location_head.remembered(rollout.first, rollout.rest, rollout.views)
+    assert seen[:, 0].all()  # the first glance
+    expected, age = shown[:, 0], torch.zeros(6, 9)
     for frame in range(3):
-        count = seen[:, : frame + 1].sum(1)
-        assert count.min() == 1  # the first glance
-        expected = shown[:, : frame + 1].sum(1) / count[..., None]
+        here = seen[:, frame] > 0
+        expected, age = torch.where(here[..., None], shown[:, frame], expected), torch.where(here, 0, age + 1)
         torch.testing.assert_close(rollout.views.content[:, frame], expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(known[:, frame], expected, rtol=1e-4, atol=1e-4)
+        assert torch.equal(rollout.views.age[:, frame], age)
+    assert age.max() == 2
+
+
+def test_cells_that_were_never_seen_are_as_old_as_the_episode():
+    policy = wild_policy(**REMEMBERING)
+    views = play(policy, PlaySettings(model=MODELS["reinforce"]), first_glance="none").views
+    never = views.seen.cumsum(1) == 0
+    frames = torch.arange(1.0, 4.0)[:, None].expand(6, 3, 9)
+    assert never.any(2).all()
+    assert torch.equal(views.age[never], frames[never])
+    assert (views.content[never] == 0).all()
+
+
+def test_old_slices_raise_the_logits():
+    head = new_policy(scorer="memory").location_head
+    zeros = torch.zeros(1, 1, 9)
+    age = torch.arange(9.0)[None, None]
+    views = Views(torch.zeros(1, 1, 9, 4), zeros, zeros, age)
+    with torch.no_grad():
+        head.age_weight.fill_(0.5)
+        moved = head(torch.zeros(1, 1, 6), views, None) - head(torch.zeros(1, 1, 6), views._replace(age=zeros), None)
+    torch.testing.assert_close(moved, 0.5 * torch.log(1 + age))
 
 
 def test_memory_scores_each_cell_by_itself():
     head = new_policy(scorer="memory").location_head
-    views = Views(torch.zeros(1, 1, 9, 4), torch.zeros(1, 1, 9), torch.zeros(1, 1, 9))
+    views = Views(torch.zeros(1, 1, 9, 4), torch.zeros(1, 1, 9), torch.zeros(1, 1, 9), torch.zeros(1, 1, 9))
     views.content[0, 0, 2] = torch.tensor([1.0, 0.0, -1.0, 2.0])
     views.seen[0, 0, 2] = 1.0
     with torch.no_grad():

@@ -121,7 +121,7 @@ class AdvancedPolicyConfig:
     """Principal components of a slice that the scorer "grid" sees; narrower slices are seen as they are."""
     scorer: Scorer = "grid"
     """Location logits: of the slices of one frame, with those of neighbours and the place of the cell ("grid"), or of
-    the mean of all slices of the cell seen so far, through a learned projection ("memory")."""
+    the last slice of the cell that was seen, and its age, through a learned projection ("memory")."""
     scorer_size: int = 32
     """Hidden units of the location logits."""
     scorer_dropout: float = 0.0
@@ -204,8 +204,9 @@ class AdvancedTrainingConfig:
     random_jumps: bool = False
     """Draw jumps at random instead of learning them, as a control; models that do not learn by REINFORCE always do."""
     jump_share: float = 0.5
-    """Share of the updates, the last ones, that learn jumps. Before, nearly every frame is observed, because frames are
-    not worth their cost until looks and classes are learned."""
+    """Share of the updates, the last ones, with jumps. Before, the smallest one is taken everywhere, because looks are
+    hard to learn while frames are left out. The first quarter of them draws jumps but does not learn them yet, so that
+    looks and classes get used to gaps first."""
     segment_share: float = 0.4
     """With --matching segment, share of the updates, the last ones, whose reward counts segments. Until then it counts
     frames, which teaches looks and classes sooner."""

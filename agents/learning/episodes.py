@@ -93,6 +93,7 @@ class Views(NamedTuple):
     content: Tensor  # (N, ..., K*K, P)
     seen: Tensor  # (N, ..., K*K) 0 or 1: seen in this frame
     visits: Tensor  # (N, ..., K*K): number of times each cell was chosen up to this frame
+    age: Tensor  # (N, ..., K*K): number of observed frames since each cell was last seen, or since the start
 
     def as_one_frame(self) -> Views:
         """Return the view with a frame axis of length 1."""

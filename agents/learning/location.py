@@ -187,9 +187,11 @@ class GridHead(LocationHead):
 class MemoryHead(LocationHead):
     """Location logits from a memory of every cell, by itself: nothing depends on its place or on its neighbours.
 
-    v_n of a cell is the mean of its slices over the frames in which it was seen, the first glance included, through a
-    learned projection, plus a vector if it was ever seen and one if it is seen in frame n. The same scores, of the
-    slices of one frame, can weigh the slices in X' (eq. 3); the cross-entropy teaches them then.
+    v_n of a cell is the last slice of it that was seen, the first glance included, through a learned projection, plus a
+    vector if it was ever seen and one if it is seen in frame n. Added to the logit is a learned weight times
+    log(1 + a), with a the number of frames since the cell was last seen: while no cell stands out, all are searched in
+    turn. The same scores without this term, of the slices of one frame, can weigh the slices in X' (eq. 3); the
+    cross-entropy teaches them then.
     """
 
     remembers = True
@@ -201,6 +203,7 @@ class MemoryHead(LocationHead):
         self.seen = nn.Linear(2, size)
         nn.init.zeros_(self.seen.weight)
         nn.init.zeros_(self.seen.bias)
+        self.age_weight = nn.Parameter(torch.tensor(1.0))
 
     def project(self, cubes: Tensor) -> Tensor:
         return self.what(cubes)  # type: ignore[no-any-return]
@@ -209,20 +212,25 @@ class MemoryHead(LocationHead):
         known = (views.content != 0).any(-1)  # the content of a cell that was never seen is zero
         return views.content + self.seen(torch.stack([known.float(), views.seen], -1))  # type: ignore[no-any-return]
 
-    def remembered(self, first: Looks, rest: Looks, seen: Tensor) -> Tensor:
+    def _score(self, inner: Tensor, views: Views, masks: DropoutMasks | None) -> Tensor:
+        return super()._score(inner, views, masks) + self.age_weight * views.age.log1p()
+
+    def remembered(self, first: Looks, rest: Looks, views: Views) -> Tensor:
         """Return (N, T - 1, K*K, P), the content of the views of frames 1..T-1.
 
         Args:
             first: looks of frame 1, at all cells in order.
             rest: of frames 2..T.
-            seen: (N, T - 1, K*K), as in the views.
+            views: of frames 1..T-1; their content is not used.
         """
         shown = self.project(rest.content[:, :-1]).float()
         shown = shown * (rest.weights[:, :-1, :, None] > 0)
         places = rest.cells[:, :-1, :, None].expand_as(shown)
-        later = shown.new_zeros(*shown.shape[:2], seen.shape[2], shown.shape[3]).scatter_add(2, places, shown)
-        total = torch.cat([self.project(first.content).float()[:, None], later], 1).cumsum(1)
-        return total / seen.cumsum(1).clamp_min(1)[..., None]
+        later = shown.new_zeros(*shown.shape[:2], views.seen.shape[2], shown.shape[3]).scatter_add(2, places, shown)
+        every = torch.cat([self.project(first.content).float()[:, None], later], 1)
+        frames = torch.arange(every.shape[1], device=every.device)[:, None]
+        last = (frames - views.age.long()).clamp_min(0)  # the first frame has zeros for cells that were never seen
+        return every.gather(1, last[..., None].expand_as(every))
 
     def attention(self, projected: Tensor, seen: Tensor, hidden: Tensor, masks: DropoutMasks | None) -> Tensor:
         """Return l of eq. 3, (N, m): the softmax of the scores of the slices that are `seen`.
@@ -240,17 +248,16 @@ class MemoryHead(LocationHead):
         return kept / kept.sum(-1, keepdim=True).clamp_min(1e-30)
 
 
-class CellMeans:
-    """Running mean of the content of each cell."""
+class CellMemory:
+    """The last seen content of each cell."""
 
     def __init__(self) -> None:
-        self._total: Tensor | float = 0.0
-        self._count: Tensor | float = 0.0
+        self._content: Tensor | float = 0.0
 
     def add(self, shown: Tensor, seen: Tensor) -> Tensor:
-        """Add the (N, K*K, P) content of a frame, zero where (N, K*K) `seen` is 0, and return the means so far."""
-        self._total, self._count = self._total + shown.float(), self._count + seen
-        return self._total / self._count.clamp_min(1)[..., None]
+        """Add the (N, K*K, P) content of a frame, zero where (N, K*K) `seen` is 0, and return the memory."""
+        self._content = self._content * (1 - seen[..., None]) + shown.float()
+        return self._content
 
 
 def _familiarity(views: Views) -> Tensor:

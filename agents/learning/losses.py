@@ -206,6 +206,7 @@ def frame_log_scores(class_logits: Tensor, frame_labels: Tensor) -> Tensor:
 # ---- the loss of a batch
 
 Phase = Literal["warmup", "scorer", "joint"]
+JumpPhase = Literal["smallest", "drawn", "learned"]
 
 
 def phase_of_update(config: Config, update: int) -> Phase:
@@ -213,6 +214,15 @@ def phase_of_update(config: Config, update: int) -> Phase:
     if update < config.training.warmup_updates:
         return "warmup"
     return "scorer" if update < config.training.warmup_updates + config.training.scorer_updates else "joint"
+
+
+def jumps_of_update(config: Config, update: int) -> JumpPhase:
+    """Return what an update does with jumps: takes the "smallest", draws them ("drawn"), or learns them as well."""
+    jumping = round(config.training.advanced.jump_share * config.training.updates)
+    since = update - (config.training.updates - jumping)
+    if since < 0:
+        return "smallest"
+    return "drawn" if since < jumping // 4 else "learned"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,12 +247,17 @@ def frame_returns(rollout: Rollout, config: Config) -> Tensor:
     """Return the (N, T - 1) credit of each choice of cells, in units of the configured reward."""
     frames = rollout.predictions.shape[1]
     if config.training.reward == "eq7":
-        shares = settled(rollout.shares) if config.matches_segments else rollout.shares
-        return glimpse_returns(shares - costs_of_looking(rollout, config), config.training.credit)
+        return reward_returns(rollout, config)
     costs = glimpse_returns(costs_of_looking(rollout, config), config.training.credit)
     if config.training.reward == "clip_log_score":
         return clip_log_score(rollout.class_logits, rollout.frame_labels)[:, None].expand(-1, frames - 1) - costs
     return glimpse_returns(frame_log_scores(rollout.class_logits, rollout.frame_labels), config.training.credit) - costs
+
+
+def reward_returns(rollout: Rollout, config: Config) -> Tensor:
+    """Return the (N, T - 1) credit of each choice in units of the environment's reward: eq. 7, minus all costs."""
+    shares = settled(rollout.shares) if config.matches_segments else rollout.shares
+    return glimpse_returns(shares - costs_of_looking(rollout, config), config.training.credit)
 
 
 def costs_of_looking(rollout: Rollout, config: Config) -> Tensor:
@@ -283,7 +298,8 @@ class Advantages:
 
     A class that stands for several frames is credited at each frame with the frame's own share; a share that cannot be
     split counts at the observed frame. A jump is credited with the rewards of all frames after the observed one, and
-    cells with those from the next observed frame on.
+    cells with those from the next observed frame on. Whatever reward looks are trained on, a jump is credited with that
+    of the environment, which has the unit of the cost of a frame.
     """
 
     cells: Tensor  # (N, T - 1), with jumps (N, S - 1)
@@ -301,8 +317,11 @@ class Advantages:
             drawn = class_returns(rollout, config)
             classes = advantages_of(drawn, config, None if values is None else values[..., 1])
         if steps is not None:
-            later = F.pad(cells, (0, 2))  # (N, T + 1): nothing depends on choices at the last frame and after the end
-            jumps, cells = later.gather(1, steps.frames), later.gather(1, steps.frames[:, 1:] - 1)
+            # (N, T + 1): nothing depends on choices at the last frame and after the end
+            later, paid = (
+                F.pad(part, (0, 2)) for part in (cells, advantages_of(reward_returns(rollout, config), config))
+            )
+            jumps, cells = paid.gather(1, steps.frames), later.gather(1, steps.frames[:, 1:] - 1)
             if classes is not None and (config.training.credit == "terminal" or config.matches_segments):
                 classes = classes * rollout.observed()
         return cls(cells=cells, classes=classes, jumps=jumps)
@@ -379,8 +398,7 @@ def glimpse_losses(
         acts = steps.frames < frames  # (N, S)
         expected, choices = expected * acts[..., None], acts[:, 1:].sum(1).float().mean().clamp_min(1)
         entropy = (entropies * acts[:, 1:]).sum(1).mean() / choices
-        learned = update >= (1 - config.training.advanced.jump_share) * config.training.updates
-        if jump_logits is not None and advantages.jumps is not None and learned:
+        if jump_logits is not None and advantages.jumps is not None and jumps_of_update(config, update) == "learned":
             gradient = gradient + choice_loss(jump_logits, steps.jumps, advantages.jumps)
             entropy = entropy + (first_draw_entropy(jump_logits) * acts).sum(1).mean() / choices
     penalty = attention_penalty(expected)

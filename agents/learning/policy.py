@@ -217,10 +217,10 @@ class GlimpsePolicy(nn.Module):
             nn.init.normal_(embedding.weight, std=0.1)
         self.value_head = ValueHead(config.hidden_size, shape.values) if shape.values else None
         self.jump_head = nn.Linear(config.hidden_size, shape.jumps) if shape.jumps else None
-        if self.jump_head is not None:  # nearly every frame is observed at first, or looks would be hard to learn
+        if self.jump_head is not None:
             nn.init.zeros_(self.jump_head.weight)
             nn.init.zeros_(self.jump_head.bias)
-            self.jump_head.bias.data[0] = math.log(9 * (shape.jumps - 1))  # a probability of 0.9
+            self.jump_head.bias.data[0] = math.log(2 * (shape.jumps - 1))  # a probability of 2/3
 
     @property
     def device(self) -> torch.device:
@@ -318,7 +318,7 @@ class GlimpsePolicy(nn.Module):
             jump_logits = self.jump_logits(hidden.detach() if detach_scorer else hidden)
             class_logits = self.class_head(hidden, inputs, masks)
             if views is not None and isinstance(self.location_head, MemoryHead):
-                views = views._replace(content=self.location_head.remembered(first, rest, views.seen))
+                views = views._replace(content=self.location_head.remembered(first, rest, views))
             if views is None:
                 cell_logits = self._zero_logits(before)
             elif self.location_head.is_sequential:

@@ -43,7 +43,7 @@ from ..learning.glimpses import (
     random_cells,
     random_sets,
 )
-from ..learning.location import CellMeans, MemoryHead
+from ..learning.location import CellMemory, MemoryHead
 from ..learning.models import MODELS, Model, Situation
 from ..learning.policy import GlimpsePolicy, slice_weights
 from ..parallel.noise import Noise
@@ -61,6 +61,7 @@ class PlaySettings:
     mirror: bool = False  # mirror episodes left to right with probability one half
     mirrored_together: int = 1  # number of episodes in a row that are mirrored together or not at all
     random_share: float = 0.0  # probability that a frame's cells are drawn at random instead
+    smallest_jumps: bool = False  # take the smallest jump everywhere
 
 
 def collect_rollout(
@@ -204,7 +205,8 @@ class _Player(ABC):
             raise ValueError(f"model {model.name!r} needs a source that knows where the actor is")
         self.state = policy.memory.initial_state(episodes)
         self.visits = torch.zeros(episodes, size**2, device=device)
-        self.means = CellMeans() if policy.location_head.remembers else None
+        self.age = torch.zeros_like(self.visits)
+        self.memory = CellMemory() if policy.location_head.remembers else None
         self.jumps = None if rules.jumps is None else torch.tensor(rules.jumps, device=device)
         self.num_frames = rules.frames
 
@@ -284,7 +286,9 @@ class _ChoosingPlayer(_Player):
         """Choose the (N,) jumps from frame `number`, and set the state to the frames that they lead to."""
         assert self.jumps is not None
         logits = self.policy.jump_logits(self.state.output)
-        if logits is None:
+        if self.settings.smallest_jumps:
+            jump = torch.zeros(len(self.visits), dtype=torch.int64, device=self.jumps.device)
+        elif logits is None:
             uniform = torch.zeros(len(self.visits), len(self.jumps), device=self.jumps.device)
             jump = draw_classes(uniform, self.noise)
         else:
@@ -349,9 +353,10 @@ class _ChoosingPlayer(_Player):
         return self.policy.encoder.attend(nothing, self.all_cells, self.weights), self._view(visible)
 
     def _view(self, visible: Tensor | None) -> Views | None:
-        if visible is not None and self.means is not None:
-            visible = self.means.add(visible, self.seen)
-        return None if visible is None else Views(visible, self.seen, self.visits)
+        if visible is not None and self.memory is not None:
+            visible = self.memory.add(visible, self.seen)
+        self.age = (self.age + 1) * (1 - self.seen)
+        return None if visible is None else Views(visible, self.seen, self.visits, self.age)
 
     def _content_of_all(self, cubes: Tensor) -> Tensor:
         """Return the content of looks at all cells of (U, K*K, D) cubes, for N episodes."""
@@ -498,7 +503,8 @@ class _WeighingPlayer(_Player):
         self._inputs.append(inputs)
         if not self.model.is_soft and frame + 1 < self.policy.shape.frames:
             shown = projected if self.settings.in_view == "cube" else projected * seen[..., None]
-            shown = shown if self.means is None else self.means.add(shown, seen)
+            shown = shown if self.memory is None else self.memory.add(shown, seen)
+            self.age = (self.age + 1) * (1 - seen.detach())
             self.visits = self.visits if frame == 0 else self.visits + seen
             self.cell_logits.append(self._score(shown, hidden[:, 0], seen))
 
@@ -509,7 +515,7 @@ class _WeighingPlayer(_Player):
 
     def _score(self, shown: Tensor, hidden: Tensor, seen: Tensor | None = None) -> Tensor:
         seen = torch.ones_like(self.visits) if seen is None else seen
-        view = Views(shown, seen, self.visits).as_one_frame()
+        view = Views(shown, seen, self.visits, self.age).as_one_frame()
         return self.policy.location_head(hidden[:, None], view, self.masks)[:, 0].float()  # type: ignore[no-any-return]
 
     def _softmax(self, logits: Tensor) -> Tensor:
