@@ -105,7 +105,7 @@ def update(trainer: Trainer, rollout: Rollout, masks: DropoutMasks) -> dict[str,
     )  # fmt: skip
     scalars["train/accuracy"] = float(rollout.is_correct.float().mean())
     if (hits := rollout.hits()) is not None and model.sees != "all":
-        scalars["train/focus"] = float(hits.any(2).float().mean())
+        scalars["train/focus"] = float(hits.any(2).sum() / rollout.observed()[:, 1:].sum().clamp_min(1))
     if rollout.steps is not None:
         scalars["train/frames_observed"] = float(rollout.observed().sum(1).float().mean())
     if model.sees == "set":
