@@ -217,6 +217,17 @@ def test_labels_of_a_clip_are_those_of_all_its_segments():
     assert {len(labels) for labels in truth} == {1, 2}
 
 
+def test_events_are_found_by_looks_at_the_actor():
+    source = open_source("synthetic-untrimmed", split="validation")
+    always, never = (measure(source, by(name), num_envs=64, glimpses=1) for name in ("oracle", "all"))
+    assert (always.events_found, always.event_delay) == (1.0, 0.0)
+    assert (never.events_found, never.event_delay) == (None, None)  # all cells are seen
+    chance = measure(source, by("random"), num_envs=64, glimpses=1)
+    assert 0.1 < chance.events_found < 0.35  # 1 - (48/49)^12 = 0.22
+    assert chance.event_delay > 0
+    assert measure(marked_source(5), GREEDY).events_found is None  # trimmed
+
+
 # ---- windows that slide over videos
 
 

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from glimpse_agents.playing.metrics import (
     average_precision,
+    event_delays,
     hit_at_k,
     mean_average_precision,
     mean_log_score,
@@ -134,3 +136,23 @@ def test_no_prediction_on_background_costs_no_log_score():
     truths = np.array([[True, False]])
     silent, guessing = np.array([[0.2, 0.0]]), np.array([[0.6, 0.4]])  # sure in 2 of 10 frames; unsure in all frames
     assert mean_log_score(silent, truths) == 0 > mean_log_score(guessing, truths)
+
+
+def test_an_event_is_found_by_the_first_look_while_it_lasts():
+    classes = [[-1, 0, 0, 0, -1, 1, 1, -1], [2, 2, 0, 0, -1, -1, -1, -1], [-1] * 8]  # -1: background
+    looked = [[4], [1, 3], [2]]  # frames
+    labels = torch.tensor(classes)[..., None] == torch.arange(3)
+    seen = torch.zeros(3, 8, dtype=torch.bool)
+    for row, frames in enumerate(looked):
+        seen[row, frames] = True
+    # The first event ends before the look, the second is never seen; then two events follow each other.
+    assert event_delays(labels, seen[:, 1:]).tolist() == [-1, -1, 1, 1]
+
+
+def test_a_delay_counts_from_the_first_frame_of_the_event():
+    labels = torch.zeros(1, 6, 1, dtype=torch.bool)
+    labels[0, 1:5] = True
+    seen = torch.zeros(1, 5, dtype=torch.bool)
+    seen[0, [2, 3]] = True  # frames 4 and 5
+    assert event_delays(labels, seen).tolist() == [2]
+    assert event_delays(torch.zeros(2, 6, 1, dtype=torch.bool), seen.expand(2, -1)).tolist() == []

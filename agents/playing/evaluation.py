@@ -28,7 +28,7 @@ from ..parallel.noise import Noise
 from .envs import greedy_play, make_envs
 from .features import videos_of
 from .joined import JoinedFrames, measure_segments
-from .metrics import hit_at_k, mean_average_precision, mean_log_score, top_k_correct
+from .metrics import event_delays, hit_at_k, mean_average_precision, mean_log_score, top_k_correct
 from .rollout import PlaySettings, play
 
 
@@ -62,6 +62,8 @@ class Evaluation:
     correct: tuple[bool, ...]  # (videos,) in the order of the split: whether `accuracy` counts the video
     films: tuple[int, ...]  # (videos,) number of the film that each video was cut from (`film_of_video`)
     frames_observed: float | None = None  # mean number of frames of an episode that were observed; None without jumps
+    events_found: float | None = None  # share of true events that were looked at while they lasted; None if trimmed
+    event_delay: float | None = None  # median frames from the start of a found event to the first look at it
     detection_map: float | None = None  # of runs of equal predictions: mean of `activitynet_map`
     detection_map_at_50: float | None = None  # the same at a temporal IoU of 0.5 alone
     thumos_map: float | None = None  # of the same runs: mean of `thumos_map`
@@ -109,6 +111,8 @@ MEASURES = {  # names of an Evaluation's numbers in tables
     "entropy": "entropy (nats)",
     "glimpses_per_frame": "slices used a frame",
     "frames_observed": "frames observed",
+    "events_found": "events found",
+    "event_delay": "frames until found",
 }
 
 
@@ -221,6 +225,7 @@ def measure(
     classes = truths.shape[1]
     so_far = torch.zeros(0)  # (videos, T, C): softmax of each video's windows, summed over the first frames
     visits = torch.zeros(source.grid_size**2, dtype=torch.int64)
+    delays: list[Tensor] = []
     for rollout, valid in rollouts:
         class_logits = rollout.class_logits[:valid]
         played.append(class_scores(class_logits, classes, video_score).cpu())
@@ -230,6 +235,8 @@ def measure(
         visits += rollout.looked[:valid].sum((0, 1)).cpu()
         if not source.trimmed:
             frames.add(rollout.rows(slice(valid)), softmax)
+            if (hits := rollout.hits()) is not None:
+                delays.append(event_delays(rollout.frame_labels[:valid], hits[:valid].any(2)).cpu())
         for name, values in _measure(rollout).items():
             columns.setdefault(name, []).append(values[:valid])
     scores = video_scores(torch.cat(played), source).numpy()
@@ -262,6 +269,7 @@ def measure(
         correct=tuple(correct.tolist()),
         films=tuple(film_of_video(source).tolist()),
         **({} if source.trimmed else measure_segments(frames.videos(), envs.engine.rules)),
+        **({} if sees_all or not delays else _measure_events(torch.cat(delays))),
     )
 
 
@@ -283,6 +291,12 @@ def _measure(rollout: Rollout) -> dict[str, Tensor]:
         measures["focus"] = hits.any(2).sum(1) / frames
         measures["hits"], measures["looks"] = hits.sum((1, 2)), rollout.looked.sum((1, 2))
     return {name: values.cpu() for name, values in measures.items()}
+
+
+def _measure_events(delays: Tensor) -> dict[str, Any]:
+    found = delays[delays >= 0]
+    share = float((delays >= 0).double().mean()) if len(delays) else None
+    return {"events_found": share, "event_delay": float(found.double().median()) if len(found) else None}
 
 
 def _mean(values: Tensor) -> float:
