@@ -126,6 +126,14 @@ def test_a_checkpoint_is_chosen_by_accuracy_or_by_the_reward_for_segments_and_co
     assert Config().with_settings(settings).chosen_by == measure
 
 
+@pytest.mark.parametrize(
+    ("settings", "measure"),
+    [({}, "log_score"), ({"frame_cost": 0.1}, "reward"), ({"frame_cost": 0.1, "chosen_by": "accuracy"}, "accuracy")],
+)
+def test_a_checkpoint_of_few_clips_is_chosen_by_its_log_score_unless_the_reward_counts(settings, measure):
+    assert PRESETS["attended"].with_settings(settings).chosen_by == measure
+
+
 def test_values_that_follow_from_the_source_are_checked_too():
     source = open_source("synthetic-untrimmed")
     with pytest.raises(ValueError, match="unset class_gradient, or set abstain=False"):

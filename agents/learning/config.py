@@ -225,8 +225,9 @@ class AdvancedTrainingConfig:
     validate_every: int = 50
     """Updates between two passes over the validation split, which chooses the checkpoint."""
     chosen_by: Choice | None = None
-    """Measure of the validation split that chooses the checkpoint: by default "accuracy", or "reward" with --matching
-    segment or --frame-cost. Few clips rank checkpoints better by "log_score", which also breaks ties."""
+    """Measure of the validation split that chooses the checkpoint: by default "reward" with --matching segment or
+    --frame-cost, and otherwise "accuracy", or with --preset attended "log_score", which ranks checkpoints better on few
+    clips and also breaks ties."""
     checkpoint_seconds: float = 60.0
     """Seconds between two saves; a kill loses at most this much training, and the update or validation in progress."""
 
@@ -382,7 +383,8 @@ class Config:
     def chosen_by(self) -> Choice:
         """Measure of the validation split that chooses the checkpoint."""
         by_reward = self.matches_segments or self.task.advanced.frame_cost > 0
-        return self.training.advanced.chosen_by or ("reward" if by_reward else "accuracy")
+        by_default: Choice = "log_score" if self.preset == "attended" else "accuracy"
+        return self.training.advanced.chosen_by or ("reward" if by_reward else by_default)
 
     @property
     def matches_segments(self) -> bool:
@@ -519,7 +521,7 @@ PRESETS: dict[Preset, Config] = {
             "linear_start": True, "frame_embedding": False, "hidden_size": 256, "dropout": 0.5, "input_dropout": 0.3,
             "scorer_size": 64, "scorer_dropout": 0.3, "jitter": True, "updates": 200, "warmup_share": 0.0, "clips": 16,
             "learning_rate": 1e-3, "scorer_learning_rate": 1e-3, "weight_decay": 5e-6, "entropy_bonus": 0.01,
-            "validate_every": 20, "chosen_by": "log_score",
+            "validate_every": 20,
         }
     ),
     "paper": Config(preset="paper").with_settings(
