@@ -12,6 +12,7 @@ from glimpse_agents.playing.envs import make_envs, make_policy, sample_slices
 from glimpse_agents.playing.evaluation import (
     class_scores,
     evaluate,
+    event_delays_of,
     film_of_video,
     middle_clips,
     play_split,
@@ -21,7 +22,7 @@ from glimpse_agents.playing.evaluation import (
 from glimpse_agents.playing.rollout import PlaySettings
 from sklearn.metrics import average_precision_score
 
-from glimpse_env import ArraySource, Segment, SlidingWindows, open_source
+from glimpse_env import ArraySource, Segment, SlidingWindows, WallSource, open_source
 
 GREEDY = PlaySettings(greedy=True)
 
@@ -226,6 +227,30 @@ def test_events_are_found_by_looks_at_the_actor():
     assert 0.1 < chance.events_found < 0.35  # 1 - (48/49)^12 = 0.22
     assert chance.event_delay > 0
     assert measure(marked_source(5), GREEDY).events_found is None  # trimmed
+    windows = SlidingWindows(source=source, window_seconds=1.0)
+    assert measure(windows, by("oracle"), num_envs=64, glimpses=1).events_found is None
+
+
+@torch.no_grad()
+def test_overlapping_events_of_a_wall_are_found_by_looks_at_their_own_cameras():
+    rng = np.random.default_rng(2)
+    shown = ArraySource(
+        features=rng.uniform(0, 1, (9, 4, 1, 1, 4)).astype(np.float32), labels=np.arange(9) % 3,
+        class_names=("a", "b", "sit"), frames_per_second=10.0,
+    )  # fmt: skip
+    wall = WallSource(shown, grid=2, background=["sit"], trimmed=False, frames=12, events=2, walls=60, seed=1)
+    overlap = [(wall.actor(clip).sum((1, 2)) > 1).any() for clip in range(wall.num_clips)]
+    assert sum(overlap) > 5
+    config = tiny_config(model="random", glimpses=4, abstain=True)
+    envs = make_envs(config, wall, 60, train=False)
+    rollout, _ = next(play_split(envs, make_policy(config, wall), by("random"), seed=0))
+    delays = event_delays_of(rollout, on_walls=True)  # all cameras are looked at from frame 2 on
+    assert len(delays) == sum(len(wall.segments(clip)) for clip in range(wall.num_clips))
+    begins_at_once = sum(int(wall.actor(clip)[0].sum()) for clip in range(wall.num_clips))
+    assert delays.bincount().tolist() == [len(delays) - begins_at_once, begins_at_once]
+    found = measure(wall, by("random"), num_envs=60, glimpses=1, abstain=True)
+    assert 0.4 < found.events_found < 0.9  # 1 - (3/4)^4 = 0.68
+    assert measure(wall, by("random"), num_envs=60, glimpses=4, abstain=True).events_found == 1.0
 
 
 # ---- windows that slide over videos

@@ -10,6 +10,7 @@ from clip_toys import UnevenSource
 from glimpse_agents import reinforce
 from glimpse_agents.learning.config import Config
 from glimpse_agents.learning.episodes import Rollout, Steps
+from glimpse_agents.learning.glimpses import first_draw_entropy
 from glimpse_agents.learning.losses import (
     Advantages,
     class_returns,
@@ -166,8 +167,15 @@ def test_the_update_sees_the_network_that_acted(network, first_glance):
         rollout = collect_rollout(
             envs, policy, np.arange(12) % 6, PlaySettings(sample_classes=True), noise=Noise.seeded(2), masks=masks
         )
-        class_logits, _, jump_logits = policy(rollout.first, rollout.rest, rollout.views, masks, steps=rollout.steps)
+        class_logits, cell_logits, jump_logits = policy(
+            rollout.first, rollout.rest, rollout.views, masks, steps=rollout.steps
+        )
     steps, observed = rollout.steps, rollout.observed()
+    entropy = torch.nn.functional.pad(first_draw_entropy(cell_logits), (0, 1), value=torch.nan)
+    entropy = steps.standing(entropy, 7)[:, :-1]  # at all frames, as the rollout has it
+    known = ~entropy.isnan()
+    assert known.float().mean() > 0.8
+    torch.testing.assert_close(entropy[known], rollout.entropy[known])
     torch.testing.assert_close(steps.standing(class_logits, 7), rollout.class_logits)
     assert jump_logits.shape == (*steps.jumps.shape, 3)
     assert (rollout.predictions.numpy() == envs.engine.predictions).all()

@@ -139,20 +139,10 @@ def test_no_prediction_on_background_costs_no_log_score():
 
 
 def test_an_event_is_found_by_the_first_look_while_it_lasts():
-    classes = [[-1, 0, 0, 0, -1, 1, 1, -1], [2, 2, 0, 0, -1, -1, -1, -1], [-1] * 8]  # -1: background
-    looked = [[4], [1, 3], [2]]  # frames
-    labels = torch.tensor(classes)[..., None] == torch.arange(3)
-    seen = torch.zeros(3, 8, dtype=torch.bool)
-    for row, frames in enumerate(looked):
-        seen[row, frames] = True
-    # The first event ends before the look, the second is never seen; then two events follow each other.
-    assert event_delays(labels, seen[:, 1:]).tolist() == [-1, -1, 1, 1]
-
-
-def test_a_delay_counts_from_the_first_frame_of_the_event():
-    labels = torch.zeros(1, 6, 1, dtype=torch.bool)
-    labels[0, 1:5] = True
-    seen = torch.zeros(1, 5, dtype=torch.bool)
-    seen[0, [2, 3]] = True  # frames 4 and 5
-    assert event_delays(labels, seen).tolist() == [2]
-    assert event_delays(torch.zeros(2, 6, 1, dtype=torch.bool), seen.expand(2, -1)).tolist() == []
+    lasts, looked = torch.zeros(2, 8, 2, dtype=torch.bool), torch.zeros(2, 8, 2, dtype=torch.bool)
+    lasts[0, 1:4, 0] = lasts[0, 3:7, 1] = lasts[0, 5:7, 0] = True  # three events, two of which overlap each time
+    lasts[1, 0:8, 1] = True
+    looked[0, 4, 0] = looked[0, 5:7, 1] = looked[0, 6, 0] = looked[1, 3, 1] = True
+    # The look at frame 5 comes after the first event of the first way.
+    assert event_delays(lasts, looked).tolist() == [-1, 1, 2, 3]
+    assert event_delays(torch.zeros(2, 8, 2, dtype=torch.bool), looked).tolist() == []

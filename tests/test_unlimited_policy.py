@@ -175,10 +175,11 @@ def test_a_greedy_policy_plays_the_likeliest_sets():
     assert torch.equal(rollout.cells, likeliest_sets(cell_logits))
 
 
+@pytest.mark.parametrize("scorer", ["grid", "memory"])
 @pytest.mark.parametrize("glimpses", [1, 4, 9])
-def test_an_untrained_policy_draws_about_m_cells(glimpses):
+def test_an_untrained_policy_draws_about_m_cells(glimpses, scorer):
     source = marked_source(200)
-    config = unlimited(encoder="sum", glimpses=glimpses)
+    config = unlimited(encoder="sum", glimpses=glimpses, scorer=scorer)
     policy = make_policy(config, source)
     envs = make_envs(config, source, 200, train=True)
     rollout = collect_rollout(

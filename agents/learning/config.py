@@ -204,9 +204,9 @@ class AdvancedTrainingConfig:
     random_jumps: bool = False
     """Draw jumps at random instead of learning them, as a control; models that do not learn by REINFORCE always do."""
     jump_share: float = 0.5
-    """Share of the updates, the last ones, with jumps. Before, the smallest one is taken everywhere, because looks are
-    hard to learn while frames are left out. The first quarter of them draws jumps but does not learn them yet, so that
-    looks and classes get used to gaps first."""
+    """Share of the updates, the last ones, with jumps. Before, the smallest jump is taken everywhere, because looks are
+    hard to learn while frames are left out. The first quarter of these updates draws jumps without learning them, so
+    that looks and classes get used to gaps."""
     segment_share: float = 0.4
     """With --matching segment, share of the updates, the last ones, whose reward counts segments. Until then it counts
     frames, which teaches looks and classes sooner."""
@@ -233,8 +233,8 @@ class AdvancedTrainingConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_range(self, "scorer_share", "jump_share", minimum=0, maximum=1)
-        check_range(self, "segment_share", minimum=0, maximum=1, above=True)
+        check_range(self, "scorer_share", minimum=0, maximum=1)
+        check_range(self, "segment_share", "jump_share", minimum=0, maximum=1, above=True)
         check_range(self, "random_share", minimum=0, maximum=1, below=True)
         check_range(self, "scorer_learning_rate", "max_grad_norm", minimum=0, above=True)
         check_range(self, "scorer_weight_decay", "classification_weight", minimum=0)

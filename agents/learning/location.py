@@ -189,9 +189,9 @@ class MemoryHead(LocationHead):
 
     v_n of a cell is the last slice of it that was seen, the first glance included, through a learned projection, plus a
     vector if it was ever seen and one if it is seen in frame n. Added to the logit is a learned weight times
-    log(1 + a), with a the number of frames since the cell was last seen: while no cell stands out, all are searched in
-    turn. The same scores without this term, of the slices of one frame, can weigh the slices in X' (eq. 3); the
-    cross-entropy teaches them then.
+    log(1 + a), with a the age in the view (`Views`): while no cell stands out, all are searched in turn. The same
+    scores without this term, of the slices of one frame, can weigh the slices in X' (eq. 3); the cross-entropy teaches
+    them then.
     """
 
     remembers = True
@@ -203,7 +203,8 @@ class MemoryHead(LocationHead):
         self.seen = nn.Linear(2, size)
         nn.init.zeros_(self.seen.weight)
         nn.init.zeros_(self.seen.bias)
-        self.age_weight = nn.Parameter(torch.tensor(1.0))
+        # Any set: each cell is drawn by itself, and a first weight would raise the number that is looked at.
+        self.age_weight = nn.Parameter(torch.tensor(0.0 if shape.first_set_size else 1.0))
 
     def project(self, cubes: Tensor) -> Tensor:
         return self.what(cubes)  # type: ignore[no-any-return]

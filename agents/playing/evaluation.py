@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv
+from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv, WallSource
 from glimpse_env.datasets.description import group_of_clip
 
 from ..learning.config import Config, VideoScore
@@ -38,7 +38,8 @@ class Evaluation:
 
     Measures of videos use their scores (`class_scores`, averaged over a video's windows); those from `detection_map` on
     use the predictions and scores of the videos' frames, and are None if clips are trimmed. All others are means over
-    episodes, which differ from means over videos if windows slide over them.
+    episodes, which differ from means over videos if windows slide over them. Those of found events are None with
+    windows or trimmed clips, or if the actor is unknown, all cells are seen or nothing was found.
     """
 
     accuracy: float  # top-1 of the videos; any label of a video counts as right
@@ -62,7 +63,7 @@ class Evaluation:
     correct: tuple[bool, ...]  # (videos,) in the order of the split: whether `accuracy` counts the video
     films: tuple[int, ...]  # (videos,) number of the film that each video was cut from (`film_of_video`)
     frames_observed: float | None = None  # mean number of frames of an episode that were observed; None without jumps
-    events_found: float | None = None  # share of true events that were looked at while they lasted; None if trimmed
+    events_found: float | None = None  # share of true events that were looked at while they lasted, after frame 1
     event_delay: float | None = None  # median frames from the start of a found event to the first look at it
     detection_map: float | None = None  # of runs of equal predictions: mean of `activitynet_map`
     detection_map_at_50: float | None = None  # the same at a temporal IoU of 0.5 alone
@@ -235,8 +236,8 @@ def measure(
         visits += rollout.looked[:valid].sum((0, 1)).cpu()
         if not source.trimmed:
             frames.add(rollout.rows(slice(valid)), softmax)
-            if (hits := rollout.hits()) is not None:
-                delays.append(event_delays(rollout.frame_labels[:valid], hits[:valid].any(2)).cpu())
+            if rollout.actors is not None and videos_of(source) is source:  # events may last longer than a window
+                delays.append(event_delays_of(rollout.rows(slice(valid)), on_walls=isinstance(source, WallSource)))
         for name, values in _measure(rollout).items():
             columns.setdefault(name, []).append(values[:valid])
     scores = video_scores(torch.cat(played), source).numpy()
@@ -293,10 +294,21 @@ def _measure(rollout: Rollout) -> dict[str, Tensor]:
     return {name: values.cpu() for name, values in measures.items()}
 
 
+def event_delays_of(rollout: Rollout, *, on_walls: bool) -> Tensor:
+    """Return `event_delays`. An event of a wall is one of its camera, and any other one of its class."""
+    hits, actors = rollout.hits(), rollout.actors
+    assert hits is not None
+    assert actors is not None
+    looked = F.pad(hits, (0, 0, 1, 0))  # the first frame does not count as a look
+    if on_walls:
+        return event_delays(actors, looked).cpu()
+    return event_delays(rollout.frame_labels, looked.any(2, keepdim=True).expand_as(rollout.frame_labels)).cpu()
+
+
 def _measure_events(delays: Tensor) -> dict[str, Any]:
-    found = delays[delays >= 0]
+    found = delays[delays >= 0].double()
     share = float((delays >= 0).double().mean()) if len(delays) else None
-    return {"events_found": share, "event_delay": float(found.double().median()) if len(found) else None}
+    return {"events_found": share, "event_delay": float(found.quantile(0.5)) if len(found) else None}
 
 
 def _mean(values: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Metrics: pure functions, most of them of (V, C) class scores and the true classes of V videos, (V, C) bool.
+"""Metrics: pure functions, mostly of (V, C) class scores and the true classes of V videos, (V, C) bool.
 
 A video may have several classes, or none. A class is true of a video once, however many segments it has. Ties are
 never broken by chance: of classes with equal scores the lowest comes first, and videos with equal scores are retrieved
@@ -90,25 +90,21 @@ def mean_average_precision(scores: Scores, truths: Truths, *, interpolated: bool
     return float(np.mean(values)) if values else None
 
 
-def event_delays(frame_labels: Tensor, looked: Tensor) -> Tensor:
+def event_delays(lasts: Tensor, looked: Tensor) -> Tensor:
     """Return the frames from the start of each event to the first look at it, -1 if there was none while it lasted.
 
-    An event is a run of frames with the same labels. The first frame of an episode counts as not looked at, also if it
-    was seen whole.
-
     Args:
-        frame_labels: (N, T, C) bool.
-        looked: (N, T - 1) bool: whether the actor was looked at in frames 2..T.
+        lasts: (N, T, E) bool, E ways to act: an event is a run of frames in which one of them is true.
+        looked: (N, T, E) bool, looks at them.
 
     Returns:
-        (events,) int64, episode by episode.
+        (events,) int64, way by way and episode by episode.
     """
-    looked = torch.nn.functional.pad(looked, (1, 0))
-    changes = torch.ones_like(looked)
-    changes[:, 1:] = (frame_labels[:, 1:] != frame_labels[:, :-1]).any(2)
-    rows, first = (changes & frame_labels.any(2)).nonzero(as_tuple=True)
-    frames = torch.arange(looked.shape[1], device=looked.device)
-    run = changes.cumsum(1)
+    lasts, looked = (part.movedim(2, 0).flatten(0, 1) for part in (lasts, looked))  # (E * N, T)
+    changes = torch.ones_like(lasts)
+    changes[:, 1:] = lasts[:, 1:] != lasts[:, :-1]
+    rows, first = (changes & lasts).nonzero(as_tuple=True)
+    frames, run = torch.arange(lasts.shape[1], device=lasts.device), changes.cumsum(1)
     same = run[rows] == run[rows, first][:, None]  # (events, T): the frames of the event
-    delays = torch.where(same & looked[rows], frames - first[:, None], looked.shape[1]).amin(1)
-    return torch.where(delays < looked.shape[1], delays, -1)
+    delays = torch.where(same & looked[rows], frames - first[:, None], lasts.shape[1]).amin(1)
+    return torch.where(delays < lasts.shape[1], delays, -1)

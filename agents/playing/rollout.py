@@ -504,7 +504,7 @@ class _WeighingPlayer(_Player):
         if not self.model.is_soft and frame + 1 < self.policy.shape.frames:
             shown = projected if self.settings.in_view == "cube" else projected * seen[..., None]
             shown = shown if self.memory is None else self.memory.add(shown, seen)
-            self.age = (self.age + 1) * (1 - seen.detach())
+            self.age = (self.age + 1) * (1 - seen)
             self.visits = self.visits if frame == 0 else self.visits + seen
             self.cell_logits.append(self._score(shown, hidden[:, 0], seen))
 
