@@ -128,8 +128,11 @@ def test_a_checkpoint_is_chosen_by_accuracy_or_by_the_reward_for_segments_and_co
 
 @pytest.mark.parametrize(
     ("settings", "measure"),
-    [({}, "log_score"), ({"frame_cost": 0.1}, "reward"), ({"frame_cost": 0.1, "chosen_by": "accuracy"}, "accuracy")],
-)
+    [
+        ({}, "log_score"), ({"abstain": True}, "mean_average_precision"), ({"frame_cost": 0.1}, "reward"),
+        ({"frame_cost": 0.1, "chosen_by": "accuracy"}, "accuracy"),
+    ],
+)  # fmt: skip
 def test_a_checkpoint_of_few_clips_is_chosen_by_its_log_score_unless_the_reward_counts(settings, measure):
     assert PRESETS["attended"].with_settings(settings).chosen_by == measure
 

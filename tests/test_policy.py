@@ -270,7 +270,7 @@ def test_uniform_slice_weights_ignore_the_logits():
 # ---- a memory of every cell
 
 
-def test_views_hold_the_last_slice_seen_of_each_cell_and_its_age():
+def test_views_hold_a_running_mean_of_the_slices_seen_of_each_cell_and_its_age():
     policy = wild_policy(**REMEMBERING)
     rollout = play(policy, PlaySettings(model=MODELS["reinforce"]))
     cubes = torch.from_numpy(marked_source(6).features).flatten(2, 3)  # (N, T, 9, 4)
@@ -282,7 +282,8 @@ def test_views_hold_the_last_slice_seen_of_each_cell_and_its_age():
     expected, age = shown[:, 0], torch.zeros(6, 9)
     for frame in range(3):
         here = seen[:, frame] > 0
-        expected, age = torch.where(here[..., None], shown[:, frame], expected), torch.where(here, 0, age + 1)
+        fresh = (expected + shown[:, frame]) / 2 if frame else expected
+        expected, age = torch.where(here[..., None], fresh, expected), torch.where(here, 0, age + 1)
         torch.testing.assert_close(rollout.views.content[:, frame], expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(known[:, frame], expected, rtol=1e-4, atol=1e-4)
         assert torch.equal(rollout.views.age[:, frame], age)
@@ -305,7 +306,7 @@ def test_old_slices_raise_the_logits():
     age = torch.arange(9.0)[None, None]
     views = Views(torch.zeros(1, 1, 9, 4), zeros, zeros, age)
     with torch.no_grad():
-        head.age_weight.fill_(0.5)
+        head.age_weight.fill_(0.05)
         moved = head(torch.zeros(1, 1, 6), views, None) - head(torch.zeros(1, 1, 6), views._replace(age=zeros), None)
     torch.testing.assert_close(moved, 0.5 * torch.log(1 + age))
 

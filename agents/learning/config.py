@@ -27,7 +27,7 @@ Preset = Literal["small", "features", "attended", "paper"]
 Reward = Literal["eq7", "frame_log_score", "clip_log_score"]
 Scorer = Literal["grid", "memory"]
 SliceWeights = Literal["uniform", "softmax", "attended"]
-Choice = Literal["accuracy", "log_score", "reward"]
+Choice = Literal["accuracy", "log_score", "mean_average_precision", "reward"]
 VideoScore = Literal["mean", "last16", "mode"]
 Settings = Mapping[str, Any]  # values by the name of a field, in whatever block it lies
 
@@ -121,7 +121,7 @@ class AdvancedPolicyConfig:
     """Principal components of a slice that the scorer "grid" sees; narrower slices are seen as they are."""
     scorer: Scorer = "grid"
     """Location logits: of the slices of one frame, with those of neighbours and the place of the cell ("grid"), or of
-    the last slice of the cell that was seen, and its age, through a learned projection ("memory")."""
+    a running mean of the slices of the cell that were seen, through a learned projection, and its age ("memory")."""
     scorer_size: int = 32
     """Hidden units of the location logits."""
     scorer_dropout: float = 0.0
@@ -226,8 +226,8 @@ class AdvancedTrainingConfig:
     """Updates between two passes over the validation split, which chooses the checkpoint."""
     chosen_by: Choice | None = None
     """Measure of the validation split that chooses the checkpoint: by default "reward" with --matching segment or
-    --frame-cost, and otherwise "accuracy", or with --preset attended "log_score", which ranks checkpoints better on few
-    clips and also breaks ties."""
+    --frame-cost, and otherwise "accuracy". With --preset attended it is "log_score", which ranks checkpoints better on
+    few clips and also breaks ties, or "mean_average_precision" if the agent may abstain."""
     checkpoint_seconds: float = 60.0
     """Seconds between two saves; a kill loses at most this much training, and the update or validation in progress."""
 
@@ -383,7 +383,9 @@ class Config:
     def chosen_by(self) -> Choice:
         """Measure of the validation split that chooses the checkpoint."""
         by_reward = self.matches_segments or self.task.advanced.frame_cost > 0
-        by_default: Choice = "log_score" if self.preset == "attended" else "accuracy"
+        by_default: Choice = "accuracy"
+        if self.preset == "attended":
+            by_default = "mean_average_precision" if self.task.abstain else "log_score"
         return self.training.advanced.chosen_by or ("reward" if by_reward else by_default)
 
     @property

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from .config import PolicyConfig
 from .episodes import DropoutMasks, InputShape, Looks, Views
 
+AGE_GAIN = 10.0  # Adam moves each weight equally fast, and the one of the ages has to move further than others
+
 
 class LocationHead(nn.Module):
     """Location logits of the next frame, from the views of the cells and the LSTM's state.
@@ -187,11 +189,11 @@ class GridHead(LocationHead):
 class MemoryHead(LocationHead):
     """Location logits from a memory of every cell, by itself: nothing depends on its place or on its neighbours.
 
-    v_n of a cell is the last slice of it that was seen, the first glance included, through a learned projection, plus a
-    vector if it was ever seen and one if it is seen in frame n. Added to the logit is a learned weight times
-    log(1 + a), with a the age in the view (`Views`): while no cell stands out, all are searched in turn. The same
-    scores without this term, of the slices of one frame, can weigh the slices in X' (eq. 3); the cross-entropy teaches
-    them then.
+    v_n of a cell is a running mean of the slices of it that were seen (`CellMemory`), the first glance included,
+    through a learned projection, plus a vector if it was ever seen and one if it is seen in frame n. Added to the logit
+    is a learned weight times log(1 + a), with a the age in the view (`Views`): while no cell stands out, all are
+    searched in turn. The same scores without this term, of the slices of one frame, can weigh the slices in X' (eq. 3);
+    the cross-entropy teaches them then.
     """
 
     remembers = True
@@ -204,7 +206,7 @@ class MemoryHead(LocationHead):
         nn.init.zeros_(self.seen.weight)
         nn.init.zeros_(self.seen.bias)
         # Any set: each cell is drawn by itself, and a first weight would raise the number that is looked at.
-        self.age_weight = nn.Parameter(torch.tensor(0.0 if shape.first_set_size else 1.0))
+        self.age_weight = nn.Parameter(torch.tensor(0.0 if shape.first_set_size else 1 / AGE_GAIN))
 
     def project(self, cubes: Tensor) -> Tensor:
         return self.what(cubes)  # type: ignore[no-any-return]
@@ -214,7 +216,7 @@ class MemoryHead(LocationHead):
         return views.content + self.seen(torch.stack([known.float(), views.seen], -1))  # type: ignore[no-any-return]
 
     def _score(self, inner: Tensor, views: Views, masks: DropoutMasks | None) -> Tensor:
-        return super()._score(inner, views, masks) + self.age_weight * views.age.log1p()
+        return super()._score(inner, views, masks) + AGE_GAIN * self.age_weight * views.age.log1p()
 
     def remembered(self, first: Looks, rest: Looks, views: Views) -> Tensor:
         """Return (N, T - 1, K*K, P), the content of the views of frames 1..T-1.
@@ -229,9 +231,8 @@ class MemoryHead(LocationHead):
         places = rest.cells[:, :-1, :, None].expand_as(shown)
         later = shown.new_zeros(*shown.shape[:2], views.seen.shape[2], shown.shape[3]).scatter_add(2, places, shown)
         every = torch.cat([self.project(first.content).float()[:, None], later], 1)
-        frames = torch.arange(every.shape[1], device=every.device)[:, None]
-        last = (frames - views.age.long()).clamp_min(0)  # the first frame has zeros for cells that were never seen
-        return every.gather(1, last[..., None].expand_as(every))
+        memory = CellMemory()
+        return torch.stack([memory.add(*parts) for parts in zip(every.unbind(1), views.seen.unbind(1), strict=True)], 1)
 
     def attention(self, projected: Tensor, seen: Tensor, hidden: Tensor, masks: DropoutMasks | None) -> Tensor:
         """Return l of eq. 3, (N, m): the softmax of the scores of the slices that are `seen`.
@@ -250,14 +251,17 @@ class MemoryHead(LocationHead):
 
 
 class CellMemory:
-    """The last seen content of each cell."""
+    """The content of each cell, as a running mean: a new slice counts half, so that old ones fade."""
 
     def __init__(self) -> None:
-        self._content: Tensor | float = 0.0
+        self._content: Tensor | None = None
 
     def add(self, shown: Tensor, seen: Tensor) -> Tensor:
         """Add the (N, K*K, P) content of a frame, zero where (N, K*K) `seen` is 0, and return the memory."""
-        self._content = self._content * (1 - seen[..., None]) + shown.float()
+        shown = shown.float()
+        old = torch.zeros_like(shown) if self._content is None else self._content
+        share = seen * torch.where((old != 0).any(-1), 0.5, 1.0)  # a cell that was never seen is zero
+        self._content = old + share[..., None] * (shown - old)
         return self._content
 
 
