@@ -211,7 +211,7 @@ class AdvancedTrainingConfig:
     """With --matching segment, share of the updates, the last ones, whose reward counts segments. Until then it counts
     frames, which teaches looks and classes sooner."""
     look_cost: float = 0.0
-    """Reward taken off for each look; with "unlimited" glimpses it decides how many there are."""
+    """Cost of a look, in units of --reward; with "unlimited" glimpses it decides how many there are."""
     jitter: bool = False
     """Train on random windows of clips that are longer than T."""
     mirror: bool = False

@@ -217,7 +217,7 @@ def phase_of_update(config: Config, update: int) -> Phase:
 
 
 def jumps_of_update(config: Config, update: int) -> JumpPhase:
-    """Return what an update does with jumps: takes the "smallest", draws them ("drawn"), or learns them as well."""
+    """Return the phase of jumps: only the "smallest" is taken, they are "drawn", or they are drawn and "learned"."""
     jumping = round(config.training.advanced.jump_share * config.training.updates)
     since = update - (config.training.updates - jumping)
     if since < 0:
