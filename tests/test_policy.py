@@ -277,7 +277,7 @@ def test_views_hold_a_running_mean_of_the_slices_seen_of_each_cell_and_its_age()
     seen = rollout.views.seen
     with torch.no_grad():
         shown = policy.location_head.what((cubes[:, :3] - policy.scale.mean) / policy.scale.std)
-        known = policy.location_head.remembered(rollout.first, rollout.rest, rollout.views)
+        known = policy.location_head.remembered(rollout.first, rollout.rest, rollout.views.seen)
     assert seen[:, 0].all()  # the first glance
     expected, age = shown[:, 0], torch.zeros(6, 9)
     for frame in range(3):

@@ -104,7 +104,7 @@ def macs_per_clip(
     """Play the first clips of the split of N environments, N at a time, and return the mean MACs of a clip.
 
     Args:
-        envs: with jumps N must be 1, because clips end at different steps, and the network runs until the last one ends.
+        envs: N must be 1 with jumps, because clips end at different steps and the network runs until the last end.
         policy, settings: network, and how it is played.
         clips: number of clips, a multiple of N; N by default.
         seed: of all random draws.

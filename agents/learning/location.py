@@ -218,21 +218,21 @@ class MemoryHead(LocationHead):
     def _score(self, inner: Tensor, views: Views, masks: DropoutMasks | None) -> Tensor:
         return super()._score(inner, views, masks) + AGE_GAIN * self.age_weight * views.age.log1p()
 
-    def remembered(self, first: Looks, rest: Looks, views: Views) -> Tensor:
+    def remembered(self, first: Looks, rest: Looks, seen: Tensor) -> Tensor:
         """Return (N, T - 1, K*K, P), the content of the views of frames 1..T-1.
 
         Args:
             first: looks of frame 1, at all cells in order.
             rest: of frames 2..T.
-            views: of frames 1..T-1; their content is not used.
+            seen: (N, T - 1, K*K), as in the views.
         """
         shown = self.project(rest.content[:, :-1]).float()
         shown = shown * (rest.weights[:, :-1, :, None] > 0)
         places = rest.cells[:, :-1, :, None].expand_as(shown)
-        later = shown.new_zeros(*shown.shape[:2], views.seen.shape[2], shown.shape[3]).scatter_add(2, places, shown)
+        later = shown.new_zeros(*shown.shape[:2], seen.shape[2], shown.shape[3]).scatter_add(2, places, shown)
         every = torch.cat([self.project(first.content).float()[:, None], later], 1)
         memory = CellMemory()
-        return torch.stack([memory.add(*parts) for parts in zip(every.unbind(1), views.seen.unbind(1), strict=True)], 1)
+        return torch.stack([memory.add(*parts) for parts in zip(every.unbind(1), seen.unbind(1), strict=True)], 1)
 
     def attention(self, projected: Tensor, seen: Tensor, hidden: Tensor, masks: DropoutMasks | None) -> Tensor:
         """Return l of eq. 3, (N, m): the softmax of the scores of the slices that are `seen`.

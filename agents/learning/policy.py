@@ -318,7 +318,7 @@ class GlimpsePolicy(nn.Module):
             jump_logits = self.jump_logits(hidden.detach() if detach_scorer else hidden)
             class_logits = self.class_head(hidden, inputs, masks)
             if views is not None and isinstance(self.location_head, MemoryHead):
-                views = views._replace(content=self.location_head.remembered(first, rest, views))
+                views = views._replace(content=self.location_head.remembered(first, rest, views.seen))
             if views is None:
                 cell_logits = self._zero_logits(before)
             elif self.location_head.is_sequential:

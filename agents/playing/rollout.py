@@ -218,6 +218,13 @@ class _Player(ABC):
     def rollout(self, clips: NDArray[np.int64], outcome: dict[str, Any]) -> Rollout:
         """Return the record of the episodes."""
 
+    def view(self, content: Tensor, seen: Tensor) -> Views:
+        """Return the view of the next frame, of (N, K*K, P) content and (N, K*K) cells that are seen in it."""
+        self.age = (self.age + 1) * (1 - seen)
+        if self.memory is not None:
+            content = self.memory.add(content, seen)
+        return Views(content, seen, self.visits, self.age)
+
     def explore(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Replace a share of N choices by random ones; returns the choices, and (N,) bool, which were replaced."""
         explored = torch.zeros(len(chosen), dtype=torch.bool, device=chosen.device)
@@ -353,10 +360,7 @@ class _ChoosingPlayer(_Player):
         return self.policy.encoder.attend(nothing, self.all_cells, self.weights), self._view(visible)
 
     def _view(self, visible: Tensor | None) -> Views | None:
-        if visible is not None and self.memory is not None:
-            visible = self.memory.add(visible, self.seen)
-        self.age = (self.age + 1) * (1 - self.seen)
-        return None if visible is None else Views(visible, self.seen, self.visits, self.age)
+        return None if visible is None else self.view(visible, self.seen)
 
     def _content_of_all(self, cubes: Tensor) -> Tensor:
         """Return the content of looks at all cells of (U, K*K, D) cubes, for N episodes."""
@@ -493,7 +497,9 @@ class _WeighingPlayer(_Player):
                 assert isinstance(head, MemoryHead)
                 weights = head.attention(projected, weights, self.state.output, self.masks)
         else:
-            logits = self._score(0 * projected if self.model.ignores_content else projected, self.state.output)
+            shown = 0 * projected if self.model.ignores_content else projected
+            view = Views(shown, torch.ones_like(self.visits), self.visits, self.age)
+            logits = self._score(view, self.state.output)
             weights = self._softmax(logits)
             if frame:
                 self.cell_logits.append(logits)
@@ -503,20 +509,17 @@ class _WeighingPlayer(_Player):
         self._inputs.append(inputs)
         if not self.model.is_soft and frame + 1 < self.policy.shape.frames:
             shown = projected if self.settings.in_view == "cube" else projected * seen[..., None]
-            shown = shown if self.memory is None else self.memory.add(shown, seen)
-            self.age = (self.age + 1) * (1 - seen)
             self.visits = self.visits if frame == 0 else self.visits + seen
-            self.cell_logits.append(self._score(shown, hidden[:, 0], seen))
+            self.cell_logits.append(self._score(self.view(shown, seen), hidden[:, 0]))
 
     def _show(self, frame: int) -> tuple[Tensor, Tensor]:
         """Return (U, K*K, D) cubes and their (U, K*K, P) content for the location logits."""
         cubes = self.policy.scale(self.features.cubes(frame))
         return cubes, self.policy.location_head.project(cubes)
 
-    def _score(self, shown: Tensor, hidden: Tensor, seen: Tensor | None = None) -> Tensor:
-        seen = torch.ones_like(self.visits) if seen is None else seen
-        view = Views(shown, seen, self.visits, self.age).as_one_frame()
-        return self.policy.location_head(hidden[:, None], view, self.masks)[:, 0].float()  # type: ignore[no-any-return]
+    def _score(self, view: Views, hidden: Tensor) -> Tensor:
+        logits = self.policy.location_head(hidden[:, None], view.as_one_frame(), self.masks)
+        return logits[:, 0].float()  # type: ignore[no-any-return]
 
     def _softmax(self, logits: Tensor) -> Tensor:
         if self.model.sees == "cells":
