@@ -14,6 +14,7 @@ from glimpse_agents.playing.evaluation import (
     evaluate,
     event_delays_of,
     film_of_video,
+    measure_events,
     middle_clips,
     play_split,
     video_labels,
@@ -251,6 +252,12 @@ def test_overlapping_events_of_a_wall_are_found_by_looks_at_their_own_cameras():
     found = measure(wall, by("random"), num_envs=60, glimpses=1, abstain=True)
     assert 0.4 < found.events_found < 0.9  # 1 - (3/4)^4 = 0.68
     assert measure(wall, by("random"), num_envs=60, glimpses=4, abstain=True).events_found == 1.0
+
+
+def test_the_delay_of_an_even_number_of_events_is_the_middle_of_both():
+    assert measure_events(torch.tensor([0, 10, -1, -1])) == {"events_found": 0.5, "event_delay": 5.0}
+    assert measure_events(torch.tensor([-1])) == {"events_found": 0.0, "event_delay": None}
+    assert measure_events(torch.tensor([], dtype=torch.int64)) == {"events_found": None, "event_delay": None}
 
 
 # ---- windows that slide over videos

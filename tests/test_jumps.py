@@ -220,6 +220,14 @@ def test_random_jumps_are_uniform_and_the_oracle_looks_at_the_frame_that_it_jump
 # ---- learning
 
 
+def test_the_logged_focus_is_that_of_observed_frames():
+    splits = dict.fromkeys(("train", "validation", "test"), marked_source(12, frames=8))
+    trainer = Trainer(tiny_config(model="oracle", jumps=(1, 4), abstain=False, jump_share=1.0), splits)
+    rollout, masks = reinforce.collect(trainer)
+    assert not rollout.observed().all()
+    assert reinforce.update(trainer, rollout, masks)["train/focus"] == 1.0
+
+
 @pytest.mark.parametrize("random_jumps", [False, True])
 def test_jumps_come_last_and_are_drawn_before_they_are_learned(random_jumps):
     settings = {"abstain": False, "updates": 20, "jump_share": 0.4, "jumps": (1, 2), "random_jumps": random_jumps}

@@ -270,7 +270,7 @@ def measure(
         correct=tuple(correct.tolist()),
         films=tuple(film_of_video(source).tolist()),
         **({} if source.trimmed else measure_segments(frames.videos(), envs.engine.rules)),
-        **({} if sees_all or not delays else _measure_events(torch.cat(delays))),
+        **({} if sees_all or not delays else measure_events(torch.cat(delays))),
     )
 
 
@@ -305,7 +305,8 @@ def event_delays_of(rollout: Rollout, *, on_walls: bool) -> Tensor:
     return event_delays(rollout.frame_labels, looked.any(2, keepdim=True).expand_as(rollout.frame_labels)).cpu()
 
 
-def _measure_events(delays: Tensor) -> dict[str, Any]:
+def measure_events(delays: Tensor) -> dict[str, Any]:
+    """Return the fields of an Evaluation that (events,) `event_delays` decide; None where there is nothing to count."""
     found = delays[delays >= 0].double()
     share = float((delays >= 0).double().mean()) if len(delays) else None
     return {"events_found": share, "event_delay": float(found.quantile(0.5)) if len(found) else None}
