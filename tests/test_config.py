@@ -120,6 +120,7 @@ def test_classes_are_sampled_with_abstention_for_segments_or_on_demand(settings,
     [
         ({}, "accuracy"), ({"matching": "segment"}, "reward"), ({"chosen_by": "reward"}, "reward"),
         ({"matching": "segment", "chosen_by": "log_score"}, "log_score"), ({"frame_cost": 0.1}, "reward"),
+        ({"model": "unlimited", "look_cost": 0.1}, "reward"), ({"model": "reinforce", "look_cost": 0.1}, "accuracy"),
     ],
 )  # fmt: skip
 def test_a_checkpoint_is_chosen_by_accuracy_or_by_the_reward_for_segments_and_costs(settings, measure):

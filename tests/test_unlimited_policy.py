@@ -21,6 +21,7 @@ from glimpse_agents.learning.losses import (
     costs_of_looking,
     frame_returns,
     glimpse_losses,
+    reward_returns,
 )
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.learning.policy import SliceEncoder
@@ -202,10 +203,19 @@ def test_cost_of_looks_equals_that_of_the_environment():
     torch.testing.assert_close(paid.sum(1), rollout.rewards)
     torch.testing.assert_close(frame_returns(rollout, config)[:, 0], paid[:, 1:].sum(1))
     assert (costs_of_looking(rollout, config)[:, 0] == 0).all()
-    log_score = config.with_settings({"reward": "clip_log_score", "credit": "terminal"})
-    free = log_score.with_settings({"look_cost": 0.0})
-    difference = frame_returns(rollout, free) - frame_returns(rollout, log_score)
-    torch.testing.assert_close(difference[:, 0], 0.03 * rollout.glimpses.float())
+
+
+@pytest.mark.parametrize(
+    "reward", [{"reward": "frame_log_score"}, {"reward": "clip_log_score", "credit": "terminal"}], ids=str
+)
+def test_paid_looks_are_trained_on_the_reward_that_has_the_unit_of_their_cost(reward):
+    config = unlimited(look_cost=0.03).with_settings(reward)
+    _, rollout, _, _ = play(marked_source(20), config=config)
+    torch.testing.assert_close(frame_returns(rollout, config), reward_returns(rollout, config))
+    free = config.with_settings({"look_cost": 0.0})
+    assert not torch.allclose(frame_returns(rollout, free), reward_returns(rollout, free))
+    fixed_number = config.with_settings({"model": "reinforce"})  # has nothing to decide
+    torch.testing.assert_close(frame_returns(rollout, fixed_number), frame_returns(rollout, free))
 
 
 def test_looks_are_charged_to_the_choice_that_made_them():

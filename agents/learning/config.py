@@ -211,7 +211,8 @@ class AdvancedTrainingConfig:
     """With --matching segment, share of the updates, the last ones, whose reward counts segments. Until then it counts
     frames, which teaches looks and classes sooner."""
     look_cost: float = 0.0
-    """Cost of a look, in units of --reward; with "unlimited" glimpses it decides how many there are."""
+    """Reward taken off for each look; it decides how many looks "unlimited" takes. They are then trained on eq. 7,
+    whatever --reward is, because the cost has its unit."""
     jitter: bool = False
     """Train on random windows of clips that are longer than T."""
     mirror: bool = False
@@ -225,8 +226,8 @@ class AdvancedTrainingConfig:
     validate_every: int = 50
     """Updates between two passes over the validation split, which chooses the checkpoint."""
     chosen_by: Choice | None = None
-    """Measure of the validation split that chooses the checkpoint: by default "reward" with --matching segment or
-    --frame-cost, and otherwise "accuracy". With --preset attended it is "log_score", which ranks checkpoints better on
+    """Measure of the validation split that chooses the checkpoint: by default "reward" with --matching segment,
+    --frame-cost or, for "unlimited", --look-cost, and otherwise "accuracy". With --preset attended it is "log_score", which ranks checkpoints better on
     few clips and also breaks ties, or "mean_average_precision" if the agent may abstain."""
     checkpoint_seconds: float = 60.0
     """Seconds between two saves; a kill loses at most this much training, and the update or validation in progress."""
@@ -374,6 +375,16 @@ class Config:
         return choices > 1 and learns
 
     @property
+    def pays_for_looks(self) -> bool:
+        """Whether the number of looks is learned, and each has a cost."""
+        return MODELS[self.model].sees == "set" and self.training.advanced.look_cost > 0
+
+    @property
+    def looks_reward(self) -> Reward:
+        """Reward that looks are trained on."""
+        return "eq7" if self.pays_for_looks else self.training.reward
+
+    @property
     def samples_classes(self) -> bool:
         """Whether the class is sampled in training, and part of the policy gradient."""
         own = self.training.advanced.class_gradient
@@ -382,7 +393,7 @@ class Config:
     @property
     def chosen_by(self) -> Choice:
         """Measure of the validation split that chooses the checkpoint."""
-        by_reward = self.matches_segments or self.task.advanced.frame_cost > 0
+        by_reward = self.matches_segments or self.task.advanced.frame_cost > 0 or self.pays_for_looks
         by_default: Choice = "accuracy"
         if self.preset == "attended":
             by_default = "mean_average_precision" if self.task.abstain else "log_score"

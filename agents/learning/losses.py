@@ -244,14 +244,17 @@ class Losses:
 
 
 def frame_returns(rollout: Rollout, config: Config) -> Tensor:
-    """Return the (N, T - 1) credit of each choice of cells, in units of the configured reward."""
-    frames = rollout.predictions.shape[1]
-    if config.training.reward == "eq7":
+    """Return the (N, T - 1) credit of each choice of cells, in units of the reward that looks are trained on.
+
+    A log-score leaves costs out: they are in units of the environment's reward, and a cost that looks are trained on
+    needs that reward as well (`Config.looks_reward`).
+    """
+    frames, reward = rollout.predictions.shape[1], config.looks_reward
+    if reward == "eq7":
         return reward_returns(rollout, config)
-    costs = glimpse_returns(costs_of_looking(rollout, config), config.training.credit)
-    if config.training.reward == "clip_log_score":
-        return clip_log_score(rollout.class_logits, rollout.frame_labels)[:, None].expand(-1, frames - 1) - costs
-    return glimpse_returns(frame_log_scores(rollout.class_logits, rollout.frame_labels), config.training.credit) - costs
+    if reward == "clip_log_score":
+        return clip_log_score(rollout.class_logits, rollout.frame_labels)[:, None].expand(-1, frames - 1)
+    return glimpse_returns(frame_log_scores(rollout.class_logits, rollout.frame_labels), config.training.credit)
 
 
 def reward_returns(rollout: Rollout, config: Config) -> Tensor:
