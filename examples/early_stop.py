@@ -19,7 +19,8 @@ from common import installed_by
 
 with installed_by('pip install -e ".[agents]"'):
     import tyro
-    from glimpse_agents.learning.config import Config, preset_for
+    from glimpse_agents.learning.config import Config
+    from glimpse_agents.learning.presets import preset_for
     from glimpse_agents.playing.evaluation import MEASURES, Evaluation
     from glimpse_agents.reinforce import train
     from matplotlib.figure import Figure

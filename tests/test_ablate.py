@@ -22,7 +22,8 @@ from glimpse_agents.ablate import (
     variants,
     write_tables,
 )
-from glimpse_agents.learning.config import PATHS, PRESETS, Config
+from glimpse_agents.learning.config import PATHS, Config
+from glimpse_agents.learning.presets import PRESETS
 from glimpse_agents.runs.files import write_json
 from glimpse_agents.runs.folder import RunFolder
 from glimpse_agents.tables.intervals import crossed_interval

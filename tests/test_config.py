@@ -8,7 +8,8 @@ from pathlib import Path
 import docstring_parser
 import pytest
 from agent_toys import marked_source, tiny_config, write_marked_store
-from glimpse_agents.learning.config import BLOCKS, PATHS, PRESETS, Config, preset_for
+from glimpse_agents.learning.config import BLOCKS, PATHS, Config
+from glimpse_agents.learning.presets import PRESETS, preset_for
 from glimpse_agents.reinforce import Output, parse_arguments, train
 from glimpse_agents.runs.command import CommandLine
 

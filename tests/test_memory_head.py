@@ -7,8 +7,8 @@ import pytest
 import torch
 from agent_toys import TINY_NETWORK, marked_source, marked_splits, tiny_config
 from glimpse_agents.cost.macs import macs_per_clip
-from glimpse_agents.learning.config import PRESETS
 from glimpse_agents.learning.models import MODELS
+from glimpse_agents.learning.presets import PRESETS
 from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing.envs import greedy_play, make_envs, make_policy, sample_slices
 from glimpse_agents.playing.rollout import collect_rollout, play

@@ -1,4 +1,4 @@
-"""Configuration of a training run: frozen dataclasses in blocks, presets, and conversion to and from JSON."""
+"""Configuration of a training run: frozen dataclasses in blocks, and conversion to and from JSON."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from glimpse_env import ClipSource
-from glimpse_env.catalogue import EMBEDDED
 from glimpse_env.rules import FirstGlance, Matching, checked_jumps
 
 from .checks import check_range, check_types
@@ -227,8 +226,9 @@ class AdvancedTrainingConfig:
     """Updates between two passes over the validation split, which chooses the checkpoint."""
     chosen_by: Choice | None = None
     """Measure of the validation split that chooses the checkpoint: by default "reward" with --matching segment,
-    --frame-cost or, for "unlimited", --look-cost, and otherwise "accuracy". With --preset attended it is "log_score", which ranks checkpoints better on
-    few clips and also breaks ties, or "mean_average_precision" if the agent may abstain."""
+    --frame-cost or, for "unlimited", --look-cost, and otherwise "accuracy". With --preset attended it is "log_score",
+    which ranks checkpoints better on few clips and also breaks ties, or "mean_average_precision" if the agent may
+    abstain."""
     checkpoint_seconds: float = 60.0
     """Seconds between two saves; a kill loses at most this much training, and the update or validation in progress."""
 
@@ -514,43 +514,3 @@ def format_settings(settings: Settings) -> str:
     """Return settings in one line."""
     shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in settings.items()}
     return ", ".join(f"{name} {value}" for name, value in shown.items())
-
-
-PRESETS: dict[Preset, Config] = {
-    "small": Config(),
-    "features": Config(preset="features").with_settings(
-        {
-            "observation": "cube", "encoder": "sum", "standardise": False, "unit_input": True, "skip": True,
-            "frame_embedding": False,
-            "hidden_size": 256, "dropout": 0.7, "input_dropout": 0.3, "scorer_size": 16, "scorer_dropout": 0.3,
-            "repulsion": 6.0, "mirror": True, "jitter": True, "updates": 160, "warmup_share": 0.5, "rollouts": 2,
-            "learning_rate": 1e-3, "weight_decay": 5e-6, "scorer_weight_decay": 5e-4, "credit": "terminal",
-            "reward": "clip_log_score", "random_share": 0.5, "validate_every": 20,
-        }
-    ),
-    "attended": Config(preset="attended").with_settings(
-        {
-            "encoder": "sum", "slice_weights": "attended", "scorer": "memory", "skip": True,
-            "linear_start": True, "frame_embedding": False, "hidden_size": 256, "dropout": 0.5, "input_dropout": 0.3,
-            "scorer_size": 64, "scorer_dropout": 0.3, "jitter": True, "updates": 200, "warmup_share": 0.0, "clips": 16,
-            "learning_rate": 1e-3, "scorer_learning_rate": 1e-3, "weight_decay": 5e-6, "entropy_bonus": 0.01,
-            "validate_every": 20,
-        }
-    ),
-    "paper": Config(preset="paper").with_settings(
-        {
-            "observation": "cube", "encoder": "sum", "slice_weights": "softmax", "standardise": False,
-            "frame_embedding": False, "layers": 3, "hidden_size": 512, "dropout": 0.5, "frames": 30,
-            "epochs": 10.0, "warmup_share": 0.0, "learning_rate": 5e-4, "scorer_learning_rate": 5e-4,
-            "weight_decay": 1e-5, "penalty": 1.0, "credit": "terminal", "reward": "eq7", "class_gradient": True,
-        }
-    ),
-}  # fmt: skip
-
-
-def preset_for(source: str, preset: Preset | None = None) -> Config:
-    """Return the defaults of `preset`, or those that fit the source."""
-    name = preset or ("small" if source in EMBEDDED else "attended")
-    if name not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(get_args(Preset))}, got {name!r}")
-    return PRESETS[name].with_settings({"source": source})

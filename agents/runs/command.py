@@ -17,8 +17,9 @@ from glimpse_env.video.backbones import DeviceError
 from glimpse_env.video.decode import VideoError
 from glimpse_env.video.readers import DecoderError
 
-from ..learning.config import Config, PolicyConfig, Preset, TaskConfig, TrainingConfig, preset_for
+from ..learning.config import Config, PolicyConfig, Preset, TaskConfig, TrainingConfig
 from ..learning.models import ModelName
+from ..learning.presets import preset_for
 from ..parallel.ranks import RankLostError, local_rank, started_ranks
 from .folder import RunFolder
 from .signals import StoppedError

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from glimpse_env import ClipSource, VideoGlimpseVectorEnv
 
-from ..learning.config import preset_for
 from ..learning.episodes import Rollout
 from ..learning.models import OWN
+from ..learning.presets import preset_for
 from ..playing.envs import SourceRecord, absolute_source, name_of, open_splits
 from ..playing.evaluation import EVALUATION_ENVS, Evaluation, measure
 from ..playing.rollout import actor_cells, play_out

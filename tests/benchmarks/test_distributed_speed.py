@@ -13,7 +13,7 @@ ROUNDS = 3
 TRAIN = """
 import time
 from glimpse_agents import reinforce
-from glimpse_agents.learning.config import PRESETS
+from glimpse_agents.learning.presets import PRESETS
 from glimpse_agents.parallel.ranks import join_ranks
 from profiler.iteration import make_trainer, random_features
 

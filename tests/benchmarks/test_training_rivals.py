@@ -20,7 +20,7 @@ import time
 
 import pytest
 import torch
-from glimpse_agents.learning.config import PRESETS
+from glimpse_agents.learning.presets import PRESETS
 from glimpse_agents.parallel.noise import Noise
 from profiler.iteration import make_trainer, random_features
 from rival_loops import Played, TextbookLoop, losses_of_frames, optimise, our_losses

@@ -14,7 +14,7 @@ RUN = """
 import resource, sys, time
 import torch
 from glimpse_agents import reinforce
-from glimpse_agents.learning.config import PRESETS
+from glimpse_agents.learning.presets import PRESETS
 from profiler.iteration import make_trainer, random_features
 
 torch.set_num_threads(1)
