@@ -25,8 +25,9 @@ if __name__ == "__main__" and not __package__:  # python agents/reinforce.py
 import numpy as np
 
 from .learning.config import Config
+from .learning.credit import Advantages
 from .learning.episodes import DropoutMasks, GlimpseRollout, Rollout
-from .learning.losses import Advantages, glimpse_losses, jumps_of_update, phase_of_update, soft_losses
+from .learning.losses import glimpse_losses, jumps_of_update, phase_of_update, soft_losses
 from .learning.models import MODELS
 from .learning.optimise import clips_of_update, seed_of_update, take_step
 from .parallel.noise import Noise

@@ -22,7 +22,7 @@ from common import installed_by
 
 with installed_by('pip install -e ".[agents]"'):
     import tyro
-    from glimpse_agents.learning.losses import class_probabilities
+    from glimpse_agents.learning.credit import class_probabilities
     from glimpse_agents.learning.models import MODELS
     from glimpse_agents.playing.envs import greedy_play, make_envs, open_splits
     from glimpse_agents.playing.evaluation import EVALUATION_ENVS, video_labels, video_scores

@@ -6,9 +6,10 @@ import gymnasium as gym
 import torch
 import torch.nn.functional as F
 from glimpse_agents import reinforce
+from glimpse_agents.learning.credit import Advantages
 from glimpse_agents.learning.episodes import Looks, Views
 from glimpse_agents.learning.glimpses import draw_cells
-from glimpse_agents.learning.losses import Advantages, glimpse_losses
+from glimpse_agents.learning.losses import glimpse_losses
 from glimpse_agents.learning.optimise import parts_to_clip
 from glimpse_agents.learning.policy import slice_weights
 from glimpse_agents.playing.rollout import collect_rollout

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 from agent_toys import marked_source, tiny_config
-from glimpse_agents.learning.losses import Advantages, glimpse_losses
+from glimpse_agents.learning.credit import Advantages
+from glimpse_agents.learning.losses import glimpse_losses
 from profiler.costs import (
     Cost,
     class_head,

@@ -9,16 +9,10 @@ from agent_toys import marked_source, tiny_config
 from clip_toys import UnevenSource
 from glimpse_agents import reinforce
 from glimpse_agents.learning.config import Config
+from glimpse_agents.learning.credit import Advantages, class_returns, frame_returns, leave_one_out, run_returns
 from glimpse_agents.learning.episodes import Rollout, Steps
 from glimpse_agents.learning.glimpses import first_draw_entropy
-from glimpse_agents.learning.losses import (
-    Advantages,
-    class_returns,
-    frame_returns,
-    leave_one_out,
-    policy_gradient_loss,
-    run_returns,
-)
+from glimpse_agents.learning.losses import policy_gradient_loss
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing.envs import make_envs, make_policy

@@ -9,25 +9,27 @@ import pytest
 import torch
 from agent_toys import marked_source, tiny_config
 from clip_toys import UnevenSource
-from glimpse_agents.learning.glimpses import cells_log_prob, first_draw_entropy
-from glimpse_agents.learning.losses import (
+from glimpse_agents.learning.credit import (
     Advantages,
     advantages_of,
-    attention_penalty,
-    choice_loss,
-    class_loss,
     class_returns,
     clip_log_score,
     frame_log_scores,
     frame_returns,
-    glimpse_losses,
     glimpse_returns,
     leave_one_out,
     normalised,
-    phase_of_update,
-    policy_gradient_loss,
     run_returns,
     settled,
+)
+from glimpse_agents.learning.glimpses import cells_log_prob, first_draw_entropy
+from glimpse_agents.learning.losses import (
+    attention_penalty,
+    choice_loss,
+    class_loss,
+    glimpse_losses,
+    phase_of_update,
+    policy_gradient_loss,
 )
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.parallel.noise import Noise

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from agent_toys import marked_source, marked_splits, tiny_config
-from glimpse_agents.learning.losses import Advantages, attention_penalty, choice_loss, class_loss, soft_losses
+from glimpse_agents.learning.credit import Advantages
+from glimpse_agents.learning.losses import attention_penalty, choice_loss, class_loss, soft_losses
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing import rollout as rollouts

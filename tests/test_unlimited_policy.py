@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from agent_toys import marked_source, tiny_config
+from glimpse_agents.learning.credit import Advantages, costs_of_looking, frame_returns, reward_returns
 from glimpse_agents.learning.glimpses import (
     choice_entropy,
     choice_log_prob,
@@ -15,14 +16,7 @@ from glimpse_agents.learning.glimpses import (
     sets_entropy,
     sets_log_prob,
 )
-from glimpse_agents.learning.losses import (
-    Advantages,
-    attention_penalty,
-    costs_of_looking,
-    frame_returns,
-    glimpse_losses,
-    reward_returns,
-)
+from glimpse_agents.learning.losses import attention_penalty, glimpse_losses
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.learning.policy import SliceEncoder
 from glimpse_agents.parallel.noise import Noise

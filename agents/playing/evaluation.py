@@ -21,8 +21,8 @@ from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv, WallS
 from glimpse_env.datasets.description import group_of_clip
 
 from ..learning.config import Config, VideoScore
+from ..learning.credit import class_probabilities
 from ..learning.episodes import Rollout
-from ..learning.losses import class_probabilities
 from ..learning.policy import GlimpsePolicy
 from ..parallel.noise import Noise
 from .envs import greedy_play, make_envs

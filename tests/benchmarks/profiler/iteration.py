@@ -29,8 +29,9 @@ import torch
 from glimpse_agents import reinforce
 from glimpse_agents.cost.clocks import clocks, now
 from glimpse_agents.learning.config import Config
+from glimpse_agents.learning.credit import Advantages
 from glimpse_agents.learning.episodes import DropoutMasks, GlimpseRollout
-from glimpse_agents.learning.losses import Advantages, glimpse_losses
+from glimpse_agents.learning.losses import glimpse_losses
 from glimpse_agents.learning.optimise import parts_to_clip
 from glimpse_agents.learning.policy import GlimpsePolicy
 from glimpse_agents.playing import rollout
