@@ -48,7 +48,8 @@ from .playing.envs import (
     ready_config,
 )
 from .playing.evaluation import play_split
-from .playing.rollout import PlaySettings, collect_rollout
+from .playing.players import PlaySettings
+from .playing.rollout import collect_rollout
 from .runs.command import CommandLine, parse_command, run_command
 from .runs.folder import MetricsLog, RunFolder, RunResult, find_run
 from .runs.jobs import Job, default_folder, evaluate_again, jobs_of_models, resumed_jobs, train_all

@@ -35,7 +35,8 @@ from glimpse_agents.parallel.ranks import (
     raise_together,
 )
 from glimpse_agents.playing.envs import check_device, make_envs, make_policy
-from glimpse_agents.playing.rollout import PlaySettings, collect_rollout
+from glimpse_agents.playing.players import PlaySettings
+from glimpse_agents.playing.rollout import collect_rollout
 from glimpse_agents.runs.folder import RunFolder
 
 ROOT = Path(__file__).parent.parent

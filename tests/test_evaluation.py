@@ -20,7 +20,7 @@ from glimpse_agents.playing.evaluation import (
     video_labels,
     video_scores,
 )
-from glimpse_agents.playing.rollout import PlaySettings
+from glimpse_agents.playing.players import PlaySettings
 from sklearn.metrics import average_precision_score
 
 from glimpse_env import ArraySource, Segment, SlidingWindows, WallSource, open_source

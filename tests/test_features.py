@@ -12,7 +12,8 @@ from glimpse_agents.playing import envs as environments
 from glimpse_agents.playing import features
 from glimpse_agents.playing.envs import make_envs, make_policy
 from glimpse_agents.playing.features import FeatureBank, bank_of, feature_type, fits
-from glimpse_agents.playing.rollout import PlaySettings, collect_rollout
+from glimpse_agents.playing.players import PlaySettings
+from glimpse_agents.playing.rollout import collect_rollout
 from glimpse_agents.reinforce import collect, update
 from glimpse_agents.runs.trainer import Trainer
 

@@ -17,7 +17,8 @@ from glimpse_agents.learning.models import MODELS
 from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing.envs import make_envs, make_policy
 from glimpse_agents.playing.evaluation import evaluate_split
-from glimpse_agents.playing.rollout import PlaySettings, collect_rollout, play_out
+from glimpse_agents.playing.players import PlaySettings
+from glimpse_agents.playing.rollout import collect_rollout, play_out
 from glimpse_agents.runs.trainer import Trainer
 
 from glimpse_env import ArraySource, Segment, VideoGlimpseVectorEnv

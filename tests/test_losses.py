@@ -34,7 +34,8 @@ from glimpse_agents.learning.losses import (
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing.envs import make_policy
-from glimpse_agents.playing.rollout import PlaySettings, collect_rollout
+from glimpse_agents.playing.players import PlaySettings
+from glimpse_agents.playing.rollout import collect_rollout
 
 from glimpse_env import ArraySource, Segment, VideoGlimpseVectorEnv
 

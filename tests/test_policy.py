@@ -13,7 +13,8 @@ from glimpse_agents.learning.glimpses import cells_log_prob, draw_cells
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.learning.policy import GlimpsePolicy, RecurrentState, slice_weights
 from glimpse_agents.parallel.noise import Noise, Share
-from glimpse_agents.playing.rollout import PlaySettings, collect_rollout
+from glimpse_agents.playing.players import PlaySettings
+from glimpse_agents.playing.rollout import collect_rollout
 
 from glimpse_env import VideoGlimpseVectorEnv
 

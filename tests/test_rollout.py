@@ -11,7 +11,8 @@ from glimpse_agents.learning.models import MODELS, Situation
 from glimpse_agents.learning.policy import GlimpsePolicy
 from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing.envs import make_envs, make_policy
-from glimpse_agents.playing.rollout import PlaySettings, actor_cells, collect_rollout
+from glimpse_agents.playing.players import PlaySettings, actor_cells
+from glimpse_agents.playing.rollout import collect_rollout
 
 from glimpse_env import VideoGlimpseVectorEnv
 

@@ -10,9 +10,10 @@ from glimpse_agents.learning.credit import Advantages
 from glimpse_agents.learning.losses import attention_penalty, choice_loss, class_loss, soft_losses
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.parallel.noise import Noise
-from glimpse_agents.playing import rollout as rollouts
 from glimpse_agents.playing.envs import make_envs, make_policy
-from glimpse_agents.playing.rollout import PlaySettings, collect_rollout, play
+from glimpse_agents.playing.players import PlaySettings
+from glimpse_agents.playing.rollout import collect_rollout, play
+from glimpse_agents.playing.weighing import WeighingPlayer
 from glimpse_agents.reinforce import train
 
 KINDS = ("soft", "soft_hidden", "soft_top", "gumbel")
@@ -199,7 +200,7 @@ def test_the_gumbel_gradient_is_that_of_the_softmax():
     policy, config = wild_policy("gumbel", source)
     envs = make_envs(config, source, 6, train=False)
     envs.reset(options={"clip": np.arange(6)})
-    viewer = rollouts._WeighingPlayer(envs, policy, PlaySettings(model=MODELS["gumbel"]), Noise.seeded(1), None)
+    viewer = WeighingPlayer(envs, policy, PlaySettings(model=MODELS["gumbel"]), Noise.seeded(1), None)
     viewer.cell_logits.append(viewer_logits)
     weights = viewer._choice(1)
     assert ((weights == 0) | (weights == 0.5)).all()

@@ -11,7 +11,8 @@ from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.pictures.strips import DIMMED, LEGEND, SIDE, Played, film_strip, play_clips
 from glimpse_agents.playing.envs import greedy_play, make_envs, make_policy
 from glimpse_agents.playing.evaluation import class_scores
-from glimpse_agents.playing.rollout import PlaySettings, collect_rollout
+from glimpse_agents.playing.players import PlaySettings
+from glimpse_agents.playing.rollout import collect_rollout
 from glimpse_agents.tables.plots import png
 from matplotlib.colors import to_rgba
 from PIL import Image

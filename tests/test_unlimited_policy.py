@@ -22,7 +22,8 @@ from glimpse_agents.learning.policy import SliceEncoder
 from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing.envs import make_envs, make_policy
 from glimpse_agents.playing.evaluation import evaluate
-from glimpse_agents.playing.rollout import PlaySettings, collect_rollout
+from glimpse_agents.playing.players import PlaySettings
+from glimpse_agents.playing.rollout import collect_rollout
 
 from glimpse_env import VideoGlimpseVectorEnv
 

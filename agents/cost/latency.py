@@ -21,7 +21,8 @@ from ..learning.config import Config
 from ..learning.policy import GlimpsePolicy
 from ..parallel.noise import Noise
 from ..playing.envs import greedy_play, make_envs, open_splits
-from ..playing.rollout import PlaySettings, play
+from ..playing.players import PlaySettings
+from ..playing.rollout import play
 from ..playing.videos import Extraction
 from ..runs.folder import RunFolder
 from .clocks import clocks, now

@@ -27,7 +27,8 @@ from ..learning.policy import GlimpsePolicy
 from ..parallel.noise import Noise
 from ..playing.envs import SourceRecord, greedy_play, make_envs
 from ..playing.features import videos_of
-from ..playing.rollout import PlaySettings, play
+from ..playing.players import PlaySettings
+from ..playing.rollout import play
 from ..playing.videos import Extraction
 from ..runs.files import read_json
 from .clocks import Meter

@@ -27,7 +27,8 @@ from ..learning.policy import GlimpsePolicy
 from ..parallel.noise import Noise
 from ..playing.envs import greedy_play, make_envs, open_splits
 from ..playing.evaluation import VALIDATION_SEED, Evaluation, class_scores, middle_clips
-from ..playing.rollout import PlaySettings, play
+from ..playing.players import PlaySettings
+from ..playing.rollout import play
 from ..runs.files import write_file
 from ..runs.folder import RunFolder
 from ..tables.plots import png

@@ -25,7 +25,7 @@ from ..learning.policy import GlimpsePolicy
 from ..parallel.noise import WHOLE, Share
 from ..parallel.ranks import local_rank
 from .features import fits, videos_of
-from .rollout import PlaySettings
+from .players import PlaySettings
 
 Sources = dict[str, ClipSource]
 SPLITS = ("train", "validation", "test")

@@ -29,7 +29,8 @@ from .envs import greedy_play, make_envs
 from .features import videos_of
 from .joined import JoinedFrames, measure_segments
 from .metrics import event_delays, hit_at_k, mean_average_precision, mean_log_score, top_k_correct
-from .rollout import PlaySettings, play
+from .players import PlaySettings
+from .rollout import play
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from glimpse_env import VideoGlimpseVectorEnv
 from ..learning.losses import class_loss
 from ..learning.policy import GlimpsePolicy
 from .evaluation import play_split
-from .rollout import PlaySettings
+from .players import PlaySettings
 
 PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # on half the squared weights, next to the mean over frames
 

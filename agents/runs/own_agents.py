@@ -19,7 +19,8 @@ from ..learning.models import OWN
 from ..learning.presets import preset_for
 from ..playing.envs import SourceRecord, absolute_source, name_of, open_splits
 from ..playing.evaluation import EVALUATION_ENVS, Evaluation, measure
-from ..playing.rollout import actor_cells, play_out
+from ..playing.players import actor_cells
+from ..playing.rollout import play_out
 from .folder import RunFolder, RunResult
 from .provenance import git_commit
 

@@ -34,7 +34,7 @@ from glimpse_agents.learning.episodes import DropoutMasks, GlimpseRollout
 from glimpse_agents.learning.losses import glimpse_losses
 from glimpse_agents.learning.optimise import parts_to_clip
 from glimpse_agents.learning.policy import GlimpsePolicy
-from glimpse_agents.playing import rollout
+from glimpse_agents.playing import choosing, players
 from glimpse_agents.playing.envs import check_device, check_playable
 from glimpse_agents.playing.features import feature_type
 from glimpse_agents.runs.trainer import Trainer
@@ -111,8 +111,8 @@ def rollout_functions(trainer: Trainer) -> list[tuple[str, Any, str]]:
         ("reading features", source, "read_cubes"),
         ("reading features", source, "read_slices"),
         ("policy step", policy, "step"),
-        ("drawing cells", rollout, "draw_cells"),
-        ("drawing cells", rollout, "random_cells"),
+        ("drawing cells", choosing, "draw_cells"),
+        ("drawing cells", players, "random_cells"),
         ("gathering, projecting", policy.location_head, "project"),
         ("gathering, projecting", policy.encoder, "attend"),
     ]
