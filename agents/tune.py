@@ -139,6 +139,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> CommandLine[Outpu
     line = parse_command(Output, arguments, models=TUNED, program="videoglimpse tune")
     if (score := line.config.setting("video_score")) != "mean":
         raise ValueError(f"--video-score {score}: trials are judged by mean scores; leave it out")
+    costs = {"--look-cost": "unlimited" in line.models and line.config.setting("look_cost")}
+    costs["--frame-cost"] = line.config.setting("frame_cost")
+    for flag, cost in costs.items():
+        if cost:
+            raise ValueError(f"{flag} {cost:g}: trials are judged by log-scores, which have no costs; leave it out")
     return line
 
 

@@ -22,8 +22,8 @@ from common import installed_by
 
 with installed_by('pip install -e ".[agents]"'):
     import tyro
-    from glimpse_agents.learning.credit import class_probabilities
     from glimpse_agents.learning.models import MODELS
+    from glimpse_agents.learning.policy import class_probabilities
     from glimpse_agents.playing.envs import greedy_play, make_envs, open_splits
     from glimpse_agents.playing.evaluation import EVALUATION_ENVS, video_labels, video_scores
     from glimpse_agents.playing.linear import fit_linear, see_split

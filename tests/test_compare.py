@@ -54,9 +54,10 @@ def compared(base, tmp_path_factory):
     return out
 
 
-def record(model, glimpses, seed, correct=(True, False), films=None, fold=1, **measures):
+def record(model, glimpses, seed, correct=(True, False), films=None, fold=1, settings=None, **measures):
     """Return the record of a run that is not on disk."""
-    config = Config().with_settings({"model": model, "glimpses": glimpses, "seed": seed, "fold": fold})
+    run = {"model": model, "glimpses": glimpses, "seed": seed, "fold": fold}
+    config = Config().with_settings(run | (settings or {}))
     facts = RunRecord(config=config, source=SOURCE, versions={}, machine="M", threads=1, git_commit="c")
     return Record(RunFolder(Path("nowhere")), facts, run_result(evaluation(correct, films, **measures)))
 
@@ -689,3 +690,12 @@ def test_a_single_validation_is_drawn_as_a_marker(tmp_path):
 def test_a_short_table_has_five_columns():
     assert len(table_of([record("reinforce", 5, 1)])[0].strip("| ").split(" | ")) == 5
     assert len(table_of([record("reinforce", 5, 1)], all_columns=True)[0].strip("| ").split(" | ")) > 5
+
+
+def test_costs_are_named_under_the_table():
+    costs = {"look_cost": 0.25, "frame_cost": 0.5}
+    text = page([record(model, 2, 1, settings=costs) for model in ("reinforce", "unlimited")])
+    assert "Each observed frame after the first takes 0.5 off the reward." in text
+    paid = "any number of glimpses: each look takes 0.25 off the reward; looks are trained on eq. 7 minus costs."
+    assert text.count(paid) == text.count("0.25") == 1
+    assert "off the reward" not in page([record("reinforce", 2, 1)])

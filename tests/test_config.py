@@ -133,6 +133,7 @@ def test_a_checkpoint_is_chosen_by_accuracy_or_by_the_reward_for_segments_and_co
     [
         ({}, "log_score"), ({"abstain": True}, "mean_average_precision"), ({"frame_cost": 0.1}, "reward"),
         ({"frame_cost": 0.1, "chosen_by": "accuracy"}, "accuracy"),
+        ({"model": "unlimited", "look_cost": 0.1}, "reward"),
     ],
 )  # fmt: skip
 def test_a_checkpoint_of_few_clips_is_chosen_by_its_log_score_unless_the_reward_counts(settings, measure):

@@ -144,6 +144,13 @@ def test_jumps_are_credited_with_the_reward_that_pays_for_frames():
     )
     assert torch.equal(by_eq7.jumps, by_log_score.jumps)
     assert not torch.equal(by_eq7.cells, by_log_score.cells)
+    paid, free = (
+        frame_returns(
+            every.rollout, Config().with_settings(settings | {"reward": "frame_log_score", "frame_cost": cost})
+        )
+        for cost in (0.3, 0.0)
+    )
+    assert torch.equal(paid, free)  # nats are no reward
 
 
 # ---- rollouts

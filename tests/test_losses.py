@@ -1,4 +1,4 @@
-"""Losses: numbers worked out by hand, the terms of each phase, and the gradient against exact enumeration."""
+"""Credit and losses: numbers worked out by hand, the terms of each phase, the gradient against exact enumeration."""
 
 import dataclasses
 from itertools import product

@@ -203,6 +203,19 @@ def test_a_command_line_that_cannot_be_tuned_is_refused():
         parse_arguments(["--video-score", "mode"])
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--models", "unlimited", "--look-cost", "0.1"], "--look-cost 0.1"),
+        (["--models", "reinforce", "--jumps", "1", "2", "--frame-cost", "0.3"], "--frame-cost 0.3"),
+    ],
+)
+def test_costs_are_refused_because_a_log_score_has_none(flags, message):
+    with pytest.raises(ValueError, match=f"{message}: trials are judged by log-scores, which have no costs"):
+        parse_arguments(flags)
+    parse_arguments(["--models", "reinforce", "--look-cost", "0.1"])  # the number of looks is fixed
+
+
 def test_a_model_that_cannot_be_played_is_refused_before_anything_is_trained(base, tmp_path, monkeypatch):
     splits = {name: dataclasses.replace(source, actors=None) for name, source in marked_splits().items()}
     monkeypatch.setattr(tuning, "open_splits", lambda config: splits)

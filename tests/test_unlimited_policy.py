@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from agent_toys import marked_source, tiny_config
-from glimpse_agents.learning.credit import Advantages, costs_of_looking, frame_returns, reward_returns
+from glimpse_agents.learning.credit import Advantages, costs_of_looking, frame_returns
 from glimpse_agents.learning.glimpses import (
     choice_entropy,
     choice_log_prob,
@@ -206,9 +206,12 @@ def test_cost_of_looks_equals_that_of_the_environment():
 def test_paid_looks_are_trained_on_the_reward_that_has_the_unit_of_their_cost(reward):
     config = unlimited(look_cost=0.03).with_settings(reward)
     _, rollout, _, _ = play(marked_source(20), config=config)
-    torch.testing.assert_close(frame_returns(rollout, config), reward_returns(rollout, config))
+    paid = rollout.rewards[:, None].expand(-1, 3)  # by the environment
+    if config.training.credit == "causal":
+        paid = (rollout.shares[:, 1:] - 0.03 * rollout.cells.sum(2)).flip(1).cumsum(1).flip(1)
+    torch.testing.assert_close(frame_returns(rollout, config), paid)
     free = config.with_settings({"look_cost": 0.0})
-    assert not torch.allclose(frame_returns(rollout, free), reward_returns(rollout, free))
+    assert not torch.allclose(frame_returns(rollout, free), paid)
     fixed_number = config.with_settings({"model": "reinforce"})  # has nothing to decide
     torch.testing.assert_close(frame_returns(rollout, fixed_number), frame_returns(rollout, free))
 

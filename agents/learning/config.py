@@ -210,8 +210,8 @@ class AdvancedTrainingConfig:
     """With --matching segment, share of the updates, the last ones, whose reward counts segments. Until then it counts
     frames, which teaches looks and classes sooner."""
     look_cost: float = 0.0
-    """Reward taken off for each look; it decides how many looks "unlimited" takes. They are then trained on eq. 7,
-    whatever --reward is, because the cost has its unit."""
+    """Reward taken off for each look. With a cost, the looks of "unlimited" are trained on eq. 7 minus costs instead of
+    --reward, whose log-scores have another unit."""
     jitter: bool = False
     """Train on random windows of clips that are longer than T."""
     mirror: bool = False
@@ -225,10 +225,10 @@ class AdvancedTrainingConfig:
     validate_every: int = 50
     """Updates between two passes over the validation split, which chooses the checkpoint."""
     chosen_by: Choice | None = None
-    """Measure of the validation split that chooses the checkpoint: by default "reward" with --matching segment,
-    --frame-cost or, for "unlimited", --look-cost, and otherwise "accuracy". With --preset attended it is "log_score",
-    which ranks checkpoints better on few clips and also breaks ties, or "mean_average_precision" if the agent may
-    abstain."""
+    """Measure of the validation split that chooses the checkpoint. By default it is "reward" with --matching segment,
+    --frame-cost or, for "unlimited", --look-cost. Otherwise it is "accuracy", or with --preset attended "log_score",
+    which ranks checkpoints better on few clips, and "mean_average_precision" if the agent may abstain. The log-score
+    breaks ties."""
     checkpoint_seconds: float = 60.0
     """Seconds between two saves; a kill loses at most this much training, and the update or validation in progress."""
 
@@ -268,7 +268,8 @@ class TrainingConfig:
     ("terminal")."""
     reward: Reward = "frame_log_score"
     """Reward that looks are trained on: eq. 7, or the log-score of the label in every frame or over the whole clip. A
-    log-score counts every gain in certainty, eq. 7 only answers. Segments are always paid by eq. 7."""
+    log-score counts every gain in certainty, eq. 7 only answers. Segments, and looks of "unlimited" that have a cost,
+    are always paid by eq. 7."""
     seed: int = 1
     """Seed of every random choice."""
     device: str = "cpu"
@@ -380,7 +381,7 @@ class Config:
         return MODELS[self.model].sees == "set" and self.training.advanced.look_cost > 0
 
     @property
-    def looks_reward(self) -> Reward:
+    def reward_of_looks(self) -> Reward:
         """Reward that looks are trained on."""
         return "eq7" if self.pays_for_looks else self.training.reward
 

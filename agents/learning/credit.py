@@ -14,6 +14,7 @@ from torch import Tensor
 from ..parallel.ranks import mean_over_ranks
 from .config import Config, Credit
 from .episodes import Rollout, Steps
+from .policy import class_probabilities
 
 
 def settled(shares: Tensor) -> Tensor:
@@ -76,14 +77,6 @@ def glimpse_returns(rewards: Tensor, credit: Credit) -> Tensor:
     return rewards.flip(1).cumsum(1).flip(1)[:, 1:]
 
 
-def class_probabilities(class_logits: Tensor, num_classes: int) -> Tensor:
-    """Return the (..., C) probabilities of the classes.
-
-    With (..., C + 1) logits "no prediction" takes its share, and they sum to less than 1.
-    """
-    return class_logits.float().softmax(-1)[..., :num_classes]
-
-
 def clip_log_score(class_logits: Tensor, frame_labels: Tensor) -> Tensor:
     """Return the (N,) log of the label's mean probability over frames, 0 if no frame has a label.
 
@@ -127,13 +120,16 @@ def normalised(advantages: Tensor, mean_square: Tensor) -> Tensor:
     return advantages / mean_square.sqrt().clamp_min(1e-6)
 
 
+# ---- the credit of a batch
+
+
 def frame_returns(rollout: Rollout, config: Config) -> Tensor:
     """Return the (N, T - 1) credit of each choice of cells, in units of the reward that looks are trained on.
 
-    A log-score leaves costs out: they are in units of the environment's reward, and a cost that looks are trained on
-    needs that reward as well (`Config.looks_reward`).
+    A log-score has no costs subtracted, since costs have the unit of the environment's reward. Looks that cost are
+    trained on that reward (`Config.reward_of_looks`).
     """
-    frames, reward = rollout.predictions.shape[1], config.looks_reward
+    frames, reward = rollout.predictions.shape[1], config.reward_of_looks
     if reward == "eq7":
         return reward_returns(rollout, config)
     if reward == "clip_log_score":

@@ -91,9 +91,9 @@ def attention_penalty(attention: Tensor) -> Tensor:
     return (1 - attention.sum(1)).square().sum(-1).mean()
 
 
+# ---- the loss of a batch
+
 Phase = Literal["warmup", "scorer", "joint"]
-
-
 JumpPhase = Literal["smallest", "drawn", "learned"]
 
 

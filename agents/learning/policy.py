@@ -188,6 +188,14 @@ class ClassHead(nn.Module):
         return logits if self.linear is None else logits + self.linear(inputs)
 
 
+def class_probabilities(class_logits: Tensor, num_classes: int) -> Tensor:
+    """Return the (..., C) probabilities of the classes.
+
+    With (..., C + 1) logits "no prediction" takes its share, and they sum to less than 1.
+    """
+    return class_logits.float().softmax(-1)[..., :num_classes]
+
+
 class ValueHead(nn.Module):
     """Learned baselines of the choices at a state; their gradient does not reach the state."""
 

@@ -1,4 +1,4 @@
-"""Presets: defaults of a training run for each kind of source."""
+"""Presets: named defaults of a training run."""
 
 from __future__ import annotations
 

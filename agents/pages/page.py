@@ -25,10 +25,10 @@ MEASURES_NOTE = (
     "All measures are of the test split, with the checkpoint that validation chose. Accuracy is top-1 of the mean of "
     "the frames' softmaxes; vote is the share of episodes whose most frequent prediction is right; focus is the share "
     "of frames after the first with a look on the actor; focus per look is the share of looks on the actor; reward is "
-    "the mean of eq. 7; N+ and N- are mean counts of true and false predictions; attention on the actor is the share "
-    "of the weights of eq. 3; entropy is that of the choice of cells, averaged over the frames; events found is the "
-    "share of true events that were looked at while they lasted, after the first frame, and frames until found is the "
-    "median from their start to the first look."
+    "the mean of eq. 7 minus the costs of looks and frames; N+ and N- are mean counts of true and false predictions; "
+    "attention on the actor is the share of the weights of eq. 3; entropy is that of the choice of cells, averaged "
+    "over the frames; events found is the share of true events that were looked at while they lasted, after the first "
+    "frame, and frames until found is the median from their start to the first look."
 )
 READING = (
     "Numbered boxes are the cells that the model looked at, in the order of choice; it sees the first "

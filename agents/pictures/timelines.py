@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from glimpse_env import Segment
 
-from ..learning.credit import class_probabilities
+from ..learning.policy import class_probabilities
 from ..playing.joined import JoinedFrames, JoinedVideo
 from .strips import MARKS, Played, colour_of
 

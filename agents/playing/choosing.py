@@ -1,4 +1,4 @@
-"""Playing models that choose cells, frame by frame.
+"""The player of models that choose cells, frame by frame.
 
 The environments show the chosen slices; whole cubes are read from the source, once for all episodes of a clip
 (features.py).

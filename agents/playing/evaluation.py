@@ -21,9 +21,8 @@ from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv, WallS
 from glimpse_env.datasets.description import group_of_clip
 
 from ..learning.config import Config, VideoScore
-from ..learning.credit import class_probabilities
 from ..learning.episodes import Rollout
-from ..learning.policy import GlimpsePolicy
+from ..learning.policy import GlimpsePolicy, class_probabilities
 from ..parallel.noise import Noise
 from .envs import greedy_play, make_envs
 from .features import videos_of
@@ -56,7 +55,7 @@ class Evaluation:
     focus_per_look: float | None  # share of looks on the actor
     attention_on_actor: float | None  # share of the weights l of eq. 3 on the actor after the first frame
     entropy: float | None  # nats, of the choice of cells, averaged over frames; None if it is unknown
-    reward: float  # mean r_T (eq. 7)
+    reward: float  # mean r_T (eq. 7), minus the costs of looks and frames
     true_positives: float  # mean N+
     false_positives: float  # mean N-
     glimpses_per_frame: float  # slices attended to in a frame after the first

@@ -1,4 +1,4 @@
-"""How episodes are played, and the part that all players share: N episodes from the policy's side."""
+"""Settings of played episodes, and the base of all players."""
 
 from __future__ import annotations
 

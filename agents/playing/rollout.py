@@ -1,4 +1,4 @@
-"""Rollouts of every model: a player steps the vector environments, and its looks are recorded."""
+"""Rollouts of every model: a player acts, the vector environments are stepped, and the looks are recorded."""
 
 from __future__ import annotations
 

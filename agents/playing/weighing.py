@@ -1,4 +1,4 @@
-"""Playing models that learn by back-propagation, and weigh all cells of a frame.
+"""The player of models that learn by back-propagation: it weighs all cells of a frame.
 
 - "soft" (Sharma et al. 2015; Xu et al. 2015): frame n is seen through l_n, the softmax of the location logits of frame
   n's content and of the state after frame n - 1. Every slice is read and has some weight.

@@ -245,10 +245,24 @@ def facts(records: Sequence[Record]) -> list[str]:
         + ".",
         f"Code {', '.join(sorted({str(one.result.trained_by) for one in records}))}; {'; '.join(machines)}; "
         f"{', '.join(f'{name} {version}' for name, version in first.versions.items())}.",
+        *costs_of(records),
         *own_settings(records),
         "Means have 95 % intervals over seeds. Validation chose the checkpoints. Soft attention reads every slice in "
         "order to score it, and begins from the mean of all frames, so it has seen the whole clip at frame 1.",
     ]
+
+
+def costs_of(records: Sequence[Record]) -> list[str]:
+    """Return sentences on the costs of frames and of looks, if there are any."""
+    config, sentences = records[0].record.config, []
+    frame_cost, look_cost = config.task.advanced.frame_cost, config.training.advanced.look_cost
+    if frame_cost:
+        sentences.append(f"Each observed frame after the first takes {frame_cost:g} off the reward.")
+    for title in sorted({one.model.title for one in records if one.record.config.pays_for_looks}):
+        sentences.append(
+            f"{title}: each look takes {look_cost:g} off the reward; looks are trained on eq. 7 minus costs."
+        )
+    return sentences
 
 
 def own_settings(records: Sequence[Record]) -> list[str]:
