@@ -183,6 +183,14 @@ def test_results_are_drawn_over_the_multiply_adds_of_policy_and_network(network,
     )
 
 
+def test_points_of_one_model_are_joined_and_named_by_their_glimpses():
+    rows = rows_of([record("reinforce", glimpses, 1) for glimpses in (1, 3)] + [record("mean", 1, 1)])
+    macs = {row.name: ClipMacs(spent, None) for row, spent in zip(rows, (1e9, 3e9, 5e9), strict=True)}
+    (axis,) = comparison_figures(rows, macs)["accuracy_by_compute"][1].axes
+    assert [bars.lines[0].get_xdata().tolist() for bars in axis.containers] == [[1.0, 3.0], [5.0]]
+    assert [text.get_text() for text in axis.texts] == ["1", "3"]
+
+
 def test_runs_whose_source_is_gone_are_compared_without_compute(tmp_path, capsys):
     config = Config().with_settings({"source": str(tmp_path / "gone")})
     write_finished_run(tmp_path / "m5" / "seed1" / "reinforce", config, run_result(evaluation([True, False])))

@@ -114,14 +114,22 @@ def _with_network(rows: Sequence[Row], macs: Mapping[str, ClipMacs]) -> bool:
 
 
 def _by_compute(rows: Sequence[Row], macs: Mapping[str, ClipMacs]) -> Figure:
-    """Draw accuracies, or the mAPs of untrimmed clips, over GMACs."""
+    """Draw accuracies, or the mAPs of untrimmed clips, over GMACs; the numbers at the points are m."""
     measure = "mean_average_precision" if all(row.values("detection_map") for row in rows) else "accuracy"
     with_network = _with_network(rows, macs)
     figure, axis = _accuracy_axes(f"GMACs per clip{', without the network' * (not with_network)}", rows, measure)
-    for row in rows:
-        spent = macs[row.name].policy + (macs[row.name].network or 0.0) * with_network
-        _errorbar(axis, [spent / 1e9], [row], row.name, measure)
+    for model in dict.fromkeys(row.model for row in rows):
+        points = [row for row in rows if row.model is model]
+        spent = [macs[row.name].policy + (macs[row.name].network or 0.0) * with_network for row in points]
+        _errorbar(axis, [work / 1e9 for work in spent], points, model.title, measure)
+        for row, work in zip(points, spent, strict=True):
+            mean = row.mean(measure)
+            if row.glimpses is not None and mean is not None:
+                place = (work / 1e9, mean.mean)
+                axis.annotate(str(row.glimpses), place, (4, 4), textcoords="offset points", fontsize=7)
     axis.set_xscale("log")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("{x:g}")
     return _with_legend(figure, axis)
 
 
