@@ -41,7 +41,7 @@ PRESETS: dict[Preset, Config] = {
 
 
 def preset_for(source: str, preset: Preset | None = None) -> Config:
-    """Return the defaults of `preset`, or those that fit the source."""
+    """Return the defaults of a preset; if none is named, those of the one that fits the source."""
     name = preset or ("small" if source in EMBEDDED else "attended")
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(get_args(Preset))}, got {name!r}")
