@@ -306,7 +306,7 @@ def event_delays_of(rollout: Rollout, *, on_walls: bool) -> Tensor:
 
 
 def measure_events(delays: Tensor) -> dict[str, Any]:
-    """Return two fields of an Evaluation, from the (events,) result of `event_delays`; None if nothing can be counted."""
+    """Return the measures of (events,) `event_delays`, by their names; None if there is nothing to count."""
     found = delays[delays >= 0].double()
     share = float((delays >= 0).double().mean()) if len(delays) else None
     return {"events_found": share, "event_delay": float(found.quantile(0.5)) if len(found) else None}
