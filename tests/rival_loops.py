@@ -119,10 +119,10 @@ class TextbookLoop(nn.Module):
             cubes = torch.from_numpy(observations).flatten(1, 2)  # (N, K, K, D) -> (N, K*K, D)
             slices = cubes[rows, cells]
             content = torch.bmm(weights[:, None], slices)[:, 0] if policy.config.encoder == "sum" else slices
-            looks = Looks(content, cells, weights)
+            looks = Looks(content, cells, weights, torch.zeros_like(weights))
             seen = torch.zeros_like(visits).scatter_(1, cells, 1.0)
             age = (age + 1) * (1 - seen)
-            view = Views(F.linear(cubes, self.components.T), seen, visits, age)
+            view = Views(F.linear(cubes, self.components.T), seen, visits, age, torch.zeros_like(age))
             class_logits, cell_logits, state = policy.step(state, looks, view, masks)
             cells = draw_cells(cell_logits.detach(), config.task.glimpses, noise)
             weights = slice_weights(cell_logits.detach(), cells, policy.config.advanced.slice_weights)

@@ -85,6 +85,18 @@ def test_gradient_of_gumbel_reaches_the_choice_through_attended_weights():
     assert policy.location_head.state.weight.grad.abs().max() > 0  # the state has a part in choices alone
 
 
+@pytest.mark.parametrize(("model", "frames"), [("soft", [False, True, True, True]), ("soft_hidden", [False] * 4)])
+def test_soft_attention_scores_the_change_of_every_cell(model, frames):
+    source = marked_source(6)
+    envs, policy, settings = fitted(model, source)
+    attention = []
+    for weight in (0.0, 5.0):
+        with torch.no_grad():
+            policy.location_head.change_weight.fill_(weight)
+        attention.append(play(envs, policy, np.arange(6), settings, noise=Noise.seeded(1)).attention)
+    assert [bool((attention[0] != attention[1])[:, frame].any()) for frame in range(4)] == frames
+
+
 def test_unlimited_glimpses_may_be_none():
     source = marked_source(6)
     envs, policy, settings = fitted("unlimited", source)

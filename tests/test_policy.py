@@ -223,7 +223,7 @@ def test_what_and_where_encodes_the_place_of_a_slice():
 def test_frame_number_is_part_of_the_input():
     policy = wild_policy(encoder="sum")
     looks = policy.encoder.attend(torch.ones(1, 9, 4), torch.arange(9)[None], torch.full((1, 9), 1 / 9))
-    view = Views(torch.ones(1, 9, 2), torch.ones(1, 9), torch.zeros(1, 9), torch.zeros(1, 9))
+    view = Views(torch.ones(1, 9, 2), torch.ones(1, 9), *[torch.zeros(1, 9)] * 3)
     layers = policy.memory.initial_state(1).layers
     early, late = (policy.step(RecurrentState(layers, frame), looks, view, None)[0] for frame in (0, 3))
     assert (early - late).abs().max() > 1e-3
@@ -232,7 +232,7 @@ def test_frame_number_is_part_of_the_input():
 @pytest.mark.parametrize("used", [True, False])
 def test_location_logits_depend_on_the_state_if_configured(used):
     head = wild_policy(hidden_in_scorer=used).location_head
-    views = Views(torch.ones(1, 1, 9, 2), torch.ones(1, 1, 9), torch.zeros(1, 1, 9), torch.zeros(1, 1, 9))
+    views = Views(torch.ones(1, 1, 9, 2), torch.ones(1, 1, 9), *[torch.zeros(1, 1, 9)] * 3)
     logits = [head(torch.full((1, 1, 6), value), views, None) for value in (0.0, 1.0)]
     assert bool((logits[0] != logits[1]).any()) is used
 
@@ -241,7 +241,7 @@ def test_location_logits_depend_on_the_state_if_configured(used):
 def test_visible_cells_change_the_logits_of_their_neighbours(part):
     """Content, visibility and visits of cell 0 change only the logits of cells 0, 1, 3 and 4."""
     head = wild_policy().location_head
-    views = Views(torch.zeros(1, 1, 9, 2), torch.zeros(1, 1, 9), torch.zeros(1, 1, 9), torch.zeros(1, 1, 9))
+    views = Views(torch.zeros(1, 1, 9, 2), *[torch.zeros(1, 1, 9)] * 4)
     changed = [field.clone() for field in views]
     changed[part][0, 0, 0] = 1.0
     hidden = torch.zeros(1, 1, 6)
@@ -254,7 +254,7 @@ def test_repulsion_lowers_the_logits_of_visited_cells_and_is_learned():
     visits = torch.tensor([0.0, 1.0, 2.0] * 3)
     with torch.no_grad():
         head.score.weight.zero_()
-    views = Views(torch.zeros(1, 1, 9, 2), *[visits[None, None]] * 3)
+    views = Views(torch.zeros(1, 1, 9, 2), *[visits[None, None]] * 4)
     logits = head(torch.zeros(1, 1, 6), views, None)
     assert logits[0, 0].tolist() == pytest.approx([0.0, -3.0, -4.0] * 3)  # 6 v / (1 + v) less
     logits.sum().backward()
@@ -291,6 +291,35 @@ def test_views_hold_a_running_mean_of_the_slices_seen_of_each_cell_and_its_age()
     assert age.max() == 2
 
 
+@pytest.mark.parametrize("first_glance", ["whole", "none"])
+@pytest.mark.parametrize("model", ["reinforce", "random"])
+def test_change_is_the_distance_of_a_slice_from_those_before_minus_the_usual_distance(model, first_glance):
+    policy = wild_policy(**REMEMBERING)
+    cubes = marked_source(6).features + np.random.default_rng(0).normal(size=(6, 4, 3, 3, 4)).astype(np.float32)
+    source = dataclasses.replace(marked_source(6), features=cubes - cubes.min())
+    policy.fit(torch.from_numpy(source.features).flatten(0, 3))
+    rollout = play(policy, PlaySettings(model=MODELS[model]), source=source, first_glance=first_glance)
+    slices = policy.scale(torch.from_numpy(source.features).flatten(2, 3)).numpy()  # (N, T, 9, 4)
+    usual, changes = {}, []  # of (episode, cell): the mean, and the distance from it
+    for episode, frame in np.ndindex(6, 4):
+        looks = rollout.first if frame == 0 else Looks(*(part[:, frame - 1] for part in rollout.rest))
+        for place in range(looks.cells.shape[1] * (frame > 0 or first_glance == "whole")):
+            key = (episode, looks.cells[episode, place].item())
+            shown = slices[episode, frame, key[1]]
+            if key not in usual:
+                usual[key], change = (shown, 0.3), 0.0
+            else:
+                mean, distance = usual[key]
+                far = np.linalg.norm(shown - mean) / (np.linalg.norm(shown) + np.linalg.norm(mean))
+                usual[key], change = (0.9 * mean + 0.1 * shown, 0.9 * distance + 0.1 * far), far - distance
+            changes.append(change)
+            assert looks.change[episode, place].item() == pytest.approx(changes[-1], abs=1e-5)
+            if rollout.views is not None and frame < 3:
+                assert rollout.views.change[episode, frame, key[1]] == looks.change[episode, place]
+    assert max(changes) > 0.1
+    assert rollout.first.change.abs().max() == 0
+
+
 def test_cells_that_were_never_seen_are_as_old_as_the_episode():
     policy = wild_policy(**REMEMBERING)
     views = play(policy, PlaySettings(model=MODELS["reinforce"]), first_glance="none").views
@@ -301,20 +330,27 @@ def test_cells_that_were_never_seen_are_as_old_as_the_episode():
     assert (views.content[never] == 0).all()
 
 
-def test_old_slices_raise_the_logits():
+def test_age_and_change_raise_the_logits():
     head = new_policy(scorer="memory").location_head
-    zeros = torch.zeros(1, 1, 9)
-    age = torch.arange(9.0)[None, None]
-    views = Views(torch.zeros(1, 1, 9, 4), zeros, zeros, age)
+    zeros, age, change = torch.zeros(1, 1, 9), torch.arange(9.0)[None, None], torch.linspace(0, 1, 9)[None, None]
+    before = Views(torch.zeros(1, 1, 9, 4), zeros, zeros, zeros, zeros)
     with torch.no_grad():
-        head.age_weight.fill_(0.05)
-        moved = head(torch.zeros(1, 1, 6), views, None) - head(torch.zeros(1, 1, 6), views._replace(age=zeros), None)
-    torch.testing.assert_close(moved, 0.5 * torch.log(1 + age))
+        for views, expected in (
+            (before._replace(age=age), torch.log(1 + age)),
+            (before._replace(change=change), 8 * change),
+        ):
+            moved = head(torch.zeros(1, 1, 6), views, None) - head(torch.zeros(1, 1, 6), before, None)
+            torch.testing.assert_close(moved, expected)
+
+
+def test_age_and_change_have_no_part_in_sets_at_first():
+    head = new_policy(dataclasses.replace(SHAPE, first_set_size=2), scorer="memory").location_head
+    assert head.age_weight == head.change_weight == 0
 
 
 def test_memory_scores_each_cell_by_itself():
     head = new_policy(scorer="memory").location_head
-    views = Views(torch.zeros(1, 1, 9, 4), torch.zeros(1, 1, 9), torch.zeros(1, 1, 9), torch.zeros(1, 1, 9))
+    views = Views(torch.zeros(1, 1, 9, 4), *(torch.zeros(1, 1, 9) for _ in range(4)))
     views.content[0, 0, 2] = torch.tensor([1.0, 0.0, -1.0, 2.0])
     views.seen[0, 0, 2] = 1.0
     with torch.no_grad():
@@ -330,11 +366,11 @@ def test_memory_scores_each_cell_by_itself():
 
 @torch.no_grad()
 def attention_by_hand(policy, looks, hidden):
-    """Return the softmax of u . tanh(what x + seen + Wd h) over the looks of one frame."""
+    """Return the softmax of u . tanh(what x + seen + Wd h) + w change over the looks of one frame."""
     head = policy.location_head
     state = head.state(hidden) if head.uses_state else torch.zeros(len(hidden), 4)
     scores = head.score(torch.tanh(head.what(looks.content) + head.seen(torch.ones(2)) + state[:, None]))[..., 0]
-    return scores.softmax(-1)
+    return (scores + 10 * head.change_weight * looks.change).softmax(-1)
 
 
 @pytest.mark.parametrize("uses_state", [False, True])
@@ -355,8 +391,9 @@ def test_attended_weights_are_the_softmax_of_the_scores_of_the_slices(uses_state
 def test_attended_weights_leave_out_unseen_slices():
     head = wild_policy(**REMEMBERING).location_head
     shown, hidden = head.project(torch.randn(2, 3, 4)), torch.randn(2, 6)
-    weights = head.attention(shown, torch.tensor([[0.5, 0.0, 0.5], [0.0, 0.0, 0.0]]), hidden, None)
-    alone = head.attention(shown[:1, [0, 2]], torch.ones(1, 2), hidden[:1], None)
+    change = torch.tensor([[0.2, 0.0, 0.7], [0.0, 0.0, 0.0]])
+    weights = head.attention(shown, torch.tensor([[0.5, 0.0, 0.5], [0.0, 0.0, 0.0]]), change, hidden, None)
+    alone = head.attention(shown[:1, [0, 2]], torch.ones(1, 2), change[:1, [0, 2]], hidden[:1], None)
     torch.testing.assert_close(weights[0, [0, 2]], alone[0])
     assert weights[0, 1] == 0
     assert weights[1].tolist() == [0, 0, 0]
@@ -369,7 +406,7 @@ def test_class_logits_train_the_scores_that_weigh_slices():
     rollout = play(policy)
     policy(rollout.first, rollout.rest, rollout.views, None)[0].square().sum().backward()
     taught = {name for name, parameter in policy.location_head.named_parameters() if parameter.grad is not None}
-    assert taught == {"what.weight", "seen.weight", "seen.bias", "state.weight", "score.weight"}
+    assert taught == {"what.weight", "seen.weight", "seen.bias", "state.weight", "score.weight", "change_weight"}
     assert all(policy.location_head.get_parameter(name).grad.abs().max() > 0 for name in taught)
 
 

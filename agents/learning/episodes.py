@@ -72,6 +72,7 @@ class Looks(NamedTuple):
     content: Tensor
     cells: Tensor  # (N, ..., m)
     weights: Tensor  # (N, ..., m)
+    change: Tensor  # (N, ..., m): how much more than usual the slice differs from those before (`UsualSlices`)
 
     @classmethod
     def of_frames(cls, looks: list[Looks]) -> Looks:
@@ -84,7 +85,7 @@ class Looks(NamedTuple):
         missing = most - self.cells.shape[1]
         # Content with one row per look is (N, m, D); a sum over looks is (N, D).
         content = F.pad(self.content, (0, 0, 0, missing)) if self.content.dim() == 3 else self.content
-        return Looks(content, F.pad(self.cells, (0, missing)), F.pad(self.weights, (0, missing)))
+        return Looks(content, *(F.pad(part, (0, missing)) for part in self[1:]))
 
 
 class Views(NamedTuple):
@@ -94,6 +95,7 @@ class Views(NamedTuple):
     seen: Tensor  # (N, ..., K*K) 0 or 1: seen in this frame
     visits: Tensor  # (N, ..., K*K): number of times each cell was chosen up to this frame
     age: Tensor  # (N, ..., K*K): number of observed frames since each cell was last seen, or since the start
+    change: Tensor  # (N, ..., K*K): that of the look at each cell when it was last seen, 0 before
 
     def as_one_frame(self) -> Views:
         """Return the view with a frame axis of length 1."""

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from .config import PolicyConfig
 from .episodes import DropoutMasks, InputShape, Looks, Views
 
-AGE_GAIN = 10.0  # Adam moves each weight equally fast, and the one of the ages has to move further than others
+SLOW_SHARE = 0.1  # of a new slice in what is usual
+FIRST_DISTANCE = 0.3  # from the mean of a cell, before any was seen
+GAIN = 10.0  # Adam moves each weight equally fast, and those of the age and the change have to move further
+FIRST_AGE_WEIGHT, FIRST_CHANGE_WEIGHT = 1.0, 8.0
 
 
 class LocationHead(nn.Module):
@@ -190,9 +193,10 @@ class MemoryHead(LocationHead):
     """Location logits from a memory of every cell, by itself: nothing depends on its place or on its neighbours.
 
     v_n of a cell is a running mean of the slices of it that were seen (`CellMemory`), the first glance included,
-    through a learned projection, plus a vector if it was ever seen and one if it is seen in frame n. Added to the logit
-    is a learned weight times log(1 + a), with a the age in the view (`Views`): while no cell stands out, all are
-    searched in turn. The same scores without this term, of the slices of one frame, can weigh the slices in X' (eq. 3);
+    through a learned projection, plus a vector if it was ever seen and one if it is seen in frame n. Two terms with
+    learned weights are added to the logit: the change in the view (`Views`), since a cell that shows something else
+    than before may be worth another look, and log(1 + a), with a the age in the view: while no cell stands out, all are
+    searched in turn. The same scores without the age, of the slices of one frame, can weigh the slices in X' (eq. 3);
     the cross-entropy teaches them then.
     """
 
@@ -206,7 +210,9 @@ class MemoryHead(LocationHead):
         nn.init.zeros_(self.seen.weight)
         nn.init.zeros_(self.seen.bias)
         # Any set: each cell is drawn by itself, and a first weight would raise the number that is looked at.
-        self.age_weight = nn.Parameter(torch.tensor(0.0 if shape.first_set_size else 1 / AGE_GAIN))
+        starts = shape.first_set_size == 0
+        self.age_weight = nn.Parameter(torch.tensor(starts * FIRST_AGE_WEIGHT / GAIN))
+        self.change_weight = nn.Parameter(torch.tensor(starts * FIRST_CHANGE_WEIGHT / GAIN))
 
     def project(self, cubes: Tensor) -> Tensor:
         return self.what(cubes)  # type: ignore[no-any-return]
@@ -216,7 +222,8 @@ class MemoryHead(LocationHead):
         return views.content + self.seen(torch.stack([known.float(), views.seen], -1))  # type: ignore[no-any-return]
 
     def _score(self, inner: Tensor, views: Views, masks: DropoutMasks | None) -> Tensor:
-        return super()._score(inner, views, masks) + AGE_GAIN * self.age_weight * views.age.log1p()
+        searched = GAIN * (self.age_weight * views.age.log1p() + self.change_weight * views.change)
+        return super()._score(inner, views, masks) + searched
 
     def remembered(self, first: Looks, rest: Looks, seen: Tensor) -> Tensor:
         """Return (N, T - 1, K*K, P), the content of the views of frames 1..T-1.
@@ -234,18 +241,22 @@ class MemoryHead(LocationHead):
         memory = CellMemory()
         return torch.stack([memory.add(*parts) for parts in zip(every.unbind(1), seen.unbind(1), strict=True)], 1)
 
-    def attention(self, projected: Tensor, seen: Tensor, hidden: Tensor, masks: DropoutMasks | None) -> Tensor:
+    def attention(
+        self, projected: Tensor, seen: Tensor, change: Tensor, hidden: Tensor, masks: DropoutMasks | None
+    ) -> Tensor:
         """Return l of eq. 3, (N, m): the softmax of the scores of the slices that are `seen`.
 
         Args:
             projected: (N, m, P), of the slices of one frame.
             seen: (N, m) in equal parts, 0 for slices that are not seen; weights are 0 if none is. It may carry the
                 gradient of a choice.
+            change: (N, m), of these looks.
             hidden: (N, H), the state before the frame.
             masks: of the episodes.
         """
         inner = projected + self.seen.weight.sum(1) + self.seen.bias
         scores = self._unbiased(inner + self.state(hidden)[:, None] if self.uses_state else inner, masks).float()
+        scores = scores + GAIN * self.change_weight * change
         kept = seen * (scores - scores.amax(-1, keepdim=True)).exp()
         return kept / kept.sum(-1, keepdim=True).clamp_min(1e-30)
 
@@ -263,6 +274,38 @@ class CellMemory:
         share = seen * torch.where((old != 0).any(-1), 0.5, 1.0)  # a cell that was never seen is zero
         self._content = old + share[..., None] * (shown - old)
         return self._content
+
+
+class UsualSlices:
+    """The slices that each of K*K cells usually shows, and how far they usually are from their mean.
+
+    Both are slow running means of what was seen in the cell: a camera that always shows motion becomes usual.
+    """
+
+    def __init__(self, cells: int) -> None:
+        self._cells, self._mean, self._distance = cells, torch.empty(0), torch.empty(0)
+
+    def add(self, slices: Tensor, cells: Tensor, seen: Tensor) -> Tensor:
+        """Add (N, m, D) slices at (N, m) different cells, where (N, m) `seen` is 1, and return their change.
+
+        Returns:
+            (N, m): the distance of each slice from the mean of the cell, as a share of the largest that vectors of
+            their lengths can have, minus the usual distance; 0 on the first look at a cell, or where nothing is seen.
+        """
+        places = cells[..., None].expand_as(slices)
+        if not len(self._mean):  # the first look at every cell
+            self._distance = seen.new_full((len(seen), self._cells), FIRST_DISTANCE)
+            nothing = slices.new_zeros(len(slices), self._cells, slices.shape[2])
+            self._mean = nothing.scatter_(1, places, slices * seen[..., None])
+            return torch.zeros_like(seen)
+        mean, usual = self._mean.gather(1, places), self._distance.gather(1, cells)
+        known = (mean != 0).any(-1) * seen
+        away = slices - mean
+        distance: Tensor = away.norm(dim=-1) / (slices.norm(dim=-1) + mean.norm(dim=-1)).clamp_min(1e-30)
+        share = seen - (1 - SLOW_SHARE) * known
+        self._mean.scatter_(1, places, mean + share[..., None] * away)
+        self._distance.scatter_(1, cells, usual + SLOW_SHARE * known * (distance - usual))
+        return (distance - usual) * known
 
 
 def _familiarity(views: Views) -> Tensor:

@@ -65,7 +65,7 @@ class SliceEncoder(nn.Module):
     def attend(self, slices: Tensor, cells: Tensor, weights: Tensor) -> Looks:
         """Look at (N, m, D) `slices` at (N, m) `cells` with the weights l of eq. 3, (N, m)."""
         content = torch.bmm(weights[:, None], slices)[:, 0] if self.reduces else slices
-        return Looks(content, cells, weights)
+        return Looks(content, cells, weights, torch.zeros_like(weights))
 
     def forward(self, looks: Looks, *, soft: bool = False) -> Tensor:
         """Return X', (N, ..., width); `soft` weights count as the number of looks that they spread over."""
@@ -249,7 +249,8 @@ class GlimpsePolicy(nn.Module):
         assert isinstance(head, MemoryHead)
         with self.autocast():
             seen = (looks.weights > 0).float()
-            return looks._replace(weights=head.attention(head.project(looks.content), seen, state.output, masks))
+            projected = head.project(looks.content)
+            return looks._replace(weights=head.attention(projected, seen, looks.change, state.output, masks))
 
     def draw_masks(self, episodes: int, noise: Noise) -> DropoutMasks:
         """Draw the dropout of `episodes` episodes."""

@@ -117,7 +117,11 @@ class ChoosingPlayer(Player):
             if scores:
                 visible = self.mirror.values(self.policy.location_head.project(cubes)[self.features.window_index])
             if attends_to_all:
-                return Looks(self._content_of_all(cubes), self.all_cells, self.weights), self._view(visible)
+                content = self._content_of_all(cubes)
+                change = torch.zeros_like(self.weights)
+                if content.dim() == 3:
+                    change = self.compare(content, self.all_cells, (self.weights > 0).float())
+                return Looks(content, self.all_cells, self.weights, change), self._view(visible)
         cells = self.mirror.cells(self.cells)
         slices = self.features.slices(len(self.frames), cells, observations)  # (N, m, D); with jumps, as observed
         if self.model.uses_norms:
@@ -129,7 +133,9 @@ class ChoosingPlayer(Player):
             projected = self.policy.location_head.project(slices)
             places = self.cells[..., None].expand_as(projected)
             visible = projected.new_zeros(*self.visits.shape, projected.shape[2]).scatter_(1, places, projected)
-        return self.policy.encoder.attend(slices, self.cells, self.weights), self._view(visible)
+        looks = self.policy.encoder.attend(slices, self.cells, self.weights)
+        change = self.compare(slices, self.cells, (self.weights > 0).float())
+        return looks._replace(change=change), self._view(visible)
 
     def _look_at_nothing(self, scores: bool) -> tuple[Looks, Views | None]:
         """Return the looks and the view of a first frame that shows nothing."""

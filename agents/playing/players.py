@@ -16,7 +16,7 @@ from glimpse_env import VideoGlimpseVectorEnv
 from ..learning.config import InView
 from ..learning.episodes import DropoutMasks, Rollout, Views
 from ..learning.glimpses import random_cells, random_sets
-from ..learning.location import CellMemory
+from ..learning.location import CellMemory, UsualSlices
 from ..learning.models import MODELS, Model
 from ..learning.policy import GlimpsePolicy
 from ..parallel.noise import Noise
@@ -108,7 +108,11 @@ class Player(ABC):
         self.state = policy.memory.initial_state(episodes)
         self.visits = torch.zeros(episodes, size**2, device=device)
         self.age = torch.zeros_like(self.visits)
-        self.memory = CellMemory() if policy.location_head.remembers else None
+        self.change = torch.zeros_like(self.visits)
+        self.memory, self.usual = None, None
+        if policy.location_head.remembers:
+            self.memory = CellMemory()
+            self.usual = UsualSlices(size**2)
         self.jumps = None if rules.jumps is None else torch.tensor(rules.jumps, device=device)
         self.num_frames = rules.frames
 
@@ -125,7 +129,16 @@ class Player(ABC):
         self.age = (self.age + 1) * (1 - seen)
         if self.memory is not None:
             content = self.memory.add(content, seen)
-        return Views(content, seen, self.visits, self.age)
+        return Views(content, seen, self.visits, self.age, self.change)
+
+    def compare(self, slices: Tensor, cells: Tensor, seen: Tensor) -> Tensor:
+        """Return the (N, m) change of (N, m, D) scaled slices at (N, m) cells, and note it for those that are seen."""
+        if self.usual is None:
+            return torch.zeros_like(seen)
+        change = self.usual.add(slices, cells, seen)
+        before = self.change.gather(1, cells)
+        self.change = self.change.scatter(1, cells, torch.where(seen > 0, change, before))
+        return change
 
     def explore(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Replace a share of N choices by random ones; returns the choices, and (N,) bool, which were replaced."""

@@ -76,13 +76,16 @@ class WeighingPlayer(Player):
         if not self.model.is_soft:
             weights = self._choice(frame)
             seen = (weights > 0).float()
+            change = self._compare(cubes, seen)
             if self.policy.config.advanced.slice_weights == "attended":
                 head = self.policy.location_head
                 assert isinstance(head, MemoryHead)
-                weights = head.attention(projected, weights, self.state.output, self.masks)
+                weights = head.attention(projected, weights, change, self.state.output, self.masks)
         else:
             shown = 0 * projected if self.model.ignores_content else projected
-            view = Views(shown, torch.ones_like(self.visits), self.visits, self.age)
+            every = torch.ones_like(self.visits)
+            change = self._compare(cubes, every * (not self.model.ignores_content))
+            view = Views(shown, every, self.visits, self.age, change)
             logits = self._score(view, self.state.output)
             weights = self._softmax(logits)
             if frame:
@@ -100,6 +103,12 @@ class WeighingPlayer(Player):
         """Return (U, K*K, D) cubes and their (U, K*K, P) content for the location logits."""
         cubes = self.policy.scale(self.features.cubes(frame))
         return cubes, self.policy.location_head.project(cubes)
+
+    def _compare(self, cubes: Tensor, seen: Tensor) -> Tensor:
+        """Return the (N, K*K) change of the slices of (U, K*K, D) cubes that are seen."""
+        if self.usual is None:
+            return seen * 0
+        return self.compare(self.mirror.values(cubes[self.features.window_index]), self.all_cells, seen)
 
     def _score(self, view: Views, hidden: Tensor) -> Tensor:
         logits = self.policy.location_head(hidden[:, None], view.as_one_frame(), self.masks)
