@@ -352,6 +352,7 @@ def test_sampled_slices_are_those_of_middle_frames():
     source = ArraySource(features=features, labels=np.zeros(5, np.int64), class_names=("a",))
     assert np.array_equal(sample_slices(source), features[:, 1].reshape(-1, 2))
     assert np.array_equal(sample_slices(source, cubes=2), features[[0, 4], 1].reshape(-1, 2))
+    assert np.array_equal(sample_slices(source, place=0.0), features[:, 0].reshape(-1, 2))
 
 
 def test_a_network_is_drawn_from_the_seed_alone():

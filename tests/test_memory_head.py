@@ -7,6 +7,7 @@ import pytest
 import torch
 from agent_toys import TINY_NETWORK, marked_source, marked_splits, tiny_config
 from glimpse_agents.cost.macs import macs_per_clip
+from glimpse_agents.learning.location import UsualSlices
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.learning.presets import PRESETS
 from glimpse_agents.parallel.noise import Noise
@@ -23,7 +24,7 @@ def fitted(model, source, **settings):
     """Return environments, a network fitted to the source, and how it is played."""
     config = tiny_config(model=model, **REMEMBERING | settings)
     policy = make_policy(config, source)
-    policy.fit(sample_slices(source))
+    policy.fit(sample_slices(source), sample_slices(source, place=0.0))
     return make_envs(config, source, source.num_clips, train=False), policy, greedy_play(config)
 
 
@@ -85,16 +86,51 @@ def test_gradient_of_gumbel_reaches_the_choice_through_attended_weights():
     assert policy.location_head.state.weight.grad.abs().max() > 0  # the state has a part in choices alone
 
 
-@pytest.mark.parametrize(("model", "frames"), [("soft", [False, True, True, True]), ("soft_hidden", [False] * 4)])
-def test_soft_attention_scores_the_change_of_every_cell(model, frames):
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("model", ["soft", "soft_hidden"])
+def test_soft_attention_scores_the_change_of_every_cell(model, mirror):
     source = marked_source(6)
-    envs, policy, settings = fitted(model, source)
-    attention = []
-    for weight in (0.0, 5.0):
+    envs, policy, settings = fitted(model, source, hidden_in_scorer=False)
+    settings = dataclasses.replace(settings, mirror=mirror)
+    scores = []
+    for weight in (0.0, 0.5):
         with torch.no_grad():
             policy.location_head.change_weight.fill_(weight)
-        attention.append(play(envs, policy, np.arange(6), settings, noise=Noise.seeded(1)).attention)
-    assert [bool((attention[0] != attention[1])[:, frame].any()) for frame in range(4)] == frames
+        scores.append(play(envs, policy, np.arange(6), settings, noise=Noise.seeded(1)).attention.log())
+    slices = policy.scale(torch.from_numpy(source.features).flatten(2, 3)).transpose(0, 1)  # (T, N, 9, D)
+    usual, expected = UsualSlices(9, policy.location_head.usual_distance), torch.zeros(6, 4, 9)
+    for frame, shown in enumerate(slices):
+        expected[:, frame] = usual.add(shown, torch.arange(9).expand(6, -1), torch.ones(6, 9))
+    assert expected.abs().max() > 0.1
+    expected = expected * (model == "soft")
+    if mirror:
+        flip = np.arange(9).reshape(3, 3)[:, ::-1].ravel()
+        flips = Noise.seeded(1).uniform((6,)) < 0.5
+        expected = torch.where(flips[:, None, None], expected[..., flip.copy()], expected)
+    moved = scores[1] - scores[0]
+    torch.testing.assert_close(
+        moved - moved.mean(2, keepdim=True), 5 * (expected - expected.mean(2, keepdim=True)), rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("first_glance", ["whole", "none"])
+def test_gumbel_glimpses_remember_only_what_they_saw(first_glance):
+    """Slices that were not chosen, those of an unseen first frame included, have no part in the class logits."""
+    source = marked_source(6)
+    outcomes = []
+    for scale in (1.0, 5.0):
+        envs, policy, settings = fitted("gumbel", source, first_glance=first_glance)
+        features = source.features.reshape(6, 4, 9, -1).copy()
+        if outcomes:
+            unseen = ~outcomes[0].looked.numpy()
+            features[:, 1:][unseen] *= scale
+            if first_glance == "none":
+                features[:, 0] *= scale
+            changed = dataclasses.replace(source, features=features.reshape(source.features.shape))
+            envs = make_envs(tiny_config(model="gumbel", first_glance=first_glance), changed, 6, train=False)
+        outcomes.append(collect_rollout(envs, policy, np.arange(6), settings, noise=Noise.seeded(1)))
+    assert torch.equal(outcomes[0].looked, outcomes[1].looked)
+    torch.testing.assert_close(outcomes[0].class_logits, outcomes[1].class_logits, rtol=0, atol=1e-6)
 
 
 def test_unlimited_glimpses_may_be_none():

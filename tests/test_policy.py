@@ -13,7 +13,7 @@ from glimpse_agents.learning.glimpses import cells_log_prob, draw_cells
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.learning.policy import GlimpsePolicy, RecurrentState, slice_weights
 from glimpse_agents.parallel.noise import Noise, Share
-from glimpse_agents.playing.players import PlaySettings
+from glimpse_agents.playing.players import Mirror, PlaySettings
 from glimpse_agents.playing.rollout import collect_rollout
 
 from glimpse_env import VideoGlimpseVectorEnv
@@ -292,32 +292,56 @@ def test_views_hold_a_running_mean_of_the_slices_seen_of_each_cell_and_its_age()
 
 
 @pytest.mark.parametrize("first_glance", ["whole", "none"])
-@pytest.mark.parametrize("model", ["reinforce", "random"])
-def test_change_is_the_distance_of_a_slice_from_those_before_minus_the_usual_distance(model, first_glance):
-    policy = wild_policy(**REMEMBERING)
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("model", ["reinforce", "random", "all", "unlimited"])
+def test_change_is_the_distance_of_a_slice_from_those_before_minus_the_usual_distance(model, mirror, first_glance):
+    if model == "all" and first_glance == "none":
+        pytest.skip("it sees frame 1 whole")
+    policy, settings = wild_policy(**REMEMBERING), PlaySettings(model=MODELS[model], mirror=mirror)
     cubes = marked_source(6).features + np.random.default_rng(0).normal(size=(6, 4, 3, 3, 4)).astype(np.float32)
     source = dataclasses.replace(marked_source(6), features=cubes - cubes.min())
-    policy.fit(torch.from_numpy(source.features).flatten(0, 3))
-    rollout = play(policy, PlaySettings(model=MODELS[model]), source=source, first_glance=first_glance)
+    policy.fit(*(torch.from_numpy(source.features[:, frame]).flatten(0, 2) for frame in (2, 0)))
+    if model == "unlimited":  # look at each cell with probability 1/2
+        head = policy.location_head
+        for parameter in (head.score.weight, head.age_weight, head.change_weight):
+            parameter.data.zero_()
+    first = policy.location_head.usual_distance.item()
+    rules = {"glimpses": None} if model == "unlimited" else {}
+    rollout = play(policy, settings, source=source, first_glance=first_glance, **rules)
     slices = policy.scale(torch.from_numpy(source.features).flatten(2, 3)).numpy()  # (N, T, 9, 4)
-    usual, changes = {}, []  # of (episode, cell): the mean, and the distance from it
+    flip = np.arange(9).reshape(3, 3)[:, ::-1].ravel()
+    mirrored = Mirror(6, 3, settings, Noise.seeded(3)).cells(torch.zeros(6, 1, dtype=torch.int64))[:, 0] > 0
+    usual, kept, changes = {}, torch.zeros(6, 9), []  # of (episode, cell): the mean, and the distance from it
     for episode, frame in np.ndindex(6, 4):
         looks = rollout.first if frame == 0 else Looks(*(part[:, frame - 1] for part in rollout.rest))
-        for place in range(looks.cells.shape[1] * (frame > 0 or first_glance == "whole")):
-            key = (episode, looks.cells[episode, place].item())
-            shown = slices[episode, frame, key[1]]
+        for cell, weight, change in zip(
+            looks.cells[episode], looks.weights[episode], looks.change[episode], strict=True
+        ):
+            if weight == 0:
+                assert change == 0
+                continue
+            key = (episode, cell.item())
+            shown = slices[episode, frame, flip[key[1]] if mirrored[episode] else key[1]]
             if key not in usual:
-                usual[key], change = (shown, 0.3), 0.0
+                usual[key], expected = (shown, first), 0.0
             else:
                 mean, distance = usual[key]
                 far = np.linalg.norm(shown - mean) / (np.linalg.norm(shown) + np.linalg.norm(mean))
-                usual[key], change = (0.9 * mean + 0.1 * shown, 0.9 * distance + 0.1 * far), far - distance
-            changes.append(change)
-            assert looks.change[episode, place].item() == pytest.approx(changes[-1], abs=1e-5)
-            if rollout.views is not None and frame < 3:
-                assert rollout.views.change[episode, frame, key[1]] == looks.change[episode, place]
-    assert max(changes) > 0.1
-    assert rollout.first.change.abs().max() == 0
+                usual[key], expected = (0.9 * mean + 0.1 * shown, 0.9 * distance + 0.1 * far), far - distance
+            assert change.item() == pytest.approx(expected, abs=1e-5)
+            changes.append(expected)
+            kept[key] = change
+        if rollout.views is not None and frame < 3:
+            assert torch.equal(rollout.views.change[episode, frame], kept[episode])
+    assert max(changes) > 0.05
+    assert min(changes) < -0.05
+    assert mirrored.any() == mirror
+
+
+def test_usual_distance_is_measured_on_frames_of_the_same_cells():
+    head = new_policy(scorer="memory").location_head
+    head.fit(torch.tensor([[3.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0, 0.0]] * 2))
+    assert head.usual_distance.item() == pytest.approx((2 / 4 + 5**0.5 / 3) / 2)
 
 
 def test_cells_that_were_never_seen_are_as_old_as_the_episode():
@@ -442,7 +466,7 @@ def test_location_logits_train_the_projection_in_every_frame():
 def test_channels_are_standardised_over_the_slices_given():
     policy = new_policy(standardise=True)
     slices = torch.randn(500, 4) * torch.tensor([1.0, 5.0, 0.1, 0.0]) + torch.tensor([3.0, -2.0, 0.0, 7.0])
-    policy.fit(slices)
+    policy.fit(slices, slices)
     scaled = policy.scale(slices)
     torch.testing.assert_close(scaled.mean(0), torch.zeros(4), atol=1e-3, rtol=0.0)
     torch.testing.assert_close(scaled.std(0)[:3], torch.ones(3), atol=1e-4, rtol=0.0)
@@ -473,7 +497,7 @@ def test_projection_spans_the_largest_components():
     scales = torch.tensor([3.0, 0.01, 1.0, 0.02], dtype=torch.float64)
     slices = (torch.randn(3000, 4, generator=rng, dtype=torch.float64) * scales) @ basis.T + 5.0
     head = new_policy().location_head
-    head.fit(slices)
+    head.fit(slices, slices)
     fitted = head.components.double()
     # Largest first: the two columns are the directions of deviations 3 and 1, up to sign and a common scale.
     cosines = (fitted / fitted.norm(dim=0)).T @ basis[:, [0, 2]]
@@ -485,7 +509,7 @@ def test_projection_spans_the_largest_components():
 
 def test_narrow_slices_are_not_projected():
     head = new_policy(projection_size=32).location_head
-    head.fit(torch.randn(50, 4))
+    head.fit(*torch.randn(2, 50, 4))
     cubes = torch.randn(2, 9, 4)
     assert (head.project(cubes) == cubes).all()
 

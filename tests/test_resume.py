@@ -78,6 +78,15 @@ def test_a_run_names_all_commits_that_trained_it(updates, earlier, trained_by):
     assert second.trained_by == trained_by
 
 
+def test_a_state_of_another_version_is_refused_in_one_line():
+    sources = marked_splits()
+    trainer = Trainer(tiny_config().for_source(sources["train"]), sources)
+    state = trainer.state()
+    del state["policy"]["location_head.score.weight"]
+    with pytest.raises(ValueError, match=r"does not fit this version \(.*score.weight.*\): train it again"):
+        trainer.load_state(state)
+
+
 # ---- other numbers of updates
 
 

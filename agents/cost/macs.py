@@ -1,7 +1,7 @@
 """Multiply-adds (MACs) per clip, counted by PyTorch while a policy plays, for each module of the policy.
 
 A MAC is a multiplication with its addition, which torch.utils.flop_counter counts as 2 FLOPs. Matrix products and
-convolutions are counted; work on single elements (activations, softmax, pooling, normalisation) is not. The fused
+convolutions are counted; work on single elements (activations, softmax, pooling, distances) is not. The fused
 layers of oneDNN are switched off during the count, because the counter cannot see into them.
 """
 

@@ -120,8 +120,8 @@ class AdvancedPolicyConfig:
     """Principal components of a slice that the scorer "grid" sees; narrower slices are seen as they are."""
     scorer: Scorer = "grid"
     """Location logits: of the slices of one frame, with those of neighbours and the place of the cell ("grid"), or of
-    a running mean of the slices of the cell that were seen, through a learned projection, its age, and how much more
-    than usual its last slice differs from those before ("memory")."""
+    a memory of the cell ("memory"): a running mean of its slices that were seen, through a learned projection, the age
+    of the last one, and how much more than usual that one differs from those before."""
     scorer_size: int = 32
     """Hidden units of the location logits."""
     scorer_dropout: float = 0.0

@@ -95,7 +95,7 @@ class Views(NamedTuple):
     seen: Tensor  # (N, ..., K*K) 0 or 1: seen in this frame
     visits: Tensor  # (N, ..., K*K): number of times each cell was chosen up to this frame
     age: Tensor  # (N, ..., K*K): number of observed frames since each cell was last seen, or since the start
-    change: Tensor  # (N, ..., K*K): that of the look at each cell when it was last seen, 0 before
+    change: Tensor  # (N, ..., K*K): that of the last look at each cell, 0 before the first
 
     def as_one_frame(self) -> Views:
         """Return the view with a frame axis of length 1."""

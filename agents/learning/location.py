@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from .config import PolicyConfig
 from .episodes import DropoutMasks, InputShape, Looks, Views
 
-SLOW_SHARE = 0.1  # of a new slice in what is usual
-FIRST_DISTANCE = 0.3  # from the mean of a cell, before any was seen
-GAIN = 10.0  # Adam moves each weight equally fast, and those of the age and the change have to move further
+SLOW_SHARE = 0.1  # share of a new slice in the running means of what is usual
+GAIN = 10.0  # Adam moves each weight equally fast, and the weights of age and change have to move further
 FIRST_AGE_WEIGHT, FIRST_CHANGE_WEIGHT = 1.0, 8.0
 
 
@@ -53,8 +52,8 @@ class LocationHead(nn.Module):
             )
             nn.init.zeros_(self.query.weight)
 
-    def fit(self, slices: Tensor) -> None:
-        """Fit the projection to (n, D) training slices, if it is not learned."""
+    def fit(self, slices: Tensor, earlier: Tensor) -> None:
+        """Fit what is not learned to (n, D) training slices, and to those of the same cells in earlier frames."""
 
     def project(self, cubes: Tensor) -> Tensor:
         """Return (..., P), the content of (..., D) slices in a view."""
@@ -160,7 +159,7 @@ class GridHead(LocationHead):
         self.place = nn.Parameter(torch.zeros(cells, advanced.scorer_size))
         self.repulsion = nn.Parameter(torch.tensor(advanced.repulsion))
 
-    def fit(self, slices: Tensor) -> None:
+    def fit(self, slices: Tensor, earlier: Tensor) -> None:
         """Set the projection to the principal components of (n, D) slices, scaled together to unit variance.
 
         Slices that are no wider than the projection keep their channels.
@@ -194,11 +193,13 @@ class MemoryHead(LocationHead):
 
     v_n of a cell is a running mean of the slices of it that were seen (`CellMemory`), the first glance included,
     through a learned projection, plus a vector if it was ever seen and one if it is seen in frame n. Two terms with
-    learned weights are added to the logit: the change in the view (`Views`), since a cell that shows something else
-    than before may be worth another look, and log(1 + a), with a the age in the view: while no cell stands out, all are
-    searched in turn. The same scores without the age, of the slices of one frame, can weigh the slices in X' (eq. 3);
-    the cross-entropy teaches them then.
+    learned weights are added to the logit. One is the change in the view (`Views`): a cell that shows something unusual
+    may be worth another look. The other is log(1 + a), with a the age in the view: the agent searches all cells in turn
+    while none stands out. The same scores without the age, of the slices of one frame, can weigh the slices in X'
+    (eq. 3); the cross-entropy teaches them then.
     """
+
+    usual_distance: Tensor  # of two slices that one cell shows in different frames
 
     remembers = True
 
@@ -209,10 +210,15 @@ class MemoryHead(LocationHead):
         self.seen = nn.Linear(2, size)
         nn.init.zeros_(self.seen.weight)
         nn.init.zeros_(self.seen.bias)
-        # Any set: each cell is drawn by itself, and a first weight would raise the number that is looked at.
+        # Any set: each cell is drawn by itself, and first weights would change the number that is looked at.
         starts = shape.first_set_size == 0
         self.age_weight = nn.Parameter(torch.tensor(starts * FIRST_AGE_WEIGHT / GAIN))
         self.change_weight = nn.Parameter(torch.tensor(starts * FIRST_CHANGE_WEIGHT / GAIN))
+        self.register_buffer("usual_distance", torch.tensor(0.0))
+
+    def fit(self, slices: Tensor, earlier: Tensor) -> None:
+        """Measure the usual distance of slices and of `earlier` ones of the same cells."""
+        self.usual_distance.copy_(relative_distance(slices, earlier).mean())
 
     def project(self, cubes: Tensor) -> Tensor:
         return self.what(cubes)  # type: ignore[no-any-return]
@@ -276,36 +282,49 @@ class CellMemory:
         return self._content
 
 
-class UsualSlices:
-    """The slices that each of K*K cells usually shows, and how far they usually are from their mean.
+def relative_distance(one: Tensor, other: Tensor) -> Tensor:
+    """Return the (...) distances of (..., D) vectors, as a share of the largest that vectors of their lengths have."""
+    farthest = one.norm(dim=-1) + other.norm(dim=-1)
+    distance: Tensor = (one - other).norm(dim=-1) / farthest.clamp_min(1e-30)
+    return distance
 
-    Both are slow running means of what was seen in the cell: a camera that always shows motion becomes usual.
+
+class UsualSlices:
+    """The slices that each cell usually shows, and how far they usually are from their mean.
+
+    Both are slow running means of what was seen in the cell: constant motion in a cell becomes usual.
+
+    Args:
+        cells: K*K.
+        first_distance: usual distance of a cell until one was measured, a scalar.
     """
 
-    def __init__(self, cells: int) -> None:
-        self._cells, self._mean, self._distance = cells, torch.empty(0), torch.empty(0)
+    def __init__(self, cells: int, first_distance: Tensor) -> None:
+        self._cells, self._first_distance = cells, first_distance
+        self._mean = torch.empty(0)  # (N * K*K, D)
 
     def add(self, slices: Tensor, cells: Tensor, seen: Tensor) -> Tensor:
         """Add (N, m, D) slices at (N, m) different cells, where (N, m) `seen` is 1, and return their change.
 
         Returns:
-            (N, m): the distance of each slice from the mean of the cell, as a share of the largest that vectors of
-            their lengths can have, minus the usual distance; 0 on the first look at a cell, or where nothing is seen.
+            (N, m): the distance of each slice from the mean of its cell (`relative_distance`), minus the usual
+            distance; 0 on the first look at a cell, or where nothing is seen.
         """
-        places = cells[..., None].expand_as(slices)
-        if not len(self._mean):  # the first look at every cell
-            self._distance = seen.new_full((len(seen), self._cells), FIRST_DISTANCE)
-            nothing = slices.new_zeros(len(slices), self._cells, slices.shape[2])
-            self._mean = nothing.scatter_(1, places, slices * seen[..., None])
+        count, depth = len(slices), slices.shape[2]
+        rows = (torch.arange(count, device=cells.device)[:, None] * self._cells + cells).flatten()
+        if not len(self._mean):  # nothing was seen before
+            self._distance = self._first_distance.expand(count, self._cells).clone()
+            self._mean = slices.new_zeros(count * self._cells, depth)
+            self._mean.index_copy_(0, rows, (slices * seen[..., None]).flatten(0, 1))
             return torch.zeros_like(seen)
-        mean, usual = self._mean.gather(1, places), self._distance.gather(1, cells)
-        known = (mean != 0).any(-1) * seen
-        away = slices - mean
-        distance: Tensor = away.norm(dim=-1) / (slices.norm(dim=-1) + mean.norm(dim=-1)).clamp_min(1e-30)
+        mean, usual = self._mean.index_select(0, rows).reshape(slices.shape), self._distance.gather(1, cells)
+        known = (mean.norm(dim=-1) > 0) * seen
+        distance = relative_distance(slices, mean)
         share = seen - (1 - SLOW_SHARE) * known
-        self._mean.scatter_(1, places, mean + share[..., None] * away)
+        self._mean.index_copy_(0, rows, torch.lerp(mean, slices, share[..., None]).flatten(0, 1))
         self._distance.scatter_(1, cells, usual + SLOW_SHARE * known * (distance - usual))
-        return (distance - usual) * known
+        change: Tensor = (distance - usual) * known
+        return change
 
 
 def _familiarity(views: Views) -> Tensor:

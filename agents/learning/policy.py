@@ -235,11 +235,11 @@ class GlimpsePolicy(nn.Module):
         """Device of the weights."""
         return self.location_head.score.weight.device
 
-    def fit(self, slices: Tensor) -> None:
-        """Fit the scale of slices, and the projection of the location head, to (n, D) training slices."""
+    def fit(self, slices: Tensor, earlier: Tensor) -> None:
+        """Fit the scale of slices, and the location head, to (n, D) training slices and earlier ones of their cells."""
         if isinstance(self.scale, InputScale):
             self.scale.fit(slices)
-        self.location_head.fit(self.scale(slices))
+        self.location_head.fit(self.scale(slices), self.scale(earlier))
 
     def weighed(self, looks: Looks, state: RecurrentState, masks: DropoutMasks | None) -> Looks:
         """Return one frame's looks, weighed by the location head if slice_weights is "attended", with the gradient."""

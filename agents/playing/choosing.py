@@ -119,7 +119,9 @@ class ChoosingPlayer(Player):
             if attends_to_all:
                 content = self._content_of_all(cubes)
                 change = torch.zeros_like(self.weights)
-                if content.dim() == 3:
+                if self.model.sees == "all":
+                    change = self.compare_all(cubes)
+                elif content.dim() == 3:
                     change = self.compare(content, self.all_cells, (self.weights > 0).float())
                 return Looks(content, self.all_cells, self.weights, change), self._view(visible)
         cells = self.mirror.cells(self.cells)

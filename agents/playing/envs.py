@@ -222,17 +222,19 @@ def make_policy(config: Config, source: ClipSource) -> GlimpsePolicy:
         return GlimpsePolicy(network, shape)
 
 
-def sample_slices(source: ClipSource, cubes: int = 256) -> Tensor:
-    """Read all slices of the middle frames of up to `cubes` clips spread over the source: (n, D) float32.
+def sample_slices(source: ClipSource, cubes: int = 256, *, place: float = 0.5) -> Tensor:
+    """Read all slices of one frame of up to `cubes` clips spread over the source: (n, D) float32.
+
+    The frame is the one at a `place` in [0, 1) of the clip; by default in its middle.
 
     A wall gives those of the clips that it shows, each once: most of its cameras show background, and scaled by it
     events are too large.
     """
     if isinstance(wall := videos_of(source), WallSource):
         shown = wall.source
-        return sample_slices(shown, cubes).reshape(-1, shown.grid_size**2, shown.depth).mean(1)
+        return sample_slices(shown, cubes, place=place).reshape(-1, shown.grid_size**2, shown.depth).mean(1)
     clips = np.unique(np.linspace(0, source.num_clips - 1, cubes).astype(np.int64))
-    frames = np.array([len(source.frame_times(clip)) // 2 for clip in clips])
+    frames = np.array([int(place * len(source.frame_times(clip))) for clip in clips])
     size = source.grid_size
     out = np.empty((len(clips), size, size, source.depth), np.float32)
     source.read_cubes(clips, frames, out)

@@ -16,7 +16,7 @@ from glimpse_env import VideoGlimpseVectorEnv
 from ..learning.config import InView
 from ..learning.episodes import DropoutMasks, Rollout, Views
 from ..learning.glimpses import random_cells, random_sets
-from ..learning.location import CellMemory, UsualSlices
+from ..learning.location import CellMemory, MemoryHead, UsualSlices
 from ..learning.models import MODELS, Model
 from ..learning.policy import GlimpsePolicy
 from ..parallel.noise import Noise
@@ -110,9 +110,8 @@ class Player(ABC):
         self.age = torch.zeros_like(self.visits)
         self.change = torch.zeros_like(self.visits)
         self.memory, self.usual = None, None
-        if policy.location_head.remembers:
-            self.memory = CellMemory()
-            self.usual = UsualSlices(size**2)
+        if isinstance(head := policy.location_head, MemoryHead):
+            self.memory, self.usual = CellMemory(), UsualSlices(size**2, head.usual_distance)
         self.jumps = None if rules.jumps is None else torch.tensor(rules.jumps, device=device)
         self.num_frames = rules.frames
 
@@ -132,13 +131,21 @@ class Player(ABC):
         return Views(content, seen, self.visits, self.age, self.change)
 
     def compare(self, slices: Tensor, cells: Tensor, seen: Tensor) -> Tensor:
-        """Return the (N, m) change of (N, m, D) scaled slices at (N, m) cells, and note it for those that are seen."""
+        """Return the (N, m) change of (N, m, D) scaled slices at (N, m) cells, and keep that of cells that are seen."""
         if self.usual is None:
             return torch.zeros_like(seen)
         change = self.usual.add(slices, cells, seen)
         before = self.change.gather(1, cells)
         self.change = self.change.scatter(1, cells, torch.where(seen > 0, change, before))
         return change
+
+    def compare_all(self, cubes: Tensor) -> Tensor:
+        """Return the (N, K*K) change of all slices of a frame, of (U, K*K, D) cubes, if all of every frame is seen."""
+        if self.usual is None:
+            return torch.zeros_like(self.visits)
+        cells = self.all_cells[: len(cubes)]
+        change = self.usual.add(cubes, cells, torch.ones_like(cells, dtype=cubes.dtype))
+        return self.mirror.values(change[self.features.window_index])
 
     def explore(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Replace a share of N choices by random ones; returns the choices, and (N,) bool, which were replaced."""

@@ -76,7 +76,7 @@ class WeighingPlayer(Player):
         if not self.model.is_soft:
             weights = self._choice(frame)
             seen = (weights > 0).float()
-            change = self._compare(cubes, seen)
+            change = self._change_of_chosen(cubes, seen)
             if self.policy.config.advanced.slice_weights == "attended":
                 head = self.policy.location_head
                 assert isinstance(head, MemoryHead)
@@ -84,7 +84,7 @@ class WeighingPlayer(Player):
         else:
             shown = 0 * projected if self.model.ignores_content else projected
             every = torch.ones_like(self.visits)
-            change = self._compare(cubes, every * (not self.model.ignores_content))
+            change = 0 * every if self.model.ignores_content else self.compare_all(cubes)
             view = Views(shown, every, self.visits, self.age, change)
             logits = self._score(view, self.state.output)
             weights = self._softmax(logits)
@@ -104,11 +104,12 @@ class WeighingPlayer(Player):
         cubes = self.policy.scale(self.features.cubes(frame))
         return cubes, self.policy.location_head.project(cubes)
 
-    def _compare(self, cubes: Tensor, seen: Tensor) -> Tensor:
-        """Return the (N, K*K) change of the slices of (U, K*K, D) cubes that are seen."""
-        if self.usual is None:
-            return seen * 0
-        return self.compare(self.mirror.values(cubes[self.features.window_index]), self.all_cells, seen)
+    def _change_of_chosen(self, cubes: Tensor, seen: Tensor) -> Tensor:
+        """Return the (N, K*K) change of the slices of (U, K*K, D) cubes that are seen, equally many in each episode."""
+        cells = seen.topk(int(seen[0].sum()), dim=1).indices
+        windows, places = self.features.window_index[:, None], self.mirror.cells(cells)
+        change = self.compare(cubes[windows, places], cells, torch.ones_like(cells, dtype=seen.dtype))
+        return torch.zeros_like(seen).scatter(1, cells, change)
 
     def _score(self, view: Views, hidden: Tensor) -> Tensor:
         logits = self.policy.location_head(hidden[:, None], view.as_one_frame(), self.masks)

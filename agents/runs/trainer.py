@@ -24,8 +24,8 @@ class Trainer:
         self.config, self.share = config, current_share()
         self.policy = make_policy(config, sources["train"])
         network = config.policy.advanced
-        if network.standardise or network.projection_size < sources["train"].depth:
-            self.policy.fit(sample_slices(sources["train"]))
+        if network.standardise or network.scorer == "memory" or network.projection_size < sources["train"].depth:
+            self.policy.fit(sample_slices(sources["train"]), sample_slices(sources["train"], place=0.0))
         self.policy.load_state_dict(from_first(self.policy.state_dict))  # machines differ in the last digits
         self.policy.to(config.training.device)
         self.optimizer = make_optimizer(self.policy, config)
@@ -90,10 +90,18 @@ class Trainer:
         return counters | {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state(self, state: dict[str, Any] | None) -> None:
-        """Continue from a saved state, if there is one; keep the names of all commits that trained the run."""
+        """Continue from a saved state, if there is one; keep the names of all commits that trained the run.
+
+        Raises:
+            ValueError: the state is that of a network of another version.
+        """
         if state is None:
             return
-        self.policy.load_state_dict(state["policy"])
+        try:
+            self.policy.load_state_dict(state["policy"])
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"the run does not fit this version ({reason}): train it again") from error
         self.optimizer.load_state_dict(state["optimizer"])
         for name in _COUNTERS:
             setattr(self, name, state[name])
