@@ -42,9 +42,9 @@ def test_every_model_trains_and_has_costs(model, tmp_path):
 def test_the_scale_of_a_wall_is_that_of_its_clips():
     clips = marked_source(12)
     wall = WallSource(clips, background=("classa",), grid=2, walls=30)
-    slices = sample_slices(wall)
-    means = torch.from_numpy(clips.features[:, 2].reshape(12, 9, -1).mean(1))
-    torch.testing.assert_close(slices, means)
+    for place, frame in ((0.5, 2), (0.0, 0)):
+        means = torch.from_numpy(clips.features[:, frame].reshape(12, 9, -1).mean(1))
+        torch.testing.assert_close(sample_slices(wall, place=place), means)
 
 
 @pytest.mark.parametrize("model", ["mean", "max"])
@@ -66,11 +66,12 @@ def test_random_glimpses_attend_to_the_first_glance_as_learned_ones_do():
     assert rollout.views is None
 
 
-def test_gumbel_trains_the_network_that_plays():
+@pytest.mark.parametrize("mirror", [False, True])
+def test_gumbel_trains_the_network_that_plays(mirror):
     """Straight-through samples give the same attention and class logits as the same choices in play."""
     source = marked_source(6)
     envs, policy, settings = fitted("gumbel", source)
-    settings = dataclasses.replace(settings, greedy=False)  # both draw the same noise then
+    settings = dataclasses.replace(settings, greedy=False, mirror=mirror)  # both draw the same noise then
     soft = collect_rollout(envs, policy, np.arange(6), settings, noise=Noise.seeded(1))
     hard = play(envs, policy, np.arange(6), settings, noise=Noise.seeded(1))
     assert torch.equal(soft.looked, hard.looked)

@@ -10,6 +10,7 @@ from agent_toys import marked_source
 from glimpse_agents.learning.config import Config
 from glimpse_agents.learning.episodes import InputShape, Looks, Views
 from glimpse_agents.learning.glimpses import cells_log_prob, draw_cells
+from glimpse_agents.learning.location import UsualSlices
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.learning.policy import GlimpsePolicy, RecurrentState, slice_weights
 from glimpse_agents.parallel.noise import Noise, Share
@@ -336,6 +337,13 @@ def test_change_is_the_distance_of_a_slice_from_those_before_minus_the_usual_dis
     assert max(changes) > 0.05
     assert min(changes) < -0.05
     assert mirrored.any() == mirror
+
+
+def test_slices_that_are_not_seen_are_not_remembered():
+    usual, cells = UsualSlices(2, torch.tensor(0.5)), torch.tensor([[0, 1]])
+    one, two = torch.tensor([[[2.0, 0.0], [2.0, 0.0]]]), torch.tensor([[[0.0, 2.0], [0.0, 2.0]]])
+    assert usual.add(one, cells, torch.tensor([[1.0, 0.0]])).tolist() == [[0, 0]]
+    assert usual.add(two, cells, torch.ones(1, 2))[0].tolist() == pytest.approx([8**0.5 / 4 - 0.5, 0])
 
 
 def test_usual_distance_is_measured_on_frames_of_the_same_cells():
