@@ -14,6 +14,7 @@ from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing.envs import greedy_play, make_envs, make_policy, sample_slices
 from glimpse_agents.playing.rollout import collect_rollout, play
 from glimpse_agents.reinforce import train
+from glimpse_agents.runs.trainer import Trainer
 
 from glimpse_env import WallSource
 
@@ -45,6 +46,11 @@ def test_the_scale_of_a_wall_is_that_of_its_clips():
     for place, frame in ((0.5, 2), (0.0, 0)):
         means = torch.from_numpy(clips.features[:, frame].reshape(12, 9, -1).mean(1))
         torch.testing.assert_close(sample_slices(wall, place=place), means)
+
+
+def test_the_usual_distance_is_measured_without_a_scale_too():
+    config = tiny_config(abstain=False, **REMEMBERING | {"standardise": False})
+    assert Trainer(config, marked_splits()).policy.location_head.usual_distance > 0.1
 
 
 @pytest.mark.parametrize("model", ["mean", "max"])
