@@ -53,6 +53,14 @@ def test_the_usual_distance_is_measured_without_a_scale_too():
     assert Trainer(config, marked_splits()).policy.location_head.usual_distance > 0.1
 
 
+@pytest.mark.parametrize(("trimmed", "weight"), [(True, 0), (False, 0.8)])
+def test_change_matters_from_the_start_if_events_begin_and_end(trimmed, weight):
+    clips = marked_source(12)
+    wall = WallSource(clips, background=("classa",), grid=2, walls=30, trimmed=trimmed)
+    head = make_policy(tiny_config(**REMEMBERING), wall).location_head
+    assert head.change_weight.item() == pytest.approx(weight)
+
+
 @pytest.mark.parametrize("model", ["mean", "max"])
 def test_models_that_pool_keep_their_pool(model):
     source = marked_source(6)

@@ -363,7 +363,7 @@ def test_cells_that_were_never_seen_are_as_old_as_the_episode():
 
 
 def test_age_and_change_raise_the_logits():
-    head = new_policy(scorer="memory").location_head
+    head = new_policy(dataclasses.replace(SHAPE, trimmed=False), scorer="memory").location_head
     zeros, age, change = torch.zeros(1, 1, 9), torch.arange(9.0)[None, None], torch.linspace(0, 1, 9)[None, None]
     before = Views(torch.zeros(1, 1, 9, 4), zeros, zeros, zeros, zeros)
     with torch.no_grad():
@@ -375,9 +375,13 @@ def test_age_and_change_raise_the_logits():
             torch.testing.assert_close(moved, expected)
 
 
-def test_age_and_change_have_no_part_in_sets_at_first():
-    head = new_policy(dataclasses.replace(SHAPE, first_set_size=2), scorer="memory").location_head
-    assert head.age_weight == head.change_weight == 0
+@pytest.mark.parametrize(
+    ("shape", "weights"),
+    [({}, (0.1, 0)), ({"trimmed": False}, (0.1, 0.8)), ({"first_set_size": 2, "trimmed": False}, (0, 0))],
+)
+def test_first_weights_of_age_and_change_depend_on_the_task(shape, weights):
+    head = new_policy(dataclasses.replace(SHAPE, **shape), scorer="memory").location_head
+    assert (head.age_weight.item(), head.change_weight.item()) == pytest.approx(weights)
 
 
 def test_memory_scores_each_cell_by_itself():

@@ -213,6 +213,8 @@ class MemoryHead(LocationHead):
         # Any set: each cell is drawn by itself, and first weights would change the number that is looked at.
         starts = shape.first_set_size == 0
         self.age_weight = nn.Parameter(torch.tensor(starts * FIRST_AGE_WEIGHT / GAIN))
+        # An event that begins is a change; if the class lasts as long as the clip, a change may be anything.
+        starts = starts and not shape.trimmed
         self.change_weight = nn.Parameter(torch.tensor(starts * FIRST_CHANGE_WEIGHT / GAIN))
         self.register_buffer("usual_distance", torch.tensor(0.0))
 

@@ -216,6 +216,7 @@ def make_policy(config: Config, source: ClipSource) -> GlimpsePolicy:
         starts_from_mean=model.is_soft,
         first_set_size=config.task.glimpses if model.sees == "set" else 0,
         jumps=len(config.task.advanced.jumps or ()) if config.learns_jumps else 0,
+        trimmed=source.trimmed,
     )
     with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global generator only
         torch.manual_seed(config.training.seed)
