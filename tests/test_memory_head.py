@@ -9,6 +9,7 @@ from agent_toys import TINY_NETWORK, marked_source, marked_splits, tiny_config
 from glimpse_agents.cost.macs import macs_per_clip
 from glimpse_agents.learning.location import UsualSlices
 from glimpse_agents.learning.models import MODELS
+from glimpse_agents.learning.policy import GlimpsePolicy
 from glimpse_agents.learning.presets import PRESETS
 from glimpse_agents.parallel.noise import Noise
 from glimpse_agents.playing.envs import greedy_play, make_envs, make_policy, sample_slices
@@ -22,9 +23,12 @@ REMEMBERING = {"scorer": "memory", "slice_weights": "attended", "standardise": T
 
 
 def fitted(model, source, **settings):
-    """Return environments, a network fitted to the source, and how it is played."""
+    """Return environments, a network for untrimmed clips that is fitted to the source, and how it is played."""
     config = tiny_config(model=model, **REMEMBERING | settings)
     policy = make_policy(config, source)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        policy = GlimpsePolicy(policy.config, dataclasses.replace(policy.shape, trimmed=False))
     policy.fit(sample_slices(source), sample_slices(source, place=0.0))
     return make_envs(config, source, source.num_clips, train=False), policy, greedy_play(config)
 
@@ -49,16 +53,19 @@ def test_the_scale_of_a_wall_is_that_of_its_clips():
 
 
 def test_the_usual_distance_is_measured_without_a_scale_too():
-    config = tiny_config(abstain=False, **REMEMBERING | {"standardise": False})
-    assert Trainer(config, marked_splits()).policy.location_head.usual_distance > 0.1
+    wall = WallSource(marked_source(12), background=("classa",), grid=2, walls=30, trimmed=False)
+    config = tiny_config(abstain=True, **REMEMBERING | {"standardise": False})
+    assert Trainer(config, dict.fromkeys(marked_splits(), wall)).policy.location_head.usual_distance > 0.1
 
 
-@pytest.mark.parametrize(("trimmed", "weight"), [(True, 0), (False, 0.8)])
-def test_change_matters_from_the_start_if_events_begin_and_end(trimmed, weight):
-    clips = marked_source(12)
-    wall = WallSource(clips, background=("classa",), grid=2, walls=30, trimmed=trimmed)
-    head = make_policy(tiny_config(**REMEMBERING), wall).location_head
-    assert head.change_weight.item() == pytest.approx(weight)
+@pytest.mark.parametrize("trimmed", [True, False])
+def test_cells_are_watched_for_changes_if_events_begin_and_end(trimmed):
+    wall = WallSource(marked_source(12), background=("classa",), grid=2, walls=30, trimmed=trimmed)
+    envs = make_envs(config := tiny_config(**REMEMBERING).for_source(wall), wall, 6, train=False)
+    policy = make_policy(config, wall)
+    assert (policy.location_head.change_weight is None) == trimmed
+    rollout = play(envs, policy, np.arange(6), greedy_play(config), noise=Noise.seeded(1))
+    assert rollout.rest.change.any() != trimmed
 
 
 @pytest.mark.parametrize("model", ["mean", "max"])

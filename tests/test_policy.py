@@ -20,6 +20,7 @@ from glimpse_agents.playing.rollout import collect_rollout
 from glimpse_env import VideoGlimpseVectorEnv
 
 SHAPE = InputShape(grid_size=3, depth=4, outputs=3, frames=4)
+UNTRIMMED = dataclasses.replace(SHAPE, trimmed=False)
 SETTINGS = {
     "greedy": PlaySettings(greedy=True), "mirrored": PlaySettings(mirror=True), "all": PlaySettings(model=MODELS["all"])
 }  # fmt: skip
@@ -298,7 +299,8 @@ def test_views_hold_a_running_mean_of_the_slices_seen_of_each_cell_and_its_age()
 def test_change_is_the_distance_of_a_slice_from_those_before_minus_the_usual_distance(model, mirror, first_glance):
     if model == "all" and first_glance == "none":
         pytest.skip("it sees frame 1 whole")
-    policy, settings = wild_policy(**REMEMBERING), PlaySettings(model=MODELS[model], mirror=mirror)
+    policy = wild_policy(shape=UNTRIMMED, **REMEMBERING)
+    settings = PlaySettings(model=MODELS[model], mirror=mirror)
     cubes = marked_source(6).features + np.random.default_rng(0).normal(size=(6, 4, 3, 3, 4)).astype(np.float32)
     source = dataclasses.replace(marked_source(6), features=cubes - cubes.min())
     policy.fit(*(torch.from_numpy(source.features[:, frame]).flatten(0, 2) for frame in (2, 0)))
@@ -347,7 +349,7 @@ def test_slices_that_are_not_seen_are_not_remembered():
 
 
 def test_usual_distance_is_measured_on_frames_of_the_same_cells():
-    head = new_policy(scorer="memory").location_head
+    head = new_policy(UNTRIMMED, scorer="memory").location_head
     head.fit(torch.tensor([[3.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0, 0.0]] * 2))
     assert head.usual_distance.item() == pytest.approx((2 / 4 + 5**0.5 / 3) / 2)
 
@@ -363,7 +365,7 @@ def test_cells_that_were_never_seen_are_as_old_as_the_episode():
 
 
 def test_age_and_change_raise_the_logits():
-    head = new_policy(dataclasses.replace(SHAPE, trimmed=False), scorer="memory").location_head
+    head = new_policy(UNTRIMMED, scorer="memory").location_head
     zeros, age, change = torch.zeros(1, 1, 9), torch.arange(9.0)[None, None], torch.linspace(0, 1, 9)[None, None]
     before = Views(torch.zeros(1, 1, 9, 4), zeros, zeros, zeros, zeros)
     with torch.no_grad():
@@ -377,10 +379,10 @@ def test_age_and_change_raise_the_logits():
 
 @pytest.mark.parametrize(
     ("shape", "weights"),
-    [({}, (0.1, 0)), ({"trimmed": False}, (0.1, 0.8)), ({"first_set_size": 2, "trimmed": False}, (0, 0))],
+    [({}, (0.1, 0.8)), ({"first_set_size": 2}, (0, 0))],
 )
-def test_first_weights_of_age_and_change_depend_on_the_task(shape, weights):
-    head = new_policy(dataclasses.replace(SHAPE, **shape), scorer="memory").location_head
+def test_sets_start_without_weights_of_age_and_change(shape, weights):
+    head = new_policy(dataclasses.replace(UNTRIMMED, **shape), scorer="memory").location_head
     assert (head.age_weight.item(), head.change_weight.item()) == pytest.approx(weights)
 
 
@@ -411,7 +413,7 @@ def attention_by_hand(policy, looks, hidden):
 
 @pytest.mark.parametrize("uses_state", [False, True])
 def test_attended_weights_are_the_softmax_of_the_scores_of_the_slices(uses_state):
-    policy = wild_policy(**REMEMBERING, encoder="sum", hidden_in_scorer=uses_state)
+    policy = wild_policy(shape=UNTRIMMED, **REMEMBERING, encoder="sum", hidden_in_scorer=uses_state)
     rollout, state = play(policy), policy.memory.initial_state(6)
     for frame in range(4):
         looks = rollout.first if frame == 0 else Looks(*(part[:, frame - 1] for part in rollout.rest))
@@ -425,7 +427,7 @@ def test_attended_weights_are_the_softmax_of_the_scores_of_the_slices(uses_state
 
 
 def test_attended_weights_leave_out_unseen_slices():
-    head = wild_policy(**REMEMBERING).location_head
+    head = wild_policy(shape=UNTRIMMED, **REMEMBERING).location_head
     shown, hidden = head.project(torch.randn(2, 3, 4)), torch.randn(2, 6)
     change = torch.tensor([[0.2, 0.0, 0.7], [0.0, 0.0, 0.0]])
     weights = head.attention(shown, torch.tensor([[0.5, 0.0, 0.5], [0.0, 0.0, 0.0]]), change, hidden, None)
@@ -438,7 +440,7 @@ def test_attended_weights_leave_out_unseen_slices():
 
 
 def test_class_logits_train_the_scores_that_weigh_slices():
-    policy = wild_policy(**REMEMBERING)
+    policy = wild_policy(shape=UNTRIMMED, **REMEMBERING)
     rollout = play(policy)
     policy(rollout.first, rollout.rest, rollout.views, None)[0].square().sum().backward()
     taught = {name for name, parameter in policy.location_head.named_parameters() if parameter.grad is not None}

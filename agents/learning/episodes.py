@@ -28,7 +28,7 @@ class InputShape:
         starts_from_mean: whether the memory begins in a state made from the mean of all slices of a clip.
         first_set_size: number of cells that sets of cells are drawn with at first; 0 if the number of cells is fixed.
         jumps: number of jumps to choose from, if the choice is learned; otherwise 0.
-        trimmed: whether the class of a clip lasts as long as the clip.
+        trimmed: whether the class of a clip lasts as long as the clip. If not, cells are watched for changes.
     """
 
     grid_size: int

@@ -192,14 +192,14 @@ class MemoryHead(LocationHead):
     """Location logits from a memory of every cell, by itself: nothing depends on its place or on its neighbours.
 
     v_n of a cell is a running mean of the slices of it that were seen (`CellMemory`), the first glance included,
-    through a learned projection, plus a vector if it was ever seen and one if it is seen in frame n. Two terms with
-    learned weights are added to the logit. One is the change in the view (`Views`): a cell that shows something unusual
-    may be worth another look. The other is log(1 + a), with a the age in the view: the agent searches all cells in turn
-    while none stands out. The same scores without the age, of the slices of one frame, can weigh the slices in X'
-    (eq. 3); the cross-entropy teaches them then.
+    through a learned projection, plus a vector if it was ever seen and one if it is seen in frame n. Terms with learned
+    weights are added to the logit. One is log(1 + a), with a the age in the view (`Views`): the agent searches all
+    cells in turn while none stands out. The other, on untrimmed clips only, is the change in the view: where an event
+    begins, a cell shows something unusual. The same scores without the age, of the slices of one frame, can weigh the
+    slices in X' (eq. 3); the cross-entropy teaches them then.
     """
 
-    usual_distance: Tensor  # of two slices that one cell shows in different frames
+    usual_distance: Tensor  # of two slices that one cell shows in different frames; on untrimmed clips only
 
     remembers = True
 
@@ -213,14 +213,15 @@ class MemoryHead(LocationHead):
         # Any set: each cell is drawn by itself, and first weights would change the number that is looked at.
         starts = shape.first_set_size == 0
         self.age_weight = nn.Parameter(torch.tensor(starts * FIRST_AGE_WEIGHT / GAIN))
-        # An event that begins is a change; if the class lasts as long as the clip, a change may be anything.
-        starts = starts and not shape.trimmed
-        self.change_weight = nn.Parameter(torch.tensor(starts * FIRST_CHANGE_WEIGHT / GAIN))
-        self.register_buffer("usual_distance", torch.tensor(0.0))
+        self.change_weight: nn.Parameter | None = None
+        if not shape.trimmed:
+            self.change_weight = nn.Parameter(torch.tensor(starts * FIRST_CHANGE_WEIGHT / GAIN))
+            self.register_buffer("usual_distance", torch.tensor(0.0))
 
     def fit(self, slices: Tensor, earlier: Tensor) -> None:
         """Measure the usual distance of slices and of `earlier` ones of the same cells."""
-        self.usual_distance.copy_(relative_distance(slices, earlier).mean())
+        if self.change_weight is not None:
+            self.usual_distance.copy_(relative_distance(slices, earlier).mean())
 
     def project(self, cubes: Tensor) -> Tensor:
         return self.what(cubes)  # type: ignore[no-any-return]
@@ -230,8 +231,8 @@ class MemoryHead(LocationHead):
         return views.content + self.seen(torch.stack([known.float(), views.seen], -1))  # type: ignore[no-any-return]
 
     def _score(self, inner: Tensor, views: Views, masks: DropoutMasks | None) -> Tensor:
-        searched = GAIN * (self.age_weight * views.age.log1p() + self.change_weight * views.change)
-        return super()._score(inner, views, masks) + searched
+        scores = super()._score(inner, views, masks) + GAIN * self.age_weight * views.age.log1p()
+        return scores if self.change_weight is None else scores + GAIN * self.change_weight * views.change
 
     def remembered(self, first: Looks, rest: Looks, seen: Tensor) -> Tensor:
         """Return (N, T - 1, K*K, P), the content of the views of frames 1..T-1.
@@ -264,7 +265,8 @@ class MemoryHead(LocationHead):
         """
         inner = projected + self.seen.weight.sum(1) + self.seen.bias
         scores = self._unbiased(inner + self.state(hidden)[:, None] if self.uses_state else inner, masks).float()
-        scores = scores + GAIN * self.change_weight * change
+        if self.change_weight is not None:
+            scores = scores + GAIN * self.change_weight * change
         kept = seen * (scores - scores.amax(-1, keepdim=True)).exp()
         return kept / kept.sum(-1, keepdim=True).clamp_min(1e-30)
 

@@ -111,7 +111,9 @@ class Player(ABC):
         self.change = torch.zeros_like(self.visits)
         self.memory, self.usual = None, None
         if isinstance(head := policy.location_head, MemoryHead):
-            self.memory, self.usual = CellMemory(), UsualSlices(size**2, head.usual_distance)
+            self.memory = CellMemory()
+            if head.change_weight is not None:
+                self.usual = UsualSlices(size**2, head.usual_distance)
         self.jumps = None if rules.jumps is None else torch.tensor(rules.jumps, device=device)
         self.num_frames = rules.frames
 
