@@ -177,7 +177,7 @@ def test_log_names_every_term():
     assert scalars["train/total"] == losses.total.item()
 
 
-# ---- what is drawn in training
+# ---- random choices and sampled classes
 
 
 def test_policy_gradient_leaves_out_random_choices():

@@ -83,7 +83,9 @@ def test_a_state_of_another_version_is_refused_in_one_line():
     trainer = Trainer(tiny_config().for_source(sources["train"]), sources)
     state = trainer.state()
     del state["policy"]["location_head.score.weight"]
-    with pytest.raises(ValueError, match=r"does not fit this version \(.*score.weight.*\): train it again"):
+    with pytest.raises(
+        ValueError, match=r"the saved state does not fit this version \(.*score.weight.*\): train the run again"
+    ):
         trainer.load_state(state)
 
 

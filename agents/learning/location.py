@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .config import PolicyConfig
 from .episodes import DropoutMasks, InputShape, Looks, Views
 
-SLOW_SHARE = 0.1  # share of a new slice in the running means of what is usual
+SLOW_SHARE = 0.1  # weight of a new slice in the running means of `UsualSlices`
 GAIN = 10.0  # Adam moves each weight equally fast, and the weights of age and change have to move further
 FIRST_AGE_WEIGHT, FIRST_CHANGE_WEIGHT = 1.0, 8.0
 
@@ -32,8 +32,6 @@ class LocationHead(nn.Module):
         projected: width P of the content of a view.
     """
 
-    remembers = False  # whether the content of a view covers all frames so far, instead of the last one
-
     def __init__(self, config: PolicyConfig, shape: InputShape, projected: int) -> None:
         super().__init__()
         advanced = config.advanced
@@ -52,8 +50,8 @@ class LocationHead(nn.Module):
             )
             nn.init.zeros_(self.query.weight)
 
-    def fit(self, slices: Tensor, earlier: Tensor) -> None:
-        """Fit what is not learned to (n, D) training slices, and to those of the same cells in earlier frames."""
+    def fit(self, slices: Tensor, earlier: Tensor | None) -> None:
+        """Fit constants to (n, D) training slices and, if given, to slices of the same cells in earlier frames."""
 
     def project(self, cubes: Tensor) -> Tensor:
         """Return (..., P), the content of (..., D) slices in a view."""
@@ -159,7 +157,7 @@ class GridHead(LocationHead):
         self.place = nn.Parameter(torch.zeros(cells, advanced.scorer_size))
         self.repulsion = nn.Parameter(torch.tensor(advanced.repulsion))
 
-    def fit(self, slices: Tensor, earlier: Tensor) -> None:
+    def fit(self, slices: Tensor, earlier: Tensor | None) -> None:
         """Set the projection to the principal components of (n, D) slices, scaled together to unit variance.
 
         Slices that are no wider than the projection keep their channels.
@@ -201,8 +199,6 @@ class MemoryHead(LocationHead):
 
     usual_distance: Tensor  # of two slices that one cell shows in different frames; on untrimmed clips only
 
-    remembers = True
-
     def __init__(self, config: PolicyConfig, shape: InputShape) -> None:
         size = config.advanced.scorer_size
         super().__init__(config, shape, size)
@@ -218,10 +214,16 @@ class MemoryHead(LocationHead):
             self.change_weight = nn.Parameter(torch.tensor(starts * FIRST_CHANGE_WEIGHT / GAIN))
             self.register_buffer("usual_distance", torch.tensor(0.0))
 
-    def fit(self, slices: Tensor, earlier: Tensor) -> None:
-        """Measure the usual distance of slices and of `earlier` ones of the same cells."""
-        if self.change_weight is not None:
+    def fit(self, slices: Tensor, earlier: Tensor | None) -> None:
+        """Measure the usual distance between slices and `earlier` slices of the same cells, if changes are watched."""
+        if self.watches_changes:
+            assert earlier is not None
             self.usual_distance.copy_(relative_distance(slices, earlier).mean())
+
+    @property
+    def watches_changes(self) -> bool:
+        """Whether the change of cells is a term of the logits."""
+        return self.change_weight is not None
 
     def project(self, cubes: Tensor) -> Tensor:
         return self.what(cubes)  # type: ignore[no-any-return]
@@ -294,9 +296,9 @@ def relative_distance(one: Tensor, other: Tensor) -> Tensor:
 
 
 class UsualSlices:
-    """The slices that each cell usually shows, and how far they usually are from their mean.
+    """A slow running mean of the slices seen in each cell, and of their distances from it.
 
-    Both are slow running means of what was seen in the cell: constant motion in a cell becomes usual.
+    A cell that moves all the time has large distances. Its motion is then usual, and no change.
 
     Args:
         cells: K*K.
@@ -312,7 +314,7 @@ class UsualSlices:
 
         Returns:
             (N, m): the distance of each slice from the mean of its cell (`relative_distance`), minus the usual
-            distance; 0 on the first look at a cell, or where nothing is seen.
+            distance. It is 0 on the first look at a cell, and for slices that are not seen.
         """
         count, depth = len(slices), slices.shape[2]
         rows = (torch.arange(count, device=cells.device)[:, None] * self._cells + cells).flatten()

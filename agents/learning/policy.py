@@ -235,11 +235,21 @@ class GlimpsePolicy(nn.Module):
         """Device of the weights."""
         return self.location_head.score.weight.device
 
-    def fit(self, slices: Tensor, earlier: Tensor) -> None:
-        """Fit the scale of slices, and the location head, to (n, D) training slices and earlier ones of their cells."""
+    @property
+    def watches_changes(self) -> bool:
+        """Whether the location logits depend on changes of cells."""
+        return isinstance(self.location_head, MemoryHead) and self.location_head.watches_changes
+
+    def fit(self, slices: Tensor, earlier: Tensor | None = None) -> None:
+        """Fit the scale and the location head to (n, D) training slices.
+
+        Args:
+            slices: of some frames.
+            earlier: of the same cells in earlier frames; needed if changes are watched.
+        """
         if isinstance(self.scale, InputScale):
             self.scale.fit(slices)
-        self.location_head.fit(self.scale(slices), self.scale(earlier))
+        self.location_head.fit(self.scale(slices), None if earlier is None else self.scale(earlier))
 
     def weighed(self, looks: Looks, state: RecurrentState, masks: DropoutMasks | None) -> Looks:
         """Return one frame's looks, weighed by the location head if slice_weights is "attended", with the gradient."""

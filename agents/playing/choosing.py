@@ -118,10 +118,9 @@ class ChoosingPlayer(Player):
                 visible = self.mirror.values(self.policy.location_head.project(cubes)[self.features.window_index])
             if attends_to_all:
                 content = self._content_of_all(cubes)
-                change = torch.zeros_like(self.weights)
                 if self.model.sees == "all":
                     change = self.compare_all(cubes)
-                elif content.dim() == 3:
+                else:
                     change = self.compare(content, self.all_cells, (self.weights > 0).float())
                 return Looks(content, self.all_cells, self.weights, change), self._view(visible)
         cells = self.mirror.cells(self.cells)

@@ -112,7 +112,7 @@ class Player(ABC):
         self.memory, self.usual = None, None
         if isinstance(head := policy.location_head, MemoryHead):
             self.memory = CellMemory()
-            if head.change_weight is not None:
+            if head.watches_changes:
                 self.usual = UsualSlices(size**2, head.usual_distance)
         self.jumps = None if rules.jumps is None else torch.tensor(rules.jumps, device=device)
         self.num_frames = rules.frames

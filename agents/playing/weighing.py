@@ -106,6 +106,8 @@ class WeighingPlayer(Player):
 
     def _change_of_chosen(self, cubes: Tensor, seen: Tensor) -> Tensor:
         """Return the (N, K*K) change of the slices of (U, K*K, D) cubes that are seen, equally many in each episode."""
+        if self.usual is None:
+            return torch.zeros_like(seen)
         cells = seen.topk(int(seen[0].sum()), dim=1).indices
         windows, places = self.features.window_index[:, None], self.mirror.cells(cells)
         change = self.compare(cubes[windows, places], cells, torch.ones_like(cells, dtype=seen.dtype))

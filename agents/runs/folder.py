@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import textwrap
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
@@ -207,8 +208,7 @@ class RunFolder:
     def best_policy(self, config: Config, source: ClipSource) -> GlimpsePolicy:
         """Return the network with the weights that validation chose, on the device that `config` names."""
         policy, weights = make_policy(config, source), self.load_best()
-        with _raising_damage(self._best, "train the run again"):
-            policy.load_state_dict(weights)
+        load_weights(policy, weights, place=str(self._best))
         return policy.eval().to(config.training.device)
 
     # ---- results
@@ -370,6 +370,15 @@ class MetricsLog:
         for file in (self._lines, self._events):
             with suppress(OSError):
                 file.close()
+
+
+def load_weights(policy: GlimpsePolicy, weights: Mapping[str, Tensor], *, place: str) -> None:
+    """Load the weights saved in a `place` into a network; a ValueError if they are those of another network."""
+    try:
+        policy.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+        raise ValueError(f"{place} does not fit this version ({reason}): train the run again") from error
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from ..parallel.ranks import current_share, from_first
 from ..playing.envs import Sources, greedy_play, make_envs, make_policy, sample_slices
 from ..playing.evaluation import EVALUATION_ENVS, VALIDATION_SEED, Evaluation, evaluate, evaluate_split
 from ..playing.linear import fit_linear, see_split
-from .folder import RunFolder, RunResult
+from .folder import RunFolder, RunResult, load_weights
 from .provenance import git_commit
 
 
@@ -23,9 +23,9 @@ class Trainer:
     def __init__(self, config: Config, sources: Sources) -> None:
         self.config, self.share = config, current_share()
         self.policy = make_policy(config, sources["train"])
-        network = config.policy.advanced
-        if network.standardise or network.scorer == "memory" or network.projection_size < sources["train"].depth:
-            self.policy.fit(sample_slices(sources["train"]), sample_slices(sources["train"], place=0.0))
+        network, clips, watches = config.policy.advanced, sources["train"], self.policy.watches_changes
+        if network.standardise or watches or network.projection_size < clips.depth:
+            self.policy.fit(sample_slices(clips), sample_slices(clips, place=0.0) if watches else None)
         self.policy.load_state_dict(from_first(self.policy.state_dict))  # machines differ in the last digits
         self.policy.to(config.training.device)
         self.optimizer = make_optimizer(self.policy, config)
@@ -71,7 +71,7 @@ class Trainer:
 
     def conclude(self, run: RunFolder, test: ClipSource | None) -> RunResult:
         """Measure the checkpoint that validation chose, and write the result; `test` is played if it is given."""
-        self.policy.load_state_dict(run.load_best())
+        load_weights(self.policy, run.load_best(), place=f"the checkpoint in {run.path}")
         tested = None if test is None else evaluate_split(self.config, self.policy.eval(), test)
         result = RunResult(
             validation=self.measure_validation(),
@@ -97,11 +97,7 @@ class Trainer:
         """
         if state is None:
             return
-        try:
-            self.policy.load_state_dict(state["policy"])
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"the run does not fit this version ({reason}): train it again") from error
+        load_weights(self.policy, state["policy"], place="the saved state")
         self.optimizer.load_state_dict(state["optimizer"])
         for name in _COUNTERS:
             setattr(self, name, state[name])

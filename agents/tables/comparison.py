@@ -17,7 +17,7 @@ from .records import COLUMNS, Record, Row, find_row, rows_of
 
 SHOWN = tuple(name for name in MEASURES if name not in ("plain_mean_average_precision", "log_score"))
 FEW_SEEDS = 3
-OF_EVENTS = ("mean_average_precision", "detection_map")  # columns of a short table of untrimmed clips
+OF_EVENTS = ("mean_average_precision", "detection_map", "events_found")  # columns of a short table of untrimmed clips
 
 
 @dataclass(frozen=True)
