@@ -408,15 +408,15 @@ def test_the_table_of_a_training_command_has_an_interval_over_films():
     ]
 
 
-def test_tables_of_untrimmed_clips_show_both_maps():
-    events = {"mean_average_precision": 0.75, "detection_map": 0.5}
+def test_tables_of_untrimmed_clips_show_both_maps_and_the_events_found():
+    events = {"mean_average_precision": 0.75, "detection_map": 0.5, "events_found": 0.625}
     header, line, other = table_of([record("reinforce", 5, 1, **events), record("random", 5, 1)])
-    assert header.endswith("| clips | mAP | detection mAP |")
-    assert line.endswith("| 2 | 0.750 | 0.500 |")
-    assert other.endswith("| 2 | - | - |")
+    assert header.endswith("| clips | mAP | detection mAP | events found |")
+    assert line.endswith("| 2 | 0.750 | 0.500 | 0.625 |")
+    assert other.endswith("| 2 | - | - | - |")
     header, line, *_ = results_table([("reinforce", evaluation([True, False], **events))], 0.25).splitlines()
-    assert header.endswith("  per look     mAP  detection mAP")
-    assert line.endswith("         -   0.750          0.500")
+    assert header.endswith("  per look     mAP  detection mAP  events found")
+    assert line.endswith("         -   0.750          0.500         0.625")
 
 
 def test_validation_chooses_a_threshold_for_each_eta():
