@@ -20,7 +20,7 @@ from glimpse_env.video.decode import decode_clip
 
 DATA = Path(os.environ.get("VIDEOGLIMPSE_DATA", "/nonexistent"))
 TURNS = 12
-NEEDED = 1.3  # times as fast as PyTorch: what an engine has to reach to be added
+NEEDED = 1.3  # smallest speed-up over PyTorch that is worth another engine
 
 
 def compiled(network, pictures):
