@@ -330,7 +330,9 @@ def test_change_is_the_distance_of_a_slice_from_those_before_minus_the_usual_dis
             else:
                 mean, distance = usual[key]
                 far = np.linalg.norm(shown - mean) / (np.linalg.norm(shown) + np.linalg.norm(mean))
-                usual[key], expected = (0.9 * mean + 0.1 * shown, 0.9 * distance + 0.1 * far), far - distance
+                expected = far - distance
+                share = 0.2 * min(1, 0.05 / max(expected, 1e-9))
+                usual[key] = (mean + share * (shown - mean), distance + share * expected)
             assert change.item() == pytest.approx(expected, abs=1e-5)
             changes.append(expected)
             kept[key] = change
@@ -346,6 +348,28 @@ def test_slices_that_are_not_seen_are_not_remembered():
     one, two = torch.tensor([[[2.0, 0.0], [2.0, 0.0]]]), torch.tensor([[[0.0, 2.0], [0.0, 2.0]]])
     assert usual.add(one, cells, torch.tensor([[1.0, 0.0]])).tolist() == [[0, 0]]
     assert usual.add(two, cells, torch.ones(1, 2))[0].tolist() == pytest.approx([8**0.5 / 4 - 0.5, 0])
+
+
+def test_event_is_a_change_while_it_lasts_and_not_after_it():
+    noise = torch.Generator().manual_seed(0)
+    before, event = torch.randn(2, 16, generator=noise)
+    changes = []
+    usual, cells, seen = UsualSlices(1, torch.tensor(0.1)), torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1)
+    for frame in range(40):
+        shown = event if 20 <= frame < 30 else before
+        slices = (shown + 0.3 * torch.randn(16, generator=noise))[None, None]
+        changes.append(usual.add(slices, cells, seen).item())
+    assert min(changes[20:30]) > 0.2
+    assert max(abs(change) for change in changes[10:20] + changes[30:]) < 0.15
+
+
+def test_lasting_change_becomes_usual():
+    usual, cells, seen = UsualSlices(1, torch.tensor(0.1)), torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1)
+    first, then = torch.eye(2)[:, None, None]
+    usual.add(first, cells, seen)
+    changes = [usual.add(then, cells, seen).item() for _ in range(60)]
+    assert changes[0] > 0.5
+    assert abs(changes[-1]) < 0.05
 
 
 def test_usual_distance_is_measured_on_frames_of_the_same_cells():
@@ -370,8 +394,8 @@ def test_age_and_change_raise_the_logits():
     before = Views(torch.zeros(1, 1, 9, 4), zeros, zeros, zeros, zeros)
     with torch.no_grad():
         for views, expected in (
-            (before._replace(age=age), torch.log(1 + age)),
-            (before._replace(change=change), 8 * change),
+            (before._replace(age=age), 3 * torch.log(1 + age)),
+            (before._replace(change=change), 15 * change),
         ):
             moved = head(torch.zeros(1, 1, 6), views, None) - head(torch.zeros(1, 1, 6), before, None)
             torch.testing.assert_close(moved, expected)
@@ -379,11 +403,11 @@ def test_age_and_change_raise_the_logits():
 
 @pytest.mark.parametrize(
     ("shape", "weights"),
-    [({}, (0.1, 0.8)), ({"first_set_size": 2}, (0, 0))],
+    [({}, (0.3, 1.5, 0.3)), ({"first_set_size": 2}, (0, 0, 0))],
 )
 def test_sets_start_without_weights_of_age_and_change(shape, weights):
     head = new_policy(dataclasses.replace(UNTRIMMED, **shape), scorer="memory").location_head
-    assert (head.age_weight.item(), head.change_weight.item()) == pytest.approx(weights)
+    assert (head.age_weight.item(), head.change_weight.item(), head.nothing.item()) == pytest.approx(weights)
 
 
 def test_memory_scores_each_cell_by_itself():
@@ -404,11 +428,12 @@ def test_memory_scores_each_cell_by_itself():
 
 @torch.no_grad()
 def attention_by_hand(policy, looks, hidden):
-    """Return the softmax of u . tanh(what x + seen + Wd h) + w change over the looks of one frame."""
+    """Return the softmax of u . tanh(what x + seen + Wd h) + w change over the looks of one frame and nothing."""
     head = policy.location_head
     state = head.state(hidden) if head.uses_state else torch.zeros(len(hidden), 4)
     scores = head.score(torch.tanh(head.what(looks.content) + head.seen(torch.ones(2)) + state[:, None]))[..., 0]
-    return (scores + 10 * head.change_weight * looks.change).softmax(-1)
+    scores = scores + 10 * head.change_weight * looks.change
+    return torch.cat([scores, (10 * head.nothing).expand(len(scores), 1)], -1).softmax(-1)[:, :-1]
 
 
 @pytest.mark.parametrize("uses_state", [False, True])
@@ -422,7 +447,7 @@ def test_attended_weights_are_the_softmax_of_the_scores_of_the_slices(uses_state
         torch.testing.assert_close(policy.encoder(looks), expected)
         with torch.no_grad():
             state = policy.step(state, looks, None, None)[2]
-    assert rollout.first.weights.std() > 1e-3
+    assert rollout.first.weights.std() > 1e-4
     torch.testing.assert_close(rollout.attention[:, 0], rollout.first.weights)
 
 
@@ -431,7 +456,7 @@ def test_attended_weights_leave_out_unseen_slices():
     shown, hidden = head.project(torch.randn(2, 3, 4)), torch.randn(2, 6)
     change = torch.tensor([[0.2, 0.0, 0.7], [0.0, 0.0, 0.0]])
     weights = head.attention(shown, torch.tensor([[0.5, 0.0, 0.5], [0.0, 0.0, 0.0]]), change, hidden, None)
-    alone = head.attention(shown[:1, [0, 2]], torch.ones(1, 2), change[:1, [0, 2]], hidden[:1], None)
+    alone = head.attention(shown[:1, [0, 2]], torch.full((1, 2), 0.5), change[:1, [0, 2]], hidden[:1], None)
     torch.testing.assert_close(weights[0, [0, 2]], alone[0])
     assert weights[0, 1] == 0
     assert weights[1].tolist() == [0, 0, 0]
@@ -439,12 +464,22 @@ def test_attended_weights_leave_out_unseen_slices():
     assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in head.parameters())
 
 
+@torch.no_grad()
+def test_slices_count_little_while_no_cell_changes():
+    head = new_policy(UNTRIMMED, scorer="memory").location_head
+    seen = torch.full((1, 3), 1 / 3)
+    calm, event = (head.weigh(15 * torch.tensor([[change, 0.0, 0.0]]), seen) for change in (0.0, 0.4))
+    assert calm.sum() < 0.2
+    assert event[0, 0] > 0.9
+
+
 def test_class_logits_train_the_scores_that_weigh_slices():
     policy = wild_policy(shape=UNTRIMMED, **REMEMBERING)
     rollout = play(policy)
     policy(rollout.first, rollout.rest, rollout.views, None)[0].square().sum().backward()
     taught = {name for name, parameter in policy.location_head.named_parameters() if parameter.grad is not None}
-    assert taught == {"what.weight", "seen.weight", "seen.bias", "state.weight", "score.weight", "change_weight"}
+    of_content = {"what.weight", "seen.weight", "seen.bias", "state.weight", "score.weight"}
+    assert taught == of_content | {"change_weight", "nothing"}
     assert all(policy.location_head.get_parameter(name).grad.abs().max() > 0 for name in taught)
 
 

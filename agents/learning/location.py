@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from .config import PolicyConfig
 from .episodes import DropoutMasks, InputShape, Looks, Views
 
-SLOW_SHARE = 0.1  # weight of a new slice in the running means of `UsualSlices`
+SLOW_SHARE = 0.2  # weight of a new slice in the running means of `UsualSlices`
+LARGEST_CHANGE = 0.05  # larger changes move these means no further
 GAIN = 10.0  # Adam moves each weight equally fast, and the weights of age and change have to move further
-FIRST_AGE_WEIGHT, FIRST_CHANGE_WEIGHT = 1.0, 8.0
+FIRST_AGE_WEIGHT = 1.0
+FIRST_SEARCH_WEIGHTS = {"age": 3.0, "change": 15.0, "nothing": 3.0}  # on untrimmed clips
 
 
 class LocationHead(nn.Module):
@@ -192,9 +194,10 @@ class MemoryHead(LocationHead):
     v_n of a cell is a running mean of the slices of it that were seen (`CellMemory`), the first glance included,
     through a learned projection, plus a vector if it was ever seen and one if it is seen in frame n. Terms with learned
     weights are added to the logit. One is log(1 + a), with a the age in the view (`Views`): the agent searches all
-    cells in turn while none stands out. The other, on untrimmed clips only, is the change in the view: where an event
-    begins, a cell shows something unusual. The same scores without the age, of the slices of one frame, can weigh the
-    slices in X' (eq. 3); the cross-entropy teaches them then.
+    cells in turn while none stands out. The other, on untrimmed clips only, is the change in the view: during an event,
+    a cell shows something unusual. The same scores without the age, of the slices of one frame, can weigh the slices in
+    X' (eq. 3); the cross-entropy teaches them then. On untrimmed clips `nothing` is weighed with them, an empty slice
+    with a learned score: X' is small while no cell stands out.
     """
 
     usual_distance: Tensor  # of two slices that one cell shows in different frames; on untrimmed clips only
@@ -208,10 +211,14 @@ class MemoryHead(LocationHead):
         nn.init.zeros_(self.seen.bias)
         # Any set: each cell is drawn by itself, and first weights would change the number that is looked at.
         starts = shape.first_set_size == 0
-        self.age_weight = nn.Parameter(torch.tensor(starts * FIRST_AGE_WEIGHT / GAIN))
         self.change_weight: nn.Parameter | None = None
-        if not shape.trimmed:
-            self.change_weight = nn.Parameter(torch.tensor(starts * FIRST_CHANGE_WEIGHT / GAIN))
+        self.nothing: nn.Parameter | None = None
+        if shape.trimmed:
+            self.age_weight = nn.Parameter(torch.tensor(starts * FIRST_AGE_WEIGHT / GAIN))
+        else:
+            self.age_weight, self.change_weight, self.nothing = (
+                nn.Parameter(torch.tensor(starts * weight / GAIN)) for weight in FIRST_SEARCH_WEIGHTS.values()
+            )
             self.register_buffer("usual_distance", torch.tensor(0.0))
 
     def fit(self, slices: Tensor, earlier: Tensor | None) -> None:
@@ -255,7 +262,7 @@ class MemoryHead(LocationHead):
     def attention(
         self, projected: Tensor, seen: Tensor, change: Tensor, hidden: Tensor, masks: DropoutMasks | None
     ) -> Tensor:
-        """Return l of eq. 3, (N, m): the softmax of the scores of the slices that are `seen`.
+        """Return l of eq. 3, (N, m), for the looks of one frame: `weigh` of their scores.
 
         Args:
             projected: (N, m, P), of the slices of one frame.
@@ -269,8 +276,21 @@ class MemoryHead(LocationHead):
         scores = self._unbiased(inner + self.state(hidden)[:, None] if self.uses_state else inner, masks).float()
         if self.change_weight is not None:
             scores = scores + GAIN * self.change_weight * change
-        kept = seen * (scores - scores.amax(-1, keepdim=True)).exp()
-        return kept / kept.sum(-1, keepdim=True).clamp_min(1e-30)
+        return self.weigh(scores, seen)
+
+    def weigh(self, scores: Tensor, seen: Tensor) -> Tensor:
+        """Return l of eq. 3, (N, m): the softmax of (N, m) scores, and of `nothing` if that counts.
+
+        Scores count where `seen` is positive, as in `attention`.
+        """
+        top = scores.amax(-1, keepdim=True)
+        if self.nothing is None:
+            kept = seen * (scores - top).exp()
+            return kept / kept.sum(-1, keepdim=True).clamp_min(1e-30)
+        nothing = GAIN * self.nothing.to(scores.dtype)
+        top = top.maximum(nothing)
+        kept = seen / seen.detach().amax(-1, keepdim=True).clamp_min(1e-30) * (scores - top).exp()
+        return kept / (kept.sum(-1, keepdim=True) + (nothing - top).exp())
 
 
 class CellMemory:
@@ -296,9 +316,10 @@ def relative_distance(one: Tensor, other: Tensor) -> Tensor:
 
 
 class UsualSlices:
-    """A slow running mean of the slices seen in each cell, and of their distances from it.
+    """A robust running mean of the slices seen in each cell, and of their distances from it.
 
-    A cell that moves all the time has large distances. Its motion is then usual, and no change.
+    A cell that moves all the time has large distances. Its motion is then usual, and no change. The step of both means
+    is bounded as in Huber's estimate of location: an event hardly moves them, so that it stays a change while it lasts.
 
     Args:
         cells: K*K.
@@ -326,10 +347,10 @@ class UsualSlices:
         mean, usual = self._mean.index_select(0, rows).reshape(slices.shape), self._distance.gather(1, cells)
         known = (mean.norm(dim=-1) > 0) * seen
         distance = relative_distance(slices, mean)
-        share = seen - (1 - SLOW_SHARE) * known
-        self._mean.index_copy_(0, rows, torch.lerp(mean, slices, share[..., None]).flatten(0, 1))
-        self._distance.scatter_(1, cells, usual + SLOW_SHARE * known * (distance - usual))
         change: Tensor = (distance - usual) * known
+        share = SLOW_SHARE * known * (LARGEST_CHANGE / change.clamp_min(LARGEST_CHANGE))
+        self._mean.index_copy_(0, rows, torch.lerp(mean, slices, (seen - known + share)[..., None]).flatten(0, 1))
+        self._distance.scatter_(1, cells, usual + share * change)
         return change
 
 

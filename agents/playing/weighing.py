@@ -121,6 +121,9 @@ class WeighingPlayer(Player):
         if self.model.sees == "cells":
             likeliest = torch.zeros_like(logits).scatter(1, logits.topk(self.glimpses or 0, dim=1).indices, 1.0)
             logits = logits.masked_fill(likeliest == 0, -torch.inf)
+        head = self.policy.location_head
+        if isinstance(head, MemoryHead) and head.nothing is not None:
+            return head.weigh(logits, torch.ones_like(logits))
         return logits.softmax(1)
 
     def _choice(self, frame: int) -> Tensor:
