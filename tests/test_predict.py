@@ -14,12 +14,13 @@ import pytest
 import torch
 import tyro
 from agent_toys import tiny_config, write_marked_store
-from extraction_inputs import write_video
+from extraction_inputs import write_activitynet, write_video
 from finished_runs import evaluation, run_result, write_finished_run
 from glimpse_agents import load
 from glimpse_agents.compare import write_comparison
 from glimpse_agents.cost.macs import network_of
 from glimpse_agents.parallel.noise import Noise
+from glimpse_agents.pictures.timelines import timeline
 from glimpse_agents.playing.envs import SourceRecord, greedy_play, make_envs, open_splits
 from glimpse_agents.playing.evaluation import class_scores, play_split
 from glimpse_agents.playing.rollout import play
@@ -34,7 +35,7 @@ from safetensors.torch import load_file, save_file
 
 from glimpse_env import ClipSource, EpisodeRules
 from glimpse_env.engine import EpisodeEngine
-from glimpse_env.extract import Folder, extract
+from glimpse_env.extract import ActivityNet, Folder, extract
 from glimpse_env.files import file_sha256
 from glimpse_env.video.backbones import WeightsError
 from glimpse_env.video.decode import USUAL, nearest_frames, sample_times
@@ -410,6 +411,27 @@ def numbered(name, length):
         thumbnails=np.full((length, 112, 112, 3), frames, np.uint8),
         features=np.full((length, 2, 2, 1), frames, np.float16) + np.float16([[[0], [0.25]], [[0.5], [0.75]]]),
     )  # fmt: skip
+
+
+def test_a_model_of_untrimmed_videos_labels_videos(weights, tmp_path):
+    """It watches cells for changes, as a model of trimmed clips does not."""
+    for name in ("aaaaaaaaaaa", "bbbbbbbbbbb", "ddddddddddd"):
+        (tmp_path / "videos").mkdir(exist_ok=True)
+        write_video(tmp_path / "videos" / f"v_{name}.mp4", frames=20)
+    settings = ActivityNet(
+        videos=tmp_path / "videos", annotations=write_activitynet(tmp_path / "notes.json"), out=tmp_path / "store",
+        weights=weights, frames=4, fps=10.0, max_frames=9, batch_size=4, threads=1,
+    )  # fmt: skip
+    remembering = {"scorer": "memory", "slice_weights": "attended", "encoder": "sum"}
+    config = tiny_config(source=str(extract(settings)), updates=2, warmup_share=0.0, **remembering)
+    train(config, tmp_path / "run")
+    pack(RunFolder(tmp_path / "run"), tmp_path / "model.safetensors")
+    model = load(tmp_path / "model.safetensors", weights=weights)
+    assert model.policy.location_head.watches_changes
+    prediction = model.predict(tmp_path / "videos" / "v_aaaaaaaaaaa.mp4")
+    np.testing.assert_allclose(prediction.frame_scores.sum(1) + prediction.frame_no_prediction, 1, rtol=1e-5)
+    assert not prediction.played.source.trimmed
+    timeline([prediction.played], 0)
 
 
 # ---- videos as clips

@@ -100,7 +100,7 @@ def check_playable(config: Config, source: ClipSource) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRecord:
-    """Facts about a run's source that config.json keeps; the last two are None without a store."""
+    """Facts about a run's source that config.json keeps; `identity` and `extraction` are None without a store."""
 
     grid_size: int
     depth: int
@@ -109,6 +109,7 @@ class SourceRecord:
     frames_per_second: float
     identity: str | None  # sha256 of the store's manifest
     extraction: dict[str, Any] | None  # settings that turned videos into features, for playing other videos
+    trimmed: bool = True
 
     @classmethod
     def of(cls, config: Config, source: ClipSource) -> SourceRecord:
@@ -136,6 +137,7 @@ class SourceRecord:
             frames_per_second=source.frames_per_second,
             identity=None if store is None else file_sha256(store.path / "manifest.json"),
             extraction=extraction,
+            trimmed=source.trimmed,
         )
 
     @classmethod

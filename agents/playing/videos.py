@@ -99,7 +99,7 @@ class VideoSource:
     class_names: tuple[str, ...]
     num_frames: int  # T, unless windows slide over the videos
     frames_per_second: float  # at which the videos were sampled
-    trimmed: bool = True
+    trimmed: bool
 
     @cached_property
     def min_feature(self) -> float:
@@ -161,6 +161,7 @@ def as_source(
         class_names=record.class_names,
         num_frames=record.frames,
         frames_per_second=record.frames_per_second,
+        trimmed=record.trimmed,
     )
     task, rate = config.task, record.frames_per_second
     if task.window_seconds is None and whole and max(len(video.times) for video in videos) > record.frames:

@@ -221,6 +221,7 @@ class TrainedModel:
             class_names=self.class_names,
             num_frames=len(seen),
             frames_per_second=source.frames_per_second,
+            trimmed=source.trimmed,
         )
         played = Played(
             model=settings.model,
