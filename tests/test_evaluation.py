@@ -8,6 +8,7 @@ import torch
 from agent_toys import marked_source, tiny_config
 from clip_toys import UnevenSource
 from glimpse_agents.learning.models import MODELS
+from glimpse_agents.playing import evaluation
 from glimpse_agents.playing.envs import make_envs, make_policy, sample_slices
 from glimpse_agents.playing.evaluation import (
     class_scores,
@@ -189,6 +190,18 @@ def test_a_model_that_sees_all_cells_has_no_focus(model):
     measured = measure(marked_source(6), by(model))
     assert (measured.focus, measured.focus_per_look, measured.glimpses_per_frame) == (None, None, 9.0)
     assert measured.visits is None
+
+
+def test_attention_on_the_actor_is_a_share_of_the_weights():
+    source, config = marked_source(6), tiny_config()
+    envs, policy = make_envs(config, source, 6, train=False), wild_policy(config, source)
+    ((rollout, valid),) = play_split(envs, policy, GREEDY, seed=0)
+    shares = [
+        evaluation.measure([(played, valid)], envs, sees_all=False).attention_on_actor
+        for played in (rollout, dataclasses.replace(rollout, attention=0.3 * rollout.attention))
+    ]
+    assert 0 < shares[0] < 1
+    assert shares[1] == pytest.approx(shares[0])
 
 
 def test_focus_is_unknown_if_the_actor_is():

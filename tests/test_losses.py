@@ -85,6 +85,7 @@ def test_attention_penalty_is_zero_if_each_cell_is_covered_once():
     assert attention_penalty(torch.full((3, 4, 4), 0.25)).item() == pytest.approx(0.0)
     always_first = torch.tensor([1.0, 0.0]).expand(1, 3, 2)  # cell 0 three times, cell 1 never
     assert attention_penalty(always_first).item() == pytest.approx((1 - 3) ** 2 + 1)
+    assert attention_penalty(0.1 * always_first).item() == pytest.approx((1 - 3) ** 2 + 1)  # most is left to nothing
 
 
 # ---- eq. 8 for a batch

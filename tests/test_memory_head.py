@@ -135,6 +135,23 @@ def test_soft_attention_scores_the_change_of_every_cell(model, mirror):
     )
 
 
+@pytest.mark.parametrize("model", ["soft", "soft_hidden", "soft_top"])
+def test_nothing_competes_with_the_cells_of_soft_attention(model):
+    source = marked_source(6)
+    envs, policy, settings = fitted(model, source)
+    rollouts = []
+    for nothing in (-10.0, 0.4):
+        with torch.no_grad():
+            policy.location_head.nothing.fill_(nothing)
+        rollouts.append(collect_rollout(envs, policy, np.arange(6), settings, noise=Noise.seeded(1)))
+    full, part = (rollout.attention[:, 0] for rollout in rollouts)
+    torch.testing.assert_close(full.sum(1), torch.ones(6))
+    assert (part.sum(1) < 0.9).all()
+    torch.testing.assert_close(part / part.sum(1, keepdim=True), full)
+    rollouts[1].class_logits.square().sum().backward()
+    assert 0 < policy.location_head.nothing.grad.abs() < torch.inf
+
+
 @pytest.mark.parametrize("first_glance", ["whole", "none"])
 def test_gumbel_glimpses_remember_only_what_they_saw(first_glance):
     """Slices that were not chosen, those of an unseen first frame included, have no part in the class logits."""

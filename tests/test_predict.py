@@ -430,11 +430,21 @@ def test_a_model_of_untrimmed_videos_labels_videos(weights, tmp_path):
     assert model.policy.location_head.watches_changes
     prediction = model.predict(tmp_path / "videos" / "v_aaaaaaaaaaa.mp4")
     np.testing.assert_allclose(prediction.frame_scores.sum(1) + prediction.frame_no_prediction, 1, rtol=1e-5)
-    assert not prediction.played.source.trimmed
-    timeline([prediction.played], 0)
+    axis = timeline([prediction.played], 0).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["reinforce"]
+    assert axis.get_xlabel() == "seconds"
 
 
 # ---- videos as clips
+
+
+def test_untrimmed_clips_are_another_kind_of_source():
+    untrimmed = dataclasses.replace(SOURCE, trimmed=False)
+    with pytest.raises(ValueError, match="wall has trimmed False, but the run was trained with True: use features of"):
+        SOURCE.check_same_kind(untrimmed, "wall")
+    recorded = dataclasses.asdict(SOURCE)
+    del recorded["trimmed"]  # as in packed runs of earlier versions
+    assert SourceRecord.from_json(recorded) == SOURCE
 
 
 def test_videos_are_clips_of_unknown_class():

@@ -99,7 +99,8 @@ class AdvancedPolicyConfig:
     slice_weights: SliceWeights = "uniform"
     """Weights l of eq. 3 over the m cells: 1/m each ("uniform"), the "softmax" of the logits that chose them (REINFORCE
     only), or "attended": the softmax of the scores that the scorer "memory" gives their slices now. The cross-entropy
-    trains these scores, also through the whole first frame. Soft attention, "mean" and "max" keep their own weights."""
+    trains these scores, also through the whole first frame. Soft attention, "mean" and "max" keep their own weights. On
+    untrimmed clips the scorer "memory" leaves a part of the weights, soft ones too, to nothing."""
     standardise: bool = True
     """Give every channel of a slice mean 0 and variance 1 over the training clips."""
     embedding_size: int = 64

@@ -13,10 +13,9 @@ from .config import PolicyConfig
 from .episodes import DropoutMasks, InputShape, Looks, Views
 
 SLOW_SHARE = 0.2  # weight of a new slice in the running means of `UsualSlices`
-LARGEST_CHANGE = 0.05  # larger changes move these means no further
-GAIN = 10.0  # Adam moves each weight equally fast, and the weights of age and change have to move further
-FIRST_AGE_WEIGHT = 1.0
-FIRST_SEARCH_WEIGHTS = {"age": 3.0, "change": 15.0, "nothing": 3.0}  # on untrimmed clips
+LARGEST_CHANGE = 0.05  # larger ones move these means by less than that share
+GAIN = 10.0  # Adam moves each number equally fast, and those of age, change and nothing have to move further
+FIRST_AGE_WEIGHT, FIRST_AGE_WEIGHT_UNTRIMMED, FIRST_CHANGE_WEIGHT, FIRST_NOTHING = 1.0, 3.0, 15.0, 3.0
 
 
 class LocationHead(nn.Module):
@@ -196,8 +195,8 @@ class MemoryHead(LocationHead):
     weights are added to the logit. One is log(1 + a), with a the age in the view (`Views`): the agent searches all
     cells in turn while none stands out. The other, on untrimmed clips only, is the change in the view: during an event,
     a cell shows something unusual. The same scores without the age, of the slices of one frame, can weigh the slices in
-    X' (eq. 3); the cross-entropy teaches them then. On untrimmed clips `nothing` is weighed with them, an empty slice
-    with a learned score: X' is small while no cell stands out.
+    X' (eq. 3); the cross-entropy teaches them then. On untrimmed clips an empty slice competes with them, with the
+    learned score `nothing`: a few looks at which no cell stands out give a small X'.
     """
 
     usual_distance: Tensor  # of two slices that one cell shows in different frames; on untrimmed clips only
@@ -211,14 +210,13 @@ class MemoryHead(LocationHead):
         nn.init.zeros_(self.seen.bias)
         # Any set: each cell is drawn by itself, and first weights would change the number that is looked at.
         starts = shape.first_set_size == 0
+        first_age = FIRST_AGE_WEIGHT if shape.trimmed else FIRST_AGE_WEIGHT_UNTRIMMED
+        self.age_weight = nn.Parameter(torch.tensor(starts * first_age / GAIN))
         self.change_weight: nn.Parameter | None = None
         self.nothing: nn.Parameter | None = None
-        if shape.trimmed:
-            self.age_weight = nn.Parameter(torch.tensor(starts * FIRST_AGE_WEIGHT / GAIN))
-        else:
-            self.age_weight, self.change_weight, self.nothing = (
-                nn.Parameter(torch.tensor(starts * weight / GAIN)) for weight in FIRST_SEARCH_WEIGHTS.values()
-            )
+        if not shape.trimmed:
+            self.change_weight = nn.Parameter(torch.tensor(starts * FIRST_CHANGE_WEIGHT / GAIN))
+            self.nothing = nn.Parameter(torch.tensor(FIRST_NOTHING / GAIN))
             self.register_buffer("usual_distance", torch.tensor(0.0))
 
     def fit(self, slices: Tensor, earlier: Tensor | None) -> None:
@@ -262,7 +260,7 @@ class MemoryHead(LocationHead):
     def attention(
         self, projected: Tensor, seen: Tensor, change: Tensor, hidden: Tensor, masks: DropoutMasks | None
     ) -> Tensor:
-        """Return l of eq. 3, (N, m), for the looks of one frame: `weigh` of their scores.
+        """Return l of eq. 3, (N, m), for the looks of one frame, from their scores by `weigh`.
 
         Args:
             projected: (N, m, P), of the slices of one frame.
@@ -279,18 +277,18 @@ class MemoryHead(LocationHead):
         return self.weigh(scores, seen)
 
     def weigh(self, scores: Tensor, seen: Tensor) -> Tensor:
-        """Return l of eq. 3, (N, m): the softmax of (N, m) scores, and of `nothing` if that counts.
+        """Return l of eq. 3, (N, m): the softmax of the (N, m) scores of the slices that are `seen`, as in `attention`.
 
-        Scores count where `seen` is positive, as in `attention`.
+        On untrimmed clips `nothing` competes with them, and the weights sum to less than 1.
         """
         top = scores.amax(-1, keepdim=True)
         if self.nothing is None:
             kept = seen * (scores - top).exp()
             return kept / kept.sum(-1, keepdim=True).clamp_min(1e-30)
-        nothing = GAIN * self.nothing.to(scores.dtype)
+        nothing = GAIN * self.nothing
         top = top.maximum(nothing)
         kept = seen / seen.detach().amax(-1, keepdim=True).clamp_min(1e-30) * (scores - top).exp()
-        return kept / (kept.sum(-1, keepdim=True) + (nothing - top).exp())
+        return kept / (kept.sum(-1, keepdim=True) + (nothing - top).exp()).clamp_min(1e-30)
 
 
 class CellMemory:
@@ -318,8 +316,9 @@ def relative_distance(one: Tensor, other: Tensor) -> Tensor:
 class UsualSlices:
     """A robust running mean of the slices seen in each cell, and of their distances from it.
 
-    A cell that moves all the time has large distances. Its motion is then usual, and no change. The step of both means
-    is bounded as in Huber's estimate of location: an event hardly moves them, so that it stays a change while it lasts.
+    A cell that moves evenly has large distances. Its motion is then usual, and no change. A change above LARGEST_CHANGE
+    moves both means by less, as in Huber's estimate of location, so that an event stays a change while it lasts. What a
+    cell shows first is taken for usual: if that is an event, what follows it is a change for some 20 looks.
 
     Args:
         cells: K*K.

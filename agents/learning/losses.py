@@ -77,7 +77,8 @@ def expected_attention(first: Tensor, cell_logits: Tensor, *, sets: bool = False
 def attention_penalty(attention: Tensor) -> Tensor:
     """Doubly stochastic attention: the sum over cells of (1 - the cell's attention summed over the clip) squared.
 
-    It asks the policy to cover every cell over the clip, whatever the cell contains.
+    It asks the policy to cover every cell over the clip, whatever the cell contains. Attention counts as shares that
+    sum to 1 in each frame, since the weights of soft attention leave a part to nothing on untrimmed clips.
 
     Args:
         attention: (N, T, K*K), of `expected_attention`, since drawn cells carry no gradient, or the weights of soft
@@ -88,7 +89,8 @@ def attention_penalty(attention: Tensor) -> Tensor:
 
     Source: eq. 8; Sharma et al. 2015.
     """
-    return (1 - attention.sum(1)).square().sum(-1).mean()
+    shares = attention / attention.sum(-1, keepdim=True).clamp_min(1e-8)
+    return (1 - shares.sum(1)).square().sum(-1).mean()
 
 
 # ---- the loss of a batch

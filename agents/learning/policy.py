@@ -77,7 +77,8 @@ class SliceEncoder(nn.Module):
             embedded = F.relu(self.what(looks.content) + self.where(looks.cells))
             attended = (looks.weights[..., None] * embedded).sum(-2)
             # Few looks and many give inputs of the same scale.
-            spread = 1 / looks.weights.square().sum(-1) if soft else (looks.weights > 0).sum(-1)
+            squares = looks.weights.square().sum(-1).clamp_min(1e-30)
+            spread = looks.weights.sum(-1).square() / squares if soft else (looks.weights > 0).sum(-1)
             attended = attended * spread.sqrt()[..., None]
         return F.normalize(attended, dim=-1) * math.sqrt(self.width) if self.unit_input else attended
 

@@ -33,8 +33,8 @@ MEASURES_NOTE = (
 READING = (
     "Numbered boxes are the cells that the model looked at, in the order of choice; it sees the first "
     "frame whole. Soft attention is a heat map, scaled to its own maximum, which stands in the corner (equal weights "
-    "would be {uniform:.3f}). Below each frame: the likeliest class, ✓ if it is true and ✗ if not, and the scores "
-    "of the classes over time."
+    "would be {uniform:.3f}, or less on untrimmed clips). Below each frame: the likeliest class, ✓ if it is true and "
+    "✗ if not, and the scores of the classes over time."
 )
 WINDOWS_NOTE = (
     "A video is right or wrong by the mean of all of its windows; its middle window is shown, whose own scores may "

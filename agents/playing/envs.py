@@ -109,7 +109,7 @@ class SourceRecord:
     frames_per_second: float
     identity: str | None  # sha256 of the store's manifest
     extraction: dict[str, Any] | None  # settings that turned videos into features, for playing other videos
-    trimmed: bool = True
+    trimmed: bool = True  # records of earlier versions do not say it
 
     @classmethod
     def of(cls, config: Config, source: ClipSource) -> SourceRecord:
@@ -147,7 +147,7 @@ class SourceRecord:
 
     def check_same_kind(self, other: SourceRecord, name: str) -> None:
         """Raise a ValueError if another source, called `name`, has features of another shape or other classes."""
-        for field in ("grid_size", "depth", "frames", "class_names"):
+        for field in ("grid_size", "depth", "frames", "class_names", "trimmed"):
             ours, theirs = getattr(self, field), getattr(other, field)
             if ours != theirs:
                 raise ValueError(

@@ -288,7 +288,9 @@ def _measure(rollout: Rollout) -> dict[str, Tensor]:
     hits = rollout.hits()
     if hits is not None and rollout.actors is not None:
         frames = rollout.observed()[:, 1:].sum(1).clamp_min(1)
-        measures["attention_on_actor"] = (rollout.attention * rollout.actors)[:, 1:].sum((1, 2)) / frames
+        attention = rollout.attention[:, 1:]
+        on_actor = (attention * rollout.actors[:, 1:]).sum((1, 2))
+        measures["attention_on_actor"] = on_actor / attention.sum((1, 2)).clamp_min(1e-8)
         measures["focus"] = hits.any(2).sum(1) / frames
         measures["hits"], measures["looks"] = hits.sum((1, 2)), rollout.looked.sum((1, 2))
     return {name: values.cpu() for name, values in measures.items()}

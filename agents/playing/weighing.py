@@ -1,7 +1,8 @@
 """The player of models that learn by back-propagation: it weighs all cells of a frame.
 
 - "soft" (Sharma et al. 2015; Xu et al. 2015): frame n is seen through l_n, the softmax of the location logits of frame
-  n's content and of the state after frame n - 1. Every slice is read and has some weight.
+  n's content and of the state after frame n - 1. Every slice is read and has some weight. On untrimmed clips the scorer
+  "memory" leaves a part of the weights to nothing.
 - "soft_hidden": the same without content; only the state and the cell score, as in Sharma et al.
 - "soft_top": the softmax over only the m likeliest cells; the others are scored, but get no weight.
 - "gumbel": hard glimpses like those of REINFORCE, chosen at frame n for frame n + 1. In training they are the m largest
@@ -87,7 +88,7 @@ class WeighingPlayer(Player):
             change = 0 * every if self.model.ignores_content else self.compare_all(cubes)
             view = Views(shown, every, self.visits, self.age, change)
             logits = self._score(view, self.state.output)
-            weights = self._softmax(logits)
+            weights = self._weights(logits)
             if frame:
                 self.cell_logits.append(logits)
         hidden, inputs, self.state = self.policy.memory.step(self.state, self._attended(cubes, weights), self.masks)
@@ -117,7 +118,7 @@ class WeighingPlayer(Player):
         logits = self.policy.location_head(hidden[:, None], view.as_one_frame(), self.masks)
         return logits[:, 0].float()  # type: ignore[no-any-return]
 
-    def _softmax(self, logits: Tensor) -> Tensor:
+    def _weights(self, logits: Tensor) -> Tensor:
         if self.model.sees == "cells":
             likeliest = torch.zeros_like(logits).scatter(1, logits.topk(self.glimpses or 0, dim=1).indices, 1.0)
             logits = logits.masked_fill(likeliest == 0, -torch.inf)
