@@ -79,7 +79,7 @@ def test_inputs_stand_until_the_next_observed_frame():
 
 def test_a_network_starts_as_the_classifier_and_keeps_it_if_training_does_not_help(tmp_path):
     sources = {split: marked_source(9) for split in ("train", "validation", "test")}
-    config = linear_config(learning_rate=1e-9, scorer_learning_rate=1e-9, updates=2, validate_every=1, model="mean")
+    config = linear_config(learning_rate=1e-30, scorer_learning_rate=1e-30, updates=2, validate_every=1, model="mean")
     result = train(config, tmp_path / "run", sources=sources)
     assert result.best_update == 0
     rows = RunFolder(tmp_path / "run").metrics()

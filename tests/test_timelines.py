@@ -67,7 +67,7 @@ def test_rows_hold_the_truth_and_the_runs_of_each_model(source):
 
 def test_without_truth_nothing_is_right_or_wrong(source):
     figure = timeline([answering(source, "reinforce", *[0] * 6)], 0)
-    assert bars(figure) == [(1, -0.25, 2.75, to_rgba("tab:blue"))]
+    assert bars(figure) == [(0, -0.25, 2.75, to_rgba("tab:blue"))]
     assert [text.get_text() for text in figure.axes[0].texts] == [" run"]
 
 

@@ -167,8 +167,9 @@ class GridHead(LocationHead):
         if depth <= projected:
             return
         centred = slices - slices.mean(0)
-        _, directions = torch.linalg.eigh(centred.T @ centred)  # ascending
-        components = directions[:, -projected:].flip(1)
+        # In float32 the algorithm fails to converge on some processors if slices have few dimensions.
+        _, directions = torch.linalg.eigh((centred.T @ centred).double())  # ascending
+        components = directions[:, -projected:].flip(1).to(slices.dtype)
         self.components.copy_(components / (centred @ components).std())
 
     def project(self, cubes: Tensor) -> Tensor:

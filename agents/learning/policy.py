@@ -157,6 +157,11 @@ def _run_layer(
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Run one layer over (N, T, width), by its cell if T is 1: the fused call repacks its weights every time."""
     if state is None or inputs.shape[1] > 1:
+        if inputs.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() != "AVX512":
+            # PyTorch has no fused LSTM in bfloat16 for other processors.
+            with torch.autocast("cpu", enabled=False):
+                state = None if state is None else (state[0].float(), state[1].float())
+                return lstm(inputs.float(), state)  # type: ignore[no-any-return]
         return lstm(inputs, state)  # type: ignore[no-any-return]
     hidden, cell = torch.lstm_cell(inputs[:, 0], (state[0][0], state[1][0]), *lstm.parameters())
     return hidden[:, None], (hidden[None], cell[None])
