@@ -13,7 +13,7 @@ from .config import PolicyConfig
 from .episodes import DropoutMasks, InputShape, Looks, Views
 
 SLOW_SHARE = 0.2  # weight of a new slice in the running means of `UsualSlices`
-LARGEST_CHANGE = 0.05  # larger ones move these means by less than that share
+LARGEST_CHANGE = 0.05  # a larger change has a smaller weight
 GAIN = 10.0  # Adam moves each number equally fast, and those of age, change and nothing have to move further
 FIRST_AGE_WEIGHT, FIRST_AGE_WEIGHT_UNTRIMMED, FIRST_CHANGE_WEIGHT, FIRST_NOTHING = 1.0, 3.0, 15.0, 3.0
 
@@ -318,8 +318,8 @@ class UsualSlices:
     """A robust running mean of the slices seen in each cell, and of their distances from it.
 
     A cell that moves evenly has large distances. Its motion is then usual, and no change. A change above LARGEST_CHANGE
-    moves both means by less, as in Huber's estimate of location, so that an event stays a change while it lasts. What a
-    cell shows first is taken for usual: if that is an event, what follows it is a change for some 20 looks.
+    moves both means by a smaller share, as in Huber's estimate of location. So an event stays a change while it lasts.
+    What a cell shows first is taken for usual. If that is an event, what follows it is a change for some 20 looks.
 
     Args:
         cells: K*K.
