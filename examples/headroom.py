@@ -143,18 +143,19 @@ def best_penalty(train: Samples, validation: Samples, name: str, classes: int, t
 
 
 def cross_fitted_scores(
-    samples: Samples, groups: NDArray[np.int64], classes: int, penalty: float, rng: np.random.Generator
+    samples: Samples, films: NDArray[np.str_], classes: int, penalty: float, rng: np.random.Generator
 ) -> Tensor:
     """Return (n,): the log-score of each sample's label, by a classifier that was fitted to the slices of other films.
 
     Args:
         samples: of the clips of a split.
-        groups: (clips,) the film of each training clip.
+        films: (clips,) the film of each training clip.
         classes: C.
         penalty: L2 penalty of the classifiers.
         rng: draws the two halves of the films.
     """
-    half = torch.from_numpy(rng.permutation(groups.max() + 1)[groups][samples.clips] % 2)
+    names, film = np.unique(films, return_inverse=True)
+    half = torch.from_numpy(rng.permutation(len(names))[film][samples.clips] % 2)
     scores = torch.empty(len(half))
     for which in (0, 1):
         layer = fit_classifier(samples.slices[half != which], samples.labels[half != which], classes, penalty)
@@ -213,18 +214,18 @@ class Headroom:
         right: by rule (clips,), the share of draws in which each test clip is classified correctly.
         predictability: correlation of predicted values with scores within the validation clips, the best of four
             penalties.
-        groups: (clips,) the source film of each test clip.
+        films: (clips,) the film of each test clip.
         focus: by rule, the share of frames with a look on the actor; empty if its place is not known.
     """
 
     right: dict[str, NDArray[np.float64]]
     predictability: float
-    groups: NDArray[np.int64]
+    films: NDArray[np.str_]
     focus: dict[str, float] = field(default_factory=dict)
 
     def gain(self, rule: str) -> Interval:
         """Return the accuracy of a rule minus that of random cells, with its interval over films."""
-        return mean_interval(self.right[rule] - self.right["random"], self.groups)
+        return mean_interval(self.right[rule] - self.right["random"], self.films)
 
 
 def measure(splits: Mapping[str, ClipSource], *, glimpses: int, seed: int) -> Headroom:

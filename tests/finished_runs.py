@@ -34,7 +34,7 @@ def evaluation(correct, films=None, **measures):
         "log_score": None, "hit_at_1": None, "hit_at_3": None, "accuracy_by_frames": (0.0, accuracy),
         "vote_accuracy": accuracy, "focus": None, "focus_per_look": None, "attention_on_actor": None, "entropy": 0.0,
         "reward": 0.0, "true_positives": 0.0, "false_positives": 0.0, "glimpses_per_frame": 1.0, "visits": None,
-        "correct": tuple(correct), "films": tuple(range(len(correct)) if films is None else films),
+        "correct": tuple(correct), "films": tuple(map(str, range(len(correct)) if films is None else films)),
     }  # fmt: skip
     return Evaluation(**(values | measures))
 

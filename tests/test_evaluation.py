@@ -322,7 +322,7 @@ def test_names_of_videos_contain_their_films():
     april, group2, again, group1, same, mine, yours = measure(source, GREEDY).films
     assert april == again
     assert group1 == same
-    assert sorted({april, group2, group1, mine, yours}) == [0, 1, 2, 3, 4]
+    assert len({april, group2, group1, mine, yours}) == 5
 
 
 def test_films_are_those_of_videos_not_of_windows(slid):

@@ -135,7 +135,7 @@ def test_cells_are_chosen_by_the_frame_before():
     splits = moving_splits()
     names = [f"run/Film{clip // 2:02}_run_h_nm_np1_ba_goo_{clip % 2}" for clip in range(90)]  # two of a film
     found = headroom.measure(splits | {"test": dataclasses.replace(splits["test"], clip_ids=names)}, glimpses=1, seed=1)
-    assert found.groups.tolist() == [clip // 2 for clip in range(90)]
+    assert found.films.tolist() == [f"Film{clip // 2:02}" for clip in range(90)]
     accuracy = {rule: shares.mean() for rule, shares in found.right.items()}
     assert accuracy["content"] > 0.95
     assert accuracy["random"] < accuracy["fixed"] < 0.8

@@ -61,7 +61,7 @@ class Evaluation:
     glimpses_per_frame: float  # slices attended to in a frame after the first
     visits: tuple[tuple[float, ...], ...] | None  # (K, K) share of the looks on each cell; None if all cells are seen
     correct: tuple[bool, ...]  # (videos,) in the order of the split: whether `accuracy` counts the video
-    films: tuple[int, ...]  # (videos,) number of the film that each video was cut from (`film_of_video`)
+    films: tuple[str, ...]  # (videos,) name of the film that each video was cut from (`film_of_video`)
     frames_observed: float | None = None  # mean number of frames of an episode that were observed; None without jumps
     events_found: float | None = None  # share of true events that were looked at while they lasted, after frame 1
     event_delay: float | None = None  # median frames from the start of a found event to the first look at it
@@ -82,6 +82,8 @@ class Evaluation:
         optional = {field.name for field in fields(cls) if field.default is None}
         if differing := sorted((names ^ values.keys()) - (optional - values.keys())):
             raise ValueError(f"the evaluation differs from this version's in {', '.join(differing)}")
+        if not all(isinstance(film, str) for film in values["films"]):
+            raise ValueError("films are not names")
         return cls(**{name: _tupled(value) for name, value in values.items()})
 
 
@@ -141,14 +143,13 @@ def video_of_clip(source: ClipSource) -> NDArray[np.int64]:
     return source.videos if isinstance(source, SlidingWindows) else np.arange(source.num_clips)
 
 
-def film_of_video(source: ClipSource) -> NDArray[np.int64]:
-    """Return (videos,) int64: the number of the film that each video was cut from.
+def film_of_video(source: ClipSource) -> NDArray[np.str_]:
+    """Return (videos,) names: the film that each video was cut from.
 
     Names of HMDB-51 and UCF-101 contain the film; any other video counts as a film of its own.
     """
     videos = videos_of(source)
-    names = [group_of_clip(videos.clip_id(video)) for video in range(videos.num_clips)]
-    return np.unique(names, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return np.array([group_of_clip(videos.clip_id(video)) for video in range(videos.num_clips)])
 
 
 def middle_clips(source: ClipSource) -> NDArray[np.int64]:

@@ -232,7 +232,7 @@ def facts(records: Sequence[Record]) -> list[str]:
     """Return sentences on the source, the training and the machines of some runs."""
     first, of_fold = records[0].record, {one.fold: one for one in records}
     config, source, folds = first.config, first.source, sorted(of_fold)
-    films = [(fold, film) for fold, one in of_fold.items() for film in one.test.films]
+    films = [film for one in of_fold.values() for film in one.test.films]
     of_folds = f"fold {folds[0]}" if len(folds) == 1 else f"mean over the folds {_listed(folds)}"
     machines = sorted({f"{one.record.machine}, {one.record.threads} threads" for one in records})
     return [

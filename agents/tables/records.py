@@ -160,10 +160,9 @@ class Row:
 
     @property
     def films(self) -> NDArray[np.intp]:
-        """(V,) the film of each test video; films of different folds count as different ones."""
-        tests = [record.test for record in self._by_seed()[0]]
-        pairs = [(fold, film) for fold, test in enumerate(tests) for film in test.films]
-        return np.unique(np.array(pairs), axis=0, return_inverse=True)[1].ravel()
+        """(V,) the film of each test video; several folds may test on one film."""
+        films = [film for record in self._by_seed()[0] for film in record.test.films]
+        return np.unique(films, return_inverse=True)[1].ravel()
 
     def correct(self) -> NDArray[np.float64]:
         """Return (seeds, V): whether each video is right, weighted so that its mean is the mean over folds."""
