@@ -74,7 +74,7 @@ class Looks(NamedTuple):
     content: Tensor
     cells: Tensor  # (N, ..., m)
     weights: Tensor  # (N, ..., m)
-    change: Tensor  # (N, ..., m): how much more than usual the slice differs from those before (`UsualSlices`)
+    change: Tensor  # (N, ..., m): how much more than usual the slice differs from earlier ones (`UsualSlices`)
 
     @classmethod
     def of_frames(cls, looks: list[Looks]) -> Looks:

@@ -13,9 +13,10 @@ from .config import PolicyConfig
 from .episodes import DropoutMasks, InputShape, Looks, Views
 
 SLOW_SHARE = 0.2  # weight of a new slice in the running means of `UsualSlices`
-LARGEST_CHANGE = 0.05  # a larger change has a smaller weight
+LARGEST_USUAL = 0.05  # a slice that is farther than usual by more than this has a smaller weight
+SMALLEST_CHANGE = 0.1  # a slice that is farther than usual by less than this has not changed
 GAIN = 10.0  # Adam moves each number equally fast, and those of age, change and nothing have to move further
-FIRST_AGE_WEIGHT, FIRST_AGE_WEIGHT_UNTRIMMED, FIRST_CHANGE_WEIGHT, FIRST_NOTHING = 1.0, 3.0, 15.0, 3.0
+FIRST_AGE_WEIGHT, FIRST_AGE_WEIGHT_UNTRIMMED, FIRST_CHANGE_WEIGHT, FIRST_NOTHING = 1.0, 3.0, 27.0, 3.0
 
 
 class LocationHead(nn.Module):
@@ -195,7 +196,8 @@ class MemoryHead(LocationHead):
     through a learned projection, plus a vector if it was ever seen and one if it is seen in frame n. Terms with learned
     weights are added to the logit. One is log(1 + a), with a the age in the view (`Views`): the agent searches all
     cells in turn while none stands out. The other, on untrimmed clips only, is the change in the view: during an event,
-    a cell shows something unusual. The same scores without the age, of the slices of one frame, can weigh the slices in
+    a cell shows something unusual. Small changes do not count, or backgrounds that move would be looked at again before
+    others are searched. The same scores without the age, of the slices of one frame, can weigh the slices in
     X' (eq. 3); the cross-entropy teaches them then. On untrimmed clips an empty slice competes with them, with the
     learned score `nothing`: a few looks at which no cell stands out give a small X'.
     """
@@ -317,8 +319,9 @@ def relative_distance(one: Tensor, other: Tensor) -> Tensor:
 class UsualSlices:
     """A robust running mean of the slices seen in each cell, and of their distances from it.
 
-    A cell that moves evenly has large distances. Its motion is then usual, and no change. A change above LARGEST_CHANGE
-    moves both means by a smaller share, as in Huber's estimate of location. So an event stays a change while it lasts.
+    A cell that moves evenly has large distances. Its motion is then usual, and no change. A slice that is farther than
+    usual by more than LARGEST_USUAL moves both means by a smaller share, as in Huber's estimate of location. So an
+    event stays a change while it lasts.
     What a cell shows first is taken for usual. If that is an event, what follows it is a change for some 20 looks.
 
     Args:
@@ -335,7 +338,8 @@ class UsualSlices:
 
         Returns:
             (N, m): the distance of each slice from the mean of its cell (`relative_distance`), minus the usual
-            distance. It is 0 on the first look at a cell, and for slices that are not seen.
+            distance and SMALLEST_CHANGE, at least 0. It is 0 on the first look at a cell, and for slices that are not
+            seen.
         """
         count, depth = len(slices), slices.shape[2]
         rows = (torch.arange(count, device=cells.device)[:, None] * self._cells + cells).flatten()
@@ -347,11 +351,11 @@ class UsualSlices:
         mean, usual = self._mean.index_select(0, rows).reshape(slices.shape), self._distance.gather(1, cells)
         known = (mean.norm(dim=-1) > 0) * seen
         distance = relative_distance(slices, mean)
-        change: Tensor = (distance - usual) * known
-        share = SLOW_SHARE * known * (LARGEST_CHANGE / change.clamp_min(LARGEST_CHANGE))
+        excess: Tensor = (distance - usual) * known
+        share = SLOW_SHARE * known * (LARGEST_USUAL / excess.clamp_min(LARGEST_USUAL))
         self._mean.index_copy_(0, rows, torch.lerp(mean, slices, (seen - known + share)[..., None]).flatten(0, 1))
-        self._distance.scatter_(1, cells, usual + share * change)
-        return change
+        self._distance.scatter_(1, cells, usual + share * excess)
+        return (excess - SMALLEST_CHANGE).clamp_min(0)
 
 
 def _familiarity(views: Views) -> Tensor:
