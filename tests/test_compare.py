@@ -339,6 +339,13 @@ def test_the_page_shows_the_number_of_films(films, shown, knows_films):
     assert ("The names of the videos contain no film" not in text) is knows_films
 
 
+def test_folds_that_share_a_video_do_not_make_it_a_film_of_several():
+    records = [record("mean", 5, 1, right(of=3), [*names], fold=fold) for fold, names in ((1, "abc"), (2, "bcd"))]
+    assert "The names of the videos contain no film" in page(records)
+    records = [record("mean", 5, 1, right(of=3), [*names], fold=fold) for fold, names in ((1, "aac"), (2, "bcd"))]
+    assert "The names of the videos contain no film" not in page(records)
+
+
 def test_the_page_shows_source_chance_code_and_machine():
     text = page([record("mean", 1, 1)])
     assert (
@@ -489,7 +496,7 @@ def test_a_seed_counts_with_the_mean_over_its_folds():
     assert ours.accuracy_gain(random).mean == pytest.approx(0.625 - 0.25)
     text = page(records)
     assert "mean over the folds 1, 2, preset small" in text
-    assert "6 test videos of 4 films" in text
+    assert "6 tests of 4 films" in text
     assert "Left out, because not all of the folds 1, 2 are finished: random (seed 2)." in text
     lines = list(csv.DictReader(io.StringIO(comma_separated(*runs_table(records_in_rows(records))))))
     assert [(line["model"], line["seed"], line["fold"]) for line in lines] == [

@@ -319,10 +319,8 @@ def test_names_of_videos_contain_their_films():
     names = ["run/April_09_run_h_nm_np1_ba_goo_0", "run/v_Run_g02_c01", "run/April_09_run_h_nm_np1_ba_goo_1.avi"]
     names += ["run/v_Run_g01_c02.avi", "run/v_Run_g01_c03", "run/mine.mp4", "run/yours.mp4"]
     source = dataclasses.replace(marked_source(7), clip_ids=names)
-    april, group2, again, group1, same, mine, yours = measure(source, GREEDY).films
-    assert april == again
-    assert group1 == same
-    assert len({april, group2, group1, mine, yours}) == 5
+    films = ["April_09", "v_Run_g02", "April_09", "v_Run_g01", "v_Run_g01", "run/mine", "run/yours"]
+    assert list(measure(source, GREEDY).films) == films
 
 
 def test_films_are_those_of_videos_not_of_windows(slid):

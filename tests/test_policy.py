@@ -296,7 +296,7 @@ def test_views_hold_a_running_mean_of_the_slices_seen_of_each_cell_and_its_age()
 @pytest.mark.parametrize("first_glance", ["whole", "none"])
 @pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("model", ["reinforce", "random", "all", "unlimited"])
-def test_change_is_the_distance_of_a_slice_from_those_before_minus_the_usual_distance(model, mirror, first_glance):
+def test_change_is_the_distance_of_a_slice_from_those_before_beyond_the_usual_one(model, mirror, first_glance):
     if model == "all" and first_glance == "none":
         pytest.skip("it sees frame 1 whole")
     policy = wild_policy(shape=UNTRIMMED, **REMEMBERING)
@@ -314,7 +314,7 @@ def test_change_is_the_distance_of_a_slice_from_those_before_minus_the_usual_dis
     slices = policy.scale(torch.from_numpy(source.features).flatten(2, 3)).numpy()  # (N, T, 9, 4)
     flip = np.arange(9).reshape(3, 3)[:, ::-1].ravel()
     mirrored = Mirror(6, 3, settings, Noise.seeded(3)).cells(torch.zeros(6, 1, dtype=torch.int64))[:, 0] > 0
-    usual, kept, changes = {}, torch.zeros(6, 9), []  # of (episode, cell): the mean, and the distance from it
+    usual, kept, changes, small = {}, torch.zeros(6, 9), [], 0  # of (episode, cell): the mean, and the distance from it
     for episode, frame in np.ndindex(6, 4):
         looks = rollout.first if frame == 0 else Looks(*(part[:, frame - 1] for part in rollout.rest))
         for cell, weight, change in zip(
@@ -334,13 +334,14 @@ def test_change_is_the_distance_of_a_slice_from_those_before_minus_the_usual_dis
                 share = 0.2 * min(1, 0.05 / max(excess, 1e-9))
                 usual[key] = (mean + share * (shown - mean), distance + share * excess)
                 expected = max(excess - 0.1, 0)
+                small += 0 < excess < 0.1
             assert change.item() == pytest.approx(expected, abs=1e-5)
             changes.append(expected)
             kept[key] = change
         if rollout.views is not None and frame < 3:
             assert torch.equal(rollout.views.change[episode, frame], kept[episode])
     assert max(changes) > 0.04
-    assert 0 in changes[1:]
+    assert small or model == "random"  # it looks at few cells twice
     assert mirrored.any() == mirror
 
 
@@ -367,10 +368,10 @@ def test_event_is_a_change_while_it_lasts_and_not_after_it():
 def test_what_a_cell_shows_first_is_usual():
     usual, cells, seen = UsualSlices(1, torch.tensor(0.1)), torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1)
     event, after = torch.eye(2)[:, None, None]
-    changes = [usual.add(event if frame < 5 else after, cells, seen).item() for frame in range(45)]
+    changes = [usual.add(event if frame < 5 else after, cells, seen).item() for frame in range(60)]
     assert changes[:5] == [0] * 5
     assert min(changes[5:9]) > 0.2
-    assert changes[35:] == [0] * 10
+    assert changes[35:] == [0] * 25
 
 
 def test_lasting_change_becomes_usual():

@@ -261,7 +261,7 @@ def test_damage_is_one_line_on_the_terminal_too(tmp_path, store):
         done = subprocess.run([*COMMAND, flag, path], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert done.stderr == (
-            f"error: {path}/config.json has format 99, and this version reads format 2: train the run again\n"
+            f"error: {path}/config.json has format 99, and this version reads format 3: train the run again\n"
         )
         assert done.stdout == ""
 

@@ -122,7 +122,7 @@ class AdvancedPolicyConfig:
     scorer: Scorer = "grid"
     """Location logits: of the slices of one frame, with those of neighbours and the place of the cell ("grid"), or of
     a memory of the cell ("memory"): a running mean of its slices that were seen, through a learned projection, the age
-    of the last one and, on untrimmed clips, how much more than usual that one differs from those before."""
+    of the last one and, on untrimmed clips, its distance from earlier ones, if it is much larger than usual."""
     scorer_size: int = 32
     """Hidden units of the location logits."""
     scorer_dropout: float = 0.0

@@ -74,7 +74,7 @@ class Looks(NamedTuple):
     content: Tensor
     cells: Tensor  # (N, ..., m)
     weights: Tensor  # (N, ..., m)
-    change: Tensor  # (N, ..., m): how much more than usual the slice differs from earlier ones (`UsualSlices`)
+    change: Tensor  # (N, ..., m): unusual distance of the slice from earlier ones of its cell, as in `UsualSlices`
 
     @classmethod
     def of_frames(cls, looks: list[Looks]) -> Looks:

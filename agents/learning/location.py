@@ -196,10 +196,10 @@ class MemoryHead(LocationHead):
     through a learned projection, plus a vector if it was ever seen and one if it is seen in frame n. Terms with learned
     weights are added to the logit. One is log(1 + a), with a the age in the view (`Views`): the agent searches all
     cells in turn while none stands out. The other, on untrimmed clips only, is the change in the view: during an event,
-    a cell shows something unusual. Small changes do not count, or backgrounds that move would be looked at again before
-    others are searched. The same scores without the age, of the slices of one frame, can weigh the slices in
-    X' (eq. 3); the cross-entropy teaches them then. On untrimmed clips an empty slice competes with them, with the
-    learned score `nothing`: a few looks at which no cell stands out give a small X'.
+    a cell shows something unusual. Small changes do not count. Otherwise cells whose background moves would be looked
+    at again before other cells are searched. The same scores without the age, of the slices of one frame, can weigh the
+    slices in X' (eq. 3); the cross-entropy teaches them then. On untrimmed clips an empty slice competes with them,
+    with the learned score `nothing`: a few looks at which no cell stands out give a small X'.
     """
 
     usual_distance: Tensor  # of two slices that one cell shows in different frames; on untrimmed clips only
@@ -321,8 +321,8 @@ class UsualSlices:
 
     A cell that moves evenly has large distances. Its motion is then usual, and no change. A slice that is farther than
     usual by more than LARGEST_USUAL moves both means by a smaller share, as in Huber's estimate of location. So an
-    event stays a change while it lasts.
-    What a cell shows first is taken for usual. If that is an event, what follows it is a change for some 20 looks.
+    event stays a change while it lasts. What a cell shows first is taken for usual. If that is an event, the background
+    after it is a change for up to 30 looks.
 
     Args:
         cells: K*K.

@@ -44,7 +44,7 @@ from ..playing.evaluation import Evaluation
 from .files import raising_save_error, read_json, write_file, write_json
 from .provenance import provenance
 
-FORMAT = 2  # of config.json
+FORMAT = 3  # of config.json; a change of the network's input or of a measure needs another
 PACKED = ".safetensors"  # suffix of a packed run
 SHIPPED = Path(__file__).parents[1] / "models"  # packed runs that are installed with the package
 
@@ -310,7 +310,10 @@ class PackedRun(RunFolder):
 
 
 def pack(run: RunFolder, path: Path) -> None:
-    """Write a run into one .safetensors file that `find_run` and `load` take; it names no folder of this machine."""
+    """Write a run into one .safetensors file that `find_run` and `load` take; it names no folder of this machine.
+
+    Results name the films of validation and test, which may be names of your videos.
+    """
     if path.suffix != PACKED:
         raise ValueError(f"the name of a packed run must end in {PACKED}, got {path.name!r}")
     record, result = run.record(), run.result()

@@ -208,7 +208,7 @@ def warnings_on(records: Sequence[Record], rows: Sequence[Row]) -> list[str]:
         warnings.append(f"Left out, because not all of the folds {_listed(folds)} are finished: {', '.join(left_out)}.")
     if notes := sorted({note for row in rows if (mean := row.mean("accuracy")) for note in [mean.note] if note}):
         warnings.append(f"Of some accuracies: {'; '.join(notes)}.")
-    if rows and len(set(rows[0].films.tolist())) == len(rows[0].films):
+    if rows and all(len(set(one.test.films)) == len(one.test.films) for one in rows[0].records):
         warnings.append("The names of the videos contain no film: if videos share footage, intervals are too narrow.")
     return warnings
 
@@ -233,12 +233,13 @@ def facts(records: Sequence[Record]) -> list[str]:
     first, of_fold = records[0].record, {one.fold: one for one in records}
     config, source, folds = first.config, first.source, sorted(of_fold)
     films = [film for one in of_fold.values() for film in one.test.films]
+    tests = "test videos" if len(folds) == 1 else "tests"  # a video may be a test of several folds
     of_folds = f"fold {folds[0]}" if len(folds) == 1 else f"mean over the folds {_listed(folds)}"
     machines = sorted({f"{one.record.machine}, {one.record.threads} threads" for one in records})
     return [
         f"Source `{config.task.source}`, {of_folds}, preset {config.preset}, reward {config.training.reward}, "
         f"{config.training.updates} updates of {config.training.clips} clips x {config.training.rollouts} rollouts; "
-        f"{len(films)} test videos of {len(set(films))} films; chance {1 / len(source.class_names):.3f}.",
+        f"{len(films)} {tests} of {len(set(films))} films; chance {1 / len(source.class_names):.3f}.",
         f"{source.grid_size} x {source.grid_size} cells in each of {source.frames} frames, "
         f"{source.frames_per_second:g} per second"
         + "".join(f"; {name} {value}" for name, value in (source.extraction or {}).items())
