@@ -1,10 +1,14 @@
-"""Output on a terminal or in a notebook, and the help of command lines."""
+"""Output on a terminal or in a notebook, Ctrl-C, and the help of command lines."""
 
 from __future__ import annotations
 
 import io
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import is_dataclass
+from types import FrameType
 from typing import Annotated, Any, get_type_hints
 
 
@@ -13,6 +17,28 @@ def escape_unprintable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def one_interrupt() -> Iterator[None]:
+    """Let the first Ctrl-C raise KeyboardInterrupt and ignore later ones, which would interrupt the clean-up.
+
+    Python's locks end in a RuntimeError if a second KeyboardInterrupt is raised while they are given back.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # somebody else decides about Ctrl-C
+        yield
+        return
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def shows_bars() -> bool:

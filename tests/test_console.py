@@ -1,5 +1,6 @@
 """The command `videoglimpse`: its help, its version, its commands and their errors."""
 
+import signal
 import sys
 
 import pytest
@@ -8,6 +9,7 @@ from finished_runs import run_main
 from glimpse_agents import __main__ as console
 
 import glimpse_env
+from glimpse_env.terminal import one_interrupt
 
 # The tests have imported the commands before; a process of its own has not.
 pytestmark = pytest.mark.filterwarnings("ignore:.* found in sys.modules after import of package")
@@ -79,3 +81,15 @@ def test_an_interruption_while_a_command_is_imported_ends_without_a_traceback(mo
     with pytest.raises(SystemExit) as exited:
         run_main(console, "extract")
     assert exited.value.code == 130
+
+
+def test_later_interrupts_do_not_break_the_clean_up():
+    cleaned = []
+    with pytest.raises(KeyboardInterrupt), one_interrupt():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            cleaned.append(True)
+    assert cleaned
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

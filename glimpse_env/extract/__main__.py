@@ -21,7 +21,7 @@ from glimpse_env.datasets import DatasetError
 from glimpse_env.extract.run import extract
 from glimpse_env.extract.settings import COMMANDS, Settings
 from glimpse_env.store import StoreError
-from glimpse_env.terminal import escape_unprintable, join_help_lines
+from glimpse_env.terminal import escape_unprintable, join_help_lines, one_interrupt
 from glimpse_env.video.backbones import BackboneError, DeviceError
 from glimpse_env.video.readers import DecoderError
 
@@ -36,6 +36,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Settings:
     return settings
 
 
+@one_interrupt()
 def main() -> None:
     """Run the command line."""
     escape_unprintable()

@@ -13,7 +13,7 @@ import tyro
 from glimpse_env.store.manifest import SPLIT_CODES, StoreError
 from glimpse_env.store.merge import merge_stores
 from glimpse_env.store.reader import FeatureStore
-from glimpse_env.terminal import escape_unprintable
+from glimpse_env.terminal import escape_unprintable, one_interrupt
 
 
 def verify(path: Path) -> None:
@@ -52,6 +52,7 @@ def merge(
     info(out)
 
 
+@one_interrupt()
 def main() -> None:
     """Run the command line: `verify DIR`, `info DIR` or `merge OUT DIR DIR [...]`."""
     escape_unprintable()
