@@ -85,11 +85,16 @@ def test_an_interruption_while_a_command_is_imported_ends_without_a_traceback(mo
 
 def test_later_interrupts_do_not_break_the_clean_up():
     cleaned = []
-    with pytest.raises(KeyboardInterrupt), one_interrupt():
-        try:
-            signal.raise_signal(signal.SIGINT)
-        finally:
-            signal.raise_signal(signal.SIGINT)
-            cleaned.append(True)
+
+    def stop():
+        with one_interrupt():
+            try:
+                signal.raise_signal(signal.SIGINT)
+            finally:
+                signal.raise_signal(signal.SIGINT)
+                cleaned.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
     assert cleaned
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
