@@ -321,8 +321,8 @@ class UsualSlices:
 
     A cell that moves evenly has large distances. Its motion is then usual, and no change. A slice that is farther than
     usual by more than LARGEST_USUAL moves both means by a smaller share, as in Huber's estimate of location. So an
-    event stays a change while it lasts. What a cell shows first is taken for usual. If that is an event, the background
-    after it is a change for up to 30 looks.
+    event stays a change while it lasts. The first slice of a cell counts as usual. If it shows an event,
+    the background after it is a change for up to 30 looks.
 
     Args:
         cells: K*K.
