@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, TypeVar, get_args
 import tyro
 from gymnasium.error import DependencyNotInstalled
 
-from glimpse_env.terminal import escape_unprintable, join_help_lines
+from glimpse_env.terminal import escape_unprintable, join_help_lines, one_interrupt
 from glimpse_env.video.backbones import DeviceError
 from glimpse_env.video.decode import VideoError
 from glimpse_env.video.readers import DecoderError
@@ -131,6 +131,7 @@ def parse_flags(arguments: type[Flags], words: Sequence[str] | None, *, program:
     return tyro.cli(arguments, args=words, prog=program)
 
 
+@one_interrupt()
 def run_command(main: Callable[[], int | None], *, ranks: bool = False) -> None:
     """Run a command, and end with its exit status, or with one line that says what is wrong.
 
