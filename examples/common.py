@@ -11,11 +11,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
-from own_features import FRAMES, make_source
 
-from glimpse_env import ArraySource
+from glimpse_env import EasySyntheticSource
 
-Act = Callable[[NDArray[np.float32], int, Any], tuple[NDArray[np.int64], Any]]
+Act = Callable[[NDArray[np.float32], Any], tuple[NDArray[np.int64], Any]]
+
+TASK = "VideoGlimpseEasy-v0"  # the standard source takes millions of steps to learn from the reward alone
+FRAMES = EasySyntheticSource.num_frames
 
 
 @contextmanager
@@ -35,32 +37,25 @@ def task_parser(description: str, *, steps: int) -> argparse.ArgumentParser:
     return parser
 
 
-def make_sources(seed: int, *, grid: int) -> tuple[ArraySource, ArraySource]:
-    """Make 2,048 clips to train on and 400 to test on.
-
-    The grid is small because the embedded source takes millions of steps to learn from the reward alone.
-    """
-    train, test = (np.random.default_rng(seed + part) for part in (0, 1))
-    return make_source(train, clips=2048, grid=grid), make_source(test, clips=400, grid=grid)
-
-
-def play(act: Act, source: ArraySource, **arguments: Any) -> str:
-    """Play every clip once in the native vector environment.
+def play(act: Act) -> str:
+    """Play every test clip of the task with the agent's own looks, and with random looks.
 
     Args:
-        act: takes the observations, the number of the frame from 0, and the memory that it returned for the frame
-            before (None at first); returns the actions and its memory.
-        source: clips to play.
-        arguments: of the environment.
+        act: takes the (N, 3, 3, D) observations and the memory that it returned for the frame before (None at first);
+            returns (N, 2) actions and its memory.
 
     Returns:
-        the mean return, and the share of clips whose most frequent prediction is right.
+        the two shares of clips whose most frequent prediction is right, as text.
     """
-    clips = np.arange(source.num_clips)
-    envs = gym.make_vec("VideoGlimpse-v0", num_envs=len(clips), source=source, autoreset_mode="Disabled", **arguments)
-    observations, infos = envs.reset(options={"clip": clips})
-    rewards, memory = np.zeros(len(clips)), None
-    for frame in range(FRAMES):
-        actions, memory = act(observations, frame, memory)
-        observations, rewards, _, _, infos = envs.step(actions)
-    return f"mean return {rewards.mean():.2f}, accuracy {infos['is_correct'].mean():.3f}"
+    envs = gym.make_vec(TASK, num_envs=EasySyntheticSource("test").num_clips, split="test", autoreset_mode="Disabled")
+    accuracies, rng = [], np.random.default_rng(0)
+    for looks_at_random in (False, True):
+        observations, infos = envs.reset(options={"clip": np.arange(envs.num_envs)})
+        memory = None
+        for _ in range(FRAMES):
+            actions, memory = act(observations, memory)
+            if looks_at_random:
+                actions[:, 0] = rng.integers(0, envs.single_action_space.nvec[0], envs.num_envs)
+            observations, _, _, _, infos = envs.step(actions)
+        accuracies.append(infos["is_correct"].mean())
+    return "accuracy {:.3f}, with random looks {:.3f}".format(*accuracies)

@@ -1,4 +1,4 @@
-"""Train RLlib's PPO with an LSTM on `VideoGlimpse-v0`, with two environment workers or many on a cluster.
+"""Train RLlib's PPO with an LSTM on `VideoGlimpseEasy-v0`, with two environment workers or many on a cluster.
 
     python -m venv rllib && . rllib/bin/activate    # RLlib pins gymnasium 1.2.2: give it an environment of its own
     pip install "ray[rllib]==2.60.0" torch==2.13.0 && pip install -e .
@@ -20,12 +20,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
-from common import installed_by, make_sources, task_parser
+from common import TASK, installed_by, task_parser
 from gymnasium.wrappers.vector import FlattenObservation
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = task_parser("Train RLlib's PPO on a small task.", steps=50_000)
+    parser = task_parser("Train RLlib's PPO on VideoGlimpseEasy-v0.", steps=400_000)
     parser.add_argument("--workers", type=int, default=2, help="Processes that play episodes, one core each.")
     parser.add_argument(
         "--address", help="Address of a Ray cluster, such as auto or ray://host:10001. By default Ray starts here."
@@ -46,9 +46,8 @@ with installed_by('pip install "ray[rllib]==2.60.0" torch==2.13.0 && pip install
 
 
 def make_envs(config: Any) -> gym.vector.VectorEnv:
-    """Make the native vector environment of one worker, on the clips to train on or on those to test on."""
-    source = make_sources(config["seed"], grid=3)[config["is_test"]]
-    return FlattenObservation(gym.make_vec("VideoGlimpse-v0", num_envs=config["num_envs"], source=source, glimpses=1))
+    """Make the native vector environment of one worker, on the clips of a split."""
+    return FlattenObservation(gym.make_vec(f"glimpse_env:{TASK}", num_envs=config["num_envs"], split=config["split"]))
 
 
 def log_accuracy(episode: SingleAgentEpisode, metrics_logger: Any, **_: Any) -> None:
@@ -66,14 +65,16 @@ def main(steps: int, seed: int, workers: int, address: str | None) -> None:
     register_env("glimpses", make_envs)
     config = (
         PPOConfig()
-        .environment("glimpses", env_config={"seed": seed, "is_test": False})
-        .env_runners(num_env_runners=workers, num_envs_per_env_runner=16, gym_env_vectorize_mode="vector_entry_point")
-        .training(gamma=1.0, lr=2e-3, train_batch_size_per_learner=2048, minibatch_size=512, num_epochs=4)
+        .environment("glimpses", env_config={"split": "train"})
+        .env_runners(num_env_runners=workers, num_envs_per_env_runner=128, gym_env_vectorize_mode="vector_entry_point")
+        .training(
+            gamma=1.0, lr=1e-3, entropy_coeff=0.02, train_batch_size_per_learner=2048, minibatch_size=512, num_epochs=4
+        )
         .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[128], use_lstm=True, lstm_cell_size=128))
         .evaluation(
             evaluation_interval=10,
-            evaluation_duration=200,
-            evaluation_config=PPOConfig.overrides(explore=False, env_config={"seed": seed, "is_test": True}),
+            evaluation_duration=400,
+            evaluation_config=PPOConfig.overrides(explore=False, env_config={"split": "test"}),
         )
         .callbacks(on_episode_end=log_accuracy)
         .debugging(seed=seed)

@@ -1,6 +1,7 @@
 """Train an algorithm of Stable-Baselines3 on VideoGlimpse, then play test episodes.
 
     pip install -e ".[sb3,contrib]"
+    python examples/train_sb3.py --task easy --algorithm ppo --steps 550000    # a first task, about a minute
     python examples/train_sb3.py --algorithm recurrent_ppo --steps 1000000 --run runs/rivals/recurrent_ppo
     python -m agents.compare --runs runs/rivals runs/mine    # in one table with runs of agents/reinforce.py
 
@@ -26,6 +27,11 @@ from gymnasium.wrappers import FlattenObservation
 
 from glimpse_env.wrappers import DiscreteAction, TimeLeft
 
+TASKS = {
+    "standard": {"source": "synthetic", "glimpses": 5, "observation": "slices"},
+    "easy": {"source": "synthetic-easy", "glimpses": 1, "observation": "glimpsed"},
+}
+
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = task_parser("Train an algorithm of Stable-Baselines3 on VideoGlimpse.", steps=500_000)
@@ -34,6 +40,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         choices=("ppo", "a2c", "recurrent_ppo", "dqn"),
         default="recurrent_ppo",
         help="Algorithm to train.",
+    )
+    parser.add_argument(
+        "--task",
+        choices=("standard", "easy"),
+        default="standard",
+        help="Train on VideoGlimpse-v0 or on VideoGlimpseEasy-v0.",
     )
     parser.add_argument(
         "--rewards",
@@ -60,6 +72,7 @@ with installed_by('pip install -e ".[sb3,contrib]"'):
     from stable_baselines3 import A2C, DQN, PPO
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.torch_layers import FlattenExtractor
     from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
     from glimpse_env.sb3 import FrameRewards, GlimpseVecEnv, SliceFeatures
@@ -67,16 +80,17 @@ with installed_by('pip install -e ".[sb3,contrib]"'):
 ENVS = 128
 
 
-def make_envs(algorithm: str, split: str, *, rewards: str = "end", envs: int = ENVS) -> VecEnv:
-    """Return `envs` environments with "slices" of a split, in the shape that the algorithm takes."""
+def make_envs(algorithm: str, split: str, *, task: str = "standard", rewards: str = "end", envs: int = ENVS) -> VecEnv:
+    """Return `envs` environments on a split, in the shape that the algorithm takes."""
+    episode = TASKS[task] | {"split": split}
     if algorithm == "dqn":
 
         def make() -> gym.Env:
-            env = gym.make("VideoGlimpse-v0", split=split, observation="slices", glimpses=1)
+            env = gym.make("VideoGlimpse-v0", **episode | {"glimpses": 1})
             return DiscreteAction(TimeLeft(FlattenObservation(env)))
 
         return VecMonitor(DummyVecEnv([make] * min(envs, 8)), info_keywords=("is_correct",))
-    made = VecMonitor(GlimpseVecEnv(envs, split=split, observation="slices"), info_keywords=("is_correct",))
+    made = VecMonitor(GlimpseVecEnv(envs, **episode), info_keywords=("is_correct",))
     return FrameRewards(made) if rewards == "frames" else made
 
 
@@ -85,11 +99,14 @@ def make_model(algorithm: str, envs: VecEnv, seed: int) -> BaseAlgorithm:
     shared = {"gamma": 1.0, "seed": seed, "device": "cpu"}
     if algorithm == "dqn":
         return DQN("MlpPolicy", envs, learning_starts=2000, buffer_size=100_000, exploration_fraction=0.5, **shared)
-    shared["policy_kwargs"] = {"features_extractor_class": SliceFeatures}
+    is_slices = len(envs.observation_space.shape) == 2
+    shared["policy_kwargs"] = {"features_extractor_class": SliceFeatures if is_slices else FlattenExtractor}
     if algorithm == "a2c":
         return A2C("MlpPolicy", envs, n_steps=16, learning_rate=1e-3, use_rms_prop=False, **shared)
     if algorithm == "ppo":
-        return PPO("MlpPolicy", envs, n_steps=32, batch_size=512, n_epochs=4, ent_coef=0.003, **shared)
+        return PPO(
+            "MlpPolicy", envs, n_steps=32, batch_size=1024, n_epochs=4, learning_rate=1e-3, ent_coef=0.02, **shared
+        )
     shared["policy_kwargs"] |= {
         "lstm_hidden_size": 128, "net_arch": [], "shared_lstm": True, "enable_critic_lstm": False,
     }  # fmt: skip
@@ -144,6 +161,7 @@ class Curve(BaseCallback):
 
 def main(
     algorithm: str,
+    task: str,
     rewards: str,
     steps: int,
     points: int,
@@ -152,7 +170,8 @@ def main(
     run: Path | None,
     out: Path | None,
 ) -> None:
-    envs, watched = make_envs(algorithm, "train", rewards=rewards), make_envs(algorithm, "validation")
+    envs = make_envs(algorithm, "train", task=task, rewards=rewards)
+    watched = make_envs(algorithm, "validation", task=task)
     watched.seed(seed + 1000)
     model = make_model(algorithm, envs, seed)
     before, _ = play(model, watched, test_episodes)
@@ -160,20 +179,22 @@ def main(
     start = time.perf_counter()
     model.learn(steps, callback=curve)
     seconds = time.perf_counter() - start
-    test = make_envs(algorithm, "test")
+    test = make_envs(algorithm, "test", task=task)
     test.seed(seed + 2000)
     after, reward = play(model, test, test_episodes)
-    print(f"{algorithm}: {before:.3f} untrained, {after:.3f} after {steps} steps ({seconds:.0f} s); chance 0.125")
+    print(f"{algorithm}: {before:.3f} untrained, {after:.3f} after {steps} steps ({seconds:.0f} s)")
     if run is not None:
-        splits = (evaluate(Player(model), split=split, observation="slices") for split in ("test", "validation"))
-        measured, validation = splits
+        episode = TASKS[task]
+        measured, validation = (evaluate(Player(model), split=part, **episode) for part in ("test", "validation"))
         save_run(
-            run, f"{algorithm} (Stable-Baselines3)", measured, validation=validation, seed=seed, train_seconds=seconds
-        )
+            run, f"{algorithm} (Stable-Baselines3)", measured, validation=validation, seed=seed, train_seconds=seconds,
+            source=episode["source"], glimpses=episode["glimpses"],
+        )  # fmt: skip
         print(f"wrote {run}: accuracy {measured.accuracy:.3f}, focus {measured.focus:.3f}")
     if out is not None:
-        result = {"algorithm": algorithm, "rewards": rewards, "seed": seed, "steps": steps, "train_seconds": seconds}
-        out.write_text(json.dumps(result | {"vote_accuracy": after, "reward": reward, "curve": curve.points}, indent=1))
+        settings = {"algorithm": algorithm, "task": task, "rewards": rewards, "seed": seed, "steps": steps}
+        result = {"train_seconds": seconds, "vote_accuracy": after, "reward": reward, "curve": curve.points}
+        out.write_text(json.dumps(settings | result, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train Tianshou's PPO on `VideoGlimpse-v0`.
+"""Train Tianshou's PPO on `VideoGlimpseEasy-v0`.
 
     pip install tianshou==2.0.1 torch==2.13.0 && pip install -e .
     python examples/train_tianshou.py
@@ -7,7 +7,7 @@
 Tested with Python 3.11, tianshou 2.0.1, gymnasium 1.4.0, torch 2.13.0 and numpy 2.4.6. Tianshou accepts a MultiDiscrete
 action space without a distribution for it: here each number is an independent categorical. Its collectors require its
 own vector environments, so it steps single environments, not the native vector environment. Its PPO has no memory
-between frames, so the policy has to keep looking at the bright cell.
+between frames, so the policy has to keep looking at the actor.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from common import installed_by, make_sources, play, task_parser
+from common import TASK, installed_by, play, task_parser
 from gymnasium.wrappers import FlattenObservation
 from numpy.typing import NDArray
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = task_parser("Train Tianshou's PPO on a small task.", steps=150_000)
+    parser = task_parser("Train Tianshou's PPO on VideoGlimpseEasy-v0.", steps=550_000)
     return parser.parse_args(arguments)
 
 
@@ -55,8 +55,7 @@ def independent(logits: Tensor, counts: list[int]) -> Independent:
 def main(steps: int, seed: int) -> None:
     np.random.seed(seed)  # noqa: NPY002 - Tianshou shuffles with the global generator
     torch.manual_seed(seed)
-    source, test = make_sources(seed, grid=3)
-    envs = DummyVectorEnv([lambda: FlattenObservation(gym.make("VideoGlimpse-v0", source=source, glimpses=1))] * 32)
+    envs = DummyVectorEnv([lambda: FlattenObservation(gym.make(TASK))] * 32)
     observations, actions = envs.observation_space[0], envs.action_space[0]
     counts = actions.nvec.tolist()
     nets = [Net(state_shape=observations.shape, hidden_sizes=[128, 128]) for _ in range(2)]
@@ -71,7 +70,7 @@ def main(steps: int, seed: int) -> None:
         critic=DiscreteCritic(preprocess_net=nets[1]),
         optim=AdamOptimizerFactory(lr=1e-3),
         gamma=1.0,
-        ent_coef=0.002,
+        ent_coef=0.02,
         max_grad_norm=0.5,
     )
 
@@ -80,20 +79,20 @@ def main(steps: int, seed: int) -> None:
         batch = Batch(obs=observations.reshape(len(observations), -1), info=Batch())
         return policy(batch).act.numpy(), None
 
-    print("before:", play(act, test, glimpses=1))
-    collector = Collector[CollectStats](algorithm, envs, VectorReplayBuffer(2048, len(envs)))
+    print("before:", play(act))
+    collector = Collector[CollectStats](algorithm, envs, VectorReplayBuffer(4096, len(envs)))
     collector.reset(gym_reset_kwargs={"seed": seed})
     algorithm.run_training(
         OnPolicyTrainerParams(
             training_collector=collector,
             max_epochs=1,
             epoch_num_steps=steps,
-            collection_step_num_env_steps=2048,
+            collection_step_num_env_steps=4096,
             update_step_num_repetitions=4,
-            batch_size=256,
+            batch_size=1024,
         )
     )
-    print("after:", play(act, test, glimpses=1))
+    print("after:", play(act))
 
 
 if __name__ == "__main__":

@@ -370,23 +370,20 @@ def test_variants_are_registered():
 
 @pytest.mark.slow
 def test_ppo_learns_the_easy_source_from_its_reward_alone():
-    """Half a minute of one core; three seeds reached 0.89 to 0.92, and 0.31 to 0.37 with random looks."""
-    ppo = pytest.importorskip("stable_baselines3").PPO
+    """A minute of one core: the task that examples/train_sb3.py trains on with --task easy."""
+    pytest.importorskip("sb3_contrib")
     import torch
+    import train_sb3
 
     from glimpse_env.sb3 import GlimpseVecEnv
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the network is small: more threads wait for each other
     rng = np.random.default_rng(1)
-    easy = {"source": "synthetic-easy", "glimpses": 1}
-    model = ppo(
-        "MlpPolicy", GlimpseVecEnv(128, **easy), n_steps=32, batch_size=1024, n_epochs=4, learning_rate=1e-3,
-        ent_coef=0.02, gamma=1.0, seed=1, device="cpu",
-    )  # fmt: skip
+    model = train_sb3.make_model("ppo", train_sb3.make_envs("ppo", "train", task="easy"), 1)
     model.learn(550_000)
     torch.set_num_threads(threads)
-    envs = GlimpseVecEnv(400, split="test", **easy)
+    envs = GlimpseVecEnv(400, split="test", **train_sb3.TASKS["easy"])
     for looks, low, high in (("its own", 0.8, 1.0), ("random", 0.0, 0.5)):
         observations = envs.envs.reset(seed=1, options={"clip": np.arange(400)})[0]
         for _ in range(4):

@@ -268,11 +268,12 @@ class EasySyntheticSource(SyntheticSource):
 
     It is meant for `glimpses=1`, as in `VideoGlimpseEasy-v0`. Random looks then find the actor in 1 - (8/9)^3 = 0.30 of
     the clips, and a look at a distractor rules out its pose: an agent that looks at random is right in at most 0.55.
+    With 20,000 training clips an agent that remembers the first frame cannot learn them by heart.
     """
 
     class_names: tuple[str, ...] = ("A", "B", "C", "D")
     num_frames, grid_size = 4, 3
-    _clips_per_split, _name, _seed = (2000, 200, 400), "synthetic-easy", SEED + 2
+    _clips_per_split, _name, _seed = (20_000, 200, 400), "synthetic-easy", SEED + 2
 
     def _script(self, rng: np.random.Generator, clip: int) -> Script:
         label = self._label(clip)
