@@ -147,6 +147,16 @@ def runs(trained, tmp_path):
     return folder
 
 
+@pytest.fixture(scope="module")
+def written(trained, store, tmp_path_factory):
+    """Three runs on a store that has moved, their page, and the folder of its figures."""
+    folder = tmp_path_factory.mktemp("written")
+    runs = shutil.copytree(trained / "seed1", folder / "runs")
+    change_configs(runs, task={"source": str(folder / "gone")})
+    parser = write(runs, out=folder / "new" / "report.html", figures=folder / "figures", source=str(store))
+    return runs, parser, folder / "figures"
+
+
 def write(*runs, out, **options):
     report.main(report.Arguments(runs=runs, out=out, **options))
     return parsed(out)
@@ -252,9 +262,8 @@ def test_clips_are_shown_as_they_were_tested(trained, monkeypatch, model, batch)
         assert (episode.truth(0) == [best]) == record.test.correct[clip]
 
 
-def test_a_page_holds_everything(runs, store, tmp_path, capsys):
-    copies = tmp_path / "figures"
-    parser = write(runs, out=tmp_path / "new" / "report.html", figures=copies, source=str(store))
+def test_a_page_holds_everything(written):
+    runs, parser, copies = written
     text, experiment = "".join(parser.texts), read(runs)
     assert verdict(experiment.rows) in parser.texts
     assert {"model", "glimpses", "accuracy", "minus random", "clips"} <= set(parser.texts)
@@ -271,10 +280,9 @@ def test_a_page_holds_everything(runs, store, tmp_path, capsys):
     assert "Fewer than 3 seeds: all models." in text
     # six test clips as a strip each, and three plots
     assert images_of(parser) == [*["webp"] * 6, *["svg+xml"] * 3]
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.html"]
-    assert "wrote" in capsys.readouterr().out
-    written = {path.name for path in (copies / "1-gone").iterdir()}
-    assert {"learning.png", "accuracy_by_frames.png", "visits.png", "clip-1.png", "clip-1.gif", "clip-6.gif"} <= written
+    assert [path.name for path in (runs.parent / "new").iterdir()] == ["report.html"]
+    files = {path.name for path in (copies / "1-gone").iterdir()}
+    assert {"learning.png", "accuracy_by_frames.png", "visits.png", "clip-1.png", "clip-1.gif", "clip-6.gif"} <= files
     av = pytest.importorskip("av")
     assert len(parser.movies) == 6
     for movie in (io.BytesIO(parser.movies[5]), str(copies / "1-gone" / "clip-6.mp4")):
@@ -292,8 +300,9 @@ def test_events_of_untrimmed_clips_have_a_time_line(tmp_path):
     assert {"events-1.png", "events-6.png", "events_by_eta.png"} <= written
 
 
-def test_the_viewer_gets_the_looks_and_scores_of_the_test(runs, store, tmp_path):
-    (clips,) = write(runs, out=tmp_path / "report.html", source=str(store)).viewers
+def test_the_viewer_gets_the_looks_and_scores_of_the_test(written, store):
+    runs, parser, _ = written
+    (clips,) = parser.viewers
     assert len(clips) == 6
     watched = read(runs).watched
     names = open_splits(watched[0].record.config.with_settings({"source": str(store)}))["test"].class_names
@@ -323,7 +332,7 @@ def test_the_viewer_gets_the_looks_and_scores_of_the_test(runs, store, tmp_path)
 
 
 def test_clips_that_do_not_fit_the_budget_are_left_out(runs, store):
-    experiment = read(runs)
+    experiment = read(runs / "reinforce")
     clips = list(report_clips.split_clips(experiment.watched, device="cpu", source=str(store)))[:3]
     one = len(experiment_section(1, experiment, clips[:1], None))
     none = len(experiment_section(1, experiment, [], None))
@@ -342,7 +351,7 @@ def test_a_whole_comparison_is_one_experiment(store, tmp_path):
         train(config, compared / f"m{glimpses}" / f"seed{seed}" / model)
     (compared / "m2" / "seed2" / "random" / "evaluation.json").unlink()
     records = write_comparison(compared)
-    parser = write(compared, out=tmp_path / "page.html")
+    parser = write(compared, out=tmp_path / "page.html", source=str(tmp_path / "gone"))  # no clips, to save time
     assert len(records) == 9
     experiment = read(compared)
     assert [(row.name, row.seeds) for row in experiment.rows] == [
@@ -410,10 +419,14 @@ def test_videos_of_ones_own_are_watched(weights, tmp_path, capsys):
         write(tmp_path / "runs", out=tmp_path / "page.html", videos=given[:1], weights=weights)
 
 
-def test_videos_need_runs_on_a_store(tmp_path):
-    train(tiny_config(source="synthetic", updates=2), tmp_path / "run")
+def test_videos_need_runs_on_a_store(runs, tmp_path):
+    path = runs / "reinforce" / "config.json"
+    content = json.loads(path.read_text())
+    content["source"]["extraction"] = None  # as on the synthetic source
+    content["config"]["task"]["source"] = "synthetic"
+    path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="was trained on 'synthetic', whose features no network made from videos"):
-        write(tmp_path / "run", out=tmp_path / "page.html", videos=(tmp_path / "a.mp4",))
+        write(runs / "reinforce", out=tmp_path / "page.html", videos=(tmp_path / "a.mp4",))
 
 
 def test_every_model_has_an_appearance_of_its_own():
@@ -480,7 +493,9 @@ def test_without_the_store_everything_but_the_clips_is_shown(runs, tmp_path, cap
     assert str(tmp_path / "gone") in sentence
     assert images_of(parser) == ["svg+xml"] * 3
     assert parser.viewers == []
-    assert "left out" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "left out" in printed.err
+    assert f"wrote {tmp_path}/report.html" in printed.out
 
 
 def test_clips_need_the_store_of_the_test(runs, tmp_path):
