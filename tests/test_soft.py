@@ -251,8 +251,8 @@ def test_measuring_keeps_no_graph():
 )
 def test_models_that_learn_where_to_look_solve_a_toy(tmp_path, model, least, most):
     config = tiny_config(
-        model=model, hidden_size=16, embedding_size=16, scorer_size=16, updates=150, warmup_share=0.27, clips=16,
-        rollouts=4, validate_every=75, look_cost=0.02, abstain=False,
+        model=model, hidden_size=16, embedding_size=16, scorer_size=16, updates=120, warmup_share=0.27, clips=16,
+        rollouts=2, validate_every=60, look_cost=0.02, abstain=False, checkpoint_seconds=60.0,
     )  # fmt: skip
     measured = train(config, tmp_path, sources=marked_splits(96, frames=6)).measured
     assert least <= measured.accuracy <= most
