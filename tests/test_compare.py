@@ -183,6 +183,15 @@ def test_results_are_drawn_over_the_multiply_adds_of_policy_and_network(network,
     )
 
 
+def test_an_agent_trained_elsewhere_is_drawn_over_its_glimpses():
+    rows = rows_of([record("own:mine", glimpses, 1) for glimpses in (1, 3)])
+    macs = {row.name: ClipMacs(1e9 * row.glimpses, None) for row in rows}
+    figures = comparison_figures(rows, macs)
+    assert [bars.lines[0].get_xdata().tolist() for bars in figures["accuracy_by_glimpses"][1].axes[0].containers] == [
+        [1, 3]
+    ]
+
+
 def test_points_of_one_model_are_joined_and_named_by_their_glimpses():
     rows = rows_of([record("reinforce", glimpses, 1) for glimpses in (1, 3)] + [record("mean", 1, 1)])
     macs = {row.name: ClipMacs(spent, None) for row, spent in zip(rows, (1e9, 3e9, 5e9), strict=True)}

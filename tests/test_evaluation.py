@@ -232,6 +232,16 @@ def test_labels_of_a_clip_are_those_of_all_its_segments():
     assert {len(labels) for labels in truth} == {1, 2}
 
 
+def test_a_segment_of_unknown_class_gives_no_label():
+    class Unknown:
+        num_clips, class_names = 1, ("run", "walk")
+
+        def segments(self, clip):
+            return Segment(0.0, 1.0, -1), Segment(1.0, 2.0, 0)
+
+    assert video_labels(Unknown()).tolist() == [[True, False]]
+
+
 def test_events_are_found_by_looks_at_the_actor():
     source = open_source("synthetic-untrimmed", split="validation")
     always, never = (measure(source, by(name), num_envs=64, glimpses=1) for name in ("oracle", "all"))

@@ -272,11 +272,12 @@ def test_arrays_and_streams_are_judged_like_the_file(trained, videos, frames):
         np.testing.assert_array_equal(other.frame_times, file.frame_times)
         assert other.cells == file.cells
     assert (one.video, two.video) == ("video 1", str(videos / "run" / "b.mp4"))
+    assert model.predict([]) == []
     middle = model.predict(frames, frames_per_second=30, part="middle")
     assert middle.judged == model.predict(videos / "run" / "b.mp4", part="middle").judged
 
 
-@pytest.mark.parametrize("given", [30.0, 29.97, 25.0, 10.0, 5.0])
+@pytest.mark.parametrize("given", [1000.0, 30.0, 29.97, 25.0, 10.0, 5.0])
 @pytest.mark.parametrize("rate", [7.5, 10.0, 30.0])
 @pytest.mark.parametrize("length", [1, 2, 31])
 def test_frames_are_sampled_by_the_rule_for_files(given, rate, length):

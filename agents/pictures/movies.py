@@ -22,14 +22,7 @@ READABLE_RATE = 8.0  # frames per second
 
 
 def check_format(path: Path) -> None:
-    """Check that pictures can be written in the format that a file's suffix names.
-
-    Raises:
-        ValueError: the format is unknown.
-        ModuleNotFoundError: MP4 needs PyAV, which is missing.
-    """
-    if path.suffix not in FORMATS:
-        raise ValueError(f"the name of a picture must end in {', '.join(FORMATS)}, got {path.name!r}")
+    """Raise a ModuleNotFoundError if a file is to be an MP4 and PyAV is missing."""
     if path.suffix == ".mp4" and not has_mp4():
         raise ModuleNotFoundError('MP4 needs PyAV: pip install "videoglimpse[video]"', name="av")
 

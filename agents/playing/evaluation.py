@@ -170,7 +170,7 @@ def video_labels(source: ClipSource) -> NDArray[np.bool_]:
     videos = videos_of(source)
     labels = np.zeros((videos.num_clips, len(videos.class_names)), np.bool_)
     for video in range(videos.num_clips):
-        labels[video, [segment.label for segment in videos.segments(video)]] = True
+        labels[video, [segment.label for segment in videos.segments(video) if segment.label >= 0]] = True
     return labels
 
 

@@ -202,6 +202,7 @@ def sample_frames(
     if number < 0:
         raise ValueError("the video has no frame")
     available = int((number / given_rate + 1e-3) * rate) + 1
+    samples += samples[-1:] * (available - len(samples))  # the last frame stands for samples just after it
     kept = min(available, max_frames)
     first = (available - kept) // 2
     numbers, pictures, thumbnails = zip(*samples[first : first + kept], strict=True)

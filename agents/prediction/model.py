@@ -27,7 +27,7 @@ from ..pictures.strips import Played
 from ..playing.envs import SourceRecord, check_device, greedy_play, make_envs, open_splits
 from ..playing.evaluation import Evaluation, class_scores, evaluate_split, play_split, video_scores
 from ..playing.videos import Extraction, VideoSource, as_source, sample_frames
-from ..runs.folder import RunFolder, find_run, pack
+from ..runs.folder import RunFolder, find_run
 from .result import Prediction
 
 Frames: TypeAlias = "NDArray[np.uint8] | Iterable[NDArray[np.uint8]]"
@@ -91,10 +91,6 @@ class TrainedModel:
         self.record.source.check_same_kind(SourceRecord.of(config, clips), config.task.source)
         return evaluate_split(config, self.policy, clips)
 
-    def pack(self, path: str | Path) -> None:
-        """Write the run into one .safetensors file that `load` takes; it names no folder of this machine."""
-        pack(self.run, Path(path))
-
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.record.source.class_names
@@ -129,7 +125,7 @@ class TrainedModel:
             VideoError: a file cannot be read.
             WeightsError: the weights of the network are not those of the run.
         """
-        is_list = isinstance(video, (list, tuple)) and not all(np.ndim(one) == 3 for one in video)
+        is_list = isinstance(video, (list, tuple)) and not (video and all(np.ndim(one) == 3 for one in video))
         results = []
         for result in self._predict(video if is_list else [video], frames_per_second, part, in_processes=is_list):
             if isinstance(result, VideoError):

@@ -52,7 +52,7 @@ def style_of(model: ModelName) -> Style:
 def comparison_figures(rows: Sequence[Row], macs: Mapping[str, ClipMacs]) -> dict[str, tuple[str, Figure]]:
     """Return the figures of a comparison with their captions, by name; `macs` are by the name of a row."""
     figures = {}
-    if any(len([row for row in rows if row.model is other.model]) > 1 for other in rows):
+    if any(len([row for row in rows if row.model == other.model]) > 1 for other in rows):
         caption = "Test accuracy against the glimpses per frame, with 95 % intervals over seeds"
         figures["accuracy_by_glimpses"] = caption, _by_glimpses(rows)
     figures["accuracy_by_frames"] = "Test accuracy against the frames seen", _by_frames(rows)
@@ -119,7 +119,7 @@ def _by_compute(rows: Sequence[Row], macs: Mapping[str, ClipMacs]) -> Figure:
     with_network = _with_network(rows, macs)
     figure, axis = _accuracy_axes(f"GMACs per clip{', without the network' * (not with_network)}", rows, measure)
     for model in dict.fromkeys(row.model for row in rows):
-        points = [row for row in rows if row.model is model]
+        points = [row for row in rows if row.model == model]
         spent = [macs[row.name].policy + (macs[row.name].network or 0.0) * with_network for row in points]
         _errorbar(axis, [work / 1e9 for work in spent], points, model.title, measure)
         for row, work in zip(points, spent, strict=True):

@@ -252,11 +252,6 @@ class BVLCGoogLeNet(nn.ModuleDict):
                 break
         return x
 
-    def classify(self, activations: Tensor) -> Tensor:
-        """Return ImageNet logits (N, 1000) of (N, 1024, 7, 7) activations."""
-        logits: Tensor = self["loss3/classifier"](activations.mean((2, 3)))
-        return logits
-
     def _rectified(self, name: str, x: Tensor) -> Tensor:
         return F.relu_(self[name](x))
 
