@@ -110,7 +110,7 @@ def _open_named(source: str, split: str, fold: int) -> ClipSource:
         )
     if source in EMBEDDED:
         if fold != 1:
-            raise ValueError(f"the {source} source has one fold only: fold must be 1, got {fold}")
+            raise ValueError(f"the {source} source has one fold only: fold must be 1, got {fold!r}")
         return EMBEDDED[str(source)](split=split)
     # Absolute, because a source opens files when they are read, and the process may have changed its folder by then.
     name = resolve_source(str(source), Path())

@@ -625,7 +625,7 @@ def test_runs_on_different_stores_are_refused(tmp_path):
         run.begin(Config(), dataclasses.replace(SOURCE, identity=str(number)))
         run.save_result(run_result(evaluation([True])))
         runs.append(run)
-    with pytest.raises(ValueError, match=r"run2 differs from .*run1 in the manifest of the store"):
+    with pytest.raises(ValueError, match=r"run2 differs from .*run1 in the store or wall"):
         read_records(runs)
 
 

@@ -439,6 +439,25 @@ def test_a_model_of_untrimmed_videos_labels_videos(weights, tmp_path):
 # ---- videos as clips
 
 
+def test_features_of_another_network_or_rate_are_another_kind_of_source():
+    ours = dataclasses.replace(SOURCE, extraction={"backbone": "bvlc_googlenet", "weights_sha256": "a"})
+    theirs = dataclasses.replace(ours, extraction={"backbone": "bvlc_googlenet", "weights_sha256": "b"})
+    with pytest.raises(ValueError, match="store has weights_sha256 b, but the run was trained with a: use features of"):
+        ours.check_same_kind(theirs, "store")
+    ours.check_same_kind(dataclasses.replace(ours, extraction=None), "lazy:store")
+    with pytest.raises(ValueError, match=r"store has frames_per_second 0\.5, but the run was trained with"):
+        ours.check_same_kind(dataclasses.replace(ours, frames_per_second=0.5), "store")
+
+
+def test_pictures_may_be_views_of_others():
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    one, other = (
+        sample_frames([seen], given_rate=10.0, rate=10.0, max_frames=1, rule=USUAL)
+        for seen in (picture[:, ::-1], picture[:, ::-1].copy())
+    )
+    np.testing.assert_array_equal(one.frames, other.frames)
+
+
 def test_untrimmed_clips_are_another_kind_of_source():
     untrimmed = dataclasses.replace(SOURCE, trimmed=False)
     with pytest.raises(ValueError, match="wall has trimmed False, but the run was trained with True: use features of"):

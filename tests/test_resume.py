@@ -25,6 +25,8 @@ from glimpse_agents.runs.files import read_json, write_json
 from glimpse_agents.runs.folder import RunFolder
 from glimpse_agents.runs.trainer import Trainer
 
+from glimpse_env import WallSource, open_source
+
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, str(ROOT / "agents" / "reinforce.py")]
 
@@ -213,11 +215,25 @@ def test_a_store_that_has_changed_is_refused(tmp_path, monkeypatch, store):
     train(tiny_config(source=str(source)), tmp_path / "run")
     source.rename(tmp_path / "old")
     write_marked_store(source, decoder="another")
-    message = f"error: {source} is not the store that {tmp_path / 'run'} was trained on, or its manifest has changed"
+    message = f"error: {source} is not the source that {tmp_path / 'run'} was trained on, or has changed"
     for flags in ([], ["--updates", "9"]):
         assert run(monkeypatch, "--resume", tmp_path / "run", *flags).startswith(message)
+    message = f"error: {source} has changed since {tmp_path / 'run'}"
+    assert run(monkeypatch, "--evaluate", tmp_path / "run").startswith(message)
     assert run(monkeypatch, "--resume", tmp_path / "run", "--source", tmp_path / "old") is None
     assert run(monkeypatch, "--evaluate", tmp_path / "run", "--source", source) is None  # says how it does elsewhere
+
+
+def test_a_wall_with_another_seed_or_store_is_another_source(tmp_path):
+    identities = set()
+    for store in ("one", "other"):
+        write_marked_store(tmp_path / store, decoder=store)
+    for store, seed in (("one", 0), ("one", 0), ("one", 7), ("other", 0)):
+        inner = open_source(str(tmp_path / store), split="train")
+        wall = WallSource(inner, background=inner.class_names[:1], grid=2, walls=4, seed=seed)
+        identities.add(SourceRecord.of(tiny_config(), wall).identity)
+    assert len(identities) == 3
+    assert None not in identities
 
 
 # ---- damage

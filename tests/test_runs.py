@@ -140,7 +140,7 @@ def test_another_source_is_refused(begun):
     run, config, source = begun
     with pytest.raises(ValueError, match=r"synthetic has depth 9, but the run was trained with 4"):
         run.begin(config, dataclasses.replace(source, depth=9))
-    with pytest.raises(ValueError, match=r"synthetic is not the store that .* was trained on, or its manifest has"):
+    with pytest.raises(ValueError, match=r"synthetic is not the source that .* was trained on, or has"):
         run.begin(config, dataclasses.replace(source, identity="other"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,14 +101,14 @@ def check_playable(config: Config, source: ClipSource) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRecord:
-    """Facts about a run's source that config.json keeps; `identity` and `extraction` are None without a store."""
+    """Facts about a run's source that config.json keeps; `extraction` is None without a store."""
 
     grid_size: int
     depth: int
     frames: int
     class_names: tuple[str, ...]
     frames_per_second: float
-    identity: str | None  # sha256 of the store's manifest
+    identity: str | None  # sha256 of the store's manifest, or of the settings of a wall and its store
     extraction: dict[str, Any] | None  # settings that turned videos into features, for playing other videos
     trimmed: bool = True  # records of earlier versions do not say it
 
@@ -135,7 +136,7 @@ class SourceRecord:
             frames=config.task.frames or source.num_frames,
             class_names=tuple(source.class_names),
             frames_per_second=source.frames_per_second,
-            identity=None if store is None else file_sha256(store.path / "manifest.json"),
+            identity=_identity_of(videos),
             extraction=extraction,
             trimmed=source.trimmed,
         )
@@ -146,13 +147,29 @@ class SourceRecord:
         return cls(**(fields | {"class_names": tuple(fields["class_names"])}))
 
     def check_same_kind(self, other: SourceRecord, name: str) -> None:
-        """Raise a ValueError if another source, called `name`, has features of another shape or other classes."""
-        for field in ("grid_size", "depth", "frames", "class_names", "trimmed"):
-            ours, theirs = getattr(self, field), getattr(other, field)
+        """Raise a ValueError if another source, called `name`, has other features, frames or classes."""
+        pairs = [
+            (field, getattr(self, field), getattr(other, field))
+            for field in ("grid_size", "depth", "frames", "class_names", "trimmed", "frames_per_second")
+        ]
+        if self.extraction is not None and other.extraction is not None:
+            networks = ("backbone", "layer", "weights_sha256", "resize_rule", "crop")
+            pairs += [(field, self.extraction.get(field), other.extraction.get(field)) for field in networks]
+        for field, ours, theirs in pairs:
             if ours != theirs:
                 raise ValueError(
                     f"{name} has {field} {theirs}, but the run was trained with {ours}: use features of the same kind"
                 )
+
+
+def _identity_of(source: ClipSource) -> str | None:
+    """Return a fingerprint of a store, or of a wall over a store; None of other sources."""
+    if isinstance(source, StoreSplit):
+        return file_sha256(source.store.path / "manifest.json")
+    if not isinstance(source, WallSource) or (inner := _identity_of(source.source)) is None:
+        return None
+    settings = (source.grid_size, source.events, source.num_frames, source.trimmed, source.seed, source.class_names)
+    return hashlib.sha256(repr((*settings, inner)).encode()).hexdigest()
 
 
 def _weights_of(store: Path) -> str | None:

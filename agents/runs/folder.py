@@ -142,8 +142,8 @@ class RunFolder:
         record.source.check_same_kind(source, config.task.source)
         if record.source.identity != source.identity:
             raise ValueError(
-                f"{config.task.source} is not the store that {self.path} was trained on, or its manifest has changed: "
-                "restore that store, name it with --source, or train a new run"
+                f"{config.task.source} is not the source that {self.path} was trained on, or has changed: "
+                "restore it, name it with --source, or train a new run"
             )
         if differing:
             if "updates" in differing:  # it has to be measured again

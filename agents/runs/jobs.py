@@ -190,7 +190,13 @@ def evaluate_again(jobs: Sequence[Job], *, sampled: bool) -> list[tuple[ModelNam
             continue
         check_device(config.training.device)
         sources = open_splits(config)
-        run.record().source.check_same_kind(SourceRecord.of(config, sources["test"]), config.task.source)
+        record, source = run.record(), SourceRecord.of(config, sources["test"])
+        record.source.check_same_kind(source, config.task.source)
+        if config.task.source == record.config.task.source and source.identity != record.source.identity:
+            raise ValueError(
+                f"{config.task.source} has changed since {path} was trained: restore it, or name a source of the same "
+                "kind with --source"
+            )
         if run.result() is None:
             print(f"{path} is not finished: playing its best checkpoint so far", file=sys.stderr)
         policy = run.best_policy(config, sources["train"])

@@ -104,7 +104,7 @@ def _check_alike(one: Record, other: Record, names: Iterable[str]) -> None:
     config, reference = one.record.config, other.record.config
     differing = sorted(name for name in names if config.setting(name) != reference.setting(name))
     if one.record.source.identity != other.record.source.identity:
-        differing.append("the manifest of the store")
+        differing.append("the store or wall")
     if differing:
         raise ValueError(
             f"{one.run.path} differs from {other.run.path} in {', '.join(differing)}: compare runs with equal settings"
