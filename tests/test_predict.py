@@ -449,11 +449,22 @@ def test_features_of_another_network_or_rate_are_another_kind_of_source():
         ours.check_same_kind(dataclasses.replace(ours, frames_per_second=0.5), "store")
 
 
+def test_a_model_is_not_measured_on_a_store_that_has_changed(trained, tmp_path):
+    run = shutil.copytree(trained.path, tmp_path / "run")
+    content = read_json(run / "config.json")
+    content["source"]["identity"] = "other"
+    write_json(run / "config.json", content)
+    with pytest.raises(ValueError, match=r"is not the source that .* was trained on, or has changed: restore it"):
+        load(run).evaluate()
+
+
 def test_pictures_may_be_views_of_others():
     picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    mirrored = picture[:, ::-1].copy()
+    mirrored.setflags(write=False)
     one, other = (
         sample_frames([seen], given_rate=10.0, rate=10.0, max_frames=1, rule=USUAL)
-        for seen in (picture[:, ::-1], picture[:, ::-1].copy())
+        for seen in (picture[:, ::-1], mirrored)
     )
     np.testing.assert_array_equal(one.frames, other.frames)
 

@@ -161,6 +161,15 @@ class SourceRecord:
                     f"{name} has {field} {theirs}, but the run was trained with {ours}: use features of the same kind"
                 )
 
+    def check_unchanged(self, other: SourceRecord, name: str, run: Path) -> None:
+        """Raise a ValueError if the source called `name` is not, or no longer, the one that a run was trained on."""
+        self.check_same_kind(other, name)
+        if self.identity != other.identity:
+            raise ValueError(
+                f"{name} is not the source that {run} was trained on, or has changed: "
+                "restore it, name it with --source, or train a new run"
+            )
+
 
 def _identity_of(source: ClipSource) -> str | None:
     """Return a fingerprint of a store, or of a wall over a store; None of other sources."""

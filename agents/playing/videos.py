@@ -188,7 +188,7 @@ def sample_frames(
     samples: list[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]] = []
     number = -1
     for number, frame in enumerate(frames):
-        picture = np.ascontiguousarray(frame)  # a view with BGR turned to RGB has a negative stride
+        picture = np.array(frame, order="C")  # a view may be mirrored or read-only, which torch does not take
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
             raise ValueError(
                 f"frame {number} must be a (height, width, 3) uint8 RGB picture, got {picture.shape} {picture.dtype}"

@@ -88,7 +88,11 @@ class TrainedModel:
         """Measure the model on a split of its own source, or of another one of the same kind."""
         config = self.config if source is None else self.config.with_settings({"source": source})
         clips = open_splits(config)[split]
-        self.record.source.check_same_kind(SourceRecord.of(config, clips), config.task.source)
+        record = SourceRecord.of(config, clips)
+        if source is None:
+            self.record.source.check_unchanged(record, config.task.source, self.run.path)
+        else:
+            self.record.source.check_same_kind(record, config.task.source)
         return evaluate_split(config, self.policy, clips)
 
     @property

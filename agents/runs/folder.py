@@ -139,12 +139,7 @@ class RunFolder:
                 f"{self.path} holds a run with other settings of {', '.join(other)}: choose another --out, or resume "
                 f"it with --resume {self.path}"
             )
-        record.source.check_same_kind(source, config.task.source)
-        if record.source.identity != source.identity:
-            raise ValueError(
-                f"{config.task.source} is not the source that {self.path} was trained on, or has changed: "
-                "restore it, name it with --source, or train a new run"
-            )
+        record.source.check_unchanged(source, config.task.source, self.path)
         if differing:
             if "updates" in differing:  # it has to be measured again
                 (self.path / "evaluation.json").unlink(missing_ok=True)

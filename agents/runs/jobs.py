@@ -191,12 +191,10 @@ def evaluate_again(jobs: Sequence[Job], *, sampled: bool) -> list[tuple[ModelNam
         check_device(config.training.device)
         sources = open_splits(config)
         record, source = run.record(), SourceRecord.of(config, sources["test"])
-        record.source.check_same_kind(source, config.task.source)
-        if config.task.source == record.config.task.source and source.identity != record.source.identity:
-            raise ValueError(
-                f"{config.task.source} has changed since {path} was trained: restore it, or name a source of the same "
-                "kind with --source"
-            )
+        if config.task.source == record.config.task.source:
+            record.source.check_unchanged(source, config.task.source, path)
+        else:
+            record.source.check_same_kind(source, config.task.source)
         if run.result() is None:
             print(f"{path} is not finished: playing its best checkpoint so far", file=sys.stderr)
         policy = run.best_policy(config, sources["train"])
