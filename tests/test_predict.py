@@ -279,7 +279,7 @@ def test_arrays_and_streams_are_judged_like_the_file(trained, videos, frames):
 
 @pytest.mark.parametrize("given", [1000.0, 30.0, 29.97, 25.0, 10.0, 5.0])
 @pytest.mark.parametrize("rate", [7.5, 10.0, 30.0])
-@pytest.mark.parametrize("length", [1, 2, 31])
+@pytest.mark.parametrize("length", [1, 2, 31, 100])
 def test_frames_are_sampled_by_the_rule_for_files(given, rate, length):
     timestamps = np.arange(length) / given
     for most in (4, 1000):
