@@ -171,6 +171,14 @@ def as_source(
     return open_source(clips, window_seconds=task.window_seconds, stride_seconds=task.advanced.stride_seconds)
 
 
+_Sample = tuple[int, NDArray[np.uint8], NDArray[np.uint8]]
+
+
+def _sample(number: int, picture: NDArray[np.uint8], rule: ResizeRule) -> _Sample:
+    # the frame's number, its picture for the network and its thumbnail
+    return number, resize(picture[None], rule)[0], resize(picture[None], THUMBNAILS)[0]
+
+
 def sample_frames(
     frames: Iterable[NDArray[np.uint8]], *, given_rate: float, rate: float, max_frames: int, rule: ResizeRule
 ) -> DecodedClip:
@@ -185,7 +193,7 @@ def sample_frames(
     """
     if not 0 < given_rate < float("inf"):
         raise ValueError(f"frames_per_second must be a positive number, got {given_rate}")
-    samples: list[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]] = []
+    samples: list[_Sample] = []
     number = -1
     for number, frame in enumerate(frames):
         picture = np.array(frame, order="C")  # a view may be mirrored or read-only, which torch does not take
@@ -195,14 +203,12 @@ def sample_frames(
             )
         # The frame nearest to a sample's time, ties to the earlier one; times are rounded as those of files.
         while np.ceil(len(samples) / rate * given_rate - 0.5 - 1e-6) <= number:
-            if samples and samples[-1][0] == number:
-                samples.append(samples[-1])
-            else:
-                samples.append((number, *(resize(picture[None], by)[0] for by in (rule, THUMBNAILS))))
+            samples.append(samples[-1] if samples and samples[-1][0] == number else _sample(number, picture, rule))
     if number < 0:
         raise ValueError("the video has no frame")
     available = int((number / given_rate + 1e-3) * rate) + 1
-    samples += samples[-1:] * (available - len(samples))  # the last frame stands for samples just after it
+    if len(samples) < available:  # the last frame stands for samples just after it
+        samples += [_sample(number, picture, rule)] * (available - len(samples))
     kept = min(available, max_frames)
     first = (available - kept) // 2
     numbers, pictures, thumbnails = zip(*samples[first : first + kept], strict=True)
