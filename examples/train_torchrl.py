@@ -101,7 +101,7 @@ def train(steps: int, seed: int) -> None:
     def act(observations: NDArray[np.float32], data: TensorDict | None) -> tuple[NDArray[np.int64], Any]:
         count = len(observations)
         starts = data is None
-        if data is None:
+        if starts:
             zeros = torch.zeros(count, 1, HIDDEN)
             data = TensorDict({"recurrent_state_h": zeros, "recurrent_state_c": zeros}, [count])
         data["observation"] = torch.as_tensor(observations)
