@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import torch
 import tyro
@@ -111,7 +112,9 @@ def finished_runs(path: Path) -> list[RunFolder]:
     """
     runs = [run for run in find_runs(path) if run.result() is not None]
     if not runs:
-        raise FileNotFoundError(f"no run in {path} is finished: finish one with videoglimpse train --resume {path}")
+        raise FileNotFoundError(
+            f"no run in {path} is finished: finish one with videoglimpse train --resume {quote(str(path))}"
+        )
     records = [run.record() for run in runs]
     first, models = records[0], [record.config.model for record in records]
     if len(set(models)) < len(models) or any(

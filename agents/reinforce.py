@@ -18,6 +18,7 @@ from collections.abc import Collection, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 if __name__ == "__main__" and not __package__:  # python agents/reinforce.py
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "agents"
@@ -326,7 +327,7 @@ def main() -> None:
             changes = RESUMED_FLAGS if output.resume else ()
             results = train_all(jobs, train, estimate=expected_seconds, changes=changes)
         except StoppedError as stopped:
-            stopped.remedy = f"resume it with --resume {out}"
+            stopped.remedy = f"resume it with --resume {quote(str(out))}"
             raise
         finally:
             with suppress(OSError):
@@ -339,7 +340,8 @@ def main() -> None:
             for job, (_, evaluation) in zip(jobs, measured, strict=True):
                 if MODELS[job.config.model].learns:
                     save_examples(RunFolder(job.path), evaluation)
-            print(f"\nWrote {out}. Next: videoglimpse report {out} --out {out}/report.html")
+            page = quote(str(out / "report.html"))
+            print(f"\nWrote {out}. Next: videoglimpse report {quote(str(out))} --out {page}")
 
 
 def chance_of(jobs: Sequence[Job]) -> float:

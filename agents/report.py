@@ -63,6 +63,8 @@ class Arguments:
             raise ValueError("no run was named: name at least one run, or a folder of runs")
         if self.out.is_dir():
             raise ValueError(f"--out {self.out} is a folder: name the file to write")
+        if self.out.suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"--out must end in .html, got {self.out.name!r}")
 
 
 def clips_of(experiment: Experiment, arguments: Arguments) -> tuple[list[Clip], str | None]:

@@ -340,6 +340,8 @@ def train(config: Config) -> Agent:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Config:
     config = tyro.cli(Config, args=arguments)
+    if config.steps < 1:
+        sys.exit(f"--steps must be at least 1, got {config.steps}")
     if config.run is not None and config.jumps is not None:
         sys.exit("--run takes no --jumps: videoglimpse compare measures agents that observe every frame")
     return config

@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 from gymnasium.error import DependencyNotInstalled
 
 from glimpse_env.sources.protocol import ClipSource
+from glimpse_env.sources.splits import check_split
 from glimpse_env.sources.synthetic import EasySyntheticSource, SyntheticSource, UntrimmedSyntheticSource
 from glimpse_env.sources.wall import WallSource
 from glimpse_env.sources.windows import SlidingWindows
@@ -56,8 +57,14 @@ def resolve_source(source: str, folder: Path) -> str:
     """Return the name of a source with its path made absolute; a relative one starts at `folder`."""
     if source in EMBEDDED:
         return source
+    prefix, path = split_prefix(source)
+    return prefix + str((folder / path).resolve())
+
+
+def split_prefix(source: str) -> tuple[str, Path]:
+    """Return what a source's name starts with, "lazy:", "wall:" or nothing, and the path after it."""
     prefix = next((prefix for prefix in (LAZY, WALL) if source.startswith(prefix)), "")
-    return prefix + str((folder / source.removeprefix(prefix)).resolve())
+    return prefix, Path(source.removeprefix(prefix))
 
 
 def read_wall(path: Path) -> dict[str, Any]:
@@ -109,8 +116,7 @@ def _open_named(source: str, split: str, fold: int) -> ClipSource:
             f"the path of a description, or a ClipSource, got {source!r}"
         )
     if source in EMBEDDED:
-        if fold != 1:
-            raise ValueError(f"the {source} source has one fold only: fold must be 1, got {fold!r}")
+        check_split(split, fold, num_folds=1, place=f"the {source} source")
         return EMBEDDED[str(source)](split=split)
     # Absolute, because a source opens files when they are read, and the process may have changed its folder by then.
     name = resolve_source(str(source), Path())

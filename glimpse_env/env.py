@@ -122,8 +122,10 @@ def build_engine(num_envs: int, episode: EpisodeArguments, *others: str) -> Epis
 
 
 def check_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, Any]:
-    """Return the options of a reset; raise ValueError if one is not `known`."""
-    options = options or {}
+    """Return the options of a reset; raise TypeError if they are no dict, and ValueError if one is not `known`."""
+    options = {} if options is None else options
+    if not isinstance(options, dict):
+        raise TypeError(f"options must be a dict or None, got {options!r}")
     if unknown := sorted(options.keys() - known):
         raise ValueError(f"unknown reset options {unknown}: reset takes {sorted(known)}")
     return options

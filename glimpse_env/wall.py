@@ -62,7 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         walls = {split: open_wall(settings, split=split) for split in SPLITS}
         kept = {name: value for name, value in settings.items() if value is not None}
-        write_atomically(given.out, (json.dumps(kept, indent=1) + "\n").encode())
+        content = (json.dumps(kept, indent=1) + "\n").encode()
+        if given.out.exists() and (given.out.is_dir() or given.out.read_bytes() != content):
+            raise FileExistsError(f"--out {given.out} exists: delete it, or choose another file")
+        write_atomically(given.out, content)
     except (ValueError, OSError, DependencyNotInstalled) as error:
         raise SystemExit(f"error: {error}") from None
     wall = walls["train"]

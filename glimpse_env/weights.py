@@ -14,6 +14,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -174,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{given.out}: the weights of {given.source}, whose sha1 is {sha1}")
     if sha1 != PUBLISHED_SHA1:
         print(f"note: Caffe's model zoo states the sha1 {PUBLISHED_SHA1}, so this is another file")
-    print(f"Next: python -m glimpse_env.extract folder --videos DIR --weights {given.out} --out STORE")
+    print(f"Next: python -m glimpse_env.extract folder --videos DIR --weights {quote(str(given.out))} --out STORE")
 
 
 if __name__ == "__main__":

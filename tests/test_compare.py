@@ -417,6 +417,9 @@ def test_the_table_of_a_training_command_has_an_interval_over_films():
     assert lines[1].split() == ["reinforce", "0.750", "0.000", "to", "1.000", "0.500", "0.250", "-"]
     assert lines[2].split() == ["mean", "1.000", "-", "1.000", "-", "-"]
     assert lines[3] == "chance 0.250; 4 test videos of 2 films; the interval covers films, not seeds"
+    assert results_table([("mean", evaluation([True] * 4))], 0.25).splitlines()[2] == (
+        "chance 0.250; 4 test videos of 4 films"
+    )
     assert lines[4:] == [
         "of some intervals: all values are equal: the interval is unknown; few or unequal films (they count as 4.0 "
         "equal ones): the interval is a rough one",
@@ -535,6 +538,11 @@ def test_equal_seeds_are_not_printed_as_certain():
     assert "Of some accuracies: all values are equal: the interval is unknown." in text
 
 
+def test_rows_of_an_agent_trained_elsewhere_differ_in_name_by_their_cells():
+    rows = rows_of([record("own:PPO", glimpses, 1) for glimpses in (1, 5)])
+    assert [row.name for row in rows] == ["PPO, 1 cell", "PPO, 5 cells"]
+
+
 def test_the_verdict_names_the_winner_its_lead_and_chance():
     films = range(40)
     records = [record("reinforce", 5, seed, [video >= seed for video in films]) for seed in (1, 2, 3)]
@@ -543,16 +551,23 @@ def test_the_verdict_names_the_winner_its_lead_and_chance():
     rows = rows_of(records)
     gain = rows[0].accuracy_gain(rows[1])
     assert gain.excludes_zero
-    lead = f"+0.750 ± {gain.half:.3f}"
+    lead = f"0.750 ± {gain.half:.3f}"
     assert verdict(rows) == (
         f"The most accurate of 2 models is REINFORCE, 5 glimpses: accuracy {rows[0].mean('accuracy')} on 40 test "
-        f"clips, {lead} above random, 5 cells (more than chance explains). Chance is 0.333; "
-        f"REINFORCE, 5 glimpses is {lead} above random cells (more than chance explains)."
+        f"clips, {lead} above random, 5 cells (more than chance explains). Chance is 0.333."
     )
+    better = [record("soft", 5, seed, [True] * 40) for seed in (1, 2, 3)]
+    assert verdict(rows_of([*records, *better])).endswith(
+        f"Chance is 0.333; REINFORCE, 5 glimpses is {lead} above random, 5 cells (more than chance explains)."
+    )
+    worse = [record("reinforce", 1, seed, [video == seed for video in films]) for seed in (1, 2, 3)]
+    worse += [record("random", 1, seed, [video < 4 * seed for video in films]) for seed in (1, 2, 3)]
+    assert " is 0.175 ± " in (text := verdict(rows_of([*worse, *better])))
+    assert " below random, 1 cell (chance may explain it)." in text
     one = verdict(rows_of([record("mean", 5, 1)]))
     assert one == "The model is mean of all cells: accuracy 0.500 on 2 test clips. Chance is 0.333."
     few = verdict(rows_of([record("mean", 5, 1, right(0, 1)), record("max", 5, 1, right(1))]))
-    assert "mean of all cells: accuracy 0.500 on 4 test clips, +0.250 ± 0.796 above maximum" in few
+    assert "mean of all cells: accuracy 0.500 on 4 test clips, 0.250 ± 0.796 above maximum" in few
     assert few.endswith("(chance may explain it). Chance is 0.333.")
     assert verdict(rows_of([record("oracle", 5, 1)])) == ""
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,6 +82,11 @@ def test_batches_are_cut_to_the_test_split(runs, capsys):
     measured = measure(Arguments(runs / "random", batches=(64, 2, 7), repetitions=1))
     assert [batch.clips for batch in measured.models["random"].batches] == [6, 2]
     assert capsys.readouterr().err == "the test split has 6 clips: larger batches are cut to it\n"
+
+
+def test_a_packed_run_is_measured():
+    measured = measure(Arguments(Path("synthetic"), batches=(1,), repetitions=1))
+    assert measured.models["reinforce"].batches[0].memory_bytes > 0
 
 
 def test_the_table_has_a_row_for_each_model():

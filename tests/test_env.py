@@ -683,8 +683,8 @@ def test_the_labels_of_an_untrimmed_clip_are_fresh_too(untrimmed):
             TypeError,
             r"source must be 'synthetic', 'synthetic-easy', .* path of a feature store, 'lazy:' or .* got 3",
         ),
-        ({"split": "valid"}, ValueError, r"no split 'valid': choose one of train, validation, test"),
-        ({"fold": 2}, ValueError, r"fold must be 1, got 2"),
+        ({"split": "valid"}, ValueError, "unknown split 'valid': the synthetic source has train, validation, test"),
+        ({"fold": 2}, ValueError, "unknown fold 2: the synthetic source has fold 1"),
         (
             {"observation": "all"},
             ValueError,
@@ -766,6 +766,8 @@ def test_an_unknown_render_mode(cls):
         ({"clip": 1.0}, TypeError, r"options\['clip'\] must be an integer, got 1.0 of type float"),
         ({"clip": True}, TypeError, r"options\['clip'\] must be an integer, got True of type bool"),
         ({"clips": 1}, ValueError, r"unknown reset options \['clips'\]: reset takes \['clip'\]"),
+        ("clip", TypeError, "options must be a dict or None, got 'clip'"),
+        ([], TypeError, r"options must be a dict or None, got \[\]"),
     ],
 )
 def test_reset_options_out_of_range(toy, options, error, message):

@@ -188,8 +188,9 @@ def test_unknown_and_missing_flags_are_refused_without_a_traceback(example, monk
             ["train_ppo.py", "--jumps", "2", "--run", "x"],
             "--run takes no --jumps: videoglimpse compare measures agents that",
         ),
+        (["train_ppo.py", "--steps", "-5"], "--steps must be at least 1, got -5"),
         (["play.py", "--source", "nothere"], "error: no source 'nothere'"),
-        (["play.py", "--split", "nothere"], "error: the synthetic source has no split 'nothere'"),
+        (["play.py", "--split", "nothere"], "error: unknown split 'nothere': the synthetic source has"),
     ],
 )
 def test_mistakes_end_in_one_line(words, message, tmp_path):

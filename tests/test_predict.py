@@ -309,6 +309,28 @@ def test_frames_are_checked(trained, video, rate, message):
         load(trained.path).predict(video, frames_per_second=rate)
 
 
+@pytest.mark.parametrize(
+    ("video", "rate", "message"),
+    [
+        (None, 10, "video 1 must be a path, .* or an iterable of frames, got NoneType"),
+        (b"holiday.mp4", 10, "video 1 must be a path, .* got bytes"),
+        ({"holiday.mp4": 1}, 10, "video 1 must be a path, .* got dict"),
+        (np.array(["a.mp4", "b.mp4"]), 10, "video 1 must be a path, .* got ndarray; several videos are a list"),
+        ([np.zeros((2, 8, 8, 3), np.uint8), 5], 10, "video 2 must be a path, .* got int"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "10", "frames_per_second must be a number, got '10'"),
+        (np.zeros((2, 8, 8, 3), np.uint8), True, "frames_per_second must be a number, got True"),
+    ],
+)
+def test_what_is_no_video_is_refused_before_one_is_judged(trained, video, rate, message):
+    with pytest.raises(TypeError, match=message):
+        load(trained.path).predict(video, frames_per_second=rate)
+
+
+def test_unknown_splits_are_refused(trained):
+    with pytest.raises(ValueError, match="unknown split 'dev': a run has train, validation, test"):
+        load(trained.path).evaluate("dev")
+
+
 def test_parts_have_names(trained, videos):
     with pytest.raises(ValueError, match="part must be 'whole' or 'middle', got 'end'"):
         load(trained.path).predict(videos / "run" / "a.mp4", part="end")
@@ -370,6 +392,13 @@ def test_a_packed_run_predicts_as_the_run_does(trained, videos, weights, tmp_pat
     assert settings == trained.record().config.to_json() | {"task": None}
     with pytest.raises(WeightsError, match="the run does not name the file of its weights"):
         load(path)
+
+
+@pytest.mark.parametrize("kind", ["", "wall:", "lazy:"])
+def test_a_packed_run_names_its_source_without_the_folder(trained, tmp_path, kind):
+    moved = change_config(trained, tmp_path / "run", config__task__source=f"{kind}/home/anna/clips")
+    pack(moved, tmp_path / "model.safetensors")
+    assert find_run(tmp_path / "model.safetensors").record().config.task.source == f"{kind}clips"
 
 
 def test_the_command_packs_a_run(trained, tmp_path, capsys):

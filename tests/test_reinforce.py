@@ -345,6 +345,11 @@ def test_a_folder_with_another_configuration_is_refused(finished):
         ({"window_seconds": 0.1}, ValueError, "at least 2 frames"),
         ({"window_seconds": 0.2, "stride_seconds": 0.3}, ValueError, "stride_seconds must be positive and at most"),
         ({"stride_seconds": 0.3}, ValueError, "stride_seconds"),
+        (
+            {"window_seconds": 60.0},
+            ValueError,
+            r"a window of \d+ frames is longer than the longest video, of \d+:",
+        ),
         ({"device": "cuda:99"}, ValueError, "device 'cuda:99' does not exist: this machine has .*; use --device cpu"),
         ({"device": "tpu9"}, ValueError, "unknown device 'tpu9': use --device cpu, cuda or cuda:1"),
     ],

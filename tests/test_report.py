@@ -446,9 +446,9 @@ def test_the_film_strips_of_the_runs_are_shown(runs, tmp_path):
 
 
 def test_the_same_page_twice(runs, tmp_path):
-    for name in ("one", "two"):
+    for name in ("one.html", "two.html"):
         write(runs, out=tmp_path / name)
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
 
 
 def test_runs_that_differ_in_the_seed_share_a_row(trained, runs, tmp_path):
@@ -541,7 +541,14 @@ def test_a_folder_without_runs_is_named(tmp_path):
         write(tmp_path, out=tmp_path / "report.html")
 
 
-@pytest.mark.parametrize(("names", "out", "message"), [((), "page", "at least one run"), (("a",), ".", "is a folder")])
+@pytest.mark.parametrize(
+    ("names", "out", "message"),
+    [
+        ((), "page.html", "at least one run"),
+        (("a",), ".", "is a folder"),
+        (("a",), "page.txt", r"--out must end in \.html, got 'page\.txt'"),
+    ],
+)
 def test_arguments_are_checked(tmp_path, names, out, message):
     with pytest.raises(ValueError, match=message):
         report.Arguments(runs=tuple(tmp_path / name for name in names), out=tmp_path / out)

@@ -312,6 +312,12 @@ def test_a_result_of_another_version_is_refused_in_a_line(tmp_path):
             run.result()
     path.unlink()
     assert run.result() is None
+    spaced = RunFolder(tmp_path.rename(tmp_path.with_name("my runs")))
+    with pytest.raises(FileNotFoundError, match=r"train --resume '.*/my runs'$"):  # can be pasted into a shell
+        spaced.finished()
+    with pytest.raises(ValueError, match=r"or resume it with --resume '.*/my runs'$"):
+        spaced.begin(tiny_config(seed=5), spaced.record().source)
+    spaced.path.rename(tmp_path)
     with pytest.raises(
         FileNotFoundError, match=f"is not finished: finish it with videoglimpse train --resume {tmp_path}"
     ):

@@ -206,7 +206,7 @@ def test_unknown_splits_and_folds(store):
     opened = FeatureStore.open(store)
     with pytest.raises(ValueError, match=r"unknown split 'val': .* has train, validation, test"):
         opened.split("val")
-    for fold in (0, 3, "1"):
+    for fold in (0, 3, "1", True, 1.0):
         with pytest.raises(ValueError, match=rf"unknown fold {fold!r}: .* has fold 1, 2"):
             opened.split("train", fold=fold)
     with pytest.raises(ValueError, match=r"split 'validation' of fold 1 has no clips in"):

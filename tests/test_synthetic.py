@@ -54,7 +54,7 @@ def test_keeps_the_protocol(split):
 
 
 def test_unknown_split_is_named_with_those_there_are():
-    with pytest.raises(ValueError, match=r"no split 'valid': choose one of train, validation, test"):
+    with pytest.raises(ValueError, match="unknown split 'valid': the synthetic source has train, validation, test"):
         SyntheticSource("valid")
 
 

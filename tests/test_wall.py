@@ -383,6 +383,8 @@ def write(tmp_path, **settings):
         ),
         ({"background": []}, "background must name 1 to 7 of the 8 classes, got 0"),
         ({"background": "AABC"}, "background must be a list of class names, got 'AABC'"),
+        ({"background": None}, "background must be a list of class names, got None"),
+        ({"background": {"AABC": 1}}, "background must be a list of class names, got {'AABC': 1}"),
         ({"background": [1]}, r"background must be a list of class names, got \[1\]"),
         ({"grid": 1}, "grid must be the cameras along each side, 2 to 32, got 1"),
         ({"grid": 33}, "grid must be .* 2 to 32, got 33"),
@@ -393,11 +395,13 @@ def write(tmp_path, **settings):
         ({"trimmed": "no"}, "trimmed must be True or False, got 'no'"),
         ({"frames": 0}, "frames must be at least 1, got 0"),
         ({"trimmed": False, "frames": 16}, "frames must be at least 17, more than the 16 of the longest event, got 16"),
-        ({"walls": {"train": 0}}, "walls must be at least 1 for split 'train', got 0"),
+        ({"walls": {"train": 0}}, "walls must be 1 to 4000000 for split 'train', of 25 cameras, got 0"),
+        ({"walls": {"train": 10**7}}, "walls must be 1 to 4000000 for split 'train', of 25 cameras, got 10000000"),
         ({"walls": 7}, "walls must be an object with numbers for train, validation and test, got 7"),
         ({"walls": {"tests": 7}}, "walls must be an object with numbers for train, validation and test, got"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
-        ({"fold": 2}, "the synthetic source has one fold only: fold must be 1, got 2"),
+        ({"fold": True}, "unknown fold True: the synthetic source has fold 1"),
+        ({"fold": 2}, "unknown fold 2: the synthetic source has fold 1"),
         ({"cameras": 3}, r"unknown settings \['cameras'\]: a wall takes source, fold, grid"),
         ({"source": 5}, "describes no wall: it must be a JSON object with a source and a background"),
     ],
@@ -451,6 +455,18 @@ def test_errors_of_the_command_are_one_line(tmp_path):
     with pytest.raises(SystemExit, match=r"^error: background names \['sit'\] are no classes"):
         main(["synthetic", "--background", "sit", "--out", str(tmp_path / "w.json")])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_description_is_not_replaced_by_another(tmp_path):
+    words = ["synthetic", "--background", "ABBC", "--out"]
+    main([*words, str(tmp_path / "w.json")])
+    main([*words, str(tmp_path / "w.json")])  # the same again
+    before = (tmp_path / "w.json").read_bytes()
+    with pytest.raises(SystemExit, match=r"^error: --out .*w\.json exists: delete it, or choose another file"):
+        main([*words, str(tmp_path / "w.json"), "--grid", "3"])
+    assert (tmp_path / "w.json").read_bytes() == before
+    with pytest.raises(SystemExit, match=r"^error: --out .* exists: delete it, or choose another file"):
+        main([*words, str(tmp_path)])
 
 
 # ---- over videos

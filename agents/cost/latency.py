@@ -24,7 +24,7 @@ from ..playing.envs import greedy_play, make_envs, open_splits
 from ..playing.players import PlaySettings
 from ..playing.rollout import play
 from ..playing.videos import Extraction
-from ..runs.folder import RunFolder
+from ..runs.folder import find_run
 from .clocks import clocks, now
 from .macs import metered_methods
 
@@ -86,7 +86,7 @@ def memory_of_playing(config: Config, run: Path, batch: int) -> int | None:
     """
     source = open_splits(config)["test"]
     with growth(torch.device(config.training.device)) as grown:
-        policy = RunFolder(run).best_policy(config, source)
+        policy = find_run(run).best_policy(config, source)
         envs = make_envs(config, source, batch, train=False)
         play(envs, policy, np.arange(batch), greedy_play(config), noise=Noise.seeded(0, policy.device), seed=0)
         return grown()

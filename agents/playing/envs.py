@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glimpse_env import ClipSource, VideoGlimpseVectorEnv, WallSource, open_source
+from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv, WallSource, open_source
 from glimpse_env.catalogue import EMBEDDED, resolve_source
 from glimpse_env.files import file_sha256
 from glimpse_env.store import StoreSplit
@@ -91,6 +91,11 @@ def check_playable(config: Config, source: ClipSource) -> None:
         raise ValueError(
             "an agent needs clips of at least 2 frames, one to choose in and one to look at: set --frames, "
             "or a longer --window-seconds"
+        )
+    if isinstance(source, SlidingWindows) and source.num_frames > source.longest_video:
+        raise ValueError(
+            f"a window of {source.num_frames} frames is longer than the longest video, of {source.longest_video}: "
+            "set a shorter --window-seconds, or leave it out"
         )
     if MODELS[config.model].needs_actor and source.actor(0) is None:
         raise ValueError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,32 @@ def as_source(
     return open_source(clips, window_seconds=task.window_seconds, stride_seconds=task.advanced.stride_seconds)
 
 
+def check_videos(videos: Sequence[Any], given_rate: Any) -> None:
+    """Check that each of some objects is the path of a video or frames, and that frames have a rate.
+
+    Raises:
+        TypeError: an object is neither, or the rate is no number.
+        ValueError: there is no rate, or it is not positive.
+    """
+    for number, video in enumerate(videos, 1):
+        if isinstance(video, (str, os.PathLike)):
+            continue
+        is_text = isinstance(video, (bytes, Mapping)) or (isinstance(video, np.ndarray) and video.dtype.kind in "OSU")
+        if is_text or not isinstance(video, Iterable):
+            raise TypeError(
+                f"video {number} must be a path, a (T, height, width, 3) uint8 array or an iterable of frames, got "
+                f"{type(video).__name__}; several videos are a list"
+            )
+        if given_rate is None:
+            raise ValueError("frames need their rate: pass frames_per_second=")
+    if given_rate is None:
+        return
+    if isinstance(given_rate, bool) or not isinstance(given_rate, Real):
+        raise TypeError(f"frames_per_second must be a number, got {given_rate!r}")
+    if not 0 < given_rate < float("inf"):
+        raise ValueError(f"frames_per_second must be a positive number, got {given_rate}")
+
+
 _Sample = tuple[int, NDArray[np.uint8], NDArray[np.uint8]]
 
 
@@ -191,8 +219,6 @@ def sample_frames(
         max_frames: a longer video keeps its centred window of this many samples.
         rule: how frames are resized.
     """
-    if not 0 < given_rate < float("inf"):
-        raise ValueError(f"frames_per_second must be a positive number, got {given_rate}")
     samples: list[_Sample] = []
     number = -1
     for number, frame in enumerate(frames):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from glimpse_env.sources.splits import check_split
 from glimpse_env.video.backbones import Backbone
 from glimpse_env.video.decode import DecodedClip, Stopwatch, VideoError, decode_clip
 from glimpse_env.video.decoders import Decoders
@@ -26,7 +27,7 @@ from ..learning.policy import GlimpsePolicy
 from ..pictures.strips import Played
 from ..playing.envs import SourceRecord, check_device, greedy_play, make_envs, open_splits
 from ..playing.evaluation import Evaluation, class_scores, evaluate_split, play_split, video_scores
-from ..playing.videos import Extraction, VideoSource, as_source, sample_frames
+from ..playing.videos import Extraction, VideoSource, as_source, check_videos, sample_frames
 from ..runs.folder import RunFolder, find_run
 from .result import Prediction
 
@@ -85,7 +86,12 @@ class TrainedModel:
         return f"TrainedModel({str(self.run.path)!r}, {self.config.model}, {len(self.class_names)} classes)"
 
     def evaluate(self, split: str = "test", *, source: str | None = None) -> Evaluation:
-        """Measure the model on a split of its own source, or of another one of the same kind."""
+        """Measure the model on a split of its own source, or of another one of the same kind.
+
+        Raises:
+            ValueError: there is no such split, or the source has changed or is of another kind.
+        """
+        check_split(split, 1, num_folds=1, place="a run")
         config = self.config if source is None else self.config.with_settings({"source": source})
         clips = open_splits(config)[split]
         record = SourceRecord.of(config, clips)
@@ -125,6 +131,7 @@ class TrainedModel:
             a `Prediction`, or a list of them.
 
         Raises:
+            TypeError: it is no video, or the rate is no number.
             ValueError: the model's features do not come from videos, or the frames or their rate are wrong.
             VideoError: a file cannot be read.
             WeightsError: the weights of the network are not those of the run.
@@ -168,6 +175,7 @@ class TrainedModel:
             "max_frames": sys.maxsize if whole else extraction.max_frames,
         }
         videos = list(videos)
+        check_videos(videos, given_rate)
         paths = [Path(video) for video in videos if isinstance(video, (str, os.PathLike))]
         with Decoders(**sampling, seconds_per_video=SECONDS_PER_VIDEO) as decoders:
             rule = extraction.rule
@@ -180,9 +188,8 @@ class TrainedModel:
                 clip: DecodedClip | VideoError
                 if isinstance(video, (str, os.PathLike)):
                     name, clip = Path(video), next(files)
-                elif given_rate is None:
-                    raise ValueError("frames need their rate: pass frames_per_second=")
                 else:
+                    assert given_rate is not None
                     name = Path(f"video {number}")
                     clip = sample_frames(
                         video, given_rate=given_rate, rate=rate, max_frames=sampling["max_frames"], rule=rule

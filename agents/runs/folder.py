@@ -24,6 +24,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import filelock
@@ -33,7 +34,7 @@ import torch
 from torch import Tensor
 
 from glimpse_env import ClipSource
-from glimpse_env.catalogue import EMBEDDED
+from glimpse_env.catalogue import EMBEDDED, split_prefix
 from glimpse_env.files import write_atomically
 
 from ..learning.config import PATHS, Config
@@ -137,7 +138,7 @@ class RunFolder:
         if other := [name for name in differing if name not in changes]:
             raise ValueError(
                 f"{self.path} holds a run with other settings of {', '.join(other)}: choose another --out, or resume "
-                f"it with --resume {self.path}"
+                f"it with --resume {quote(str(self.path))}"
             )
         record.source.check_unchanged(source, config.task.source, self.path)
         if differing:
@@ -237,7 +238,8 @@ class RunFolder:
         result = self.result()
         if result is None:
             raise FileNotFoundError(
-                f"the run {self.path} is not finished: finish it with videoglimpse train --resume {self.path}"
+                f"the run {self.path} is not finished: finish it with videoglimpse train --resume "
+                f"{quote(str(self.path))}"
             )
         return result
 
@@ -314,7 +316,8 @@ def pack(run: RunFolder, path: Path) -> None:
     record, result = run.record(), run.result()
     config = record.config.with_settings({"device": "cpu"})
     if config.task.source not in EMBEDDED:
-        config = config.with_settings({"source": Path(config.task.source).name})
+        prefix, path_of_source = split_prefix(config.task.source)
+        config = config.with_settings({"source": prefix + path_of_source.name})
     source = dataclasses.asdict(record.source)
     if source["extraction"] is not None:
         source["extraction"].pop("weights", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 
@@ -150,21 +150,20 @@ def verdict(rows: Sequence[Row]) -> str:
     won = f"The most accurate of {len(ranked)} models is {best.name}" if second else f"The model is {best.name}"
     won += f": accuracy {format_interval(best.mean('accuracy'))} on {len(best.films)} test clips"
     if second is not None and (lead := best.accuracy_gain(second)) is not None:
-        won += f", {lead.text(signed=True)} above {second.name} ({_certainty(lead)})"
+        won += f", {_compared(lead, second.name)}"
     level = f"Chance is {1 / len(best.records[0].record.source.class_names):.3f}"
-    gains = [
-        (row, gain)
-        for row in ranked
-        if row.model.name == "reinforce" and (gain := Differences.of(row, rows).minus_random)
-    ]
-    if gains:
-        ours, gain = gains[0]
-        level += f"; {ours.name} is {gain.text(signed=True)} above random cells ({_certainty(gain)})"
+    ours = next((row for row in ranked if row.model.name == "reinforce"), None)
+    random = None if ours is None else find_row(rows, "random", ours.glimpses)
+    said = {best.name, second.name} if second is not None else set()
+    if ours and random and {ours.name, random.name} != said and (gain := ours.accuracy_gain(random)):
+        level += f"; {ours.name} is {_compared(gain, random.name)}"
     return f"{won}. {level}."
 
 
-def _certainty(gain: Interval) -> str:
-    return "more than chance explains" if gain.excludes_zero else "chance may explain it"
+def _compared(gain: Interval, other: str) -> str:
+    certainty = "more than chance explains" if gain.excludes_zero else "chance may explain it"
+    size = replace(gain, mean=abs(gain.mean))
+    return f"{size.text()} {'below' if gain.mean < 0 else 'above'} {other} ({certainty})"
 
 
 def results_table(measured: Sequence[tuple[ModelName, Evaluation]], chance: float) -> str:
@@ -182,17 +181,18 @@ def results_table(measured: Sequence[tuple[ModelName, Evaluation]], chance: floa
     widths = {name: max(8, len(title) + 2) for name, title in shown.items()}
     header = "".join(f"{title:>{widths[name]}}" for name, title in shown.items())
     lines = [f"{'':12}{'accuracy':>9}{'95 % interval':>17}{header}"]
-    for model, result in measured:
-        accuracy = mean_interval(result.correct, result.films)
+    accuracies = [mean_interval(result.correct, result.films) for _, result in measured]
+    for (model, result), accuracy in zip(measured, accuracies, strict=True):
         low, high = max(accuracy.mean - accuracy.half, 0), min(accuracy.mean + accuracy.half, 1)
         interval = f"{low:.3f} to {high:.3f}" if isfinite(accuracy.half) else "-"
         values = {name: getattr(result, name) for name in shown}
         cells = "".join(f"{'-' if one is None else f'{one:.3f}':>{widths[name]}}" for name, one in values.items())
         lines.append(f"{model:12}{accuracy.mean:9.3f}{interval:>17}{cells}")
-    notes = {mean_interval(result.correct, result.films).note for _, result in measured}
     videos, films = len(measured[0][1].correct), len(set(measured[0][1].films))
-    lines.append(f"chance {chance:.3f}; {videos} test videos of {films} films; the interval covers films, not seeds")
-    return "\n".join([*lines, *(f"of some intervals: {note}" for note in sorted(notes) if note)])
+    covers = "; the interval covers films, not seeds" * any(isfinite(accuracy.half) for accuracy in accuracies)
+    lines.append(f"chance {chance:.3f}; {videos} test videos of {films} films{covers}")
+    notes = sorted({accuracy.note for accuracy in accuracies if accuracy.note})
+    return "\n".join([*lines, *(f"of some intervals: {note}" for note in notes)])
 
 
 def warnings_on(records: Sequence[Record], rows: Sequence[Row]) -> list[str]:

@@ -11,9 +11,9 @@ videos, also those on which a decoder crashes or hangs, are named, listed in the
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
+from shlex import quote
 
 import tyro
 
@@ -49,7 +49,7 @@ def main() -> None:
         print("stopped: finished shards are kept; to continue, run the same command again", file=sys.stderr)
         raise SystemExit(130) from None  # as a shell reports SIGINT
     if not settings.dry_run:
-        print(f"Next: videoglimpse train --source {shlex.quote(str(out))}")
+        print(f"Next: videoglimpse train --source {quote(str(out))}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ def check_split(split: str, fold: Any, *, num_folds: int, place: object) -> None
     """Raise ValueError if the data set `place` has no such split or fold; folds are numbered from 1."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: {place} has {', '.join(SPLITS)}")
-    if not (isinstance(fold, (int, np.integer)) and 1 <= fold <= num_folds):
+    is_integer = isinstance(fold, (int, np.integer)) and not isinstance(fold, bool)
+    if not (is_integer and 1 <= fold <= num_folds):
         folds = ", ".join(map(str, range(1, num_folds + 1)))
         raise ValueError(f"unknown fold {fold!r}: {place} has fold {folds}")
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse_env.sources.protocol import Array, ClipBank, Index, Segment, describe, gather_rows
-from glimpse_env.sources.splits import SPLITS
+from glimpse_env.sources.splits import SPLITS, check_split
 
 GRID_SIZE = 7
 CELL_PIXELS = 16
@@ -149,8 +149,7 @@ class SyntheticSource:
     _clips_per_split, _name, _seed = (4000, 400, 1000), "synthetic", SEED
 
     def __init__(self, split: str = "train") -> None:
-        if split not in SPLITS:
-            raise ValueError(f"the {self._name} source has no split {split!r}: choose one of {', '.join(SPLITS)}")
+        check_split(split, 1, num_folds=1, place=f"the {self._name} source")
         self.split = split
         self.num_clips = self._clips_per_split[SPLITS.index(split)]
         self._bank = _BANKS.setdefault(

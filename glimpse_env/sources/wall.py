@@ -5,7 +5,7 @@ A wall is composed when it is read, from numbers drawn when it is opened; nothin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
@@ -29,6 +29,7 @@ from glimpse_env.sources.splits import SPLITS, check_split
 DEFAULT_WALLS = {"train": 4000, "validation": 400}  # of the test split: one per event
 _EVENT_LENGTHS = 5  # default length of an untrimmed wall, in events
 _CUBES_AT_ONCE = 16
+_MOST_CAMERAS = 10**8  # of all walls together, with 8 bytes each
 _PICTURE_SIDE = 800  # pixels, at most, unless the cameras' own pictures are larger
 _ORDER, _COUNTS, _CAMERAS, _BACKGROUND, _OFFSETS, _STARTS = range(6)  # each is drawn from a stream of its own
 
@@ -112,7 +113,8 @@ class WallSource:
             if not len(clips):
                 raise ValueError(f"no {kind} in split {split!r}: it has no clip of {', '.join(names)}")
         walls = DEFAULT_WALLS.get(split, len(event_clips)) if walls is None else walls
-        self.num_clips = _integer("walls", walls, 1, None, f"at least 1 for split {split!r}")
+        most = _MOST_CAMERAS // cameras
+        self.num_clips = _integer("walls", walls, 1, most, f"1 to {most} for split {split!r}, of {cameras} cameras")
 
         self.source, self.split, self.trimmed, self.seed = source, split, trimmed, int(seed)
         self.depth, self.frames_per_second = source.depth, source.frames_per_second
@@ -257,7 +259,8 @@ _SHARED: WeakValueDictionary[int, _Cameras] = WeakValueDictionary()
 
 def _is_background(source: ClipSource, names: Sequence[str]) -> NDArray[np.bool_]:
     known = source.class_names
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    is_list = isinstance(names, Collection) and not isinstance(names, (str, Mapping))
+    if not is_list or not all(isinstance(name, str) for name in names):
         raise ValueError(f"background must be a list of class names, got {names!r}")
     if unknown := sorted(set(names) - set(known)):
         raise ValueError(f"background names {unknown} are no classes of this source: it has {', '.join(known)}")

@@ -32,6 +32,7 @@ class SlidingWindows:
 
     Attributes:
         num_frames: T.
+        longest_video: frames of the longest clip of the source.
         stride_frames: from the start of one window to that of the next.
         videos: (windows,) int64, the clip of the source that each window is a part of.
         first_frames: (windows,) int64, the index of the window's first frame among the frames of that clip.
@@ -70,6 +71,7 @@ class SlidingWindows:
         self.num_frames = round(window_seconds * rate)
         self.stride_frames = max(1, round((window_seconds / 2 if stride_seconds is None else stride) * rate))
         lengths = np.array([len(source.frame_times(video)) for video in range(source.num_clips)], np.int64)
+        self.longest_video = int(lengths.max(initial=0))
         lasts = np.maximum(lengths - self.num_frames, 0)  # first frame of the last window of each video
         counts = -(-lasts // self.stride_frames) + 1
         self.videos = np.repeat(np.arange(len(lengths)), counts)

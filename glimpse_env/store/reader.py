@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -87,7 +88,7 @@ class FeatureStore:
         if verify == "read" and "crc32" not in store.index:
             raise StoreError(
                 f"{path} is of format 1, which has no CRCs of its clips: leave verify out, and read the whole store "
-                f"once with python -m glimpse_env.store verify {path}"
+                f"once with python -m glimpse_env.store verify {quote(str(path))}"
             )
         return store
 

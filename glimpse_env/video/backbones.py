@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.metadata
+import pickle
 import sys
 import textwrap
 from collections import OrderedDict
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 import torch
@@ -339,7 +341,9 @@ def _find_weights(name: str, weights: Path | None) -> Path:
     if not path.is_file():
         raise WeightsError(f"no weights file at {path}" + (f": {_CONVERT}" if name == "bvlc_googlenet" else ""))
     if path.suffix == ".caffemodel":
-        raise WeightsError(f"{path} is Caffe's format: python -m glimpse_env.weights convert {path} FILE.safetensors")
+        raise WeightsError(
+            f"{path} is Caffe's format: python -m glimpse_env.weights convert {quote(str(path))} FILE.safetensors"
+        )
     return path
 
 
@@ -367,7 +371,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             return dict(load_file(path))
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of several types
-        raise WeightsError(f"{path} cannot be read as weights (.safetensors or .pth): {error}") from error
+        # torch's own text says how to unpickle the file.
+        reason = type(error).__name__ if isinstance(error, pickle.UnpicklingError) else error
+        raise WeightsError(f"{path} cannot be read as weights (.safetensors or .pth): {reason}") from error
     if not (isinstance(tensors, dict) and all(isinstance(value, Tensor) for value in tensors.values())):
         raise WeightsError(f"{path} holds no dictionary of tensors: save the network's state_dict")
     return tensors
