@@ -195,7 +195,7 @@ def check_videos(videos: Sequence[Any], given_rate: Any) -> None:
         return
     if isinstance(given_rate, bool) or not isinstance(given_rate, Real):
         raise TypeError(f"frames_per_second must be a number, got {given_rate!r}")
-    if not 0 < given_rate < float("inf"):
+    if not 0 < float(given_rate) < float("inf"):
         raise ValueError(f"frames_per_second must be a positive number, got {given_rate}")
 
 
