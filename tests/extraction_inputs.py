@@ -10,6 +10,16 @@ import torch
 from safetensors.torch import save_file
 
 from glimpse_env.video.backbones import BVLCGoogLeNet
+from glimpse_env.video.decode import Stopwatch
+from glimpse_env.video.decoders import Decoders
+from glimpse_env.video.features import embed
+
+
+def features_of(paths, backbone, *, crop=None, **sampling):
+    """Return the features, or the error, of each video file, in network calls of four frames."""
+    with Decoders(**sampling) as decoders:
+        clips = zip(paths, decoders.decode(paths, backbone.rule), strict=True)
+        return embed(clips, backbone, batch_size=4, crop=crop, stopwatch=Stopwatch())
 
 
 def write_video(path, *, frames, fps=30, codec="libx264", size=(96, 64), timestamps=None):

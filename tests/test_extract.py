@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from extraction_inputs import contents, write_activitynet, write_video
+from extraction_inputs import contents, features_of, write_activitynet, write_video
 
 from glimpse_env.datasets import DatasetError
 from glimpse_env.extract import HMDB51, UCF101, ActivityNet, Folder, extract
@@ -25,7 +25,6 @@ from glimpse_env.store import FeatureStore, StoreError
 from glimpse_env.store.manifest import manifest_text, read_manifest
 from glimpse_env.video.backbones import DeviceError, WeightsError, load_backbone
 from glimpse_env.video.decode import VideoError, decode_clip
-from glimpse_env.video.features import extract_videos
 
 LENGTHS = {"run/a.mp4": 8, "run/b.mp4": 3, "run/c.avi": 20, "walk/a.mp4": 6, "walk/b.mkv": 1, "walk/c.avi": 5}
 
@@ -536,7 +535,7 @@ def test_a_coverage_file_of_another_format_is_refused(settings, tmp_path):
 def test_features_of_any_videos_in_memory(settings, store, videos):
     backbone = load_backbone("bvlc_googlenet", weights=settings.weights)
     paths = [videos / "run" / "c.avi", videos / "walk" / "notes.mp4", videos / "run" / "a.mp4"]
-    long, broken, short = extract_videos(paths, backbone, frames_per_second=15.0, max_frames=6, batch_size=4)
+    long, broken, short = features_of(paths, backbone, frames_per_second=15.0, max_frames=6)
     assert isinstance(broken, VideoError)
     assert (long.path, long.features.shape, long.features.dtype) == (paths[0], (6, 7, 7, 1024), np.float16)
     np.testing.assert_allclose(long.times, np.arange(2, 8) / 15)

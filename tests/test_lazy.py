@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from agent_toys import tiny_config
-from extraction_inputs import write_video
+from extraction_inputs import features_of, write_video
 from finished_runs import run_main
 from glimpse_agents import reinforce
 from glimpse_agents.playing.features import fits
@@ -30,7 +30,7 @@ from glimpse_env.extract.description import read_description
 from glimpse_env.store import FeatureStore
 from glimpse_env.video.backbones import WeightsError, load_backbone
 from glimpse_env.video.decode import VideoError, decode_clip
-from glimpse_env.video.features import crop_corners, extract_videos
+from glimpse_env.video.features import crop_corners
 from glimpse_env.video.lazy import LazySource, _batches
 
 ROOT = Path(__file__).parent.parent
@@ -116,9 +116,8 @@ def test_a_store_of_crops_holds_a_whole_first_frame_and_crops_after_it(store, se
 def test_videos_of_ones_own_are_cropped_like_the_store(store, settings):
     backbone = load_backbone("bvlc_googlenet", weights=settings.weights)
     source = store.split("train")
-    (video,) = extract_videos(
-        [settings.videos / source.clip_id(0)], backbone, frames_per_second=10.0, max_frames=4, batch_size=4, crop=64
-    )
+    path = settings.videos / source.clip_id(0)
+    (video,) = features_of([path], backbone, frames_per_second=10.0, max_frames=4, crop=64)
     np.testing.assert_allclose(video.features.reshape(-1, 49, 1024), read_all(source, 0), **CLOSE)
 
 

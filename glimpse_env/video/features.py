@@ -1,4 +1,4 @@
-"""Compute feature cubes of videos in memory: other processes decode ahead while the network works.
+"""Compute the feature cubes of decoded videos.
 
 Batches cross the borders between clips and have one size, the last one padded with black, since convolutions may differ
 in their last bits from one batch size to another.
@@ -11,7 +11,7 @@ outermost cells share theirs with their neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,7 @@ from torch import Tensor
 
 from glimpse_env.video.backbones import Backbone
 from glimpse_env.video.decode import DecodedClip, Stopwatch, VideoError
-from glimpse_env.video.decoders import Decoders
-from glimpse_env.video.readers import DecoderChoice, DecoderName
+from glimpse_env.video.readers import DecoderName
 
 STRIDE = 32  # pixels of a picture for each cell of a GoogLeNet's last cube
 CROPS_A_FRAME = 4  # crops in a network call, for each frame in a call of whole frames
@@ -40,32 +39,6 @@ class VideoFeatures:
     thumbnails: NDArray[np.uint8]
     features: NDArray[np.float16]  # (n, K, K, D)
     decoder: DecoderName = "pyav"
-
-
-def extract_videos(
-    paths: Sequence[Path],
-    backbone: Backbone,
-    *,
-    frames_per_second: float,
-    max_frames: int,
-    batch_size: int = 16,
-    crop: int | None = None,
-    decoder: DecoderChoice = "auto",
-) -> list[VideoFeatures | VideoError]:
-    """Return, for each video file in order, its features or the error that explains why it cannot be read.
-
-    Args:
-        paths: the files.
-        backbone: a loaded network.
-        frames_per_second: the rate of the samples.
-        max_frames: a longer video keeps its centred window of this many samples.
-        batch_size: frames per network call.
-        crop: pixels along the side of the square seen of a cell; None shows every frame whole.
-        decoder: library to decode with; "auto" chooses by the file.
-    """
-    with Decoders(frames_per_second=frames_per_second, max_frames=max_frames, decoder=decoder) as decoders:
-        clips = zip(paths, decoders.decode(paths, backbone.rule), strict=True)
-        return embed(clips, backbone, batch_size=batch_size, crop=crop, stopwatch=Stopwatch())
 
 
 def embed(
