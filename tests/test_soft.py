@@ -256,5 +256,7 @@ def test_models_that_learn_where_to_look_solve_a_toy(tmp_path, model, least, mos
     )  # fmt: skip
     measured = train(config, tmp_path, sources=marked_splits(96, frames=6)).measured
     assert least <= measured.accuracy <= most
+    if model in ("soft", "soft_top"):  # equal weights, 1/9 on the actor, can name the classes too
+        assert measured.attention_on_actor > 0.2
     if model == "unlimited":
         assert 0.5 < measured.glimpses_per_frame < 6
