@@ -175,7 +175,9 @@ def test_a_title_is_one_line(tmp_path, title):
         save_run(tmp_path, title, None)
 
 
-def test_an_own_run_cannot_be_trained(compared):
+def test_an_own_run_cannot_be_trained_or_played(compared):
+    with pytest.raises(ValueError, match="'own:detective' was trained elsewhere, and cannot be trained or played here"):
+        glimpse_agents.load(compared / "detective")
     config = RunFolder(compared / "detective").record().config
     with pytest.raises(ValueError, match="'own:detective' was trained elsewhere, and cannot be trained or played here"):
         reinforce.train(config, compared / "detective2")

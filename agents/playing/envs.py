@@ -77,10 +77,15 @@ def ready_config(config: Config, sources: Sources, share: Share = WHOLE) -> Conf
     return config
 
 
-def check_playable(config: Config, source: ClipSource) -> None:
-    """Raise a ValueError if the configured model cannot be played on a source."""
+def check_ours(config: Config) -> None:
+    """Raise a ValueError if the configured model is an agent that was trained elsewhere."""
     if is_own(config.model):
         raise ValueError(f"{config.model!r} was trained elsewhere, and cannot be trained or played here")
+
+
+def check_playable(config: Config, source: ClipSource) -> None:
+    """Raise a ValueError if the configured model cannot be played on a source."""
+    check_ours(config)
     make_envs(config, source, 1, train=True)
     if config.matches_segments and not source.trimmed and not config.abstains(source):
         raise ValueError(
@@ -229,7 +234,8 @@ def greedy_play(config: Config) -> PlaySettings:
 
 
 def make_policy(config: Config, source: ClipSource) -> GlimpsePolicy:
-    """Build a model's network, with weights drawn from the run's seed."""
+    """Build a model's network, with weights drawn from the run's seed; a ValueError if it was trained elsewhere."""
+    check_ours(config)
     model, network = MODELS[config.model], config.policy
     if config.model != "reinforce":  # no other model draws in sequence
         network = dataclasses.replace(network, advanced=dataclasses.replace(network.advanced, glimpse_order="joint"))
