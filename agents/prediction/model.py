@@ -25,7 +25,7 @@ from ..learning.episodes import GlimpseRollout, Rollout
 from ..learning.models import MODELS
 from ..learning.policy import GlimpsePolicy
 from ..pictures.strips import Played
-from ..playing.envs import SourceRecord, check_device, greedy_play, make_envs, open_splits
+from ..playing.envs import SourceRecord, check_device, check_ours, greedy_play, make_envs, open_splits
 from ..playing.evaluation import Evaluation, class_scores, evaluate_split, play_split, video_scores
 from ..playing.videos import Extraction, VideoSource, as_source, check_videos, sample_frames
 from ..runs.folder import RunFolder, find_run
@@ -68,6 +68,7 @@ class TrainedModel:
         check_device(device)
         self.run, self.record = run, run.record()
         self.config: Config = self.record.config.with_settings({"device": device})
+        check_ours(self.config)
         self._weights = weights
         if self.record.source.extraction is not None:  # fails before any video is read
             self._extraction.find_weights(weights)
