@@ -66,13 +66,13 @@ class Comparison:
         return f"{self.model + glimpses:<18}" + "".join(f"{text:>18}" for text in texts)
 
 
-def compare(run: RunFolder, seed: int = 1) -> Comparison:
+def compare(run: RunFolder) -> Comparison:
     """Fit logistic regression to the looks of a trained run, and classify its test clips."""
     config = run.record().config
     sources = open_splits(config)
     policy, settings = run.best_policy(config, sources["train"]).eval(), greedy_play(config)
     train, validation, test = (
-        see_split(make_envs(config, source, EVALUATION_ENVS, train=False), policy, settings, seed=seed)
+        see_split(make_envs(config, source, EVALUATION_ENVS, train=False), policy, settings, seed=config.training.seed)
         for source in (sources["train"], sources["validation"], sources["test"])
     )
     classifier, penalty = fit_linear(train, validation, policy.shape.outputs)

@@ -96,7 +96,7 @@ def open_wall(settings: dict[str, Any], *, split: str = "train", fold: int = 1) 
         ValueError: a setting is wrong, `fold` contradicts the fold of the settings, or the source cannot be opened.
     """
     settings = dict(settings)
-    name, walls, own_fold = settings.pop("source"), settings.pop("walls", None) or {}, settings.pop("fold", None)
+    name, own_fold = settings.pop("source"), settings.pop("fold", None)
     if fold not in (1, own_fold) and own_fold is not None:
         raise ValueError(f"this wall is of fold {own_fold}: leave fold out, got {fold}")
     if name.startswith(WALL):
@@ -106,7 +106,7 @@ def open_wall(settings: dict[str, Any], *, split: str = "train", fold: int = 1) 
         source = _INNER[key] = _INNER.get(key) or open_source(name, split=split, fold=key[2])
     except FileNotFoundError as error:
         raise ValueError(f"the source of a wall cannot be opened: {error}") from error
-    return WallSource(source, split=split, walls=walls.get(split), **settings)
+    return WallSource(source, split=split, **settings)
 
 
 def _open_named(source: str, split: str, fold: int) -> ClipSource:

@@ -44,11 +44,18 @@ class GlimpseVecEnv(VecEnv):
         num_envs: N.
         render_mode: "rgb_array" or None.
         episode: as for `VideoGlimpseEnv`.
+
+    Raises:
+        TypeError: `episode` holds another argument of the vector environment.
     """
 
     def __init__(
         self, num_envs: int = 1, *, render_mode: str | None = None, **episode: Unpack[EpisodeArguments]
     ) -> None:
+        if fixed := sorted(episode.keys() & {"autoreset_mode", "copy", "max_episode_steps"}):
+            raise TypeError(
+                f"{', '.join(fixed)} cannot be set: Stable-Baselines3 needs whole episodes and fresh arrays"
+            )
         self.envs = VideoGlimpseVectorEnv(
             num_envs, autoreset_mode=AutoresetMode.SAME_STEP, render_mode=render_mode, **episode
         )
@@ -175,5 +182,5 @@ class CubeFeatures(BaseFeaturesExtractor):
 
     def forward(self, observations: Tensor) -> Tensor:
         slices = observations.flatten(1, 2)  # (N, K, K, D) -> (N, K*K, D)
-        is_seen = (slices > 0).any(-1, keepdim=True)
+        is_seen = (slices != 0).any(-1, keepdim=True)
         return (F.relu(self.what(slices) + self.where) * is_seen).sum(1)

@@ -204,11 +204,22 @@ class FrameRewards(_Wrapper, RecordConstructorArgs):
 
 
 class VectorFrameRewards(VectorWrapper):
-    """Pay every prediction its share of r_T in the step that makes it (`FrameShares`)."""
+    """Pay every prediction its share of r_T in the step that makes it (`FrameShares`).
+
+    Raises:
+        TypeError: the environment is no VideoGlimpseVectorEnv.
+        ValueError: it truncates episodes in SAME_STEP mode, whose last share is lost when the next episode begins.
+    """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env)
         self._shares = FrameShares(_engine_of(env, "VectorFrameRewards pays for predictions of"))
+        limit = getattr(env.unwrapped, "max_episode_steps", None)
+        if limit is not None and env.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP:
+            raise ValueError(
+                f"episodes that are truncated after {limit} steps cannot be paid frame by frame with autoreset_mode "
+                "'SameStep': leave max_episode_steps out, or take another mode"
+            )
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         result = self.env.reset(seed=seed, options=options)

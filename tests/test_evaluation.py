@@ -333,6 +333,11 @@ def test_names_of_videos_contain_their_films():
     assert list(measure(source, GREEDY).films) == films
 
 
+def test_walls_of_one_event_are_of_one_film():
+    wall = WallSource(marked_source(9), background=["classa"], grid=2, walls=60)
+    assert len(set(film_of_video(wall).tolist())) == 6  # events
+
+
 def test_films_are_those_of_videos_not_of_windows(slid):
     assert len(set(film_of_video(slid).tolist())) == len(video_labels(slid)) == 3
 

@@ -219,6 +219,15 @@ def test_random_jumps_are_uniform_and_the_oracle_looks_at_the_frame_that_it_jump
     assert (rollout.hits().any(2) == rollout.observed()[:, 1:]).all()
 
 
+@pytest.mark.parametrize(("jumps", "share"), [((1, 9), 1.0), ((9,), None)])
+def test_episodes_that_stop_at_the_first_frame_do_not_count_for_the_focus(jumps, share):
+    source = marked_source(60, frames=6)
+    config = tiny_config(jumps=jumps, model="oracle", glimpses=1, random_jumps=len(jumps) > 1, abstain=False)
+    measured = evaluate_split(config, make_policy(config, source), source)
+    assert 1 <= measured.frames_observed < 4
+    assert (measured.focus, measured.attention_on_actor) == (share, share)
+
+
 # ---- learning
 
 

@@ -3,8 +3,23 @@
 import linear_controls
 import pytest
 from agent_toys import tiny_config, write_marked_store
+from glimpse_agents.playing import linear
+from glimpse_agents.playing.evaluation import evaluate
 from glimpse_agents.reinforce import train
 from glimpse_agents.runs.folder import RunFolder
+
+
+def test_the_looks_are_those_of_the_test(tmp_path, monkeypatch):
+    source, seen = str(write_marked_store(tmp_path / "store")), []
+    train(tiny_config(source=source, model="random", seed=3, updates=2), tmp_path / "run")
+
+    def see(envs, policy, settings, *, seed):
+        seen.append(evaluate(envs, policy, settings, seed=seed))
+        return linear.see_split(envs, policy, settings, seed=seed)
+
+    monkeypatch.setattr(linear_controls, "see_split", see)
+    linear_controls.compare(RunFolder(tmp_path / "run"))
+    assert seen[-1].visits == RunFolder(tmp_path / "run").finished().measured.visits
 
 
 @pytest.mark.parametrize(("model", "glimpses"), [("mean", None), ("random", 2)])

@@ -1,5 +1,6 @@
 """Runs that are resumed, extended or played again, and a run that learns where to look."""
 
+import json
 import os
 import signal
 import subprocess
@@ -233,6 +234,31 @@ def test_a_wall_with_another_seed_or_store_is_another_source(tmp_path):
         identities.add(SourceRecord.of(tiny_config(), wall).identity)
     assert len(identities) == 3
     assert None not in identities
+
+
+@pytest.mark.parametrize(
+    "change", [{"fold": 2}, {"walls": {"train": 9}}, {"walls": {"test": 9}}, {"seed": 1}, {"background": ["classb"]}]
+)
+def test_a_changed_description_is_another_wall(tmp_path, change):
+    write_marked_store(tmp_path / "store", num_folds=2)
+
+    def identities(settings):
+        (tmp_path / "wall.json").write_text(
+            json.dumps({"source": "store", "background": ["classa"], "grid": 2} | settings)
+        )
+        walls = [open_source(f"wall:{tmp_path / 'wall.json'}", split=split) for split in ("train", "test")]
+        return {SourceRecord.of(tiny_config(), wall).identity for wall in walls}
+
+    before, after = identities({}), identities(change)
+    assert len(before) == len(after) == 1
+    assert before != after
+
+
+def test_a_wall_over_an_embedded_source_has_a_fingerprint():
+    inner = open_source("synthetic-easy")
+    walls = [WallSource(inner, background=inner.class_names[:1], grid=2, walls=4, seed=seed) for seed in (0, 0, 1)]
+    one, same, other = (SourceRecord.of(tiny_config(), wall).identity for wall in walls)
+    assert one == same != other
 
 
 # ---- damage

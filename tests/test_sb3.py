@@ -184,6 +184,15 @@ def test_unseen_slices_add_nothing():
     here = extractor(observation)
     assert here.any()
     assert not torch.equal(here, extractor(observation.flip(1)))  # the place of a cell changes its features
+    assert extractor(-observation).any()  # features may have any sign
+
+
+@pytest.mark.parametrize("argument", [{"max_episode_steps": 3}, {"copy": False}, {"autoreset_mode": "NextStep"}])
+def test_arguments_that_break_episodes_apart_are_refused(toy, argument):
+    with pytest.raises(
+        TypeError, match=f"{next(iter(argument))} cannot be set: Stable-Baselines3 needs whole episodes"
+    ):
+        GlimpseVecEnv(2, source=toy, **argument)
 
 
 @pytest.mark.parametrize("rules", [{}, {"abstain": True, "eta": 0.3, "positive_reward": 2.0, "look_cost": 0.25}])

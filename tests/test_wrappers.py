@@ -214,8 +214,10 @@ def test_a_prediction_is_paid_for_all_frames_that_it_stands_for(toy):
     assert [reward for _, reward, *_ in steps] == [1.0, -0.5, 0.5 - 0.5 - 2.0]
 
 
-@pytest.mark.parametrize("limit", [None, 3])
-@pytest.mark.parametrize("autoreset", ["NextStep", "SameStep", "Disabled"])
+@pytest.mark.parametrize(
+    ("autoreset", "limit"),
+    [("NextStep", None), ("NextStep", 3), ("SameStep", None), ("Disabled", None), ("Disabled", 3)],
+)
 @pytest.mark.parametrize("jumps", [None, (1, 2)])
 def test_shares_of_many_add_up_to_their_returns(toy, autoreset, limit, jumps):
     arguments = {
@@ -253,6 +255,9 @@ def test_only_frame_by_frame_can_be_paid_and_only_here(toy):
     with pytest.raises(TypeError, match=r"^FrameRewards pays for predictions of a VideoGlimpseEnv, got .*CartPole"):
         FrameRewards(gym.make("CartPole-v1"))
     sync = gym.make_vec("VideoGlimpse-v0", 2, vectorization_mode="sync")
+    cut = VideoGlimpseVectorEnv(2, source=toy, autoreset_mode="SameStep", max_episode_steps=2)
+    with pytest.raises(ValueError, match="truncated after 2 steps cannot be paid frame by frame with autoreset_mode"):
+        VectorFrameRewards(cut)
     with pytest.raises(TypeError, match=r"VectorFrameRewards pays .* of a VideoGlimpseVectorEnv, got SyncVectorEnv"):
         VectorFrameRewards(sync)
 

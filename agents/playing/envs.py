@@ -118,7 +118,7 @@ class SourceRecord:
     frames: int
     class_names: tuple[str, ...]
     frames_per_second: float
-    identity: str | None  # sha256 of the store's manifest, or of the settings of a wall and its store
+    identity: str | None  # sha256 of the store's manifest, or of the settings of a wall and of its store
     extraction: dict[str, Any] | None  # settings that turned videos into features, for playing other videos
     trimmed: bool = True  # records of earlier versions do not say it
 
@@ -182,13 +182,16 @@ class SourceRecord:
 
 
 def _identity_of(source: ClipSource) -> str | None:
-    """Return a fingerprint of a store, or of a wall over a store; None of other sources."""
+    """Return a fingerprint of a store or of a wall, the same for all splits; None of other sources."""
     if isinstance(source, StoreSplit):
         return file_sha256(source.store.path / "manifest.json")
-    if not isinstance(source, WallSource) or (inner := _identity_of(source.source)) is None:
+    if not isinstance(source, WallSource):
         return None
+    shown = source.source
+    facts = (type(shown).__name__, shown.class_names, shown.num_frames, shown.frames_per_second, shown.depth)
     settings = (source.grid_size, source.events, source.num_frames, source.trimmed, source.seed, source.class_names)
-    return hashlib.sha256(repr((*settings, inner)).encode()).hexdigest()
+    sizes, fold = sorted(source.walls_by_split.items()), getattr(shown, "fold", 1)
+    return hashlib.sha256(repr((*settings, sizes, fold, *facts, _identity_of(shown))).encode()).hexdigest()
 
 
 def _weights_of(store: Path) -> str | None:

@@ -146,10 +146,14 @@ def video_of_clip(source: ClipSource) -> NDArray[np.int64]:
 def film_of_video(source: ClipSource) -> NDArray[np.str_]:
     """Return (videos,) names: the film that each video was cut from.
 
-    Names of HMDB-51 and UCF-101 contain the film; any other video counts as a film of its own.
+    Names of HMDB-51 and UCF-101 contain the film; any other video counts as a film of its own. The film of a wall is
+    that of its first event.
     """
     videos = videos_of(source)
-    return np.array([group_of_clip(videos.clip_id(video)) for video in range(videos.num_clips)])
+    names = [videos.clip_id(video) for video in range(videos.num_clips)]
+    if isinstance(videos, WallSource):
+        names = [name.partition("/")[2] for name in names]  # without the number of the wall
+    return np.array([group_of_clip(name) for name in names])
 
 
 def middle_clips(source: ClipSource) -> NDArray[np.int64]:
@@ -258,9 +262,9 @@ def measure(
             float(top_k_correct(sums, truths, 1).mean()) for sums in so_far.transpose(0, 1).numpy()
         ),
         vote_accuracy=_mean(measured["vote_accuracy"]),
-        focus=_mean(measured["focus"]) if focused else None,
+        focus=_mean_of_known(measured["focus"]) if focused else None,
         focus_per_look=float(measured["hits"].sum() / measured["looks"].sum().clamp_min(1)) if focused else None,
-        attention_on_actor=_mean(measured["attention_on_actor"]) if "focus" in measured else None,
+        attention_on_actor=_mean_of_known(measured["attention_on_actor"]) if "focus" in measured else None,
         entropy=_mean(measured["entropy"]) if measured["entropy"].isfinite().all() else None,
         reward=_mean(measured["reward"]),
         true_positives=_mean(measured["true_positives"]),
@@ -288,11 +292,12 @@ def _measure(rollout: Rollout) -> dict[str, Tensor]:
     }
     hits = rollout.hits()
     if hits is not None and rollout.actors is not None:
-        frames = rollout.observed()[:, 1:].sum(1).clamp_min(1)
+        frames = rollout.observed()[:, 1:].sum(1)
         attention = rollout.attention[:, 1:]
-        on_actor = (attention * rollout.actors[:, 1:]).sum((1, 2))
-        measures["attention_on_actor"] = on_actor / attention.sum((1, 2)).clamp_min(1e-8)
-        measures["focus"] = hits.any(2).sum(1) / frames
+        on_actor = (attention * rollout.actors[:, 1:]).sum((1, 2)) / attention.sum((1, 2)).clamp_min(1e-8)
+        stops = frames == 0  # at the first frame, by a jump
+        measures["attention_on_actor"] = on_actor.masked_fill(stops, torch.nan)
+        measures["focus"] = (hits.any(2).sum(1) / frames).masked_fill(stops, torch.nan)
         measures["hits"], measures["looks"] = hits.sum((1, 2)), rollout.looked.sum((1, 2))
     return {name: values.cpu() for name, values in measures.items()}
 
@@ -317,6 +322,11 @@ def measure_events(delays: Tensor) -> dict[str, Any]:
 
 def _mean(values: Tensor) -> float:
     return float(values.double().mean())
+
+
+def _mean_of_known(values: Tensor) -> float | None:
+    known = values[values.isfinite()]
+    return _mean(known) if len(known) else None
 
 
 def _shares(visits: Tensor) -> tuple[tuple[float, ...], ...]:

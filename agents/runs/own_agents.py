@@ -43,9 +43,9 @@ def evaluate(
     Args:
         agent: takes the observations of the vector environment, and returns its actions or a pair: actions and class
             scores, (N, C) or, with "no prediction" as the last class, (N, C + 1). Scores are not negative, like
-            probabilities, and a clip's scores are their mean over the frames. Without them, each prediction is a vote.
-            If the agent has a method `reset(num_envs)`, it is called before each batch of episodes, which all begin and
-            end together.
+            probabilities; those of each frame are divided by their sum, and a clip's scores are their mean over the
+            frames. Without them, each prediction is a vote. If the agent has a method `reset(num_envs)`, it is called
+            before each batch of episodes, which all begin and end together.
         source: name of a source, path of a store, or a `ClipSource`.
         split: "train", "validation" or "test".
         observation: "glimpsed", "cube" or "slices".

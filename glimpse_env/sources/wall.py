@@ -53,7 +53,8 @@ class WallSource:
         trimmed: whether an event lasts the whole clip.
         events: the most events of a wall: 1 if trimmed, otherwise 2 by default.
         frames: T; by default that of `source` if trimmed, five times that otherwise.
-        walls: number of walls; by default 4000 for training, 400 for validation, and one per test event.
+        walls: number of walls, or the numbers by split; by default 4000 for training, 400 for validation, and one per
+            test event.
         seed: of all that is drawn.
         split: the split that `source` is: "train", "validation" or "test".
 
@@ -70,7 +71,7 @@ class WallSource:
         trimmed: bool = True,
         events: int | None = None,
         frames: int | None = None,
-        walls: int | None = None,
+        walls: int | Mapping[str, int] | None = None,
         seed: int = 0,
         split: str = "train",
     ) -> None:
@@ -112,6 +113,8 @@ class WallSource:
         ):  # fmt: skip
             if not len(clips):
                 raise ValueError(f"no {kind} in split {split!r}: it has no clip of {', '.join(names)}")
+        self.walls_by_split = dict(walls) if isinstance(walls, Mapping) else {}
+        walls = walls.get(split) if isinstance(walls, Mapping) else walls
         walls = DEFAULT_WALLS.get(split, len(event_clips)) if walls is None else walls
         most = _MOST_CAMERAS // cameras
         self.num_clips = _integer("walls", walls, 1, most, f"1 to {most} for split {split!r}, of {cameras} cameras")
