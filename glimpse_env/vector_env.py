@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 
 from glimpse_env.env import EpisodeArguments, build_engine, check_options
 from glimpse_env.rendering import check_render_mode, render_engine, render_metadata
-from glimpse_env.sources.protocol import Array, Index
+from glimpse_env.sources.protocol import Array, Index, refuse_masked
 
 
 class VideoGlimpseVectorEnv(VectorEnv[Array, Index, Array]):
@@ -177,6 +177,7 @@ class VideoGlimpseVectorEnv(VectorEnv[Array, Index, Array]):
     def _clips(self, clip: Any, mask: NDArray[np.bool_]) -> Index | None:
         if clip is None:
             return None
+        refuse_masked(clip=clip)
         clips = np.asarray(clip)
         if clips.dtype.kind not in "iu" or clips.shape not in ((), (self.num_envs,)):
             raise ValueError(

@@ -300,6 +300,7 @@ def test_frames_are_sampled_by_the_rule_for_files(given, rate, length):
         (np.zeros((2, 8, 8, 3), np.uint8), float("nan"), "frames_per_second must be a positive number, got nan"),
         (np.zeros((0, 8, 8, 3), np.uint8), 10, "the video has no frame"),
         (np.zeros((2, 8, 8), np.uint8), 10, r"frame 0 must be a .* RGB picture, got \(8, 8\) uint8"),
+        (np.ma.zeros((2, 8, 8, 3), np.uint8), 10, "frame must be a plain array, got a masked one: fill it first"),
         (np.zeros((2, 8, 8, 3)), 10, r"frame 0 must be a .* RGB picture, got \(8, 8, 3\) float64"),
         (np.zeros((2, 8, 0, 3), np.uint8), 10, r"frame 0 must be a .* RGB picture, got \(8, 0, 3\)"),
     ],

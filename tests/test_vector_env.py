@@ -445,6 +445,7 @@ def test_clips_of_environments_that_are_not_reset_are_ignored(toy):
         ({"clip": [0, 1]}, ValueError, r"'clip'\] must be an integer or \(3,\) integers, got int64 \(2,\)"),
         ({"clip": 1.5}, ValueError, r"'clip'\] must be an integer or \(3,\) integers, got float64 \(\)"),
         ({"clip": True}, ValueError, r"'clip'\] must be an integer or \(3,\) integers, got bool \(\)"),
+        ({"clip": np.ma.array([1, 2, 3])}, ValueError, "clip must be a plain array, got a masked one: fill it first"),
         ("clip", TypeError, "options must be a dict or None, got 'clip'"),
         ({"seed": 1}, ValueError, r"unknown reset options \['seed'\]: reset takes \['clip', 'reset_mask'\]"),
     ],

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse_env import ClipSource, Segment, SlidingWindows, open_source
+from glimpse_env.sources.protocol import refuse_masked
 from glimpse_env.video.backbones import TIMM, Backbone, Precision, WeightsError, load_backbone
 from glimpse_env.video.decode import THUMBNAILS, DecodedClip, ResizeRule, resize
 from glimpse_env.video.features import VideoFeatures
@@ -222,6 +223,7 @@ def sample_frames(
     samples: list[_Sample] = []
     number = -1
     for number, frame in enumerate(frames):
+        refuse_masked(frame=frame)
         picture = np.array(frame, order="C")  # a view may be mirrored or read-only, which torch does not take
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
             raise ValueError(
