@@ -29,7 +29,7 @@ def installed_by(command: str) -> Iterator[None]:
         sys.exit(f"{error.name} is missing: {command}")
 
 
-def _positive(text: str) -> int:
+def positive_integer(text: str) -> int:
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
     return number
@@ -38,7 +38,7 @@ def _positive(text: str) -> int:
 def task_parser(description: str, *, steps: int) -> argparse.ArgumentParser:
     """Return a command line with --steps and --seed."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--steps", type=_positive, default=steps, help="Environment steps to train for.")
+    parser.add_argument("--steps", type=positive_integer, default=steps, help="Environment steps to train for.")
     parser.add_argument("--seed", type=int, default=1, help="Seed of every random choice.")
     return parser
 

@@ -62,7 +62,7 @@ def resolve_source(source: str, folder: Path) -> str:
 
 
 def split_prefix(source: str) -> tuple[str, Path]:
-    """Return what a source's name starts with, "lazy:", "wall:" or nothing, and the path after it."""
+    """Split the name of a source into its prefix, "lazy:", "wall:" or none, and its path."""
     prefix = next((prefix for prefix in (LAZY, WALL) if source.startswith(prefix)), "")
     return prefix, Path(source.removeprefix(prefix))
 

@@ -170,7 +170,7 @@ class FrameShares:
     def __init__(self, engine: EpisodeEngine) -> None:
         if engine.rules.matching != "frame":
             raise ValueError(f"matching must be 'frame' to pay frame by frame, got {engine.rules.matching!r}")
-        self._engine = engine
+        self._engine, self.num_frames = engine, engine.rules.frames
         self.restart()
 
     def restart(self) -> None:
@@ -215,7 +215,11 @@ class VectorFrameRewards(VectorWrapper):
         super().__init__(env)
         self._shares = FrameShares(_engine_of(env, "VectorFrameRewards pays for predictions of"))
         limit = getattr(env.unwrapped, "max_episode_steps", None)
-        if limit is not None and env.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP:
+        if (
+            limit is not None
+            and limit < self._shares.num_frames
+            and env.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+        ):
             raise ValueError(
                 f"episodes that are truncated after {limit} steps cannot be paid frame by frame with autoreset_mode "
                 "'SameStep': leave max_episode_steps out, or take another mode"

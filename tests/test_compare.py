@@ -560,6 +560,10 @@ def test_the_verdict_names_the_winner_its_lead_and_chance():
     assert verdict(rows_of([*records, *better])).endswith(
         f"Chance is 0.333; REINFORCE, 5 glimpses is {lead} above random, 5 cells (more than chance explains)."
     )
+    alone = [record("reinforce", 1, seed, [video < 38 for video in films]) for seed in (1, 2, 3)]
+    assert "; REINFORCE, 5 glimpses is 0.750 ± " in verdict(rows_of([*records, *alone]))  # one has no random row
+    equal = [record(model, 5, seed, right(0)) for model in ("mean", "max") for seed in (1, 2, 3)]
+    assert ", as accurate as maximum over all cells (chance may explain it)." in verdict(rows_of(equal))
     worse = [record("reinforce", 1, seed, [video == seed for video in films]) for seed in (1, 2, 3)]
     worse += [record("random", 1, seed, [video < 4 * seed for video in films]) for seed in (1, 2, 3)]
     assert " is 0.175 ± " in (text := verdict(rows_of([*worse, *better])))

@@ -178,6 +178,11 @@ def test_unknown_and_missing_flags_are_refused_without_a_traceback(example, monk
         assert "required" in capsys.readouterr().err
 
 
+def test_no_steps_are_refused(monkeypatch, capsys):
+    assert exit_of(monkeypatch, "train_sb3", "--steps", "0") == 2
+    assert "argument --steps: must be at least 1, got 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

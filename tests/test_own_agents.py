@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from agent_toys import marked_source, marked_splits, tiny_config, write_marked_store
 from finished_runs import run_main
-from glimpse_agents import compare, reinforce
+from glimpse_agents import compare, compute, reinforce
 from glimpse_agents.learning.config import Config
 from glimpse_agents.playing import evaluation
 from glimpse_agents.playing.envs import greedy_play, make_envs, make_policy
@@ -178,6 +178,8 @@ def test_a_title_is_one_line(tmp_path, title):
 def test_an_own_run_cannot_be_trained_or_played(compared):
     with pytest.raises(ValueError, match="'own:detective' was trained elsewhere, and cannot be trained or played here"):
         glimpse_agents.load(compared / "detective")
+    with pytest.raises(ValueError, match="'own:detective' was trained elsewhere, and cannot be trained or played here"):
+        compute.measure(compute.Arguments(compared / "detective"))
     config = RunFolder(compared / "detective").record().config
     with pytest.raises(ValueError, match="'own:detective' was trained elsewhere, and cannot be trained or played here"):
         reinforce.train(config, compared / "detective2")

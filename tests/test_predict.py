@@ -314,6 +314,7 @@ def test_frames_are_checked(trained, video, rate, message):
     ("video", "rate", "message"),
     [
         (None, 10, "video 1 must be a path, .* or an iterable of frames, got NoneType"),
+        (np.zeros(()), 10, "video 1 must be a path, .* got ndarray"),
         (b"holiday.mp4", 10, "video 1 must be a path, .* got bytes"),
         ({"holiday.mp4": 1}, 10, "video 1 must be a path, .* got dict"),
         (np.array(["a.mp4", "b.mp4"]), 10, "video 1 must be a path, .* got ndarray; several videos are a list"),
@@ -325,6 +326,27 @@ def test_frames_are_checked(trained, video, rate, message):
 def test_what_is_no_video_is_refused_before_one_is_judged(trained, video, rate, message):
     with pytest.raises(TypeError, match=message):
         load(trained.path).predict(video, frames_per_second=rate)
+
+
+def test_frames_may_be_any_sequence(trained):
+    class Reader:
+        """A sequence without __iter__, as decord.VideoReader is."""
+
+        def __init__(self, frames):
+            self.frames = frames
+
+        def __len__(self):
+            return len(self.frames)
+
+        def __getitem__(self, number):
+            return self.frames[number]
+
+    frames = np.random.default_rng(1).integers(0, 255, (6, 48, 64, 3), np.uint8)
+    listed = np.empty(6, object)
+    listed[:] = list(frames)
+    model = load(trained.path)
+    whole, *others = (model.predict(video, frames_per_second=10) for video in (frames, Reader(frames), listed))
+    assert [other.to_json() for other in others] == [whole.to_json()] * 2
 
 
 def test_unknown_splits_are_refused(trained):

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from agent_toys import (
     Watched,
@@ -26,7 +27,7 @@ from glimpse_agents.runs.files import read_json, write_json
 from glimpse_agents.runs.folder import RunFolder
 from glimpse_agents.runs.trainer import Trainer
 
-from glimpse_env import WallSource, open_source
+from glimpse_env import ArraySource, WallSource, open_source
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, str(ROOT / "agents" / "reinforce.py")]
@@ -257,8 +258,15 @@ def test_a_changed_description_is_another_wall(tmp_path, change):
 def test_a_wall_over_an_embedded_source_has_a_fingerprint():
     inner = open_source("synthetic-easy")
     walls = [WallSource(inner, background=inner.class_names[:1], grid=2, walls=4, seed=seed) for seed in (0, 0, 1)]
-    one, same, other = (SourceRecord.of(tiny_config(), wall).identity for wall in walls)
-    assert one == same != other
+    walls.append(WallSource(inner, background=inner.class_names[:1], grid=2, walls=5))
+    arrays = ArraySource(
+        features=np.zeros((8, inner.num_frames, 3, 3, inner.depth + 1), np.float32), labels=np.arange(8) % len(inner.class_names),
+        class_names=inner.class_names, frames_per_second=inner.frames_per_second,
+    )  # fmt: skip
+    walls.append(WallSource(arrays, background=inner.class_names[:1], grid=2, walls=4))
+    one, same, *others = (SourceRecord.of(tiny_config(), wall).identity for wall in walls)
+    assert one == same
+    assert len({one, *others}) == 4
 
 
 # ---- damage

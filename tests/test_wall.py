@@ -177,6 +177,16 @@ def test_a_wall_depends_on_seed_split_and_number_alone(clips):
         assert any((np.array(shown(few, number)) != shown(other, number)).any() for number in range(7))
 
 
+def test_numbers_of_walls_by_split(clips):
+    settings = {"background": ("sit", "walk")}
+    assert WallSource(clips, walls={"train": 5}, **settings).num_clips == 5
+    assert WallSource(clips, walls={"train": 5}, split="test", **settings).num_clips == 3
+    with pytest.raises(ValueError, match=r"walls must be numbers for train, validation, test, got \['tests'\]"):
+        WallSource(clips, walls={"tests": 5}, **settings)
+    with pytest.raises(ValueError, match="walls must be 1 to 4000000 for split 'test', of 25 cameras, got -3"):
+        WallSource(clips, walls={"train": 5, "test": -3}, **settings)
+
+
 def test_numbers_of_walls(clips):
     counts = {
         s: WallSource(clips, background=("sit", "walk"), split=s).num_clips for s in ("train", "validation", "test")

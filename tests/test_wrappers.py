@@ -258,6 +258,7 @@ def test_only_frame_by_frame_can_be_paid_and_only_here(toy):
     cut = VideoGlimpseVectorEnv(2, source=toy, autoreset_mode="SameStep", max_episode_steps=2)
     with pytest.raises(ValueError, match="truncated after 2 steps cannot be paid frame by frame with autoreset_mode"):
         VectorFrameRewards(cut)
+    VectorFrameRewards(VideoGlimpseVectorEnv(2, source=toy, autoreset_mode="SameStep", max_episode_steps=100))
     with pytest.raises(TypeError, match=r"VectorFrameRewards pays .* of a VideoGlimpseVectorEnv, got SyncVectorEnv"):
         VectorFrameRewards(sync)
 

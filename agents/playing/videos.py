@@ -184,8 +184,12 @@ def check_videos(videos: Sequence[Any], given_rate: Any) -> None:
     for number, video in enumerate(videos, 1):
         if isinstance(video, (str, os.PathLike)):
             continue
-        is_text = isinstance(video, (bytes, Mapping)) or (isinstance(video, np.ndarray) and video.dtype.kind in "OSU")
-        if is_text or not isinstance(video, Iterable):
+        is_other = isinstance(video, (bytes, Mapping)) or (isinstance(video, np.ndarray) and video.dtype.kind in "SU")
+        try:
+            iter(video)
+        except TypeError:
+            is_other = True
+        if is_other:
             raise TypeError(
                 f"video {number} must be a path, a (T, height, width, 3) uint8 array or an iterable of frames, got "
                 f"{type(video).__name__}; several videos are a list"
@@ -196,7 +200,7 @@ def check_videos(videos: Sequence[Any], given_rate: Any) -> None:
         return
     if isinstance(given_rate, bool) or not isinstance(given_rate, Real):
         raise TypeError(f"frames_per_second must be a number, got {given_rate!r}")
-    if not 0 < float(given_rate) < float("inf"):
+    if not 0 < given_rate < float("inf"):  # type: ignore[operator]
         raise ValueError(f"frames_per_second must be a positive number, got {given_rate}")
 
 

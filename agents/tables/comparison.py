@@ -152,18 +152,24 @@ def verdict(rows: Sequence[Row]) -> str:
     if second is not None and (lead := best.accuracy_gain(second)) is not None:
         won += f", {_compared(lead, second.name)}"
     level = f"Chance is {1 / len(best.records[0].record.source.class_names):.3f}"
-    ours = next((row for row in ranked if row.model.name == "reinforce"), None)
-    random = None if ours is None else find_row(rows, "random", ours.glimpses)
+    pairs = [
+        (row, random)
+        for row in ranked
+        if row.model.name == "reinforce" and (random := find_row(rows, "random", row.glimpses)) is not None
+    ]
+    ours, random = pairs[0] if pairs else (best, None)
     said = {best.name, second.name} if second is not None else set()
-    if ours and random and {ours.name, random.name} != said and (gain := ours.accuracy_gain(random)):
+    if random is not None and {ours.name, random.name} != said and (gain := ours.accuracy_gain(random)):
         level += f"; {ours.name} is {_compared(gain, random.name)}"
     return f"{won}. {level}."
 
 
 def _compared(gain: Interval, other: str) -> str:
     certainty = "more than chance explains" if gain.excludes_zero else "chance may explain it"
-    size = replace(gain, mean=abs(gain.mean))
-    return f"{size.text()} {'below' if gain.mean < 0 else 'above'} {other} ({certainty})"
+    size = replace(gain, mean=abs(gain.mean)).text()
+    if round(gain.mean, 3) == 0:
+        return f"as accurate as {other} ({certainty})"
+    return f"{size} {'below' if gain.mean < 0 else 'above'} {other} ({certainty})"
 
 
 def results_table(measured: Sequence[tuple[ModelName, Evaluation]], chance: float) -> str:

@@ -129,8 +129,9 @@ class Row:
     def name(self) -> str:
         """Name in figures and sentences, such as "random, 5 cells"."""
         name = self.model.title
+        if is_own(self.model.name):
+            return f"{name}, {self.glimpses} cell{'s' * (self.glimpses != 1)}"
         if self.glimpses is not None:
-            name = f"{name}, m cells" if is_own(self.model.name) else name
             name = re.sub(r"\bm\b", str(self.glimpses), name)
         return re.sub(r"(glimpse|cell)s\b", r"\1", name) if self.glimpses == 1 else name
 

@@ -75,6 +75,7 @@ class WallSource:
         seed: int = 0,
         split: str = "train",
     ) -> None:
+        walls = dict(walls) if isinstance(walls, Mapping) else walls
         self._copy = partial(
             WallSource, background=background, grid=grid, trimmed=trimmed, events=events, frames=frames, walls=walls,
             seed=seed, split=split,
@@ -113,11 +114,15 @@ class WallSource:
         ):  # fmt: skip
             if not len(clips):
                 raise ValueError(f"no {kind} in split {split!r}: it has no clip of {', '.join(names)}")
-        self.walls_by_split = dict(walls) if isinstance(walls, Mapping) else {}
-        walls = walls.get(split) if isinstance(walls, Mapping) else walls
-        walls = DEFAULT_WALLS.get(split, len(event_clips)) if walls is None else walls
-        most = _MOST_CAMERAS // cameras
-        self.num_clips = _integer("walls", walls, 1, most, f"1 to {most} for split {split!r}, of {cameras} cameras")
+        self.walls_by_split = walls if isinstance(walls, dict) else {} if walls is None else {split: walls}
+        if unknown := sorted(self.walls_by_split.keys() - set(SPLITS)):
+            raise ValueError(f"walls must be numbers for {', '.join(SPLITS)}, got {unknown}")
+        default, most = DEFAULT_WALLS.get(split, len(event_clips)), _MOST_CAMERAS // cameras
+        counts = {
+            name: _integer("walls", count, 1, most, f"1 to {most} for split {name!r}, of {cameras} cameras")
+            for name, count in self.walls_by_split.items()
+        }
+        self.num_clips = counts.get(split, default)
 
         self.source, self.split, self.trimmed, self.seed = source, split, trimmed, int(seed)
         self.depth, self.frames_per_second = source.depth, source.frames_per_second
@@ -134,7 +139,8 @@ class WallSource:
         counts = self._rng(_COUNTS).integers(1, self.events + 1, self.num_clips)
         turns = (counts.cumsum() - counts)[:, None] + np.arange(self.events)
         self._event_clips = self._rng(_ORDER).permutation(event_clips)[turns % len(event_clips)]  # (walls, events)
-        self._event_cameras = self._rng(_CAMERAS).random(shape, np.float32).argsort(1, kind="stable")[:, : self.events]
+        cameras = self._rng(_CAMERAS).random(shape, np.float32).argsort(1, kind="stable")
+        self._event_cameras = cameras[:, : self.events].copy()  # without the rest in memory
         self._event_cameras[np.arange(self.events) >= counts[:, None]] = -1  # events that this wall does not have
         self._event_starts = self._rng(_STARTS).random(turns.shape)  # as a share of where an event may start
         self._idle = idle_clips[self._rng(_BACKGROUND).integers(len(idle_clips), size=shape)].astype(np.int32)
