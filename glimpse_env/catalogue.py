@@ -116,7 +116,7 @@ def _open_named(source: str, split: str, fold: int) -> ClipSource:
             f"the path of a description, or a ClipSource, got {source!r}"
         )
     if source in EMBEDDED:
-        check_split(split, fold, num_folds=1, place=f"the {source} source")
+        check_split(split, fold, place=f"the {source} source")
         return EMBEDDED[str(source)](split=split)
     # Absolute, because a source opens files when they are read, and the process may have changed its folder by then.
     name = resolve_source(str(source), Path())

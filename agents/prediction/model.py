@@ -92,7 +92,7 @@ class TrainedModel:
         Raises:
             ValueError: there is no such split, or the source has changed or is of another kind.
         """
-        check_split(split, 1, num_folds=1, place="a run")
+        check_split(split, place="a run")
         config = self.config if source is None else self.config.with_settings({"source": source})
         clips = open_splits(config)[split]
         record = SourceRecord.of(config, clips)

@@ -22,7 +22,7 @@ VALIDATION_SHARE = 0.15
 _HMDB_TAGS = re.compile(r"_[hufl]_(?:nm|cm)_np\d+_(?:fr|ba|le|ri)_(?:goo|med|bad)_\d+$")
 
 
-def check_split(split: str, fold: Any, *, num_folds: int, place: object) -> None:
+def check_split(split: str, fold: Any = 1, *, num_folds: int = 1, place: object) -> None:
     """Raise ValueError if the data set `place` has no such split or fold; folds are numbered from 1."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: {place} has {', '.join(SPLITS)}")

@@ -149,7 +149,7 @@ class SyntheticSource:
     _clips_per_split, _name, _seed = (4000, 400, 1000), "synthetic", SEED
 
     def __init__(self, split: str = "train") -> None:
-        check_split(split, 1, num_folds=1, place=f"the {self._name} source")
+        check_split(split, place=f"the {self._name} source")
         self.split = split
         self.num_clips = self._clips_per_split[SPLITS.index(split)]
         self._bank = _BANKS.setdefault(

@@ -87,7 +87,7 @@ class WallSource:
                 f"a wall needs frames that are seen whole, and this source is of crops of {crop} pixels: "
                 "extract without --crop"
             )
-        check_split(split, 1, num_folds=1, place="a wall")
+        check_split(split, place="a wall")
         if not isinstance(trimmed, bool):
             raise ValueError(f"trimmed must be True or False, got {trimmed!r}")
         self.grid_size = _integer("grid", grid, 2, LARGEST_GRID, f"the cameras along each side, 2 to {LARGEST_GRID}")
