@@ -24,7 +24,7 @@ from glimpse_agents.compute import (
     parse_arguments,
     table,
 )
-from glimpse_agents.cost.latency import Latency, growth, in_fresh_process, time_frames
+from glimpse_agents.cost.latency import Latency, growth, in_fresh_process, memory_of_playing, time_frames
 from glimpse_agents.cost.macs import Macs
 from glimpse_agents.reinforce import train
 from glimpse_agents.runs.files import read_json, write_json
@@ -84,9 +84,9 @@ def test_batches_are_cut_to_the_test_split(runs, capsys):
     assert capsys.readouterr().err == "the test split has 6 clips: larger batches are cut to it\n"
 
 
-def test_a_packed_run_is_measured():
-    measured = measure(Arguments(Path("synthetic"), batches=(1,), repetitions=1))
-    assert measured.models["reinforce"].batches[0].memory_bytes > 0
+def test_the_memory_of_a_packed_run_is_measured():
+    (run,) = finished_runs(Path("synthetic"))
+    assert memory_of_playing(run.record().config, run.path, 1) > 0
 
 
 def test_the_table_has_a_row_for_each_model():
