@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from glimpse_env.video.backbones import Backbone
 
 from .cost.macs import ClipMacs, macs_of_policy, network_macs, network_of, read_costs
@@ -99,19 +101,33 @@ def write_comparison(out: Path, reported: Sequence[Reported] = ()) -> list[Recor
 def count_macs(out: Path, rows: Sequence[Row]) -> dict[str, ClipMacs]:
     """Return the MACs of each row for one clip, by the row's name; kept in costs.json.
 
-    Rows are left out if their source cannot be opened any more.
+    Rows are left out if their source cannot be opened any more, and counted again if they are without a network: its
+    weights may be there now.
     """
     path = out / "costs.json"
-    known = read_costs(path)
+    known = {name: cost for name, cost in read_costs(path).items() if cost.network is not None}
     networks: dict[str, Backbone | None] = {}
     for row in rows:
-        if row.name not in known and (macs := _macs_of(row.records[0], networks)) is not None:
-            known[row.name] = macs
+        if row.name not in known and (cost := _macs_of(row, networks)) is not None:
+            known[row.name] = cost
             write_json(path, {name: one._asdict() for name, one in known.items()})
     return known
 
 
-def _macs_of(record: Record, networks: dict[str, Backbone | None]) -> ClipMacs | None:
+def _macs_of(row: Row, networks: dict[str, Backbone | None]) -> ClipMacs | None:
+    """Return the mean MACs of the runs of a row; runs of most models cost the same, whatever they have learned."""
+    config = row.records[0].record.config
+    adapts = row.model.sees == "set" or config.learns_jumps
+    costs = [_macs_of_run(record, adapts, networks) for record in (row.records if adapts else row.records[:1])]
+    known = [cost for cost in costs if cost is not None]
+    if not known:
+        return None
+    of_network = [cost.network for cost in known if cost.network is not None]
+    return ClipMacs(float(np.mean([cost.policy for cost in known])), float(np.mean(of_network)) if of_network else None)
+
+
+def _macs_of_run(record: Record, adapts: bool, networks: dict[str, Backbone | None]) -> ClipMacs | None:
+    """Return the mean MACs of one run; if it adapts the number of cells or frames, over many clips."""
     if is_own(record.model.name):
         return None
     config = record.record.config.with_settings({"device": "cpu"})
@@ -120,18 +136,17 @@ def _macs_of(record: Record, networks: dict[str, Backbone | None]) -> ClipMacs |
     except (FileNotFoundError, ValueError) as error:
         print(f"{record.run.path} is left out of the figure of GMACs: {error}", file=sys.stderr)
         return None
-    policy = make_policy(config, source)  # costs do not depend on weights ...
-    if record.model.sees == "set" or config.learns_jumps:  # ... except for the numbers of cells and of frames
-        policy = record.run.best_policy(config, source)
-    macs = macs_of_policy(config, source, policy, clips=min(4, source.num_clips))
-    if config.task.source not in networks:
-        networks[config.task.source] = None
+    policy = record.run.best_policy(config, source) if adapts else make_policy(config, source)
+    macs = macs_of_policy(config, source, policy, clips=min(64 if adapts else 4, source.num_clips))
+    name = config.task.source
+    if name not in networks:
+        networks[name] = None
         try:
-            networks[config.task.source] = network_of(config, source)
+            networks[name] = network_of(config, source)
         except ValueError as error:
-            print(f"GMACs are without the network of {config.task.source}: {error}", file=sys.stderr)
-    network, frames = networks[config.task.source], record.test.frames_observed or policy.shape.frames
-    return ClipMacs(macs.policy, None if network is None else network_macs(macs, source, network, frames=frames))
+            print(f"GMACs are without the network of {name}: {error}", file=sys.stderr)
+    backbone, frames = networks[name], record.test.frames_observed or policy.shape.frames
+    return ClipMacs(macs.policy, None if backbone is None else network_macs(macs, source, backbone, frames=frames))
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> CommandLine[Output]:

@@ -10,9 +10,10 @@ import pytest
 from agent_toys import tiny_config, write_marked_store
 from finished_runs import SOURCE, evaluation, run_main, run_result, write_config, write_finished_run
 from glimpse_agents import compare
-from glimpse_agents.compare import Output, jobs_of, parse_arguments, write_comparison
+from glimpse_agents.compare import Output, count_macs, jobs_of, parse_arguments, write_comparison
 from glimpse_agents.cost.macs import ClipMacs
 from glimpse_agents.learning.config import Config
+from glimpse_agents.playing.envs import open_splits
 from glimpse_agents.playing.evaluation import MEASURES
 from glimpse_agents.reinforce import train
 from glimpse_agents.runs.files import read_json, write_json
@@ -161,6 +162,23 @@ def test_compute_is_counted_once_for_each_model_and_number_of_glimpses(compared)
     write_comparison(compared)
     assert read_json(compared / "costs.json") == changed
     write_json(compared / "costs.json", macs)
+
+
+def test_compute_of_learned_numbers_of_looks_is_the_mean_over_all_runs(store, tmp_path):
+    """One seed looks at nothing and the other at all cells: with each alone, the row would cost less or more."""
+    runs = [tmp_path / "runs" / "m1" / f"seed{seed}" / "unlimited" for seed in (1, 2)]
+    spent = []
+    for path, bias in zip(runs, (-50.0, 50.0), strict=True):
+        train(tiny_config(model="unlimited", source=store, updates=1, seed=int(path.parent.name[-1])), path)
+        run = RunFolder(path)
+        policy = run.best_policy(run.record().config, open_splits(run.record().config)["test"])
+        policy.location_head.bias.data.fill_(bias)
+        run.save_best(policy.state_dict())
+        (alone,) = count_macs(path, rows_of(read_records([run]))).values()
+        spent.append(alone.policy)
+    (macs,) = count_macs(tmp_path, rows_of(read_records(find_runs(tmp_path / "runs")))).values()
+    assert spent[0] < spent[1]
+    assert macs.policy == pytest.approx(sum(spent) / 2)
 
 
 @pytest.mark.parametrize(("network", "places", "label"), [

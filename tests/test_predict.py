@@ -213,6 +213,10 @@ def test_a_comparison_says_which_weights_are_lost(trained, tmp_path, capsys):
     write_comparison(tmp_path / "runs")
     assert f"GMACs are without the network of {store}: no weights of bvlc_googlenet at" in capsys.readouterr().err
     assert (tmp_path / "runs" / "accuracy_by_compute.png").exists()
+    (store / "lazy.json").write_text(json.dumps(described))  # the weights are found again, and are counted now
+    write_comparison(tmp_path / "runs")
+    ((macs,),) = [json.loads((tmp_path / "runs" / "costs.json").read_text()).values()]
+    assert macs["network"] > macs["policy"] > 0
 
 
 def test_segments_are_runs_of_frames_with_the_same_likeliest_class(trained, videos):
