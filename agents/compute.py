@@ -3,8 +3,8 @@
     python -m agents.compute RUN [--weights FILE]
 
 RUN is a finished run, or a folder of runs, as agents/reinforce.py writes them. MACs of a policy are counted while it
-plays test clips (agents/cost/macs.py); those of the CNN on one whole frame, times T, with the weights that made the
-run's features. A stored cube has already paid for the CNN, and looking at fewer slices cannot take that back.
+plays test clips (agents/cost/macs.py). Those of the CNN are of the frames, cameras or crops that the policy needs. A
+stored cube has already paid for the CNN, and looking at fewer slices cannot take that back.
 
 If windows slide over videos, a clip is a window. Memory is that of a fresh process: weights, clips and intermediate
 values. Batches that are larger than the test split are cut to it.
@@ -22,13 +22,15 @@ from shlex import quote
 import torch
 import tyro
 
-from glimpse_env import ClipSource
+from glimpse_env import ClipSource, WallSource
+from glimpse_env.video.backbones import Backbone
 
 from .cost.latency import Latency, in_fresh_process, memory_of_frames, memory_of_playing, time_frames, time_playing
-from .cost.macs import Macs, macs_of_policy, macs_per_frame
+from .cost.macs import Macs, macs_of_policy, macs_per_frame, network_macs
 from .learning.config import Config
 from .learning.models import MODELS, ModelName
-from .playing.envs import check_device, greedy_play, make_envs, open_splits
+from .playing.envs import SourceRecord, check_device, greedy_play, make_envs, open_splits
+from .playing.features import videos_of
 from .playing.videos import Extraction
 from .runs.command import parse_flags, run_command
 from .runs.files import write_json
@@ -76,6 +78,13 @@ class ModelCost:
 
     macs: Macs
     batches: tuple[Batch, ...]
+    cnn_macs: float | None = None
+    """MACs of the CNN for one clip; None if it was not measured."""
+
+    @property
+    def all_macs(self) -> float:
+        """MACs of the policy and the CNN for one clip."""
+        return self.macs.policy + (self.cnn_macs or 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +105,6 @@ class Compute:
     frames: int
     models: dict[ModelName, ModelCost]
     cnn: CnnCost | None
-
-    @property
-    def cnn_macs(self) -> float | None:
-        """MACs of the CNN for one clip."""
-        return None if self.cnn is None else self.frames * self.cnn.macs_per_frame
 
 
 def finished_runs(path: Path) -> list[RunFolder]:
@@ -124,8 +128,10 @@ def finished_runs(path: Path) -> list[RunFolder]:
     return runs
 
 
-def measure_model(config: Config, run: RunFolder, test: ClipSource, batches: Sequence[int], times: int) -> ModelCost:
-    """Measure the MACs, times and memory of one model."""
+def measure_model(
+    config: Config, run: RunFolder, test: ClipSource, batches: Sequence[int], times: int, backbone: Backbone | None
+) -> ModelCost:
+    """Measure the MACs, times and memory of one model, with the MACs of the CNN `backbone` for it."""
     policy, settings = run.best_policy(config, test), greedy_play(config)
     measured = []
     for clips in batches:
@@ -134,13 +140,23 @@ def measure_model(config: Config, run: RunFolder, test: ClipSource, batches: Seq
         memory = in_fresh_process(memory_of_playing, config, run.path, clips)
         measured.append(Batch(clips=clips, latency=latency, memory_bytes=memory))
     macs = macs_of_policy(config, test, policy, clips=max(batches), seed=config.training.seed)
-    return ModelCost(macs=macs, batches=tuple(measured))
+    result = run.result()
+    observed = result.test.frames_observed if result is not None and result.test is not None else None
+    frames = observed or policy.shape.frames
+    cnn_macs = None if backbone is None else network_macs(macs, test, backbone, frames=frames)
+    return ModelCost(macs=macs, batches=tuple(measured), cnn_macs=cnn_macs)
 
 
-def measure_cnn(extraction: Extraction, arguments: Arguments) -> CnnCost:
-    """Measure the MACs, times and memory of the network that made the features."""
+def extraction_of(config: Config, run: RunFolder, test: ClipSource) -> Extraction:
+    """Return the settings that made a run's features, on a wall those of its cameras."""
+    videos = videos_of(test)
+    of_wall = SourceRecord.of(config, videos.source) if isinstance(videos, WallSource) else None
+    return Extraction.of_run(config, of_wall or run.record().source)
+
+
+def measure_cnn(extraction: Extraction, backbone: Backbone, arguments: Arguments) -> CnnCost:
+    """Measure the MACs, times and memory of the network that made the features, on whole frames."""
     weights, device, frames = arguments.weights, arguments.device, extraction.frames_at_once
-    backbone = extraction.load_backbone(weights, device)
     return CnnCost(
         name=backbone.name,
         batch_size=frames,
@@ -164,16 +180,13 @@ def measure(arguments: Arguments) -> Compute:
     batches = list(dict.fromkeys(min(clips, test.num_clips) for clips in arguments.batches))
     if max(arguments.batches) > test.num_clips:
         print(f"the test split has {test.num_clips} clips: larger batches are cut to it", file=sys.stderr, flush=True)
-    cnn = None
-    if arguments.weights is not None and configs[0].task.advanced.jumps is not None:
-        raise ValueError(
-            "with --weights the CNN is counted for every frame, and these runs jump over some: leave it out, and see "
-            "frames_observed in their evaluation.json"
-        )
+    cnn = backbone = None
     if arguments.weights is not None:  # first, since it refuses weights that do not fit
-        cnn = measure_cnn(Extraction.of_run(configs[0], runs[0].record().source), arguments)
+        extraction = extraction_of(configs[0], runs[0], test)
+        backbone = extraction.load_backbone(arguments.weights, arguments.device)
+        cnn = measure_cnn(extraction, backbone, arguments)
     costs = {
-        config.model: measure_model(config, run, test, batches, arguments.repetitions)
+        config.model: measure_model(config, run, test, batches, arguments.repetitions, backbone)
         for config, run in zip(configs, runs, strict=True)
     }
     return Compute(frames=configs[0].task.frames or test.num_frames, models=costs, cnn=cnn)
@@ -185,12 +198,12 @@ def table(compute: Compute) -> str:
     header += ["its share"]
     for batch in next(iter(compute.models.values())).batches:
         header += [f"ms at {batch.clips}", "network", "MB"]
-    cnn, lines = compute.cnn_macs, []
+    lines = []
     for name, cost in compute.models.items():
-        macs = cost.macs
+        macs, cnn = cost.macs, cost.cnn_macs
         parts = (cnn, macs.choosing, macs.attending, macs.recurrent, macs.head, macs.policy)
         cells = [name, f"{macs.slices_attended:.0f}", f"{macs.slices_read:.0f}", *map(_millions, parts)]
-        cells.append("-" if cnn is None else f"{macs.policy / (macs.policy + cnn):.2%}")
+        cells.append("-" if cnn is None else f"{macs.policy / cost.all_macs:.2%}")
         for batch in cost.batches:
             cells += [f"{1e3 * batch.latency.seconds:.2f}", f"{1e3 * batch.latency.network_seconds:.2f}"]
             cells.append("-" if batch.memory_bytes is None else f"{batch.memory_bytes / 1e6:.0f}")
@@ -202,8 +215,9 @@ def answer(compute: Compute) -> str:
     """Return the savings of glimpses over models that read all slices, on stored cubes and with the CNN."""
     if "reinforce" not in compute.models:
         return "There is no finished run of the model reinforce to compare the others with."
-    ours, cnn, macs = compute.models["reinforce"].macs, compute.cnn, compute.cnn_macs
-    others = {name: cost.macs for name, cost in compute.models.items() if MODELS[name].reads_all}
+    glimpsing = compute.models["reinforce"]
+    ours = glimpsing.macs
+    reading_all = {name: cost for name, cost in compute.models.items() if MODELS[name].reads_all}
     reads_more = ours.slices_read > ours.slices_attended
     lines = [
         f"On stored cubes, reinforce needs {_millions(ours.policy)} million MACs per clip, "
@@ -211,17 +225,16 @@ def answer(compute: Compute) -> str:
         + (f"but reads {ours.slices_read:.0f} to score them." if reads_more else "and reads no others.")
     ]
     lines += [
-        f"Compared with {name}, which reads {other.slices_read:.0f}: {_change(ours.policy, other.policy)}; "
-        f"attention alone needs {_millions(ours.attention)} million, not {_millions(other.attention)} million."
-        for name, other in others.items()
+        f"Compared with {name}, which reads {cost.macs.slices_read:.0f}: {_change(ours.policy, cost.macs.policy)}; "
+        f"attention alone needs {_millions(ours.attention)} million, not {_millions(cost.macs.attention)} million."
+        for name, cost in reading_all.items()
     ]
-    if cnn is None or macs is None:
+    if compute.cnn is None or glimpsing.cnn_macs is None:
         return "\n".join([*lines, "The CNN was not measured: if one made the features, pass its --weights."])
-    changes = [f"; {_change(macs + ours.policy, macs + other.policy)} than {name}" for name, other in others.items()]
+    changes = [f"; {_change(glimpsing.all_macs, cost.all_macs)} than {name}" for name, cost in reading_all.items()]
     last = (
-        f"With the CNN, {cnn.name} sees whole frames for every model: {_millions(macs)} million MACs and "
-        f"{1e3 * compute.frames * cnn.seconds_per_frame:.0f} ms per clip, "
-        f"{macs / (macs + ours.policy):.2%} of all MACs{''.join(changes)}."
+        f"With the CNN {compute.cnn.name}, reinforce needs {_millions(glimpsing.all_macs)} million MACs per clip, "
+        f"{glimpsing.cnn_macs / glimpsing.all_macs:.2%} of them in the CNN{''.join(changes)}."
     )
     return "\n".join([*lines, last])
 

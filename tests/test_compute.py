@@ -56,13 +56,14 @@ def runs(tmp_path_factory):
     return out
 
 
-def cost(macs, memory=7_000_000):
+def cost(macs, cnn, memory=7_000_000):
     latency = Latency(seconds=0.002, network_seconds=0.001)
-    return ModelCost(macs=macs, batches=(Batch(clips=4, latency=latency, memory_bytes=memory),))
+    batch = Batch(clips=4, latency=latency, memory_bytes=memory)
+    return ModelCost(macs=macs, batches=(batch,), cnn_macs=None if cnn is None else 10 * cnn.macs_per_frame)
 
 
 def compute(cnn=CNN, **models):
-    return Compute(frames=10, models={name: cost(macs) for name, macs in models.items()}, cnn=cnn)
+    return Compute(frames=10, models={name: cost(macs, cnn) for name, macs in models.items()}, cnn=cnn)
 
 
 def change_config(run, section, **changes):
@@ -112,7 +113,10 @@ def test_the_answer_compares_glimpses_with_models_that_read_all_slices():
     assert lines[1].endswith("million, not 11.00 million.")
     assert lines[2].startswith("Compared with all, which reads 100: 25% more MACs")
     # 990 + 10 against 990 + 20 and 990 + 8
-    assert "990.00 million MACs and 2500 ms per clip, 99.00% of all MACs; 0.99% fewer MACs than soft; 0.2%" in lines[3]
+    assert lines[3].startswith(
+        "With the CNN net, reinforce needs 1,000.00 million MACs per clip, 99.00% of them in the"
+    )
+    assert "CNN; 0.99% fewer MACs than soft; 0.2" in lines[3]
 
 
 def test_the_answer_names_missing_measurements():
@@ -212,10 +216,23 @@ def test_the_network_that_made_the_features_is_measured(runs, weights, tmp_path)
     copy = extracted(runs / "reinforce", tmp_path / "copy", file_sha256(weights))
     measured = measure(Arguments(copy, weights=weights, batches=(1,), repetitions=1))
     assert (measured.cnn.name, measured.cnn.batch_size) == ("bvlc_googlenet", 2)
-    assert measured.cnn_macs == 4 * measured.cnn.macs_per_frame > 4e9
+    assert measured.models["reinforce"].cnn_macs == 4 * measured.cnn.macs_per_frame > 4e9
     assert measured.cnn.seconds_per_frame > 0
     assert measured.cnn.memory_bytes is None or measured.cnn.memory_bytes > 20e6  # seven million weights
-    assert "With the CNN, bvlc_googlenet sees whole frames for every model" in answer(measured)
+    assert "With the CNN bvlc_googlenet, reinforce needs " in answer(measured)
+
+
+def test_the_network_runs_on_the_cameras_and_the_frames_that_are_looked_at(weights, tmp_path):
+    made_by = {"backbone": "bvlc_googlenet", "weights_sha256": file_sha256(weights), "resize_rule": str(USUAL)}
+    store = write_marked_store(tmp_path / "marked", **made_by)
+    wall = {"source": str(store), "grid": 3, "background": ["classa"], "walls": {"train": 12, "validation": 6}}
+    (tmp_path / "wall.json").write_text(json.dumps(wall))
+    task = {"model": "random", "updates": 1}
+    train(tiny_config(**task, source=f"wall:{tmp_path}/wall.json"), tmp_path / "wall")
+    train(tiny_config(**task, source=str(store), jumps=(2,), abstain=False), tmp_path / "stride")
+    for run, network_runs in (("wall", 9 + 3 * 2), ("stride", 2)):  # the first glance and three frames, or two of four
+        measured = measure(Arguments(tmp_path / run, weights=weights, batches=(1,), repetitions=1))
+        assert measured.models["random"].cnn_macs == network_runs * measured.cnn.macs_per_frame
 
 
 def test_weights_that_do_not_fit_the_run_are_named(runs, weights, tmp_path):
