@@ -38,7 +38,7 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "videoglimpse COMMAND --help explains one; --version prints it.",
+            "videoglimpse COMMAND --help explains a command; videoglimpse --version prints the version.",
         ]
     )
 

@@ -53,7 +53,8 @@ class Output(SeededOutput):
     folds: tuple[int, ...] = ()
     """Official splits; the table shows the means over them. --fold alone by default."""
     all: bool = False
-    """Print all columns; by default model, glimpses, accuracy, minus random and clips."""
+    """Print all columns; by default model, glimpses, accuracy, minus random and clips, for untrimmed clips also the
+    measures of events."""
     latex: bool = False
     """Print the table as LaTeX (booktabs)."""
     runs: tuple[Path, ...] = ()

@@ -3,7 +3,7 @@
     python -m agents.pack RUN model.safetensors
 
 The file names no folder of this machine. `glimpse_agents.load`, agents.predict, agents.report and `reinforce
---evaluate` take it in place of a run's folder.
+--evaluate` take it instead of a run's folder.
 """
 
 from __future__ import annotations

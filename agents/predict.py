@@ -3,8 +3,8 @@
     python -m agents.predict --run RUN VIDEO [VIDEO ...]
     python -m agents.predict --run RUN FOLDER --out predictions.json
 
-Videos pass through the network that made the features of the run's store, and the model plays one greedy episode of
-each. A video longer than an episode is played in windows over its whole length, and its scores are their mean.
+Videos pass through the network that made the features of the run's store, and the model plays greedy episodes: one of a
+video that fits into an episode, otherwise windows over the whole length, whose scores are averaged.
 """
 
 from __future__ import annotations

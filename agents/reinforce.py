@@ -1,6 +1,6 @@
 """Train glimpse policies: where to look and which class to predict, together, by REINFORCE (Wang et al., ISCAS 2017).
 
-    python agents/reinforce.py                                       # REINFORCE and random glimpses, embedded source
+    python agents/reinforce.py                                       # REINFORCE and random glimpses, synthetic source
     python agents/reinforce.py --source STORE --models reinforce soft random --glimpses 1
     python agents/reinforce.py --resume RUN                          # after an interruption
     torchrun --nproc-per-node 2 agents/reinforce.py                  # two processes share every update

@@ -6,7 +6,8 @@
 Other flags are those of agents/reinforce.py and make up the base. Every model gets as many trials of as many updates.
 The first trial is the base; a tree-structured Parzen estimator (Optuna; Bergstra et al. 2011) that knows the earlier
 trials draws the others. All models have the learning rate, dropout and weight decay; models that score cells also those
-of the location logits and the penalty of eq. 8; models that draw cells also the entropy bonus or the random share.
+of the location logits and the penalty of eq. 8; models that learn to choose cells also the random share; REINFORCE
+models also the entropy bonus.
 
 A trial is judged by the mean log-score of the validation videos, which separates models on fewer videos than accuracy
 does; the test split is not played. Trials are runs, in OUT/<model>/trial<k>: the same command skips finished ones,

@@ -16,7 +16,7 @@ from glimpse_env import EasySyntheticSource
 
 Act = Callable[[NDArray[np.float32], Any], tuple[NDArray[np.int64], Any]]
 
-TASK = "VideoGlimpseEasy-v0"  # the standard source takes millions of steps to learn from the reward alone
+TASK = "VideoGlimpseEasy-v0"  # the source synthetic takes millions of steps to learn from the reward alone
 FRAMES = EasySyntheticSource.num_frames
 
 
@@ -44,7 +44,7 @@ def task_parser(description: str, *, steps: int) -> argparse.ArgumentParser:
 
 
 def play(act: Act) -> str:
-    """Play every test clip of the task with the agent's own looks, and with random looks.
+    """Play every test clip of the task with the agent's own glimpses, and with random ones.
 
     Args:
         act: takes the (N, 3, 3, D) observations and the memory that it returned for the frame before (None at first);
@@ -64,4 +64,4 @@ def play(act: Act) -> str:
                 actions[:, 0] = rng.integers(0, envs.single_action_space.nvec[0], envs.num_envs)
             observations, _, _, _, infos = envs.step(actions)
         accuracies.append(infos["is_correct"].mean())
-    return "accuracy {:.3f}, with random looks {:.3f}".format(*accuracies)
+    return "accuracy {:.3f}, with random glimpses {:.3f}".format(*accuracies)

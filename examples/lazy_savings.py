@@ -113,7 +113,7 @@ class Row:
 
 
 def network_macs(source: LazySource) -> tuple[float, float]:
-    """Return the multiply-adds of one whole frame and of one crop."""
+    """Return the MACs of one whole frame and of one crop."""
     return macs_per_frame(source.backbone), 0.0 if source.crop is None else macs_per_frame(source.backbone, source.crop)
 
 
@@ -121,7 +121,7 @@ def play_alone(config: Config, source: LazySource, policy: GlimpsePolicy, clips:
     """Play clips one by one, each for the first time.
 
     Returns:
-        mean seconds of a clip, and the multiply-adds of the policy alone on one.
+        mean seconds of a clip, and the MACs of the policy alone on one.
     """
     envs, settings = make_envs(config, source, 1, train=False), greedy_play(config)
 

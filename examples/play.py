@@ -10,7 +10,7 @@ of your class, or move through the classes with the arrow keys. Press space for 
 score and the whole clip again, with the actor marked; space starts another clip, escape quits. An agent plays
 without keys: the cells that it will look at are marked, and its guess has an arrow.
 
-In the embedded clips, the action is the order of the poses of the amber figure. The window shows the poses by letter.
+In the synthetic clips, the action is the order of the poses of the amber figure. The window shows the poses by letter.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from glimpse_env.sources.synthetic import POSES
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Look around in a video and guess the action.")
-    parser.add_argument("--source", help="An embedded source (synthetic by default), or the path of a feature store.")
+    parser.add_argument("--source", help="A synthetic source (synthetic by default), or the path of a feature store.")
     parser.add_argument("--split", default="train", help="Split to play: train, validation or test.")
     parser.add_argument("--glimpses", type=int, help="Number of looks per frame, 5 by default; 0 for any number.")
     parser.add_argument("--seed", type=int, help="Seed of the order of clips. By default every game differs.")
@@ -208,7 +208,7 @@ class Game:
 
 
 def draw_pose(letter: str) -> pygame.Surface:
-    """Draw a pose of the embedded clips' actor."""
+    """Draw a pose of the synthetic clips' actor."""
     body = np.array([[mark == "#" for mark in row] for row in POSES["ABCD".index(letter)]])
     pixels = body.T[..., None] * np.array(AMBER, np.uint8)
     return pygame.transform.scale(pygame.surfarray.make_surface(pixels), (POSE_PIXELS, POSE_PIXELS))

@@ -49,7 +49,7 @@ class Config:
     seed: int = 1
     """Seed of the environments and of torch."""
     source: str = "synthetic"
-    """An embedded source, or the path of a feature store."""
+    """A synthetic source, or the path of a feature store."""
     glimpses: int = 5
     """m, the number of cells looked at in each frame."""
     jumps: tuple[int, ...] | None = None

@@ -1,6 +1,6 @@
 """Train an algorithm of Stable-Baselines3 on VideoGlimpse, then play test episodes.
 
-    pip install -e ".[sb3,contrib]"
+    pip install -e ".[agents,sb3,contrib]"
     python examples/train_sb3.py --task easy --algorithm ppo --steps 550000    # a first task, about a minute
     python examples/train_sb3.py --algorithm recurrent_ppo --steps 1000000 --run runs/rivals/recurrent_ppo
     python -m agents.compare --runs runs/rivals runs/mine    # in one table with runs of agents/reinforce.py
@@ -66,7 +66,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 if __name__ == "__main__":
     ARGUMENTS = parse_arguments()  # before the next imports, so that --help works without them
 
-with installed_by('pip install -e ".[sb3,contrib]"'):
+with installed_by('pip install -e ".[agents,sb3,contrib]"'):
     from glimpse_agents import evaluate, save_run
     from sb3_contrib import RecurrentPPO
     from stable_baselines3 import A2C, DQN, PPO

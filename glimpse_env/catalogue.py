@@ -1,4 +1,4 @@
-"""Clip sources by name: embedded sources, feature stores, videos and walls of cameras."""
+"""Clip sources by name: synthetic sources, feature stores, videos and walls of cameras."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class EpisodeEngine:
 
     Attributes (all of the N episodes, read-only to callers):
         clip: (N,) int64, the clip played; -1 before the first `begin`.
-        frame: (N,) int64, the last frame that was observed, 1..T.
+        frame: (N,) int64, the last frame that was observed, 1..T; 0 before the first `begin`.
         done: (N,) bool, True after the last prediction.
         cells: (N, m) int64, the cells seen in the current frame, -1 for a slot that saw nothing (a repeated cell, or
             fewer looks than K*K if glimpses are unlimited); meaningless in frame 1, which no look has chosen from.

@@ -144,7 +144,7 @@ class VideoGlimpseEnv(gym.Env[Array, Index]):
             whose features are computed when they are looked at), "wall:FILE" (a wall of cameras), or a ClipSource,
             which is one split already. A spec is JSON if its source is a string: give `str(path)` of a `Path`.
         split: "train", "validation" or "test".
-        fold: number of the dataset's official split.
+        fold: number of the data set's official split.
         frames: T; the source's own without it.
         window_seconds: plays windows of this length that slide over each video; replaces `frames`.
         stride_seconds: from the start of one window to that of the next; half of `window_seconds` by default.
@@ -198,7 +198,8 @@ class VideoGlimpseEnv(gym.Env[Array, Index]):
             return self._observe(), self._info()
 
     def step(self, action: Index) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        """Play (where to look in the next frame, class now), an integer vector of the action space.
+        """Play one action: the cells of the next frame to look at, the jump if there are `jumps`, and the class now.
+
 
         If the source fails, the episode stays where it was, and the step can be tried again.
 

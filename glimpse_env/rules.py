@@ -94,7 +94,7 @@ class EpisodeRules:
         if self.glimpses is not None and not 1 <= self.glimpses <= cells:
             raise ValueError(
                 f"glimpses must be 1 to {cells}, the cells of a {source.grid_size} x {source.grid_size} "
-                f"cube, or None for any number of them, got {self.glimpses}"
+                f"cube, or None for any number of cells, got {self.glimpses}"
             )
         if getattr(source, "crop", None) is not None and self.frames < source.num_frames:
             raise ValueError(

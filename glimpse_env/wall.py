@@ -24,23 +24,31 @@ from glimpse_env.terminal import escape_unprintable
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m glimpse_env.wall", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="videoglimpse wall", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", metavar="STORE", help="clips that the cameras show")
-    parser.add_argument("--background", nargs="+", required=True, metavar="CLASS", help="classes that are no events")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
-    parser.add_argument("--grid", type=int, default=5, metavar="K", help="cameras along each side (default 5)")
-    parser.add_argument("--untrimmed", action="store_true", help="events start and end at any time on any camera")
-    parser.add_argument("--events", type=int, help="most events of an untrimmed wall (default 2)")
+    parser.add_argument("source", metavar="STORE", help="Store or lazy source whose clips the cameras show.")
     parser.add_argument(
-        "--frames", type=int, help="frames of a wall (default: the store's; untrimmed, five times that)"
+        "--background",
+        nargs="+",
+        required=True,
+        metavar="CLASS",
+        help="Classes whose clips are background, not events.",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write.")
+    parser.add_argument(
+        "--grid", type=int, default=5, metavar="K", help="Number of cameras along each side (default 5)."
+    )
+    parser.add_argument("--untrimmed", action="store_true", help="Let events start and end at any time.")
+    parser.add_argument("--events", type=int, help="Largest number of events on an untrimmed wall (default 2).")
+    parser.add_argument(
+        "--frames", type=int, help="Number of frames of a wall (default: the store's; untrimmed: five times that)."
     )
     parser.add_argument(
         "--walls", type=int, nargs=3, metavar=("TRAIN", "VALIDATION", "TEST"),
-        help="how many walls (default 4000, 400, and one for each test event)",
+        help="Numbers of walls to draw (default: 4000, 400, and one for each test event).",
     )  # fmt: skip
-    parser.add_argument("--fold", type=int, help="official split of the store (default: that of the environment)")
-    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default 0)")
+    parser.add_argument("--fold", type=int, help="Official split of the store (default: the environment's).")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of every random draw (default 0).")
     return parser.parse_args(arguments)
 
 

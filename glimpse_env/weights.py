@@ -154,7 +154,8 @@ def _varint(buffer: memoryview, place: int) -> tuple[int, int]:
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m glimpse_env.weights", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="videoglimpse weights",
+        description="Convert Caffe's weights of GoogLeNet into the safetensors file that bvlc_googlenet needs.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("convert", help="write a caffemodel as safetensors")

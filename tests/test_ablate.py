@@ -310,7 +310,7 @@ def test_the_table_has_means_intervals_and_differences(tmp_path):
         f"| credit | terminal | 3 | 0.700 ± 0.248 | 0.750 ± 0.621 | +0.250 ± {gain.half:.3f} | 0.500 | - | 20 |  |  |",
     ]
     assert "This table makes 1 comparison;" in lines[5]
-    assert lines[7].startswith("Of some differences: few or unequal films")
+    assert lines[7].startswith("Note on some differences: few or unequal films")
 
 
 def test_videos_of_one_film_count_together_in_a_difference(tmp_path):

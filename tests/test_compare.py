@@ -297,10 +297,10 @@ def test_differences_are_marked_counted_and_noted():
     text = page(records)
     assert " * | 40 | 3 | - |" in text
     assert "This table makes 2 comparisons;" in text
-    assert "Of some differences" not in text
+    assert "Note on some differences" not in text
     text = page([*records, record("mean", 5, 1, [video % 2 == 0 for video in films])])
     assert "This table makes 3 comparisons;" in text
-    assert "Of some differences: a model has one seed: the interval does not cover its seeds." in text
+    assert "Note on some differences: a model has one seed: the interval does not cover its seeds." in text
 
 
 def test_each_note_on_differences_stands_once():
@@ -439,9 +439,9 @@ def test_the_table_of_a_training_command_has_an_interval_over_films():
         "chance 0.250; 4 test videos of 4 films"
     )
     assert lines[4:] == [
-        "of some intervals: all values are equal: the interval is unknown; few or unequal films (they count as 4.0 "
-        "equal ones): the interval is a rough one",
-        "of some intervals: few or unequal films (they count as 2.0 equal ones): the interval is a rough one",
+        "note on some intervals: all values are equal: the interval is unknown; few or unequal films (they count as "
+        "4.0 equal ones): the interval is a rough one",
+        "note on some intervals: few or unequal films (they count as 2.0 equal ones): the interval is a rough one",
     ]
 
 
@@ -553,7 +553,7 @@ def test_equal_seeds_are_not_printed_as_certain():
     text = page([record("mean", 5, seed, right(0)) for seed in (1, 2, 3)])
     assert "| mean of all cells | - | 0.250 | - | 4 |" in text
     assert "±" not in text
-    assert "Of some accuracies: all values are equal: the interval is unknown." in text
+    assert "Note on some accuracies: all values are equal: the interval is unknown." in text
 
 
 def test_rows_of_an_agent_trained_elsewhere_differ_in_name_by_their_cells():
@@ -696,7 +696,9 @@ def test_an_unfinished_run_is_left_out(tmp_path):
     assert [one.model.name for one in read_records([*runs, untested])] == ["reinforce", "random"]
     untested.save_result(run_result(None))  # as of a trial of agents.tune
     assert [one.model.name for one in read_records([*runs, untested])] == ["reinforce", "random"]
-    with pytest.raises(FileNotFoundError, match="none of these runs is finished: train them first"):
+    with pytest.raises(
+        FileNotFoundError, match="none of these runs is finished: finish one with videoglimpse train --resume"
+    ):
         read_records([untested])
 
 

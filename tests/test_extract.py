@@ -428,7 +428,7 @@ def test_coverage_that_does_not_fit_its_video_fails_the_clip(settings, tmp_path,
 def test_videos_of_which_none_can_be_read(settings, tmp_path):
     (tmp_path / "videos" / "walk").mkdir(parents=True)
     (tmp_path / "videos" / "walk" / "a.mp4").touch()
-    with pytest.raises(StoreError, match=r"none of the 1 videos could be read, .*; once that is mended, add --retry"):
+    with pytest.raises(StoreError, match=r"none of the 1 videos could be read, .*; once that is fixed, add --retry"):
         extract(replace(settings, videos=tmp_path / "videos", out=tmp_path / "store"))
 
 

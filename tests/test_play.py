@@ -80,7 +80,7 @@ def test_the_clip_is_shown_again_with_its_actor(game):
     assert (game.replayed, game.actor) == (0, [])
 
 
-def test_the_poses_of_embedded_clips_are_explained(game, toy):
+def test_the_poses_of_synthetic_clips_are_explained(game, toy):
     assert game.poses() == ["A", "B", "C", "D"]
     images = np.zeros((5, 4, 30, 30, 3), np.uint8)
     own = dataclasses.replace(toy, images=images, class_names=("A", "B", "C"))

@@ -93,7 +93,7 @@ def test_the_command_trains_every_model_and_prints_the_next_command(store, tmp_p
         assert re.search(r" \d\.\d{3} to \d\.\d{3} ", line)
     assert table[4].split()[-2:] == ["-", "-"]  # the mean has no focus
     assert table[5].startswith("chance 0.333; 6 test videos of 6 films; the interval covers films, not seeds")
-    assert table[6].startswith("of some intervals: few or unequal films (they count as 6.0 equal ones)")
+    assert table[6].startswith("note on some intervals: few or unequal films (they count as 6.0 equal ones)")
     assert table[-1] == f"Wrote {out}. Next: videoglimpse report {out} --out {out}/report.html"
     files = {path.name for path in (out / "reinforce").iterdir() if "tfevents" not in path.name}
     names = {"config.json", "metrics.jsonl", "best.safetensors", "last.pt", "evaluation.json", "glimpses.png", "lock"}

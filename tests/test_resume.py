@@ -255,7 +255,7 @@ def test_a_changed_description_is_another_wall(tmp_path, change):
     assert before != after
 
 
-def test_a_wall_over_an_embedded_source_has_a_fingerprint():
+def test_a_wall_over_a_synthetic_source_has_a_fingerprint():
     inner = open_source("synthetic-easy")
     walls = [WallSource(inner, background=inner.class_names[:1], grid=2, walls=4, seed=seed) for seed in (0, 0, 1)]
     walls.append(WallSource(inner, background=inner.class_names[:1], grid=2, walls=5))

@@ -296,7 +296,7 @@ def test_defaults_of_untrimmed_walls(clips):
 
 @pytest.fixture
 def named(tmp_path):
-    """The name of a wall over the embedded source."""
+    """The name of a wall over the synthetic source."""
     out = tmp_path / "wall.json"
     main(["synthetic", "--grid", "3", "--background", "AABC", "CBAA", "--walls", "40", "20", "10", "--out", str(out)])
     return f"wall:{out}"

@@ -1,1 +1,1 @@
-"""Cost of playing: multiply-adds, seconds and memory."""
+"""Cost of playing: MACs (multiply-accumulates), seconds and memory."""

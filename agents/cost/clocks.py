@@ -1,4 +1,4 @@
-"""Meters around the methods of other objects: seconds, or multiply-adds."""
+"""Meters around the methods of other objects: seconds, or MACs."""
 
 from __future__ import annotations
 

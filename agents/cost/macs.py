@@ -1,4 +1,4 @@
-"""Multiply-adds (MACs) per clip, counted by PyTorch while a policy plays, for each module of the policy.
+"""MACs (multiply-accumulates) per clip, counted by PyTorch while a policy plays, for each module of the policy.
 
 A MAC is a multiplication with its addition, which torch.utils.flop_counter counts as 2 FLOPs. Matrix products and
 convolutions are counted; work on single elements (activations, softmax, pooling, distances) is not. The fused

@@ -41,8 +41,8 @@ class AdvancedTaskConfig:
     stride_seconds: float | None = None
     """Length from the start of one window to the start of the next, in seconds; half a window by default."""
     jumps: tuple[int, ...] | None = None
-    """Jumps to the next observed frame that the agent chooses from, such as 1 2 4 8. One number is a stride; by default
-    every frame is observed."""
+    """Numbers of frames to jump ahead, from which the agent chooses, such as 1 2 4 8. A single number is a fixed
+    stride; by default every frame is observed."""
     frame_cost: float = 0.0
     """Reward taken off for each observed frame after the first."""
 
@@ -71,9 +71,9 @@ class TaskConfig:
     """Length of windows that slide over each video, instead of --frames; a video's scores are the mean over its
     windows."""
     abstain: bool | None = None
-    """Let the agent answer "no prediction" (True or False); by default only if clips are untrimmed."""
+    """Add the class "no prediction" (True or False); by default only if clips are untrimmed."""
     matching: Matching = "frame"
-    """Predictions that the reward counts: one in each "frame", or runs of equal predictions as a "segment"."""
+    """Unit that the reward counts: the prediction at each "frame", or each run of equal predictions as a "segment"."""
     eta: float = 0.5
     """Weight of true against false positives in the reward (eq. 7)."""
     advanced: AdvancedTaskConfig = field(default_factory=AdvancedTaskConfig)
@@ -100,7 +100,8 @@ class AdvancedPolicyConfig:
     """Weights l of eq. 3 over the m cells: 1/m each ("uniform"), the "softmax" of the logits that chose them (REINFORCE
     only), or "attended": the softmax of the scores that the scorer "memory" gives their slices now. The cross-entropy
     trains these scores, also through the whole first frame. Soft attention, "mean" and "max" keep their own weights. On
-    untrimmed clips the scorer "memory" leaves a part of the weights, soft ones too, to nothing."""
+    untrimmed clips the scorer "memory" adds an empty slice to the softmax, so the weights sum to less than 1, also in
+    soft attention."""
     standardise: bool = True
     """Give every channel of a slice mean 0 and variance 1 over the training clips."""
     embedding_size: int = 64
@@ -120,15 +121,16 @@ class AdvancedPolicyConfig:
     projection_size: int = 32
     """Principal components of a slice that the scorer "grid" sees; narrower slices are seen as they are."""
     scorer: Scorer = "grid"
-    """Location logits: of the slices of one frame, with those of neighbours and the place of the cell ("grid"), or of
-    a memory of the cell ("memory"): a running mean of its slices that were seen, through a learned projection, the age
-    of the last one and, on untrimmed clips, its distance from earlier ones, if it is much larger than usual."""
+    """Input of the location logit of a cell: the slices in view at the cell and its neighbours, and its place ("grid"),
+    or a memory of the cell ("memory"). The memory is a projected running mean of the slices seen there, with the age of
+    the last one and, on untrimmed clips, its distance from earlier ones, if that is much larger than usual."""
     scorer_size: int = 32
     """Hidden units of the location logits."""
     scorer_dropout: float = 0.0
     """Share of the hidden units of the location logits that are dropped."""
     hidden_in_scorer: bool = True
-    """Let the location logits, and the scores of slice_weights "attended", see the LSTM's state besides the slices."""
+    """Let the location logits, and the scores of --slice-weights attended, see the LSTM's state in addition to the
+    slices."""
     repulsion: float = 0.0
     """Initial strength with which the scorer "grid" avoids cells that were chosen before; it is learned."""
     glimpse_order: GlimpseOrder = "joint"
@@ -200,16 +202,16 @@ class AdvancedTrainingConfig:
     """Weight of the cross-entropy after the warm-up, if classes are drawn; with --matching segment, once the reward
     counts segments. A small one leaves it to the reward when to predict."""
     random_share: float = 0.0
-    """Share of REINFORCE's choices in training that are random instead, so that the classifier does not depend on the
-    glimpses it is given. The policy gradient leaves them out."""
+    """Share of the choices of cells in training that are random instead, for "reinforce", "unlimited" and "gumbel", so
+    that the classifier does not depend on the policy's glimpses. The policy gradient leaves them out."""
     random_jumps: bool = False
     """Draw jumps at random instead of learning them, as a control; models that do not learn by REINFORCE always do."""
     jump_share: float = 0.5
-    """Share of the updates, the last ones, with jumps. Before, the smallest jump is taken everywhere, because looks are
-    hard to learn while frames are left out. The first quarter of these updates draws jumps without learning them, so
-    that looks and classes get used to gaps."""
+    """Share of the updates, at the end, that use jumps. Before them, the smallest jump is taken everywhere, because
+    looks are hard to learn while frames are left out. The first quarter of these updates draws jumps without learning
+    them, so that looks and classes get used to gaps."""
     segment_share: float = 0.4
-    """With --matching segment, share of the updates, the last ones, whose reward counts segments. Until then it counts
+    """With --matching segment, share of the updates, at the end, whose reward counts segments. Until then it counts
     frames, which teaches looks and classes sooner."""
     look_cost: float = 0.0
     """Reward taken off for each look. With a cost, the looks of "unlimited" are trained on eq. 7 minus costs instead of
@@ -324,7 +326,7 @@ class Config:
     """One model, trained on one task."""
 
     preset: Preset = "small"
-    """Defaults: "small" for embedded clips, "attended" for stores and walls (both by default), "features" as tuned on
+    """Defaults: "small" for synthetic clips, "attended" for stores and walls (both by default), "features" as tuned on
     J-HMDB, "paper" for the paper's choices."""
     model: Annotated[ModelName, tyro.conf.Suppress] = "reinforce"
     """Model that is trained."""

@@ -24,7 +24,8 @@ class InputShape:
         depth: D.
         outputs: classes, "no prediction" included.
         frames: T.
-        values: baselines of a state's choices that are learned; 0 without a value head.
+        values: number of learned baselines of a state: one for the choice of cells and, if classes are sampled, one for
+            the class; 0 without a value head.
         starts_from_mean: whether the memory begins in a state made from the mean of all slices of a clip.
         first_set_size: number of cells that sets of cells are drawn with at first; 0 if the number of cells is fixed.
         jumps: number of jumps to choose from, if the choice is learned; otherwise 0.

@@ -78,7 +78,7 @@ def attention_penalty(attention: Tensor) -> Tensor:
     """Doubly stochastic attention: the sum over cells of (1 - the cell's attention summed over the clip) squared.
 
     It asks the policy to cover every cell over the clip, whatever the cell contains. Attention counts as shares that
-    sum to 1 in each frame, since the weights of soft attention leave a part to nothing on untrimmed clips.
+    sum to 1 in each frame, since the weights of soft attention sum to less than 1 on untrimmed clips.
 
     Args:
         attention: (N, T, K*K), of `expected_attention`, since drawn cells carry no gradient, or the weights of soft
@@ -170,7 +170,8 @@ def glimpse_losses(
 ) -> Losses:
     """Compute eq. 8 for a batch of rollouts, or for a part of it: every term is a mean over the episodes.
 
-    In the warm-up the total is the cross-entropy alone. After it, sampled classes add their policy gradient, and models
+    In the warm-up the total is the cross-entropy alone. In the phase "scorer", models that learn to look by REINFORCE
+    train the location and jump logits alone. Otherwise, sampled classes add their policy gradient, and models
     that learn to look by REINFORCE the terms of the location logits; for all other models these terms are logged but
     have no meaning. Learned values are trained in every phase, on their own.
     """

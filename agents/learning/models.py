@@ -31,7 +31,7 @@ class Situation(NamedTuple):
     visits: Tensor
     """(N, K*K): number of times that each cell was chosen."""
     norms: Tensor
-    """(N, K*K): length of the slice that each cell was last seen with, 0 before."""
+    """(N, K*K): norm of the slice that each cell was last seen with, 0 before."""
 
 
 Rule = Callable[[Situation, Noise], Tensor]
@@ -62,7 +62,7 @@ class Model:
     Attributes:
         name: in flags, folders and files.
         title: in tables and figures.
-        sees: m "cells" of a frame, any "set" of cells, or "all" of them.
+        sees: m "cells" of a frame, any "set" of cells, or "all" cells.
         learns: how it learns where to look: by REINFORCE, by straight-through Gumbel samples, or by back-propagation
             through soft attention; None if it does not learn that.
         rule: chooses m cells without learning.
@@ -70,7 +70,7 @@ class Model:
         pools_maximum: whether it attends to the maximum over cells instead of their weighted sum.
         encodes_slices: whether slices pass the configured slice encoder; otherwise they are summed as they are.
         needs_actor: whether it must know where the actor is.
-        uses_norms: whether its rule depends on the length of the slices that were seen.
+        uses_norms: whether its rule depends on the norms of seen slices.
     """
 
     name: ModelName

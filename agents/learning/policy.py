@@ -40,7 +40,7 @@ class InputScale(nn.Module):
         self.register_buffer("std", torch.ones(depth))
 
     def fit(self, slices: Tensor) -> None:
-        """Take the mean and the deviation of each channel of (n, D) slices; one that hardly varies stays small."""
+        """Take mean and standard deviation of each channel of (n, D) slices; channels that hardly vary stay small."""
         self.mean.copy_(slices.mean(0))
         self.std.copy_(slices.std(0).clamp_min(1e-3 * slices.std()).clamp_min(1e-8))
 

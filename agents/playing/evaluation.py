@@ -38,8 +38,9 @@ class Evaluation:
 
     Measures of videos use their scores (`class_scores`, averaged over a video's windows); those from `detection_map` on
     use the predictions and scores of the videos' frames, and are None if clips are trimmed. All others are means over
-    episodes, which differ from means over videos if windows slide over them. Those of found events are None with
-    windows or trimmed clips, or if the actor is unknown, all cells are seen or nothing was found.
+    episodes, which differ from means over videos if windows slide over them. `events_found` and `event_delay` are None
+    for windows and trimmed clips, if the actor is unknown, or if all cells are seen; `event_delay` also if no event was
+    found.
     """
 
     accuracy: float  # top-1 of the videos; any label of a video counts as right
@@ -112,7 +113,7 @@ MEASURES = {  # names of an Evaluation's numbers in tables
     "true_positives": "N+",
     "false_positives": "N-",
     "entropy": "entropy (nats)",
-    "glimpses_per_frame": "slices used a frame",
+    "glimpses_per_frame": "slices per frame",
     "frames_observed": "frames observed",
     "events_found": "events found",
     "event_delay": "frames until found",

@@ -2,7 +2,7 @@
 
 - "soft" (Sharma et al. 2015; Xu et al. 2015): frame n is seen through l_n, the softmax of the location logits of frame
   n's content and of the state after frame n - 1. Every slice is read and has some weight. On untrimmed clips the scorer
-  "memory" leaves a part of the weights to nothing.
+  "memory" adds an empty slice, so the weights sum to less than 1.
 - "soft_hidden": the same without content; only the state and the cell score, as in Sharma et al.
 - "soft_top": the softmax over only the m likeliest cells; the others are scored, but get no weight.
 - "gumbel": hard glimpses like those of REINFORCE, chosen at frame n for frame n + 1. In training they are the m largest

@@ -126,7 +126,7 @@ class TrainedModel:
                 of such videos. A whole video is in memory, sampled at the rate that the model was trained with.
             frames_per_second: rate of frames that do not come from a file.
             part: judge the "whole" of each video, one longer than an episode by windows that slide over it; or its
-                "middle", as training does. Only the middle of a model that sees crops.
+                "middle", as training does. A model that was trained on crops always judges the middle.
 
         Returns:
             a `Prediction`, or a list of them.

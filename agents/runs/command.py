@@ -40,7 +40,7 @@ class CommandLine(Generic[Output]):
     models: tuple[ModelName, ...]
     """Models to train, such as: reinforce random soft."""
     preset: Preset
-    """Defaults: "small" for embedded clips, "attended" for stores and walls (both by default), "features" as tuned on
+    """Defaults: "small" for synthetic clips, "attended" for stores and walls (both by default), "features" as tuned on
     J-HMDB, "paper" for the paper's choices."""
     task: TaskConfig
     policy: PolicyConfig

@@ -76,7 +76,10 @@ class Differences:
 
 
 def comparison_table(rows: Sequence[Row], reported: Sequence[Reported] = (), *, all_columns: bool = False) -> Table:
-    """Return one line for each row, then the published figures: five columns (untrimmed clips: seven), or all."""
+    """Return one line for each row, then the published figures: all columns, or a few.
+
+    The few are five, those of OF_EVENTS for untrimmed clips, and the number of observed frames with jumps.
+    """
     published = {figure.measure for figure in reported}
     others = [name for name in SHOWN if name in published or any(row.values(name) for row in rows)]
     is_untrimmed = any(row.values("detection_map") for row in rows)
@@ -198,7 +201,7 @@ def results_table(measured: Sequence[tuple[ModelName, Evaluation]], chance: floa
     covers = "; the interval covers films, not seeds" * any(isfinite(accuracy.half) for accuracy in accuracies)
     lines.append(f"chance {chance:.3f}; {videos} test videos of {films} films{covers}")
     notes = sorted({accuracy.note for accuracy in accuracies if accuracy.note})
-    return "\n".join([*lines, *(f"of some intervals: {note}" for note in notes)])
+    return "\n".join([*lines, *(f"note on some intervals: {note}" for note in notes)])
 
 
 def warnings_on(records: Sequence[Record], rows: Sequence[Row]) -> list[str]:
@@ -213,7 +216,7 @@ def warnings_on(records: Sequence[Record], rows: Sequence[Row]) -> list[str]:
     if left_out := sorted({f"{one.model.name} (seed {one.seed})" for one in lacking}):
         warnings.append(f"Left out, because not all of the folds {_listed(folds)} are finished: {', '.join(left_out)}.")
     if notes := sorted({note for row in rows if (mean := row.mean("accuracy")) for note in [mean.note] if note}):
-        warnings.append(f"Of some accuracies: {'; '.join(notes)}.")
+        warnings.append(f"Note on some accuracies: {'; '.join(notes)}.")
     if rows and all(len(set(one.test.films)) == len(one.test.films) for one in rows[0].records):
         warnings.append("The names of the videos contain no film: if videos share footage, intervals are too narrow.")
     return warnings

@@ -76,5 +76,5 @@ def notes_on(differences: Sequence[Interval]) -> list[str]:
     return [
         "Differences have 95 % intervals over films and seeds, and a * if the interval excludes zero. "
         + comparisons_sentence(len(differences)),
-        *(f"Of some differences: {note}." for note in sorted(notes)),
+        *(f"Note on some differences: {note}." for note in sorted(notes)),
     ]

@@ -90,7 +90,7 @@ def read_records(runs: Iterable[RunFolder]) -> list[Record]:
     """
     records = [Record(run, run.record(), result) for run in runs if (result := run.result()) and result.test]
     if not records:
-        raise FileNotFoundError("none of these runs is finished: train them first")
+        raise FileNotFoundError("none of these runs is finished: finish one with videoglimpse train --resume RUN")
     shared, of_task = PATHS.keys() - MAY_DIFFER - OF_A_MODEL, {name for name, path in PATHS.items() if "task" in path}
     first: dict[ModelName, Record] = {}
     for record in sorted(records, key=lambda record: is_own(record.model.name)):

@@ -31,7 +31,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Settings:
     for kind in COMMANDS.values():
         join_help_lines(kind)
     settings: Settings = tyro.extras.subcommand_cli_from_dict(
-        {**COMMANDS}, args=arguments, prog="python -m glimpse_env.extract", description=__doc__
+        {**COMMANDS}, args=arguments, prog="videoglimpse extract", description=__doc__
     )
     return settings
 

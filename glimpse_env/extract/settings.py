@@ -37,7 +37,8 @@ class Settings:
     refused with the names of all."""
     weights: Path | None = None
     """Weights of the network: a .safetensors or .pth file. For bvlc_googlenet make one with
-    `python -m glimpse_env.weights convert`. The others have trained weights of their own, which timm downloads."""
+    `python -m glimpse_env.weights convert`. By default googlenet takes torchvision's
+    weights and timm:NAME takes timm's; both are downloaded once."""
     frames: int = 30
     """Number of frames of an episode."""
     fps: float = 30.0
@@ -45,8 +46,8 @@ class Settings:
     max_frames: int | None = None
     """Most frames to keep of a clip, its middle ones. More than --frames lets training jitter. By default --frames."""
     actor_coverage: Path | None = None
-    """.npz file with an array per clip id, uint8 (frames, 7, 7): how much of each cell the actor covers, 255 = all. Ids
-    are `<class>/<name>`, for your own videos with the suffix."""
+    """.npz file with an array per clip id, uint8 (frames, K, K) on the network's grid (7 x 7 by default): how
+    much of each cell the actor covers, 255 = all. Ids are `<class>/<name>`, for your own videos with the suffix."""
     batch_size: int = 16
     """Frames per network call. 256 suits a GPU."""
     device: str = "cpu"

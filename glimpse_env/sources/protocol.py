@@ -1,6 +1,6 @@
 """Clip sources: their protocol, clips held in memory, and the copying of features.
 
-A source is one split of a dataset. It knows nothing of episodes or rewards: it numbers its clips, knows their truth,
+A source is one split of a data set. It knows nothing of episodes or rewards: it numbers its clips, knows their truth,
 and copies features into arrays of the caller. A cell is an index 0..K*K-1, row-major; a frame is an index into the
 frames that the source holds of a clip.
 """
@@ -40,9 +40,9 @@ class ClipSource(Protocol):
         frames_per_second: the fixed rate at which clips were sampled.
         grid_size: K, the cells along each side of a cube.
         depth: D, the channels of a slice.
-        max_feature: the largest feature of the dataset.
+        max_feature: the largest feature of the data set.
         trimmed: True if every clip is one segment of one class, False if clips are long and may have several.
-        min_feature (optional): the smallest feature of the dataset, 0 by default.
+        min_feature (optional): the smallest feature of the data set, 0 by default.
         crop (optional): side in pixels of the crops that slices are made of. Only the first frame of a clip was then
             seen whole, so an episode must begin there.
         computes_features (optional): True if features are computed when they are read.
@@ -66,7 +66,7 @@ class ClipSource(Protocol):
     def trimmed(self) -> bool: ...
 
     def clip_id(self, clip: int) -> str:
-        """Return the clip's name, unique in the dataset."""
+        """Return the clip's name, unique in the data set."""
 
     def segments(self, clip: int) -> tuple[Segment, ...]:
         """Return the ground truth; empty if it is unknown."""

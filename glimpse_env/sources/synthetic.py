@@ -1,4 +1,4 @@
-"""Embedded sources: small rendered videos in which the order of one marked actor's poses is the action.
+"""Synthetic sources: small rendered videos in which the order of one marked actor's poses is the action.
 
 They need NumPy alone. A clip depends on its split and index, never on the order of reading. All numbers are integers,
 exact also as floats, so videos are the same on every platform.

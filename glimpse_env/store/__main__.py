@@ -17,7 +17,11 @@ from glimpse_env.terminal import escape_unprintable, one_interrupt
 
 
 def verify(path: Path) -> None:
-    """Read every file of a store and compare its checksum."""
+    """Read every file of a store and compare its checksum.
+
+    Args:
+        path: Folder of the store.
+    """
     store = FeatureStore.open(path)
     for name in store.verify():
         print(f"ok  {name}")
@@ -25,7 +29,11 @@ def verify(path: Path) -> None:
 
 
 def info(path: Path) -> None:
-    """Print the contents of a store."""
+    """Print the contents of a store.
+
+    Args:
+        path: Folder of the store.
+    """
     store = FeatureStore.open(path)
     rows = {name: ", ".join(v) if isinstance(v, tuple) else v for name, v in asdict(store.manifest).items()}
     rows["decoded by"] = ", ".join(f"{name} {count}" for name, count in sorted(Counter(store.decoders()).items()))
@@ -45,8 +53,8 @@ def merge(
     """Join complete stores, such as parts of one data set from several machines, into a new one.
 
     Args:
-        out: folder of the new store
-        stores: folders of the stores to join, two or more
+        out: Folder of the new store.
+        stores: Folders of the stores to join, two or more.
     """
     merge_stores(out, stores)
     info(out)
@@ -59,7 +67,7 @@ def main() -> None:
     try:
         tyro.extras.subcommand_cli_from_dict(
             {"verify": verify, "info": info, "merge": merge},
-            prog="python -m glimpse_env.store",
+            prog="videoglimpse store",
             description="Look into feature stores, or join them.",
             config=(tyro.conf.PositionalRequiredArgs,),
         )

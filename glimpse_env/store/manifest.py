@@ -35,7 +35,8 @@ class Manifest:
     """Contents of a store and how it was made: `manifest.json` without format, sizes and checksums.
 
     In a merged store `dataset`, `decoder`, `software` and `device` join the texts of all parts with "; ",
-    `clips_per_shard` and the maxima are the largest of the parts, and `clips_sha256` is of theirs, joined.
+    `clips_per_shard`, `max_frames` and `max_feature` are the largest of the parts, `min_feature` is the smallest,
+    `num_shards` is the sum, `class_names` are joined, and `clips_sha256` is of theirs, joined.
     """
 
     dataset: str

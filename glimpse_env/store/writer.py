@@ -161,7 +161,7 @@ class StoreWriter:
             first = next(iter(failures.values()))
             raise StoreError(
                 f"none of the {len(failures)} videos could be read, so {self.path} is empty: {first}; once that is "
-                "mended, add --retry-failed"
+                "fixed, add --retry-failed"
             )
         if self.manifest.complete:
             return failures

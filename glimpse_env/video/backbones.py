@@ -207,7 +207,8 @@ def normalise_bvlc(frames: Tensor) -> Tensor:
 def normalise_imagenet(frames: Tensor) -> Tensor:
     """Scale RGB to -1..1; shapes as in `normalise_bvlc`.
 
-    torchvision's GoogLeNet normalises by ImageNet's means and deviations and undoes that (`transform_input=True`).
+    torchvision's GoogLeNet normalises by ImageNet's means and standard deviations and undoes that
+    (`transform_input=True`).
     """
     return frames.float().div_(127.5).sub_(1).permute(0, 3, 1, 2)
 

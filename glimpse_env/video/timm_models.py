@@ -27,7 +27,7 @@ class TimmNetwork(NamedTuple):
     weights_sha256: str
     rule: ResizeRule
     mean: Sequence[float]  # of each channel, from 0 to 1
-    deviation: Sequence[float]
+    deviation: Sequence[float]  # standard deviation of each channel, from 0 to 1
 
 
 def load_timm(name: str, *, layer: str | None, weights: Path | None) -> TimmNetwork:
