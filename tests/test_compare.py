@@ -760,6 +760,8 @@ def test_costs_are_named_under_the_table():
     costs = {"look_cost": 0.25, "frame_cost": 0.5}
     text = page([record(model, 2, 1, settings=costs) for model in ("reinforce", "unlimited")])
     assert "Each observed frame after the first takes 0.5 off the reward." in text
-    paid = "any number of glimpses: each look takes 0.25 off the reward; looks are trained on eq. 7 minus costs."
+    paid = (
+        "any number of glimpses: each look takes 0.25 off the reward; looks are free in the first half of the updates,"
+    )
     assert text.count(paid) == text.count("0.25") == 1
     assert "off the reward" not in page([record("reinforce", 2, 1)])

@@ -36,6 +36,10 @@ from glimpse_env import open_source
             {"matching": "segment", "baseline": "value"},
             "with segment_share 0.4 frames count first: set segment_share 1",
         ),
+        (
+            {"model": "unlimited", "look_cost": 0.1, "baseline": "value"},
+            "looks that cost are free at first: set another baseline, or look_cost 0",
+        ),
         ({"segment_share": 0.0}, r"segment_share must lie in \(0, 1\], got 0.0"),
         ({"matching": "clip"}, "matching must be one of 'frame', 'segment', got 'clip'"),
         ({"frames": 8, "window_seconds": 2.0}, r"frames \(8\) and window_seconds \(2.0\) both set T: give one of them"),

@@ -598,8 +598,31 @@ def test_at_least_the_last_update_counts_segments(updates, share, first):
     ]
 
 
-def test_a_run_resumes_where_it_begins_to_count_segments(tmp_path):
-    config = tiny_config(matching="segment", abstain=True, updates=4, segment_share=0.5, validate_every=4)
+def test_looks_that_cost_are_free_in_the_first_half():
+    config = tiny_config(model="unlimited", look_cost=0.25, updates=4, warmup_share=0.0, reward="frame_log_score")
+    trainer = Trainer(config, marked_splits())
+    charged = []
+    for _ in range(4):
+        rollout, masks = collect(trainer)
+        charged.append((rollout.shares.sum(1) - rollout.rewards).sum() / rollout.looked.sum())
+        assert trainer.stage.reward_of_looks == ("frame_log_score" if trainer.num_updates < 2 else "eq7")
+        update(trainer, rollout, masks)
+        trainer.num_updates += 1
+    assert charged == pytest.approx([0, 0, 0.25, 0.25])
+    assert trainer.validation_envs.engine.rules.look_cost == 0.25
+    others = config.with_settings({"model": "reinforce"}), config.with_settings({"look_cost": 0.0})
+    assert all(one.of_update(0) is one for one in others)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"matching": "segment", "abstain": True, "segment_share": 0.5},
+        {"model": "unlimited", "look_cost": 0.25, "abstain": False},
+    ],
+)
+def test_a_run_resumes_where_the_reward_changes(settings):
+    config = tiny_config(**settings, updates=4, validate_every=4)
     whole = Trainer(config, marked_splits())
     for _ in range(2):
         update(whole, *collect(whole))
@@ -607,7 +630,8 @@ def test_a_run_resumes_where_it_begins_to_count_segments(tmp_path):
     resumed = Trainer(config, marked_splits())
     resumed.load_state(copy.deepcopy(whole.state()))
     for trainer in (whole, resumed):
-        assert trainer.envs.engine.rules.matching == "segment"
+        rules = trainer.envs.engine.rules
+        assert (rules.matching, rules.look_cost) == (config.task.matching, config.training.advanced.look_cost)
         update(trainer, *collect(trainer))
     for one, other in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True):
         assert torch.equal(one, other)

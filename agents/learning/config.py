@@ -28,6 +28,7 @@ Scorer = Literal["grid", "memory"]
 SliceWeights = Literal["uniform", "softmax", "attended"]
 Choice = Literal["accuracy", "log_score", "mean_average_precision", "reward"]
 VideoScore = Literal["mean", "last16", "mode"]
+FREE_LOOKS_SHARE = 0.5  # of the updates; looks cost in the others
 Settings = Mapping[str, Any]  # values by the name of a field, in whatever block it lies
 
 
@@ -214,8 +215,8 @@ class AdvancedTrainingConfig:
     """With --matching segment, share of the updates, at the end, whose reward counts segments. Until then it counts
     frames, which teaches looks and classes sooner."""
     look_cost: float = 0.0
-    """Reward taken off for each look. With a cost, the looks of "unlimited" are trained on eq. 7 minus costs instead of
-    --reward, whose log-scores have another unit."""
+    """Reward taken off for each look. "unlimited" learns where to look with free looks in the first half of the
+    updates. Then its looks are trained on eq. 7 minus costs instead of --reward, whose log-scores have another unit."""
     jitter: bool = False
     """Train on random windows of clips that are longer than T."""
     mirror: bool = False
@@ -353,6 +354,11 @@ class Config:
                 "baseline 'value' cannot learn two rewards, and with segment_share "
                 f"{advanced.segment_share:g} frames count first: set segment_share 1, or another baseline"
             )
+        if self.pays_for_looks and advanced.baseline == "value":
+            raise ValueError(
+                "baseline 'value' cannot learn two rewards, and looks that cost are free at first: set another "
+                "baseline, or look_cost 0"
+            )
         if self.task.advanced.jumps is not None:
             self._check_jumps()
         if self.policy.advanced.glimpse_order == "sequential" and model.learns and self.model != "reinforce":
@@ -413,8 +419,11 @@ class Config:
         """Return the configuration that an update trains with.
 
         With segment matching, the reward counts frames until the last `segment_share` of the updates. Then it counts
-        segments, by eq. 7. Classes are drawn from the start.
+        segments, by eq. 7. Classes are drawn from the start. Looks that cost are free in the first half of the updates,
+        on the reward of free looks: until looks are learned, they are not worth their cost.
         """
+        if self.pays_for_looks and update < FREE_LOOKS_SHARE * self.training.updates:
+            return self.with_settings({"look_cost": 0.0}).of_update(update)
         if not self.matches_segments:
             return self
         if update >= self.training.updates - self.training.segment_updates:

@@ -36,6 +36,7 @@ class Trainer:
         self.best_rank: tuple[float | None, ...] = (-math.inf,)  # of the measure that chooses, then of the log-score
         self.trained_by: str | None = git_commit()
         self._train_source = sources["train"]
+        self._played = self.stage  # by the environments
         self._envs = self._make_envs()
 
     @property
@@ -46,12 +47,13 @@ class Trainer:
     @property
     def envs(self) -> VideoGlimpseVectorEnv:
         """Environments of the next update, one for each episode of this rank."""
-        if self._envs.engine.rules.matching != self.stage.task.matching:
+        if self._played != self.stage:
+            self._played = self.stage
             self._envs = self._make_envs()
         return self._envs
 
     def _make_envs(self) -> VideoGlimpseVectorEnv:
-        return make_envs(self.stage, self._train_source, len(self.episodes), train=True)
+        return make_envs(self._played, self._train_source, len(self.episodes), train=True)
 
     def start_from_linear(self) -> None:
         """Set the linear classifier of the class head to logistic regression."""

@@ -270,7 +270,8 @@ def costs_of(records: Sequence[Record]) -> list[str]:
         sentences.append(f"Each observed frame after the first takes {frame_cost:g} off the reward.")
     for title in sorted({one.model.title for one in records if one.record.config.pays_for_looks}):
         sentences.append(
-            f"{title}: each look takes {look_cost:g} off the reward; looks are trained on eq. 7 minus costs."
+            f"{title}: each look takes {look_cost:g} off the reward; looks are free in the first half "
+            "of the updates, then trained on eq. 7 minus costs."
         )
     return sentences
 
