@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -59,6 +60,17 @@ def resolve_source(source: str, folder: Path) -> str:
         return source
     prefix, path = split_prefix(source)
     return prefix + str((folder / path).resolve())
+
+
+def relative_source(source: str, folder: Path) -> str:
+    """Return the name of a source as a file in `folder` can store it: `resolve_source` reverses it.
+
+    A relative path starts at `folder`, so that both can move together; an absolute one stays.
+    """
+    prefix, path = split_prefix(source)
+    if source in EMBEDDED or path.is_absolute():
+        return source
+    return prefix + Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
 
 
 def split_prefix(source: str) -> tuple[str, Path]:

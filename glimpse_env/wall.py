@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gymnasium.error import DependencyNotInstalled
 
-from glimpse_env.catalogue import open_wall, resolve_source
+from glimpse_env.catalogue import open_wall, relative_source, resolve_source
 from glimpse_env.files import write_atomically
 from glimpse_env.sources.splits import SPLITS
 from glimpse_env.terminal import escape_unprintable
@@ -70,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         walls = {split: open_wall(settings, split=split) for split in SPLITS}
         kept = {name: value for name, value in settings.items() if value is not None}
+        kept["source"] = relative_source(given.source, given.out.parent)
         content = (json.dumps(kept, indent=1) + "\n").encode()
         if given.out.exists() and (given.out.is_dir() or given.out.read_bytes() != content):
             raise FileExistsError(f"--out {given.out} exists: delete it, or choose another file")

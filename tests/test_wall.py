@@ -6,6 +6,7 @@ import itertools
 import json
 import pickle
 from collections import Counter
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -15,6 +16,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 
 from glimpse_env import ArraySource, ClipSource, VideoGlimpseEnv, VideoGlimpseVectorEnv, WallSource, open_source
+from glimpse_env.catalogue import relative_source
 from glimpse_env.datasets.description import group_of_clip
 from glimpse_env.wall import main
 
@@ -477,6 +479,21 @@ def test_a_description_is_not_replaced_by_another(tmp_path):
     assert (tmp_path / "w.json").read_bytes() == before
     with pytest.raises(SystemExit, match=r"^error: --out .* exists: delete it, or choose another file"):
         main([*words, str(tmp_path)])
+
+
+@pytest.mark.parametrize("prefix", ["", "lazy:"])
+def test_a_wall_moves_with_its_store(prefix, tmp_path, monkeypatch):
+    agent_toys = pytest.importorskip("agent_toys")
+    (tmp_path / "one" / "walls").mkdir(parents=True)
+    store = agent_toys.write_marked_store(tmp_path / "one" / "stores" / "marked")
+    monkeypatch.chdir(tmp_path / "one")
+    assert relative_source(f"{prefix}stores/marked", Path("walls")) == f"{prefix}../stores/marked"
+    assert relative_source(f"{prefix}{store}", Path("walls")) == f"{prefix}{store}"  # an absolute path stays
+    if not prefix:
+        main(["stores/marked", "--grid", "3", "--background", "classa", "--out", "walls/wall.json"])
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "one").rename(tmp_path / "two")
+        assert open_source(f"wall:{tmp_path}/two/walls/wall.json").grid_size == 3
 
 
 # ---- over videos
