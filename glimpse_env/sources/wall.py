@@ -80,13 +80,7 @@ class WallSource:
             WallSource, background=background, grid=grid, trimmed=trimmed, events=events, frames=frames, walls=walls,
             seed=seed, split=split,
         )  # fmt: skip
-        if not source.trimmed:
-            raise ValueError("a wall is made of trimmed clips, of one class each, and the clips of this source are not")
-        if (crop := getattr(source, "crop", None)) is not None:
-            raise ValueError(
-                f"a wall needs frames that are seen whole, and this source is of crops of {crop} pixels: "
-                "extract without --crop"
-            )
+        _check_clips(source)
         check_split(split, place="a wall")
         if not isinstance(trimmed, bool):
             raise ValueError(f"trimmed must be True or False, got {trimmed!r}")
@@ -114,15 +108,8 @@ class WallSource:
         ):  # fmt: skip
             if not len(clips):
                 raise ValueError(f"no {kind} in split {split!r}: it has no clip of {', '.join(names)}")
-        self.walls_by_split = walls if isinstance(walls, dict) else {} if walls is None else {split: walls}
-        if unknown := sorted(self.walls_by_split.keys() - set(SPLITS)):
-            raise ValueError(f"walls must be numbers for {', '.join(SPLITS)}, got {unknown}")
-        default, most = DEFAULT_WALLS.get(split, len(event_clips)), _MOST_CAMERAS // cameras
-        counts = {
-            name: _integer("walls", count, 1, most, f"1 to {most} for split {name!r}, of {cameras} cameras")
-            for name, count in self.walls_by_split.items()
-        }
-        self.num_clips = counts.get(split, default)
+        self.walls_by_split = _walls_by_split(walls, split, cameras)
+        self.num_clips = self.walls_by_split.get(split, DEFAULT_WALLS.get(split, len(event_clips)))
 
         self.source, self.split, self.trimmed, self.seed = source, split, trimmed, int(seed)
         self.depth, self.frames_per_second = source.depth, source.frames_per_second
@@ -264,6 +251,27 @@ class _Cameras:
 
 # All walls over one source share its frames. The value holds the source, whose id is not reused while it lives.
 _SHARED: WeakValueDictionary[int, _Cameras] = WeakValueDictionary()
+
+
+def _check_clips(source: ClipSource) -> None:
+    if not source.trimmed:
+        raise ValueError("a wall is made of trimmed clips, of one class each, and the clips of this source are not")
+    if (crop := getattr(source, "crop", None)) is not None:
+        raise ValueError(
+            f"a wall needs frames that are seen whole, and this source is of crops of {crop} pixels: "
+            "extract without --crop"
+        )
+
+
+def _walls_by_split(walls: int | dict[str, int] | None, split: str, cameras: int) -> dict[str, int]:
+    by_split = walls if isinstance(walls, dict) else {} if walls is None else {split: walls}
+    if unknown := sorted(by_split.keys() - set(SPLITS)):
+        raise ValueError(f"walls must be numbers for {', '.join(SPLITS)}, got {unknown}")
+    most = _MOST_CAMERAS // cameras
+    return {
+        name: _integer("walls", count, 1, most, f"1 to {most} for split {name!r}, of {cameras} cameras")
+        for name, count in by_split.items()
+    }
 
 
 def _is_background(source: ClipSource, names: Sequence[str]) -> NDArray[np.bool_]:
