@@ -50,37 +50,11 @@ def folder(videos: Path, *, splits: Path | None = None, strict: bool = False) ->
     if not videos.is_dir():
         raise DatasetError(f"no folder of videos at {videos}: it should hold a folder per class")
     problems = Problems(strict=strict)
-    files, others = _find(videos, problems)
-    tops = {depth: {clip.split("/")[0] for clip in files if clip.count("/") == depth} for depth in (1, 2)}
-    is_split = splits is None and "train" in tops[2] and tops[1] <= _PARTS.keys()
-    wanted = {
-        clip: path
-        for clip, path in files.items()
-        if (clip.count("/") == 2 and clip.split("/")[0] in _PARTS if is_split else clip.count("/") == 1)
-    }
-    others += files.keys() - wanted.keys()
-    files = wanted
-    if others:
-        problems.notes.append(
-            f"{len(others)} files in {videos} are left out, since they are not {'<part>/' * is_split}<class>/<name> "
-            f"with the suffix of a video: {spell(others)}"
-        )
-    if not files:
-        raise DatasetError(
-            f"no videos in {videos}: it should hold a folder per class, with files such as walk/a.mp4, or folders "
-            "train, val and test of such folders"
-        )
+    files, is_split = _videos_by_id(videos, problems, may_be_split=splits is None)
     missing: list[str] = []
     official: dict[str, Split] = {}
     if splits is not None:
-        official = _read_splits(splits, problems)
-        missing = sorted(official.keys() - files.keys())
-        if missing:
-            problems.note(f"{len(missing)} videos named by {splits} not found under {videos}: {spell(missing)}")
-        if unnamed := files.keys() - official.keys():
-            problems.notes.append(
-                f"{len(unnamed)} videos in {videos} are left out, since {splits} lacks them: {spell(unnamed)}"
-            )
+        official, missing = _named_by(splits, files, videos, problems)
         files = {clip: path for clip, path in files.items() if clip in official}
         if not files:
             raise DatasetError(f"none of the videos named by {splits} is in {videos}")
@@ -106,6 +80,45 @@ def folder(videos: Path, *, splits: Path | None = None, strict: bool = False) ->
         skipped=tuple(problems.notes),
         split_rule=rule,
     )
+
+
+def _videos_by_id(videos: Path, problems: Problems, *, may_be_split: bool) -> tuple[dict[str, Path], bool]:
+    """Return the videos in class folders by clip id, and whether these lie in folders of parts."""
+    found, others = _find(videos, problems)
+    tops = {depth: {clip.split("/")[0] for clip in found if clip.count("/") == depth} for depth in (1, 2)}
+    is_split = may_be_split and "train" in tops[2] and tops[1] <= _PARTS.keys()
+    files = {
+        clip: path
+        for clip, path in found.items()
+        if (clip.count("/") == 2 and clip.split("/")[0] in _PARTS if is_split else clip.count("/") == 1)
+    }
+    others += found.keys() - files.keys()
+    if others:
+        problems.notes.append(
+            f"{len(others)} files in {videos} are left out, since they are not {'<part>/' * is_split}<class>/<name> "
+            f"with the suffix of a video: {spell(others)}"
+        )
+    if not files:
+        raise DatasetError(
+            f"no videos in {videos}: it should hold a folder per class, with files such as walk/a.mp4, or folders "
+            "train, val and test of such folders"
+        )
+    return files, is_split
+
+
+def _named_by(
+    splits: Path, files: Mapping[str, Path], videos: Path, problems: Problems
+) -> tuple[dict[str, Split], list[str]]:
+    """Return the part of each clip that a CSV file names, and those of its clips that are not there."""
+    official = _read_splits(splits, problems)
+    missing = sorted(official.keys() - files.keys())
+    if missing:
+        problems.note(f"{len(missing)} videos named by {splits} not found under {videos}: {spell(missing)}")
+    if unnamed := files.keys() - official.keys():
+        problems.notes.append(
+            f"{len(unnamed)} videos in {videos} are left out, since {splits} lacks them: {spell(unnamed)}"
+        )
+    return official, missing
 
 
 def _find(videos: Path, problems: Problems) -> tuple[dict[str, Path], list[str]]:
