@@ -8,7 +8,9 @@ An installed wheel provides this package as `glimpse_agents`; a checkout also ru
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +18,13 @@ if TYPE_CHECKING:
     from .reinforce import train as train
     from .runs.own_agents import evaluate as evaluate
     from .runs.own_agents import save_run as save_run
+
+_other = sys.modules.get({"agents": "glimpse_agents", "glimpse_agents": "agents"}.get(__name__, ""))
+if _other is not None and _other.__file__ and Path(_other.__file__).resolve() == Path(__file__).resolve():
+    raise ImportError(
+        f"{__name__} is already imported as {_other.__name__}, and two copies do not know each other's classes: import "
+        "it by one name, glimpse_agents"
+    )
 
 _MODULES = {  # imported when a name is first used, since torch takes seconds
     "evaluate": "runs.own_agents",

@@ -16,21 +16,24 @@ source.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from glimpse_env.video.backbones import Backbone
 
-from .cost.macs import ClipMacs, macs_of_policy, network_macs, network_of, read_costs
+from .cost.macs import ClipMacs, macs_of_policy, network_macs, network_of
 from .learning.models import MODELS, ModelName, is_own
 from .playing.envs import make_policy, open_splits
 from .reinforce import train
 from .runs.command import CommandLine, parse_command, run_command
-from .runs.files import write_file, write_json
+from .runs.files import read_json, write_file, write_json
 from .runs.folder import find_runs
 from .runs.jobs import Job, read_tuned, train_all
 from .tables.comparison import Reported, comparison_table, page, read_reported, runs_table, summary, warnings_on
@@ -102,23 +105,40 @@ def write_comparison(out: Path, reported: Sequence[Reported] = ()) -> list[Recor
 def count_macs(out: Path, rows: Sequence[Row]) -> dict[str, ClipMacs]:
     """Return the MACs of each row for one clip, by the row's name; kept in costs.json.
 
-    Rows are left out if their source cannot be opened any more, and counted again if they are without a network: its
-    weights may be there now.
+    Rows are left out if their source cannot be opened any more. They are counted again if their runs are others than
+    before, or if they are without a network: its weights may be there now.
     """
     path = out / "costs.json"
-    known = {name: cost for name, cost in read_costs(path).items() if cost.network is not None}
+    content = read_json(path) if path.exists() else {}
+    costs: dict[str, ClipMacs] = {}
     networks: dict[str, Backbone | None] = {}
     for row in rows:
-        if row.name not in known and (cost := _macs_of(row, networks)) is not None:
-            known[row.name] = cost
-            write_json(path, {name: one._asdict() for name, one in known.items()})
-    return known
+        old, runs = content.get(row.name, {}), _fingerprint(row)
+        is_known = old.get("runs") == runs and old["network"] is not None
+        cost = ClipMacs(old["policy"], old["network"]) if is_known else _macs_of(row, networks)
+        if cost is not None:
+            costs[row.name] = cost
+            content[row.name] = cost._asdict() | {"runs": runs}
+            write_json(path, content)
+    return costs
+
+
+def _fingerprint(row: Row) -> str:
+    """Return what the costs of a row depend on, as a sha256."""
+    first = row.records[0].record
+    facts: list[Any] = [first.config.with_settings({"seed": 1, "device": "cpu"}).to_json(), first.source.identity]
+    facts += [[record.seed, record.fold, record.result.best_update] for record in row.records if _adapts(row)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _adapts(row: Row) -> bool:
+    """Whether what was learned decides how many cells or frames are seen."""
+    return row.model.sees == "set" or row.records[0].record.config.learns_jumps
 
 
 def _macs_of(row: Row, networks: dict[str, Backbone | None]) -> ClipMacs | None:
     """Return the mean MACs of the runs of a row; runs of most models cost the same, whatever they have learned."""
-    config = row.records[0].record.config
-    adapts = row.model.sees == "set" or config.learns_jumps
+    adapts = _adapts(row)
     costs = [_macs_of_run(record, adapts, networks) for record in (row.records if adapts else row.records[:1])]
     known = [cost for cost in costs if cost is not None]
     if not known:

@@ -44,6 +44,7 @@ from .playing.envs import (
     SourceRecord,
     Sources,
     greedy_play,
+    in_windows,
     name_of,
     open_splits,
     ready_config,
@@ -237,6 +238,7 @@ def train(
         with raise_together():
             if sources is not None:
                 config = config.with_settings({"source": name_of(sources["train"], config.task.source)})
+                sources = in_windows(config, sources)
             sources = sources or open_splits(config)
             config = ready_config(config, sources, share)
             if share.is_first:

@@ -92,20 +92,27 @@ def write_figures(folder: Path, experiment: Experiment, clips: Sequence[Clip], m
             write_file(folder / f"clip-{number}.mp4", encode_mp4(pictures, clip.frames_per_second))
 
 
+def costs_of(experiment: Experiment, paths: Sequence[Path]) -> dict[str, ClipMacs]:
+    """Return the MACs of an experiment's rows, by name, from the comparisons at some paths that hold its runs."""
+    macs: dict[str, ClipMacs] = {}
+    folders = {folder for record in experiment.records for folder in record.run.path.resolve().parents}
+    for path in paths:
+        if path.resolve() in folders:
+            macs |= read_costs(path / "costs.json")
+    return macs
+
+
 def main(arguments: Arguments) -> None:
     """Write the page, and the pictures if --figures asks for them."""
     check_device(arguments.device)
     reported = [] if arguments.reported is None else read_reported(arguments.reported)
     experiments = experiments_of(read_finished(arguments.runs))
-    macs: dict[str, ClipMacs] = {}
-    for path in arguments.runs:
-        macs |= read_costs(path / "costs.json")
     sections = []
     for number, experiment in enumerate(tqdm(experiments, desc="experiments", disable=not shows_bars()), 1):
         clips, left_out = clips_of(experiment, arguments)
         if left_out is not None:
             print(f"{experiment.name}: the clips are left out: {left_out}", file=sys.stderr)
-        budget = BUDGET / len(experiments)
+        budget, macs = BUDGET / len(experiments), costs_of(experiment, arguments.runs)
         sections.append(
             experiment_section(
                 number,

@@ -157,11 +157,14 @@ def test_compute_is_counted_once_for_each_model_and_number_of_glimpses(compared)
     assert macs["REINFORCE, 2 glimpses"]["policy"] > macs["REINFORCE, 1 glimpse"]["policy"] > 0
     assert macs["soft attention, content and state"]["policy"] > macs["mean of all cells"]["policy"]
     assert {one["network"] for one in macs.values()} == {None}  # no network made the features
-    changed = {name: {"policy": 1.0, "network": 2.0} for name in macs}
+    changed = {name: one | {"policy": 1.0, "network": 2.0} for name, one in macs.items()}
     write_json(compared / "costs.json", changed)
     write_comparison(compared)
     assert read_json(compared / "costs.json") == changed
-    write_json(compared / "costs.json", macs)
+    of_others = {name: one | {"runs": "those of another configuration"} for name, one in changed.items()}
+    write_json(compared / "costs.json", of_others)
+    write_comparison(compared)
+    assert read_json(compared / "costs.json") == macs
 
 
 def test_compute_of_learned_numbers_of_looks_is_the_mean_over_all_runs(store, tmp_path):

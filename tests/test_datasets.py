@@ -613,7 +613,8 @@ def test_a_csv_file_is_the_splits(tmp_path):
         touch(tmp_path / "videos" / name)
     table = tmp_path / "splits.csv"
     table.write_text(
-        'video,split\nwalk/a.mp4, train\n"walk/b, c.mp4",validation\n\nrun/a.mp4,train\nrun/d.mp4,test\nrun/x.mp4,val\n'
+        'video,split\nwalk/a.mp4, train\n"walk/b, c.mp4",validation\n\n'
+        "./run/a.mp4,Train\nrun\\d.mp4,test\nrun/x.mp4,val\n"
     )
     dataset = folder(tmp_path / "videos", splits=table)
     assert parts_of(dataset) == {

@@ -151,6 +151,13 @@ def test_only_the_video_package_and_the_sb3_adapter_import_torch():
         assert not {"torch", "torchvision"} & {name.partition(".")[0] for name in imports_of(path)}, path
 
 
+@pytest.mark.parametrize(("one", "two"), [("agents", "glimpse_agents"), ("glimpse_agents", "agents")])
+def test_two_copies_of_the_agents_are_refused(one, two):
+    done = run_python(f"import {one}, {two}")
+    assert done.returncode == 1
+    assert f"ImportError: {two} is already imported as {one}, and two copies do not know each other" in done.stderr
+
+
 def test_messages_name_commands_that_a_wheel_installs():
     """A checkout alone has `python -m agents.X`, which only module docstrings may name."""
     for path in [*ROOT.glob("agents/**/*.py"), *ROOT.glob("glimpse_env/**/*.py"), *ROOT.glob("examples/*.py")]:

@@ -10,6 +10,7 @@ from agent_toys import marked_source, marked_splits, tiny_config, write_marked_s
 from finished_runs import run_main
 from glimpse_agents import compare, compute, reinforce
 from glimpse_agents.learning.config import Config
+from glimpse_agents.pack import pack
 from glimpse_agents.playing import evaluation
 from glimpse_agents.playing.envs import greedy_play, make_envs, make_policy
 from glimpse_agents.runs.folder import RunFolder, find_runs
@@ -122,6 +123,11 @@ def test_wrong_scores_are_refused(scores, message):
         evaluate(lambda seen: (np.zeros((4, 3), np.int64), scores), marked_source(4), glimpses=2, num_envs=4)
 
 
+def test_a_list_of_actions_and_scores_is_refused():
+    with pytest.raises(ValueError, match="must return an array of actions, or a tuple of actions and scores: setting"):
+        evaluate(lambda seen: [np.zeros((len(seen), 3)), np.ones((len(seen), 4))], marked_source(12), glimpses=2)
+
+
 def test_wrong_actions_are_refused():
     with pytest.raises(ValueError, match="action"):
         evaluate(lambda seen: np.full((4, 3), 99), marked_source(4), glimpses=2, num_envs=4)
@@ -169,6 +175,42 @@ def test_a_result_is_replaced_and_another_agent_is_refused(compared):
         save_run(path, "amateur", test, source=store, glimpses=2)
 
 
+def test_two_runs_with_one_seed_are_refused_and_no_training_of_ours_is_claimed(compared, capsys):
+    path, store = compared / "detective", RunFolder(compared / "detective").record().config.task.source
+    run_main(compare, "--runs", path)
+    printed = capsys.readouterr().out
+    assert "updates of" not in printed
+    assert "Validation chose" not in printed
+    test = evaluate(Detective(), store, glimpses=2)
+    save_run(compared / "again", "detective", test, source=store, glimpses=2)
+    message = (
+        r"again and .*detective are both of own:detective, seed 1, fold 1: leave one out, or give each its own seed"
+    )
+    with pytest.raises(ValueError, match=message):
+        run_main(compare, "--runs", compared)
+    save_run(compared / "third", "detective", test, source=store, glimpses=2, seed=2)
+    run_main(compare, "--runs", path, compared / "third")
+    assert "| detective" in capsys.readouterr().out
+
+
+def test_results_of_another_split_or_length_are_refused(tmp_path):
+    store = str(write_marked_store(tmp_path / "store"))
+    with pytest.raises(ValueError, match="test measures 12 videos, and the test split has 6: pass what evaluate retu"):
+        save_run(tmp_path / "run", "detective", evaluate(Detective(), store, "train", glimpses=2), source=store)
+    shorter = evaluate(Detective(), store, glimpses=2, frames=3)
+    with pytest.raises(ValueError, match="test measures episodes of 3 frames, and the task has 4: give evaluate and"):
+        save_run(tmp_path / "run", "detective", shorter, source=store)
+    save_run(tmp_path / "run", "detective", shorter, source=store, frames=3)
+
+
+def test_a_packed_run_and_a_folder_share_a_table(compared, tmp_path, capsys):
+    pack(RunFolder(compared / "reinforce"), tmp_path / "ours.safetensors")
+    run_main(compare, "--runs", tmp_path / "ours.safetensors", compared / "detective")
+    printed = capsys.readouterr().out
+    assert "| detective" in printed
+    assert "| REINFORCE" in printed
+
+
 @pytest.mark.parametrize("title", ["", " ", "two\nlines"])
 def test_a_title_is_one_line(tmp_path, title):
     with pytest.raises(ValueError, match="title must be one line of text, got "):
@@ -199,6 +241,13 @@ def test_training_on_own_sources_records_that_they_have_no_name(tmp_path, monkey
     named = tiny_config(source="mine")
     glimpse_agents.train(named, tmp_path / "named", sources=marked_splits())
     assert RunFolder(tmp_path / "named").record().config.task.source == str(tmp_path / "mine")
+
+
+def test_windows_slide_over_own_sources(tmp_path):
+    config = tiny_config(window_seconds=0.2, abstain=False)
+    glimpse_agents.train(config, tmp_path, sources=marked_splits())
+    assert RunFolder(tmp_path).record().source.frames == 2  # of four, at ten per second
+    assert len(RunFolder(tmp_path).finished().measured.accuracy_by_frames) == 2
 
 
 def test_an_own_agent_cannot_jump():

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from agent_toys import Watched, marked_splits, metrics_of, tiny_config, write_marked_store
 from clip_toys import UnevenSource
+from finished_runs import write_config
 from glimpse_agents.learning.config import PATHS, Config
 from glimpse_agents.learning.models import MODELS
 from glimpse_agents.learning.optimise import clips_of_update, parts_to_clip, seed_of_update
-from glimpse_agents.reinforce import collect, fit, main, train, update
+from glimpse_agents.reinforce import collect, fit, main, parse_arguments, train, update
 from glimpse_agents.runs.command import run_command
 from glimpse_agents.runs.files import read_json
 from glimpse_agents.runs.folder import RunFolder
@@ -117,6 +118,16 @@ def test_models_get_the_settings_that_were_tuned_for_them(store, tmp_path, monke
     assert [config.policy.hidden_size for config in configs] == [6, 8]
 
 
+def test_a_run_that_sets_the_defaults_leaves_abstention_to_another_source(tmp_path):
+    flags = ["--config", str(write_config(tmp_path / "own", tiny_config(source="synthetic", abstain=False)))]
+    assert parse_arguments(flags).config.task.abstain is False
+    assert parse_arguments([*flags, "--source=synthetic-untrimmed"]).config.task.abstain is None
+    chosen = ["--config", str(write_config(tmp_path / "chosen", tiny_config(source="synthetic", abstain=True)))]
+    assert parse_arguments([*chosen, "--source", "synthetic-easy"]).config.task.abstain is True
+    packed = parse_arguments(["--config", "synthetic", "--updates", "7"]).config
+    assert (packed.task.source, packed.training.updates) == ("synthetic", 7)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -126,7 +137,7 @@ def test_models_get_the_settings_that_were_tuned_for_them(store, tmp_path, monke
         (["--tuned", "nowhere"], "error: no tuned settings at nowhere: videoglimpse tune writes them"),
         (["--resume", "nowhere"], "error: no run in nowhere (no config.json)"),
         (["--evaluate", "nowhere"], "error: no run in nowhere (no config.json)"),
-        (["--config", "nowhere"], "error: no config.json in nowhere"),
+        (["--config", "nowhere"], "error: no run in nowhere (no config.json)"),
     ],
 )
 def test_a_command_that_cannot_begin_says_why_and_leaves_no_folder(tmp_path, monkeypatch, arguments, message):

@@ -28,8 +28,10 @@ from glimpse_agents.pages.page import experiment_section, figures
 from glimpse_agents.playing.envs import greedy_play, make_envs, open_splits
 from glimpse_agents.playing.evaluation import EVALUATION_ENVS, class_scores, play_split
 from glimpse_agents.reinforce import train
+from glimpse_agents.report import costs_of
+from glimpse_agents.runs.files import write_json
 from glimpse_agents.runs.folder import RunFolder, RunRecord
-from glimpse_agents.tables.comparison import verdict
+from glimpse_agents.tables.comparison import facts, verdict
 from glimpse_agents.tables.plots import STYLES
 from glimpse_agents.tables.records import Record
 from PIL import Image
@@ -456,12 +458,38 @@ def test_runs_that_differ_in_the_seed_share_a_row(trained, runs, tmp_path):
     change_configs(second, task={"source": str(tmp_path / "gone")})
     change_configs(other, training={"learning_rate": 0.5})
     parser = write(runs, second, other, out=tmp_path / "report.html")
-    (experiment,) = experiments_of(read_finished([runs, second, other]))
-    assert [(row.model.name, row.seeds) for row in experiment.rows] == [
-        (name, seeds) for name in MODEL_NAMES for seeds in ([1, 2], [1])
+    experiments = experiments_of(read_finished([runs, second, other]))
+    assert [[(row.model.name, row.seeds) for row in one.rows] for one in experiments] == [
+        [(name, seeds) for name in MODEL_NAMES]
+        for seeds in ([1, 2], [1])  # rows of one name need one setting
     ]
-    for row in experiment.rows:
+    for row in (row for one in experiments for row in one.rows):
         assert row.mean("accuracy").text() in parser.texts
+
+
+def test_an_experiment_has_the_costs_of_its_own_comparison(trained, tmp_path):
+    one, two = (shutil.copytree(trained / "seed1", tmp_path / name) for name in ("one", "two"))
+    change_configs(two, task={"eta": 0.25})
+    for path, spent in ((one, 1.0), (two, 2.0)):
+        write_json(path / "costs.json", {"random, 2 cells": {"policy": spent, "network": None, "runs": "1"}})
+    experiments = experiments_of(read_finished([one, two]))
+    assert [costs_of(experiment, [one, two])["random, 2 cells"].policy for experiment in experiments] == [1.0, 2.0]
+
+
+def test_differing_numbers_of_updates_are_all_named(trained, tmp_path):
+    folder = shutil.copytree(trained / "seed1", tmp_path / "runs")
+    change_configs(folder.rename(tmp_path / "moved"), training={"updates": 9})
+    shutil.copytree(trained / "seed1" / "soft", tmp_path / "moved" / "soft", dirs_exist_ok=True)
+    (experiment,) = experiments_of(read_finished([tmp_path / "moved"]))
+    updates = RunFolder(trained / "seed1" / "soft").record().config.training.updates
+    assert f" 9 or {updates} updates of " in facts(experiment.records)[0]
+
+
+@pytest.mark.parametrize(("first_glance", "seen"), [("whole", "it sees all of"), ("none", "it sees nothing of")])
+def test_the_page_says_what_is_seen_of_the_first_frame(store, tmp_path, first_glance, seen):
+    train(tiny_config(source=str(store), first_glance=first_glance), tmp_path / "run")
+    parser = write(tmp_path / "run", out=tmp_path / "report.html")
+    assert any(f"in the order of choice; {seen} the first frame." in text for text in parser.texts)
 
 
 def test_names_are_escaped(runs, tmp_path):

@@ -163,7 +163,8 @@ class ClipMacs(NamedTuple):
 
 def read_costs(path: Path) -> dict[str, ClipMacs]:
     """Return the MACs that a comparison left in a file, by the name of a row; none if there is no such file."""
-    return {name: ClipMacs(**one) for name, one in read_json(path).items()} if path.exists() else {}
+    content = read_json(path) if path.exists() else {}
+    return {name: ClipMacs(one["policy"], one["network"]) for name, one in content.items()}
 
 
 def network_of(config: Config, source: ClipSource) -> Backbone | None:

@@ -31,11 +31,12 @@ MEASURES_NOTE = (
     "frame, and frames until found is the median from their start to the first look."
 )
 READING = (
-    "Numbered boxes are the cells that the model looked at, in the order of choice; it sees the first "
-    "frame whole. Soft attention is a heat map, scaled to its own maximum, which stands in the corner (equal weights "
-    "would be {uniform:.3f}, or less on untrimmed clips). Below each frame: the likeliest class, ✓ if it is true and "
-    "✗ if not, and the scores of the classes over time."
+    "Numbered boxes are the cells that the model looked at, in the order of choice; {first_glance} of the first frame. "
+    "Soft attention is a heat map, scaled to its own maximum, which stands in the corner (equal weights would be "
+    "{uniform:.3f}, or less on untrimmed clips). Below each frame: the likeliest class, ✓ if it is true and ✗ if not, "
+    "and the scores of the classes over time."
 )
+FIRST = {"whole": "it sees all", "none": "it sees nothing"}
 WINDOWS_NOTE = (
     "A video is right or wrong by the mean of all of its windows; its middle window is shown, whose own scores may "
     "differ."
@@ -123,7 +124,15 @@ def _clips(experiment: Experiment, clips: Sequence[Clip], left_out: str | None, 
         films.append(film)
     shown = f"{len(data)} of {len(clips)} clips are shown, to keep the page small. " if len(data) < len(clips) else ""
     record, given = experiment.first.record, any(clip.group == YOURS for clip in clips)
-    notes = [tag("p", READING.format(uniform=1 / record.source.grid_size**2), class_="note")]
+    notes = [
+        tag(
+            "p",
+            READING.format(
+                uniform=1 / record.source.grid_size**2, first_glance=FIRST[record.config.task.advanced.first_glance]
+            ),
+            class_="note",
+        )
+    ]
     if record.config.task.window_seconds is not None:
         notes.append(tag("p", WINDOWS_NOTE, class_="note"))
     rule = f"{shown}The rule: " + ("the videos that you named." if given else describe_rule(experiment.watched))

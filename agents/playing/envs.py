@@ -51,6 +51,17 @@ def open_splits(config: Config) -> Sources:
     return {split: open_source(task.source, split=split, fold=task.fold, **windows) for split in SPLITS}
 
 
+def in_windows(config: Config, sources: Sources) -> Sources:
+    """Return the configured windows over some sources, or the sources if they are windows already."""
+    length, stride = config.task.window_seconds, config.task.advanced.stride_seconds
+    return {
+        split: clips
+        if isinstance(clips, SlidingWindows)
+        else open_source(clips, window_seconds=length, stride_seconds=stride)
+        for split, clips in sources.items()
+    }
+
+
 def check_device(device: str, share: Share = WHOLE) -> None:
     """Raise a ValueError if a device does not exist, or if not every rank can have its own."""
     try:

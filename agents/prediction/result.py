@@ -57,7 +57,9 @@ class Prediction:
         """Runs of frames with the same likeliest class, each with the mean of its scores; none of "no prediction"."""
         answers = np.column_stack([self.frame_scores, self.frame_no_prediction]).argmax(1)
         rate = self.frames_per_second
-        return detections_of_runs(answers, self.frame_scores, self.frame_times, frames_per_second=rate)
+        found = detections_of_runs(answers, self.frame_scores, self.frame_times, frames_per_second=rate)
+        # A frame stands for the time around it, and no video begins before 0.
+        return [one._replace(segment=one.segment._replace(start=max(one.segment.start, 0.0))) for one in found]
 
     @property
     def judged(self) -> tuple[float, float]:

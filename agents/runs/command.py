@@ -21,7 +21,7 @@ from ..learning.config import Config, PolicyConfig, Preset, TaskConfig, Training
 from ..learning.models import ModelName
 from ..learning.presets import preset_for
 from ..parallel.ranks import RankLostError, local_rank, started_ranks
-from .folder import RunFolder
+from .folder import find_run
 from .signals import StoppedError
 
 Output = TypeVar("Output")
@@ -101,7 +101,11 @@ def parse_command(
         if known.preset is not None:
             raise ValueError("--config and --preset both set the defaults: give one of them")
         folder = known.config.parent if known.config.name == "config.json" else known.config
-        config = RunFolder(folder).record().config
+        record = find_run(folder).record()
+        config = record.config
+        if "--source" in words_given(words) and config.task.abstain is not record.source.trimmed:
+            # The run has the default of its own source, and another source may have another one.
+            config = config.with_settings({"abstain": None})
         models = (config.model,)
     defaults: Any = CommandLine(
         models=models,
@@ -110,7 +114,7 @@ def parse_command(
         policy=config.policy,
         training=config.training,
         output=output(),
-        given=tuple(word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")),
+        given=words_given(words),
     )
     join_help_lines(CommandLine)
     join_help_lines(output)
@@ -123,6 +127,11 @@ def parse_command(
         config=(tyro.conf.OmitArgPrefixes,),
     )
     return parsed
+
+
+def words_given(words: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the flags among the words of a command line."""
+    return tuple(word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--"))
 
 
 def parse_flags(arguments: type[Flags], words: Sequence[str] | None, *, program: str) -> Flags:

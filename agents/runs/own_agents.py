@@ -14,11 +14,13 @@ from torch import Tensor
 
 from glimpse_env import ClipSource, VideoGlimpseVectorEnv
 
+from ..learning.config import Config
 from ..learning.episodes import Rollout
 from ..learning.models import OWN
 from ..learning.presets import preset_for
 from ..playing.envs import SourceRecord, absolute_source, name_of, open_splits
 from ..playing.evaluation import EVALUATION_ENVS, Evaluation, measure
+from ..playing.features import videos_of
 from ..playing.players import actor_cells
 from ..playing.rollout import play_out
 from .folder import RunFolder, RunResult
@@ -106,6 +108,7 @@ def save_run(
     config = preset_for(name).with_settings(settings | task)
     train = source if isinstance(source, ClipSource) else open_splits(config)["train"]
     config, run = config.for_source(train), RunFolder(Path(path))
+    _check_measured(test, source if isinstance(source, ClipSource) else open_splits(config)["test"], config)
     with run.lock():
         run.begin(config, SourceRecord.of(config, train))
         run.save_result(
@@ -119,6 +122,20 @@ def save_run(
             )
         )
     return run
+
+
+def _check_measured(test: Evaluation, source: ClipSource, config: Config) -> None:
+    videos, frames = videos_of(source).num_clips, config.task.frames or source.num_frames
+    if len(test.correct) != videos:
+        raise ValueError(
+            f"test measures {len(test.correct)} videos, and the test split has {videos}: pass what evaluate returned "
+            'for the split "test" of this source'
+        )
+    if len(test.accuracy_by_frames) != frames:
+        raise ValueError(
+            f"test measures episodes of {len(test.accuracy_by_frames)} frames, and the task has {frames}: give "
+            "evaluate and save_run the same frames="
+        )
 
 
 def _rollouts(envs: VideoGlimpseVectorEnv, agent: Agent, seed: int) -> Iterator[tuple[Rollout, int]]:
@@ -135,7 +152,12 @@ def _rollouts(envs: VideoGlimpseVectorEnv, agent: Agent, seed: int) -> Iterator[
         def act(seen: NDArray[Any], answers: list[tuple[NDArray[Any], Any]] = answers) -> NDArray[Any]:
             answer = agent(seen)
             actions, scores = answer if isinstance(answer, tuple) else (answer, None)
-            answers.append((np.asarray(actions), scores))
+            try:
+                answers.append((np.asarray(actions), scores))
+            except ValueError as error:
+                raise ValueError(
+                    f"the agent must return an array of actions, or a tuple of actions and scores: {error}"
+                ) from error
             return answers[-1][0]
 
         actors = actor_cells(envs)

@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 
 from ..learning.config import format_settings
-from ..learning.models import ModelName
+from ..learning.models import ModelName, is_own
 from ..playing.evaluation import MEASURES, Evaluation
 from .intervals import Interval, mean_interval
 from .layout import Table, cells_of, comma_separated, format_gain, format_interval, notes_on
@@ -246,8 +246,7 @@ def facts(records: Sequence[Record]) -> list[str]:
     of_folds = f"fold {folds[0]}" if len(folds) == 1 else f"mean over the folds {_listed(folds)}"
     machines = sorted({f"{one.record.machine}, {one.record.threads} threads" for one in records})
     return [
-        f"Source `{config.task.source}`, {of_folds}, preset {config.preset}, reward {config.training.reward}, "
-        f"{config.training.updates} updates of {config.training.clips} clips x {config.training.rollouts} rollouts; "
+        f"Source `{config.task.source}`, {of_folds}{_training_of(records)}; "
         f"{len(films)} {tests} of {len(set(films))} films; chance {1 / len(source.class_names):.3f}.",
         f"{source.grid_size} x {source.grid_size} cells in each of {source.frames} frames, "
         f"{source.frames_per_second:g} per second"
@@ -257,9 +256,23 @@ def facts(records: Sequence[Record]) -> list[str]:
         f"{', '.join(f'{name} {version}' for name, version in first.versions.items())}.",
         *costs_of(records),
         *own_settings(records),
-        "Means have 95 % intervals over seeds. Validation chose the checkpoints. Soft attention reads every slice in "
+        "Means have 95 % intervals over seeds."
+        + " Validation chose the checkpoints of our models." * any(not is_own(one.model.name) for one in records)
+        + " Soft attention reads every slice in "
         "order to score it, and begins from the mean of all frames, so it has seen the whole clip at frame 1.",
     ]
+
+
+def _training_of(records: Sequence[Record]) -> str:
+    """Return the training of our models as the end of a sentence; settings that differ are joined by "or"."""
+    configs = [one.record.config for one in records if not is_own(one.model.name)]
+    if not configs:
+        return ""
+    names = ("preset", "reward", "updates", "clips", "rollouts")
+    preset, reward, updates, clips, rollouts = (
+        " or ".join(dict.fromkeys(str(config.setting(name)) for config in configs)) for name in names
+    )
+    return f", preset {preset}, reward {reward}, {updates} updates of {clips} clips x {rollouts} rollouts"
 
 
 def costs_of(records: Sequence[Record]) -> list[str]:

@@ -88,7 +88,10 @@ def read_records(runs: Iterable[RunFolder]) -> list[Record]:
         FileNotFoundError: none is finished.
         ValueError: they differ in more than MAY_DIFFER; or runs of one model differ in its own settings.
     """
-    records = [Record(run, run.record(), result) for run in runs if (result := run.result()) and result.test]
+    folders = {run.path.resolve(): run for run in runs}  # a run that is named twice counts once
+    records = [
+        Record(run, run.record(), result) for run in folders.values() if (result := run.result()) and result.test
+    ]
     if not records:
         raise FileNotFoundError("none of these runs is finished: finish one with videoglimpse train --resume RUN")
     shared, of_task = PATHS.keys() - MAY_DIFFER - OF_A_MODEL, {name for name, path in PATHS.items() if "task" in path}
@@ -97,12 +100,32 @@ def read_records(runs: Iterable[RunFolder]) -> list[Record]:
         is_ours = not is_own(record.model.name)  # agents trained elsewhere share the task alone
         _check_alike(record, next(iter(first.values()), record), shared if is_ours else of_task - MAY_DIFFER)
         _check_alike(record, first.setdefault(record.model.name, record), OF_A_MODEL)
+    _check_different(records)
     return records
+
+
+def _check_different(records: Sequence[Record]) -> None:
+    known: dict[Config, Record] = {}
+    for record in records:
+        other = known.setdefault(_settings(record), record)
+        if other is not record:
+            raise ValueError(
+                f"{other.run.path} and {record.run.path} are both of {record.model.name}, seed {record.seed}, fold "
+                f"{record.fold}: leave one out, or give each its own seed (seed= of save_run)"
+            )
+
+
+def _settings(record: Record) -> Config:
+    """Return the settings of a run without its device, and without the path of a source that has a fingerprint."""
+    unnamed = {"source": "synthetic"} if record.record.source.identity is not None else {}
+    return record.record.config.with_settings({"device": "cpu"} | unnamed)
 
 
 def _check_alike(one: Record, other: Record, names: Iterable[str]) -> None:
     config, reference = one.record.config, other.record.config
-    differing = sorted(name for name in names if config.setting(name) != reference.setting(name))
+    has_identity = None not in (one.record.source.identity, other.record.source.identity)
+    compared = set(names) - ({"source"} if has_identity else set())  # the path may differ, as in a packed run
+    differing = sorted(name for name in compared if config.setting(name) != reference.setting(name))
     if one.record.source.identity != other.record.source.identity:
         differing.append("the store or wall")
     if differing:
@@ -193,8 +216,8 @@ def rows_of(records: Sequence[Record]) -> list[Row]:
     every_fold = {record.fold for record in records}
     groups: dict[Config, dict[int, dict[int, Record]]] = {}
     for one in sorted(records, key=lambda one: (MODELS.place(one.model.name), one.glimpses or 0, one.seed, one.fold)):
-        same = {"seed": 1, "fold": 1, "device": "cpu"} | ({} if one.model.has_budget else {"glimpses": 1})
-        folds = groups.setdefault(one.record.config.with_settings(same), {}).setdefault(one.seed, {})
+        same = {"seed": 1, "fold": 1} | ({} if one.model.has_budget else {"glimpses": 1})
+        folds = groups.setdefault(_settings(one).with_settings(same), {}).setdefault(one.seed, {})
         folds.setdefault(one.fold, one)
     rows = [
         tuple(record for folds in seeds.values() if len(folds) == len(every_fold) for record in folds.values())

@@ -163,6 +163,8 @@ def _read_splits(path: Path, problems: Problems) -> dict[str, Split]:
         raise DatasetError(f"{path} is not a CSV file in UTF-8 ({error})") from error
     for number, (place, row) in enumerate(rows):
         cells = [cell.strip() for cell in row]
+        if len(cells) == 2:
+            cells = [cells[0].replace("\\", "/").removeprefix("./"), cells[1].lower()]
         if not any(cells) or (not number and cells[:2] == ["video", "split"]):
             continue
         if len(cells) != 2 or cells[1] not in _PARTS or not cells[0]:
