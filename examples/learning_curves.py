@@ -3,7 +3,7 @@
     pip install -e ".[agents]"
     python agents/reinforce.py --seed 1 --out runs/s1
     python examples/train_sb3.py --steps 2048000 --seed 1 --out runs/ppo1.json
-    python examples/learning_curves.py --runs runs/s1 --sb3 runs/ppo1.json --out examples/learning_curves.png
+    python examples/learning_curves.py --runs runs/s1 --sb3 runs/ppo1.json --out learning_curves.png
 
 The vertical axis is the reward (eq. 7), which all algorithms share. A line is the mean over the seeds; the band is
 their range.
