@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from .runs.own_agents import save_run as save_run
 
 _other = sys.modules.get({"agents": "glimpse_agents", "glimpse_agents": "agents"}.get(__name__, ""))
-if _other is not None and _other.__file__ and Path(_other.__file__).resolve() == Path(__file__).resolve():
+if (_file := getattr(_other, "__file__", None)) and Path(_file).resolve() == Path(__file__).resolve():
     raise ImportError(
-        f"{__name__} is already imported as {_other.__name__}, and two copies do not know each other's classes: import "
+        f"{__name__} is already imported by another name, and two copies do not know each other's classes: import "
         "it by one name, glimpse_agents"
     )
 

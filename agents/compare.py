@@ -113,13 +113,18 @@ def count_macs(out: Path, rows: Sequence[Row]) -> dict[str, ClipMacs]:
     costs: dict[str, ClipMacs] = {}
     networks: dict[str, Backbone | None] = {}
     for row in rows:
-        old, runs = content.get(row.name, {}), _fingerprint(row)
-        is_known = old.get("runs") == runs and old["network"] is not None
-        cost = ClipMacs(old["policy"], old["network"]) if is_known else _macs_of(row, networks)
+        old, runs = content.pop(row.name, {}), _fingerprint(row)
+        cost = known = ClipMacs(old["policy"], old["network"]) if old.get("runs") == runs else None
+        lacks_network = (
+            known is not None and known.network is None and row.records[0].record.source.identity is not None
+        )
+        if known is None or lacks_network:
+            cost = _macs_of(row, networks) or known
         if cost is not None:
             costs[row.name] = cost
             content[row.name] = cost._asdict() | {"runs": runs}
-            write_json(path, content)
+            if cost != known:
+                write_json(path, content)
     return costs
 
 
@@ -141,10 +146,11 @@ def _macs_of(row: Row, networks: dict[str, Backbone | None]) -> ClipMacs | None:
     adapts = _adapts(row)
     costs = [_macs_of_run(record, adapts, networks) for record in (row.records if adapts else row.records[:1])]
     known = [cost for cost in costs if cost is not None]
-    if not known:
+    if len(known) < len(costs):
         return None
     of_network = [cost.network for cost in known if cost.network is not None]
-    return ClipMacs(float(np.mean([cost.policy for cost in known])), float(np.mean(of_network)) if of_network else None)
+    network = float(np.mean(of_network)) if len(of_network) == len(known) else None
+    return ClipMacs(float(np.mean([cost.policy for cost in known])), network)
 
 
 def _macs_of_run(record: Record, adapts: bool, networks: dict[str, Backbone | None]) -> ClipMacs | None:
@@ -158,7 +164,8 @@ def _macs_of_run(record: Record, adapts: bool, networks: dict[str, Backbone | No
         print(f"{record.run.path} is left out of the figure of GMACs: {error}", file=sys.stderr)
         return None
     policy = record.run.best_policy(config, source) if adapts else make_policy(config, source)
-    macs = macs_of_policy(config, source, policy, clips=min(64 if adapts else 4, source.num_clips))
+    varies = adapts or len(config.task.advanced.jumps or ()) > 1  # from clip to clip
+    macs = macs_of_policy(config, source, policy, clips=min(64 if varies else 4, source.num_clips))
     name = config.task.source
     if name not in networks:
         networks[name] = None

@@ -70,7 +70,10 @@ def relative_source(source: str, folder: Path) -> str:
     prefix, path = split_prefix(source)
     if source in EMBEDDED or path.is_absolute():
         return source
-    return prefix + Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+    relative = Path(os.path.relpath(path.absolute(), folder.absolute()))
+    if (folder / relative).resolve() != path.resolve():  # a link on the way
+        relative = Path(os.path.relpath(path.resolve(), folder.resolve()))
+    return f"{prefix}./{relative.as_posix()}"  # no name of a synthetic source
 
 
 def split_prefix(source: str) -> tuple[str, Path]:

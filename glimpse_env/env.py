@@ -200,7 +200,6 @@ class VideoGlimpseEnv(gym.Env[Array, Index]):
     def step(self, action: Index) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Play one action: the cells of the next frame to look at, the jump if there are `jumps`, and the class now.
 
-
         If the source fails, the episode stays where it was, and the step can be tried again.
 
         Raises:

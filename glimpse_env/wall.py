@@ -12,10 +12,11 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from gymnasium.error import DependencyNotInstalled
 
-from glimpse_env.catalogue import open_wall, relative_source, resolve_source
+from glimpse_env.catalogue import open_wall, read_wall, relative_source, resolve_source
 from glimpse_env.files import write_atomically
 from glimpse_env.sources.splits import SPLITS
 from glimpse_env.terminal import escape_unprintable
@@ -52,6 +53,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
+def is_same_wall(path: Path, settings: dict[str, Any]) -> bool:
+    """Whether a file describes the wall with some settings, as `read_wall` returns them."""
+    try:
+        return read_wall(path) == settings
+    except (ValueError, OSError):
+        return False
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     escape_unprintable()
@@ -71,10 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         walls = {split: open_wall(settings, split=split) for split in SPLITS}
         kept = {name: value for name, value in settings.items() if value is not None}
         kept["source"] = relative_source(given.source, given.out.parent)
-        content = (json.dumps(kept, indent=1) + "\n").encode()
-        if given.out.exists() and (given.out.is_dir() or given.out.read_bytes() != content):
+        if not given.out.exists():
+            write_atomically(given.out, (json.dumps(kept, indent=1) + "\n").encode())
+        elif not is_same_wall(given.out, kept | {"source": settings["source"]}):
             raise FileExistsError(f"--out {given.out} exists: delete it, or choose another file")
-        write_atomically(given.out, content)
     except (ValueError, OSError, DependencyNotInstalled) as error:
         raise SystemExit(f"error: {error}") from None
     wall = walls["train"]

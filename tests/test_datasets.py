@@ -614,7 +614,7 @@ def test_a_csv_file_is_the_splits(tmp_path):
     table = tmp_path / "splits.csv"
     table.write_text(
         'video,split\nwalk/a.mp4, train\n"walk/b, c.mp4",validation\n\n'
-        "./run/a.mp4,Train\nrun\\d.mp4,test\nrun/x.mp4,val\n"
+        "./run/a.mp4,Train\nrun\\d.mp4,TEST\nrun/x.mp4,val\n"
     )
     dataset = folder(tmp_path / "videos", splits=table)
     assert parts_of(dataset) == {

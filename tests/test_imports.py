@@ -155,7 +155,9 @@ def test_only_the_video_package_and_the_sb3_adapter_import_torch():
 def test_two_copies_of_the_agents_are_refused(one, two):
     done = run_python(f"import {one}, {two}")
     assert done.returncode == 1
-    assert f"ImportError: {two} is already imported as {one}, and two copies do not know each other" in done.stderr
+    assert (
+        f"ImportError: {two} is already imported by another name, and two copies do not know each other" in done.stderr
+    )
 
 
 def test_messages_name_commands_that_a_wheel_installs():

@@ -16,6 +16,8 @@ from glimpse_agents.playing.envs import greedy_play, make_envs, make_policy
 from glimpse_agents.runs.folder import RunFolder, find_runs
 from glimpse_agents.runs.own_agents import evaluate, save_run
 
+from glimpse_env import SlidingWindows
+
 CELLS = 9
 
 
@@ -201,6 +203,9 @@ def test_results_of_another_split_or_length_are_refused(tmp_path):
     with pytest.raises(ValueError, match="test measures episodes of 3 frames, and the task has 4: give evaluate and"):
         save_run(tmp_path / "run", "detective", shorter, source=store)
     save_run(tmp_path / "run", "detective", shorter, source=store, frames=3)
+    source, windows = marked_source(6), {"glimpses": 2, "window_seconds": 0.2}
+    windowed = evaluate(Detective(), source, **windows)
+    save_run(tmp_path / "windows", "detective", windowed, source=source, **windows)
 
 
 def test_a_packed_run_and_a_folder_share_a_table(compared, tmp_path, capsys):
@@ -248,6 +253,9 @@ def test_windows_slide_over_own_sources(tmp_path):
     glimpse_agents.train(config, tmp_path, sources=marked_splits())
     assert RunFolder(tmp_path).record().source.frames == 2  # of four, at ten per second
     assert len(RunFolder(tmp_path).finished().measured.accuracy_by_frames) == 2
+    longer = {split: SlidingWindows(source=clips, window_seconds=0.3) for split, clips in marked_splits().items()}
+    with pytest.raises(ValueError, match=r"the train source has windows of 0.3 s, and window_seconds is 0.2: give"):
+        glimpse_agents.train(config, tmp_path / "other", sources=longer)
 
 
 def test_an_own_agent_cannot_jump():

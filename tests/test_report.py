@@ -458,12 +458,11 @@ def test_runs_that_differ_in_the_seed_share_a_row(trained, runs, tmp_path):
     change_configs(second, task={"source": str(tmp_path / "gone")})
     change_configs(other, training={"learning_rate": 0.5})
     parser = write(runs, second, other, out=tmp_path / "report.html")
-    experiments = experiments_of(read_finished([runs, second, other]))
-    assert [[(row.model.name, row.seeds) for row in one.rows] for one in experiments] == [
-        [(name, seeds) for name in MODEL_NAMES]
-        for seeds in ([1, 2], [1])  # rows of one name need one setting
+    (experiment,) = experiments_of(read_finished([runs, second, other]))
+    assert [(row.model.name, row.seeds) for row in experiment.rows] == [
+        (name, seeds) for name in MODEL_NAMES for seeds in ([1, 2], [1])
     ]
-    for row in (row for one in experiments for row in one.rows):
+    for row in experiment.rows:
         assert row.mean("accuracy").text() in parser.texts
 
 

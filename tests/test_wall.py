@@ -16,7 +16,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 
 from glimpse_env import ArraySource, ClipSource, VideoGlimpseEnv, VideoGlimpseVectorEnv, WallSource, open_source
-from glimpse_env.catalogue import relative_source
+from glimpse_env.catalogue import relative_source, resolve_source
 from glimpse_env.datasets.description import group_of_clip
 from glimpse_env.wall import main
 
@@ -481,19 +481,32 @@ def test_a_description_is_not_replaced_by_another(tmp_path):
         main([*words, str(tmp_path)])
 
 
-@pytest.mark.parametrize("prefix", ["", "lazy:"])
-def test_a_wall_moves_with_its_store(prefix, tmp_path, monkeypatch):
+def test_a_wall_moves_with_its_store(tmp_path, monkeypatch):
     agent_toys = pytest.importorskip("agent_toys")
     (tmp_path / "one" / "walls").mkdir(parents=True)
     store = agent_toys.write_marked_store(tmp_path / "one" / "stores" / "marked")
     monkeypatch.chdir(tmp_path / "one")
-    assert relative_source(f"{prefix}stores/marked", Path("walls")) == f"{prefix}../stores/marked"
-    assert relative_source(f"{prefix}{store}", Path("walls")) == f"{prefix}{store}"  # an absolute path stays
-    if not prefix:
-        main(["stores/marked", "--grid", "3", "--background", "classa", "--out", "walls/wall.json"])
-        monkeypatch.chdir(tmp_path)
-        (tmp_path / "one").rename(tmp_path / "two")
-        assert open_source(f"wall:{tmp_path}/two/walls/wall.json").grid_size == 3
+    command = ["--grid", "3", "--background", "classa", "--out", "walls/wall.json"]
+    main(["stores/marked", *command])
+    main([str(store), *command])  # the same wall
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one").rename(tmp_path / "two")
+    assert open_source(f"wall:{tmp_path}/two/walls/wall.json").grid_size == 3
+
+
+@pytest.mark.parametrize("prefix", ["", "lazy:"])
+def test_paths_in_a_description_start_at_its_folder(prefix, tmp_path, monkeypatch):
+    (tmp_path / "big").mkdir()
+    (tmp_path / "here" / "walls").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert relative_source(f"{prefix}stores/marked", Path("walls")) == f"{prefix}./../stores/marked"
+    absolute = f"{prefix}{tmp_path}/marked"
+    assert relative_source(absolute, Path("walls")) == absolute
+    # A store may have the name of a synthetic source, and a link stays a link.
+    assert relative_source(f"{prefix}stores/synthetic", Path("stores")) == f"{prefix}./synthetic"
+    (tmp_path / "here" / "stores").symlink_to(tmp_path / "big")
+    assert relative_source(f"{prefix}stores/marked", Path()) == f"{prefix}./stores/marked"
+    assert resolve_source(f"{prefix}./stores/marked", tmp_path / "here") == f"{prefix}{tmp_path}/big/marked"
 
 
 # ---- over videos

@@ -422,7 +422,8 @@ class Config:
         segments, by eq. 7. Classes are drawn from the start. Looks that cost are free in the first half of the updates,
         on the reward of free looks: until looks are learned, they are not worth their cost.
         """
-        if self.pays_for_looks and update < FREE_LOOKS_SHARE * self.training.updates:
+        updates = self.training.updates
+        if self.pays_for_looks and update < min(FREE_LOOKS_SHARE * updates, updates - 1):
             return self.with_settings({"look_cost": 0.0}).of_update(update)
         if not self.matches_segments:
             return self

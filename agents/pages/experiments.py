@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..learning.config import Config
 from ..learning.models import MODELS
 from ..runs.folder import RunFolder, find_runs
 from ..tables.records import Record, Row, rows_of
@@ -87,26 +86,11 @@ def _read(run: RunFolder) -> Record:
 
 
 def experiments_of(records: Sequence[Record]) -> list[Experiment]:
-    """Group runs by task and source; an experiment is called like its source, or with a number if others are too.
-
-    Runs of one model with the same number of glimpses are in different experiments if they have other settings, or the
-    same seed and fold.
-    """
+    """Group runs by task and source; an experiment is called like its source, or with a number if others are too."""
     groups: dict[Any, list[Record]] = {}
-    settings: dict[Any, Config] = {}
-    taken = set()
     for record in records:
-        identity = record.record.source.identity
-        unnamed = {"source": "synthetic"} if identity is not None else {}
-        alike = record.record.config.with_settings({"glimpses": 1, "seed": 1, "fold": 1, "device": "cpu"} | unnamed)
-        row, number = (record.model.name, record.glimpses), 0
-        while (
-            settings.setdefault((key := (alike.task, identity, number), row), alike) != alike
-            or (key, row, record.seed, record.fold) in taken
-        ):
-            number += 1
-        taken.add((key, row, record.seed, record.fold))
-        groups.setdefault(key, []).append(record)
+        task = record.record.config.with_settings({"glimpses": 1, "fold": 1}).task
+        groups.setdefault((task, record.record.source.identity), []).append(record)
     names = [Path(group[0].record.config.task.source).name for group in groups.values()]
     return [
         Experiment(name if names.count(name) == 1 else f"{name} ({names[:number].count(name) + 1})", tuple(group))

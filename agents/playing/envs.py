@@ -52,14 +52,23 @@ def open_splits(config: Config) -> Sources:
 
 
 def in_windows(config: Config, sources: Sources) -> Sources:
-    """Return the configured windows over some sources, or the sources if they are windows already."""
+    """Return the configured windows over some sources, or the sources if they are these windows already.
+
+    Raises:
+        ValueError: a source has windows of another length.
+    """
     length, stride = config.task.window_seconds, config.task.advanced.stride_seconds
-    return {
-        split: clips
-        if isinstance(clips, SlidingWindows)
-        else open_source(clips, window_seconds=length, stride_seconds=stride)
-        for split, clips in sources.items()
-    }
+    shown: Sources = {}
+    for split, clips in sources.items():
+        if not isinstance(clips, SlidingWindows):
+            clips = open_source(clips, window_seconds=length, stride_seconds=stride)
+        elif length is not None and clips.window_seconds != length:
+            raise ValueError(
+                f"the {split} source has windows of {clips.window_seconds:g} s, and window_seconds is {length:g}: give "
+                "both the same length, or leave window_seconds out"
+            )
+        shown[split] = clips
+    return shown
 
 
 def check_device(device: str, share: Share = WHOLE) -> None:

@@ -103,7 +103,7 @@ def parse_command(
         folder = known.config.parent if known.config.name == "config.json" else known.config
         record = find_run(folder).record()
         config = record.config
-        if "--source" in words_given(words) and config.task.abstain is not record.source.trimmed:
+        if "--source" in words_given(words) and config.task.abstain == (not record.source.trimmed):
             # The run has the default of its own source, and another source may have another one.
             config = config.with_settings({"abstain": None})
         models = (config.model,)

@@ -18,7 +18,7 @@ from ..learning.config import Config
 from ..learning.episodes import Rollout
 from ..learning.models import OWN
 from ..learning.presets import preset_for
-from ..playing.envs import SourceRecord, absolute_source, name_of, open_splits
+from ..playing.envs import SPLITS, SourceRecord, absolute_source, in_windows, name_of, open_splits
 from ..playing.evaluation import EVALUATION_ENVS, Evaluation, measure
 from ..playing.features import videos_of
 from ..playing.players import actor_cells
@@ -99,16 +99,19 @@ def save_run(
         task: other settings of the task, such as `fold`, `frames` and `abstain`.
 
     Raises:
-        ValueError: the title is empty, a setting is not allowed, or the folder holds another run.
+        ValueError: the title is empty, a setting is not allowed, `test` has other videos or frames than the test split,
+            or the folder holds another run.
     """
     if not title.strip() or len(title.splitlines()) > 1:
         raise ValueError(f"title must be one line of text, got {title!r}")
     name = source if isinstance(source, str) else name_of(source, "synthetic")
     settings = {"model": f"{OWN}{title}", "source": absolute_source(name), "glimpses": glimpses, "seed": seed}
     config = preset_for(name).with_settings(settings | task)
-    train = source if isinstance(source, ClipSource) else open_splits(config)["train"]
-    config, run = config.for_source(train), RunFolder(Path(path))
-    _check_measured(test, source if isinstance(source, ClipSource) else open_splits(config)["test"], config)
+    given = dict.fromkeys(SPLITS, source) if isinstance(source, ClipSource) else open_splits(config)
+    sources, run = in_windows(config, given), RunFolder(Path(path))
+    train = sources["train"]
+    config = config.for_source(train)
+    _check_measured(test, sources["test"], config)
     with run.lock():
         run.begin(config, SourceRecord.of(config, train))
         run.save_result(

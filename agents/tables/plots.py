@@ -60,7 +60,7 @@ def comparison_figures(rows: Sequence[Row], macs: Mapping[str, ClipMacs]) -> dic
         caption = "Precision and recall of events by the weight eta of eq. 7, for which validation chose a threshold"
         figures["events_by_eta"] = caption, _by_eta(rows)
     if spent := [row for row in rows if row.name in macs]:
-        caption = "Test results against the GMACs (billions of multiply-accumulates) of a clip,  " + (
+        caption = "Test results against the GMACs (billions of multiply-accumulates) of a clip, " + (
             "with those of the network that makes the features"
             if _with_network(spent, macs)
             else "without those of a network that makes the features"

@@ -86,7 +86,8 @@ def read_records(runs: Iterable[RunFolder]) -> list[Record]:
 
     Raises:
         FileNotFoundError: none is finished.
-        ValueError: they differ in more than MAY_DIFFER; or runs of one model differ in its own settings.
+        ValueError: they differ in more than MAY_DIFFER; runs of one model differ in its own settings; or two runs of an
+            agent that was trained elsewhere have the same seed and fold.
     """
     folders = {run.path.resolve(): run for run in runs}  # a run that is named twice counts once
     records = [
@@ -108,7 +109,7 @@ def _check_different(records: Sequence[Record]) -> None:
     known: dict[Config, Record] = {}
     for record in records:
         other = known.setdefault(_settings(record), record)
-        if other is not record:
+        if other is not record and is_own(record.model.name):  # our own training gives the same result again
             raise ValueError(
                 f"{other.run.path} and {record.run.path} are both of {record.model.name}, seed {record.seed}, fold "
                 f"{record.fold}: leave one out, or give each its own seed (seed= of save_run)"

@@ -110,7 +110,7 @@ def _named_by(
     splits: Path, files: Mapping[str, Path], videos: Path, problems: Problems
 ) -> tuple[dict[str, Split], list[str]]:
     """Return the part of each clip that a CSV file names, and those of its clips that are not there."""
-    official = _read_splits(splits, problems)
+    official = _read_splits(splits, files, problems)
     missing = sorted(official.keys() - files.keys())
     if missing:
         problems.note(f"{len(missing)} videos named by {splits} not found under {videos}: {spell(missing)}")
@@ -152,7 +152,7 @@ def _complete(
     return parts, rule
 
 
-def _read_splits(path: Path, problems: Problems) -> dict[str, Split]:
+def _read_splits(path: Path, files: Mapping[str, Path], problems: Problems) -> dict[str, Split]:
     if not path.is_file():
         raise DatasetError(f"no CSV file of splits at {path}: its rows are such as walk/a.mp4,train")
     parts: dict[str, Split] = {}
@@ -163,8 +163,9 @@ def _read_splits(path: Path, problems: Problems) -> dict[str, Split]:
         raise DatasetError(f"{path} is not a CSV file in UTF-8 ({error})") from error
     for number, (place, row) in enumerate(rows):
         cells = [cell.strip() for cell in row]
-        if len(cells) == 2:
-            cells = [cells[0].replace("\\", "/").removeprefix("./"), cells[1].lower()]
+        if len(cells) == 2 and cells[0] not in files:
+            cells[0] = cells[0].replace("\\", "/").removeprefix("./")
+        cells[1:] = [cell.lower() for cell in cells[1:]]
         if not any(cells) or (not number and cells[:2] == ["video", "split"]):
             continue
         if len(cells) != 2 or cells[1] not in _PARTS or not cells[0]:
