@@ -182,6 +182,12 @@ def test_compute_of_learned_numbers_of_looks_is_the_mean_over_all_runs(store, tm
     (macs,) = count_macs(tmp_path, rows_of(read_records(find_runs(tmp_path / "runs")))).values()
     assert spent[0] < spent[1]
     assert macs.policy == pytest.approx(sum(spent) / 2)
+    kept = {name: one | {"network": 1.0} for name, one in read_json(tmp_path / "costs.json").items()}
+    write_json(tmp_path / "costs.json", kept)  # as if the network were known: it is not counted again
+    (again,) = count_macs(tmp_path, rows_of(read_records(find_runs(tmp_path / "runs")))).values()
+    assert again == macs._replace(network=1.0)
+    (of_one,) = count_macs(tmp_path, rows_of(read_records([RunFolder(runs[0])]))).values()
+    assert of_one.policy == spent[0]
 
 
 @pytest.mark.parametrize(("network", "places", "label"), [

@@ -183,6 +183,8 @@ def test_two_runs_with_one_seed_are_refused_and_no_training_of_ours_is_claimed(c
     printed = capsys.readouterr().out
     assert "updates of" not in printed
     assert "Validation chose" not in printed
+    run_main(compare, "--runs", compared, path)  # names the run twice
+    assert capsys.readouterr().out.count("| detective") == 1
     test = evaluate(Detective(), store, glimpses=2)
     save_run(compared / "again", "detective", test, source=store, glimpses=2)
     message = (
