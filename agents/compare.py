@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from glimpse_env.catalogue import EMBEDDED
 from glimpse_env.video.backbones import Backbone
 
 from .cost.macs import ClipMacs, macs_of_policy, network_macs, network_of
@@ -115,10 +116,8 @@ def count_macs(out: Path, rows: Sequence[Row]) -> dict[str, ClipMacs]:
     for row in rows:
         old, runs = content.pop(row.name, {}), _fingerprint(row)
         cost = known = ClipMacs(old["policy"], old["network"]) if old.get("runs") == runs else None
-        lacks_network = (
-            known is not None and known.network is None and row.records[0].record.source.identity is not None
-        )
-        if known is None or lacks_network:
+        is_made = row.records[0].record.config.task.source not in EMBEDDED  # by a network
+        if known is None or (known.network is None and is_made):
             cost = _macs_of(row, networks) or known
         if cost is not None:
             costs[row.name] = cost

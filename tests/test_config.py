@@ -347,7 +347,7 @@ def test_the_configuration_of_a_run_gives_the_defaults(tmp_path):
 
 
 def test_a_configuration_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"no config.json in {tmp_path}"):
+    with pytest.raises(FileNotFoundError, match=rf"no run in {tmp_path} \(no config.json\)"):
         parse_arguments(["--config", str(tmp_path)])
 
 

@@ -608,7 +608,7 @@ def test_json_has_scores_times_and_cells(trained, videos):
     assert list(content["scores"]) == [name for name, _ in one.ranking]
     assert list(content["scores"].values()) == pytest.approx([score for _, score in one.ranking], abs=1e-6)
     assert content["judged_seconds"] == [0.0, 0.2]
-    assert content["segments"][0]["start"] == -0.05  # half a frame before the first
+    assert content["segments"][0]["start"] == 0.0  # not half a frame before the first
     assert content["segments"][-1]["end"] == 0.25
     assert [frame["seconds"] for frame in content["frames"]] == [0.0, 0.1, 0.2]
     assert [frame["cells"] for frame in content["frames"]] == [None, *map(list, one.cells[1:])]
