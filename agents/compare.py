@@ -136,7 +136,7 @@ def _fingerprint(row: Row) -> str:
 
 
 def _adapts(row: Row) -> bool:
-    """Whether what was learned decides how many cells or frames are seen."""
+    """Whether the trained policy decides how many cells or frames it sees."""
     return row.model.sees == "set" or row.records[0].record.config.learns_jumps
 
 

@@ -22,11 +22,11 @@ from shlex import quote
 import torch
 import tyro
 
-from glimpse_env import ClipSource, WallSource
+from glimpse_env import ClipSource
 from glimpse_env.video.backbones import Backbone
 
 from .cost.latency import Latency, in_fresh_process, memory_of_frames, memory_of_playing, time_frames, time_playing
-from .cost.macs import Macs, macs_of_policy, macs_per_frame, network_macs
+from .cost.macs import Macs, filmed_by, macs_of_policy, macs_per_frame, network_macs
 from .learning.config import Config
 from .learning.models import MODELS, ModelName
 from .playing.envs import SourceRecord, check_device, greedy_play, make_envs, open_splits
@@ -149,9 +149,8 @@ def measure_model(
 
 def extraction_of(config: Config, run: RunFolder, test: ClipSource) -> Extraction:
     """Return the settings that made a run's features, on a wall those of its cameras."""
-    videos = videos_of(test)
-    of_wall = SourceRecord.of(config, videos.source) if isinstance(videos, WallSource) else None
-    return Extraction.of_run(config, of_wall or run.record().source)
+    is_wall = (shown := filmed_by(test)) is not videos_of(test)
+    return Extraction.of_run(config, SourceRecord.of(config, shown) if is_wall else run.record().source)
 
 
 def measure_cnn(extraction: Extraction, backbone: Backbone, arguments: Arguments) -> CnnCost:

@@ -167,14 +167,19 @@ def read_costs(path: Path) -> dict[str, ClipMacs]:
     return {name: ClipMacs(one["policy"], one["network"]) for name, one in content.items()}
 
 
+def filmed_by(source: ClipSource) -> ClipSource:
+    """Return the source whose frames the network sees: that of the cameras of a wall, or the videos themselves."""
+    videos = videos_of(source)
+    return videos.source if isinstance(videos, WallSource) else videos
+
+
 def network_of(config: Config, source: ClipSource) -> Backbone | None:
     """Return the network that made a source's features; None if no network did.
 
     Raises:
         ValueError: its weights cannot be found, or it cannot be loaded.
     """
-    shown = videos_of(source)
-    shown = shown.source if isinstance(shown, WallSource) else shown
+    shown = filmed_by(source)
     if (loaded := getattr(shown, "backbone", None)) is not None:  # of features that are computed on demand
         return cast(Backbone, loaded)
     record = SourceRecord.of(config, shown)

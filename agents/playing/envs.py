@@ -47,8 +47,7 @@ def name_of(source: ClipSource, name: str) -> str:
 def open_splits(config: Config) -> Sources:
     """Open the three splits of the configured source: their clips, or the windows that slide over them."""
     task = config.task
-    windows = {"window_seconds": task.window_seconds, "stride_seconds": task.advanced.stride_seconds}
-    return {split: open_source(task.source, split=split, fold=task.fold, **windows) for split in SPLITS}
+    return in_windows(config, {split: open_source(task.source, split=split, fold=task.fold) for split in SPLITS})
 
 
 def in_windows(config: Config, sources: Sources) -> Sources:
