@@ -501,8 +501,13 @@ def test_each_fold_of_each_seed_is_a_run():
     assert [(str(job.path), job.config.task.fold) for job in jobs_of(alone)] == [("o/m5/seed4/mean", 2)]
 
 
-def test_folds_are_trained_and_averaged(tmp_path, capsys):
-    config = tiny_config(source=str(write_marked_store(tmp_path / "store", num_folds=2)), updates=2, warmup_share=0.0)
+@pytest.mark.parametrize("of_wall", [False, True])
+def test_folds_are_trained_and_averaged(tmp_path, capsys, of_wall):
+    source = str(write_marked_store(tmp_path / "store", num_folds=2))
+    if of_wall:
+        write_json(tmp_path / "wall.json", {"source": source, "background": ["classa"], "grid": 3})
+        source = f"wall:{tmp_path / 'wall.json'}"
+    config = tiny_config(source=source, updates=2, warmup_share=0.0)
     base = write_config(tmp_path / "base", config)
     words = ["--folds", 1, 2, "--seeds", 1, "--models", "random", "mean", "--out", tmp_path / "out"]
     run_main(compare, "--config", base, *words)
@@ -515,7 +520,8 @@ def test_folds_are_trained_and_averaged(tmp_path, capsys):
         runs = [RunFolder(tmp_path / "out" / f"fold{fold}" / "m2" / "seed1" / model) for fold in (1, 2)]
         assert [run.record().config.task.fold for run in runs] == [1, 2]
         mean = np.mean([run.finished().measured.accuracy for run in runs])
-        assert f" | {mean:.3f} | - | 12 |" in printed
+        tested = 2 * len(runs[0].finished().measured.correct)
+        assert f" | {mean:.3f} | - | {tested} |" in printed
 
 
 def test_a_seed_counts_with_the_mean_over_its_folds():

@@ -165,7 +165,7 @@ class SourceRecord:
             frames=config.task.frames or source.num_frames,
             class_names=tuple(source.class_names),
             frames_per_second=source.frames_per_second,
-            identity=_identity_of(videos),
+            identity=_identity_of(videos, config.task.fold),
             extraction=extraction,
             trimmed=source.trimmed,
         )
@@ -200,8 +200,11 @@ class SourceRecord:
             )
 
 
-def _identity_of(source: ClipSource) -> str | None:
-    """Return a fingerprint of a store or of a wall, the same for all splits; None of other sources."""
+def _identity_of(source: ClipSource, fold: int) -> str | None:
+    """Return a fingerprint of a store or of a wall, the same for all splits; None of other sources.
+
+    It is the same for all folds, too. Only a wall that names a fold other than the run's `fold` has one of its own.
+    """
     if isinstance(source, StoreSplit):
         return file_sha256(source.store.path / "manifest.json")
     if not isinstance(source, WallSource):
@@ -209,8 +212,9 @@ def _identity_of(source: ClipSource) -> str | None:
     shown = source.source
     facts = (type(shown).__name__, shown.class_names, shown.num_frames, shown.frames_per_second, shown.depth)
     settings = (source.grid_size, source.events, source.num_frames, source.trimmed, source.seed, source.class_names)
-    sizes, fold = sorted(source.walls_by_split.items()), getattr(shown, "fold", 1)
-    return hashlib.sha256(repr((*settings, sizes, fold, *facts, _identity_of(shown))).encode()).hexdigest()
+    sizes, own_fold = sorted(source.walls_by_split.items()), getattr(shown, "fold", fold)
+    of_wall = (*settings, sizes, 1 + own_fold - fold, *facts, _identity_of(shown, fold))
+    return hashlib.sha256(repr(of_wall).encode()).hexdigest()
 
 
 def _weights_of(store: Path) -> str | None:
