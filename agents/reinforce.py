@@ -28,7 +28,7 @@ import numpy as np
 from .learning.config import Config
 from .learning.credit import Advantages
 from .learning.episodes import DropoutMasks, GlimpseRollout, Rollout
-from .learning.losses import glimpse_losses, jumps_of_update, phase_of_update, soft_losses
+from .learning.losses import glimpse_losses, is_warmup, jumps_of_update, soft_losses
 from .learning.models import MODELS
 from .learning.optimise import clips_of_update, seed_of_update, take_step
 from .parallel.noise import Noise
@@ -66,7 +66,7 @@ from .tables.comparison import results_table
 def play_settings(config: Config, update: int) -> PlaySettings:
     """Return the play settings of an update; models that learn to choose cells warm up with random ones."""
     model, advanced = MODELS[config.model], config.training.advanced
-    warms_up = model.looks_ahead and phase_of_update(config, update) == "warmup"
+    warms_up = model.looks_ahead and is_warmup(config, update)
     learns = model.looks_ahead and not warms_up
     return PlaySettings(
         model=MODELS["random"] if warms_up else model,

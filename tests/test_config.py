@@ -25,7 +25,6 @@ from glimpse_env import open_source
         ({"epochs": 0.0}, "epochs must be above 0, got 0.0"),
         ({"clips": 0}, "clips must be at least 1, got 0"),
         ({"validate_every": -5}, "validate_every must be at least 1, got -5"),
-        ({"warmup_share": 0.8, "scorer_share": 0.3}, "add up to more than all updates"),
         ({"rollouts": 1}, "rollouts must be at least 2 with baseline 'leave_one_out', got 1"),
         ({"abstain": True, "class_gradient": False}, "abstain=True requires sampled classes: unset class_gradient"),
         (
@@ -81,10 +80,10 @@ def test_a_setting_has_one_name_in_all_blocks():
 
 
 def test_settings_are_read_and_changed_by_their_name_alone():
-    config = Config().with_settings({"glimpses": 3, "projection_size": 4, "scorer_share": 0.1, "model": "soft"})
+    config = Config().with_settings({"glimpses": 3, "projection_size": 4, "random_share": 0.1, "model": "soft"})
     assert config.task.glimpses == config.setting("glimpses") == 3
     assert config.policy.advanced.projection_size == config.setting("projection_size") == 4
-    assert config.training.advanced.scorer_share == 0.1
+    assert config.training.advanced.random_share == 0.1
     assert config.model == config.setting("model") == "soft"
 
 

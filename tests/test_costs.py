@@ -25,7 +25,7 @@ NETWORKS = {
     "what and where": {},
     "sum": {"encoder": "sum", "frame_embedding": False, "layers": 3},
     "skip": {"encoder": "sum", "skip": True, "layers": 2, "projection_size": 3},
-    "stateless": {"hidden_in_scorer": False, "projection_size": 2},
+    "narrow": {"projection_size": 2},
 }
 # Switching oneDNN off also queries other hardware.
 COUNTS_FLOPS = pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN:UserWarning")

@@ -20,7 +20,7 @@ from glimpse_agents.learning.losses import (
     choice_loss,
     class_loss,
     glimpse_losses,
-    phase_of_update,
+    is_warmup,
     policy_gradient_loss,
 )
 from glimpse_agents.learning.models import MODELS
@@ -104,10 +104,9 @@ def losses_of(config, update, model="reinforce"):
 # ---- the terms of each phase
 
 
-def test_phases_follow_each_other():
-    config = tiny_config(updates=6, warmup_share=2 / 6, scorer_share=1 / 6)
-    phases = [phase_of_update(config, update) for update in range(6)]
-    assert phases == ["warmup", "warmup", "scorer", "joint", "joint", "joint"]
+def test_the_warmup_comes_first():
+    config = tiny_config(updates=6, warmup_share=2 / 6)
+    assert [is_warmup(config, update) for update in range(6)] == [True] * 2 + [False] * 4
 
 
 @pytest.mark.parametrize("model", [name for name, model in MODELS.items() if model.learns is None])
@@ -121,9 +120,8 @@ def test_warmup_minimises_only_the_cross_entropy():
     assert losses.total.item() == pytest.approx(class_loss(class_logits, rollout.frame_labels).item())
 
 
-@pytest.mark.parametrize(("scorer_share", "joint"), [(0.0, 1), (1.0, 0)])
-def test_terms_of_eq_8_add_up(scorer_share, joint):
-    config = tiny_config(warmup_share=0.0, scorer_share=scorer_share, penalty=0.3, entropy_bonus=0.2, rollouts=3)
+def test_terms_of_eq_8_add_up():
+    config = tiny_config(warmup_share=0.0, penalty=0.3, entropy_bonus=0.2, rollouts=3)
     losses, rollout, class_logits, cell_logits = losses_of(config, update=2)
     classification = class_loss(class_logits, rollout.frame_labels)
     # Each return after a choice, minus the mean of the clip's other two, divided by the root mean square.
@@ -134,7 +132,7 @@ def test_terms_of_eq_8_add_up(scorer_share, joint):
     entropy = first_draw_entropy(cell_logits).mean()
     bonus = 0.2 * (1 - 2 / 6) * 3  # a third of the updates is done; three choices in an episode
     attention = torch.cat([torch.full((12, 1, 9), 1 / 9), cell_logits.softmax(2)], 1)  # the first frame is seen whole
-    expected = joint * classification + gradient + 0.3 * attention_penalty(attention) - bonus * entropy
+    expected = classification + gradient + 0.3 * attention_penalty(attention) - bonus * entropy
     torch.testing.assert_close(losses.total, expected)
     torch.testing.assert_close(losses.policy, gradient)
     assert losses.reward.item() == pytest.approx(rollout.rewards.mean().item())
@@ -159,15 +157,6 @@ def test_terms_of_eq_8_add_up_with_cells_drawn_in_sequence():
 def test_only_reinforce_draws_in_sequence(model, order):
     config = tiny_config(model=model, glimpse_order="sequential", abstain=False)
     assert make_policy(config, marked_source(4)).config.advanced.glimpse_order == order
-
-
-def test_scorer_phase_trains_only_the_location_head():
-    config = tiny_config(warmup_share=0.0, scorer_share=1.0)
-    policy, rollout, masks = play(config, marked_source(4), [0, 0, 1, 1, 2, 2, 3, 3])
-    advantages = Advantages.of(rollout, config)
-    glimpse_losses(policy, rollout, masks, advantages, config, update=0).total.backward()
-    for name, parameter in policy.named_parameters():
-        assert (parameter.grad is not None) is name.startswith("location_head.")
 
 
 def test_log_names_every_term():

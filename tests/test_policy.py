@@ -231,12 +231,11 @@ def test_frame_number_is_part_of_the_input():
     assert (early - late).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("used", [True, False])
-def test_location_logits_depend_on_the_state_if_configured(used):
-    head = wild_policy(hidden_in_scorer=used).location_head
+def test_location_logits_depend_on_the_state():
+    head = wild_policy().location_head
     views = Views(torch.ones(1, 1, 9, 2), torch.ones(1, 1, 9), *[torch.zeros(1, 1, 9)] * 3)
     logits = [head(torch.full((1, 1, 6), value), views, None) for value in (0.0, 1.0)]
-    assert bool((logits[0] != logits[1]).any()) is used
+    assert (logits[0] != logits[1]).any()
 
 
 @pytest.mark.parametrize("part", range(3))
@@ -441,15 +440,14 @@ def test_memory_scores_each_cell_by_itself():
 def attention_by_hand(policy, looks, hidden):
     """Return the softmax of u . tanh(what x + seen + Wd h) + w change over the looks of one frame and nothing."""
     head = policy.location_head
-    state = head.state(hidden) if head.uses_state else torch.zeros(len(hidden), 4)
-    scores = head.score(torch.tanh(head.what(looks.content) + head.seen(torch.ones(2)) + state[:, None]))[..., 0]
+    inner = head.what(looks.content) + head.seen(torch.ones(2)) + head.state(hidden)[:, None]
+    scores = head.score(torch.tanh(inner))[..., 0]
     scores = scores + 10 * head.change_weight * looks.change
     return torch.cat([scores, (10 * head.nothing).expand(len(scores), 1)], -1).softmax(-1)[:, :-1]
 
 
-@pytest.mark.parametrize("uses_state", [False, True])
-def test_attended_weights_are_the_softmax_of_the_scores_of_the_slices(uses_state):
-    policy = wild_policy(shape=UNTRIMMED, **REMEMBERING, encoder="sum", hidden_in_scorer=uses_state)
+def test_attended_weights_are_the_softmax_of_the_scores_of_the_slices():
+    policy = wild_policy(shape=UNTRIMMED, **REMEMBERING, encoder="sum")
     with torch.no_grad():
         policy.location_head.nothing.fill_(0.05)
     rollout, state = play(policy), policy.memory.initial_state(6)
@@ -587,14 +585,13 @@ def test_components_are_saved_with_the_weights():
 # ---- gradients
 
 
-@pytest.mark.parametrize("detached", [True, False])
-def test_location_logits_reach_the_lstm_unless_detached(detached):
+def test_location_logits_reach_the_lstm():
     policy = wild_policy()
     rollout = play(policy)
-    _, cell_logits, _ = policy(rollout.first, rollout.rest, rollout.views, None, detach_scorer=detached)
+    _, cell_logits, _ = policy(rollout.first, rollout.rest, rollout.views, None)
     cell_logits.square().sum().backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in policy.location_head.parameters())
-    assert all((parameter.grad is None) is detached for parameter in policy.memory.lstm.parameters())
+    assert all(parameter.grad.abs().max() > 0 for parameter in policy.memory.lstm.parameters())
 
 
 def test_class_logits_reach_all_parts_but_the_location_head():
@@ -668,7 +665,7 @@ def test_sequential_logits_of_play_equal_those_of_the_update(in_view):
 
 
 def test_sequences_are_drawn_with_probabilities_that_sum_to_one():
-    policy = wild_policy(**SEQUENTIAL, hidden_in_scorer=False)
+    policy = wild_policy(**SEQUENTIAL)
     head = policy.location_head
     rollout = play(policy, PlaySettings(in_view="cube"))
     orders = torch.tensor(list(permutations(range(9), 3)))  # (504, 3)

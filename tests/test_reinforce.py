@@ -273,7 +273,7 @@ def test_a_source_of_another_kind_is_refused(finished, store, tmp_path):
     "settings",
     [
         {"reward": "clip_log_score", "credit": "terminal", "mirror": True, "observation": "cube", "glimpses": 1},
-        {"reward": "frame_log_score", "scorer_share": 0.4, "random_share": 0.4, "rollouts": 3, "penalty": 0.1},
+        {"reward": "frame_log_score", "random_share": 0.4, "rollouts": 3, "penalty": 0.1},
         {"abstain": True, "frames": 3, "jitter": True, "credit": "terminal"},
         {"encoder": "sum", "slice_weights": "softmax", "layers": 2, "dropout": 0.5, "scorer_dropout": 0.3,
          "projection_size": 2},

@@ -129,9 +129,6 @@ class AdvancedPolicyConfig:
     """Hidden units of the location logits."""
     scorer_dropout: float = 0.0
     """Share of the hidden units of the location logits that are dropped."""
-    hidden_in_scorer: bool = True
-    """Let the location logits, and the scores of --slice-weights attended, see the LSTM's state in addition to the
-    slices."""
     repulsion: float = 0.0
     """Initial strength with which the scorer "grid" avoids cells that were chosen before; it is learned."""
     glimpse_order: GlimpseOrder = "joint"
@@ -183,8 +180,6 @@ class PolicyConfig:
 class AdvancedTrainingConfig:
     """Details of training and evaluation."""
 
-    scorer_share: float = 0.0
-    """Share of the updates, after the warm-up, that train only the location logits."""
     scorer_learning_rate: float = 3e-3
     """Adam's learning rate for the location logits, decayed like --learning-rate."""
     scorer_weight_decay: float | None = None
@@ -239,7 +234,6 @@ class AdvancedTrainingConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_range(self, "scorer_share", minimum=0, maximum=1)
         check_range(self, "segment_share", "jump_share", minimum=0, maximum=1, above=True)
         check_range(self, "random_share", minimum=0, maximum=1, below=True)
         check_range(self, "scorer_learning_rate", "max_grad_norm", minimum=0, above=True)
@@ -292,11 +286,6 @@ class TrainingConfig:
             raise ValueError(
                 f"rollouts must be at least {needed} with baseline {self.advanced.baseline!r}, got {self.rollouts}"
             )
-        if self.warmup_share + self.advanced.scorer_share > 1:
-            raise ValueError(
-                f"warmup_share ({self.warmup_share}) and scorer_share ({self.advanced.scorer_share}) add up to more "
-                "than all updates"
-            )
         if self.reward == "clip_log_score" and self.credit == "causal":
             raise ValueError("reward 'clip_log_score' is one number for the whole clip: it needs credit 'terminal'")
 
@@ -304,11 +293,6 @@ class TrainingConfig:
     def warmup_updates(self) -> int:
         """Updates of the warm-up."""
         return round(self.warmup_share * self.updates)
-
-    @property
-    def scorer_updates(self) -> int:
-        """Updates after the warm-up that train only the location logits."""
-        return round(self.advanced.scorer_share * self.updates)
 
     @property
     def segment_updates(self) -> int:

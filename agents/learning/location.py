@@ -41,7 +41,7 @@ class LocationHead(nn.Module):
         if shape.first_set_size:
             share = min(shape.first_set_size / shape.grid_size**2, 0.99)
             self.bias = nn.Parameter(torch.tensor(math.log(share / (1 - share))))
-        self.uses_state, self.is_sequential = advanced.hidden_in_scorer, advanced.glimpse_order == "sequential"
+        self.is_sequential = advanced.glimpse_order == "sequential"
         self.drops = advanced.scorer_dropout > 0
         self.state = nn.Linear(config.hidden_size, advanced.scorer_size, bias=False)
         self.score = nn.Linear(advanced.scorer_size, 1, bias=False)
@@ -124,8 +124,8 @@ class LocationHead(nn.Module):
 
     def _activations(self, hidden: Tensor, views: Views) -> Tensor:
         """Return (N, T, K*K, S): the argument of the tanh."""
-        inner = self.of_views(views)
-        return inner + self.state(hidden)[:, :, None] if self.uses_state else inner
+        state: Tensor = self.state(hidden)
+        return self.of_views(views) + state[:, :, None]
 
     def _score(self, inner: Tensor, views: Views, masks: DropoutMasks | None) -> Tensor:
         """Return (N, T, K*K) logits for the argument of their tanh."""
@@ -274,7 +274,7 @@ class MemoryHead(LocationHead):
             masks: of the episodes.
         """
         inner = projected + self.seen.weight.sum(1) + self.seen.bias
-        scores = self._unbiased(inner + self.state(hidden)[:, None] if self.uses_state else inner, masks).float()
+        scores = self._unbiased(inner + self.state(hidden)[:, None], masks).float()
         if self.change_weight is not None:
             scores = scores + GAIN * self.change_weight * change
         return self.weigh(scores, seen)

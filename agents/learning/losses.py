@@ -95,15 +95,12 @@ def attention_penalty(attention: Tensor) -> Tensor:
 
 # ---- the loss of a batch
 
-Phase = Literal["warmup", "scorer", "joint"]
 JumpPhase = Literal["smallest", "drawn", "learned"]
 
 
-def phase_of_update(config: Config, update: int) -> Phase:
-    """Return the phase of an update: it trains the classifier on random glimpses, the location logits, or both."""
-    if update < config.training.warmup_updates:
-        return "warmup"
-    return "scorer" if update < config.training.warmup_updates + config.training.scorer_updates else "joint"
+def is_warmup(config: Config, update: int) -> bool:
+    """Return whether an update plays random glimpses, and trains only the classifier."""
+    return update < config.training.warmup_updates
 
 
 def jumps_of_update(config: Config, update: int) -> JumpPhase:
@@ -141,7 +138,7 @@ def answer_loss(
     The policy gradient learns when "no prediction" pays. An untrained policy always gains by abstaining and would never
     predict again, so this term has to wait.
     """
-    if advantages.classes is None or phase_of_update(config, update) == "warmup":
+    if advantages.classes is None or is_warmup(config, update):
         return classification
     weight = config.training.advanced.classification_weight
     return weight * classification + choice_loss(class_logits, rollout.predictions, advantages.classes)
@@ -170,16 +167,12 @@ def glimpse_losses(
 ) -> Losses:
     """Compute eq. 8 for a batch of rollouts, or for a part of it: every term is a mean over the episodes.
 
-    In the warm-up the total is the cross-entropy alone. In the phase "scorer", models that learn to look by REINFORCE
-    train the location and jump logits alone. Otherwise, sampled classes add their policy gradient, and models
+    In the warm-up the total is the cross-entropy alone. After it, sampled classes add their policy gradient, and models
     that learn to look by REINFORCE the terms of the location logits; for all other models these terms are logged but
-    have no meaning. Learned values are trained in every phase, on their own.
+    have no meaning. Learned values are trained in every update, on their own.
     """
-    phase = phase_of_update(config, update)
     steps, frames = rollout.steps, rollout.predictions.shape[1]
-    class_logits, cell_logits, jump_logits = policy(
-        rollout.first, rollout.rest, rollout.views, masks, steps=steps, detach_scorer=phase == "scorer"
-    )
+    class_logits, cell_logits, jump_logits = policy(rollout.first, rollout.rest, rollout.views, masks, steps=steps)
     class_logits = class_logits if steps is None else steps.standing(class_logits, frames)
     classification = class_loss(class_logits, rollout.frame_labels)
     # A choice made at random does not depend on the policy.
@@ -202,12 +195,10 @@ def glimpse_losses(
             gradient = gradient + choice_loss(jump_logits, steps.jumps, advantages.jumps)
             entropy = entropy + (first_draw_entropy(jump_logits) * acts).sum(1).mean() / choices
     penalty = attention_penalty(expected)
-    total = answers = answer_loss(classification, class_logits, rollout, advantages, config, update)
-    if MODELS[config.model].learns == "reinforce" and phase != "warmup":
+    total = answer_loss(classification, class_logits, rollout, advantages, config, update)
+    if MODELS[config.model].learns == "reinforce" and not is_warmup(config, update):
         bonus = config.training.advanced.entropy_bonus * (1 - update / config.training.updates) * choices
-        total = gradient - bonus * entropy + config.training.penalty * penalty
-        if phase == "joint":
-            total = total + answers
+        total = gradient - bonus * entropy + config.training.penalty * penalty + total
     value = None
     if rollout.states is not None and policy.value_head is not None:
         value = values_loss(policy.value_head(rollout.states), rollout, config)

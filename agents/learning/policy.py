@@ -319,7 +319,6 @@ class GlimpsePolicy(nn.Module):
         masks: DropoutMasks | None,
         *,
         steps: Steps | None = None,
-        detach_scorer: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Play whole episodes with known actions, in one call of each LSTM layer.
 
@@ -330,7 +329,6 @@ class GlimpsePolicy(nn.Module):
                 computed again from the looks.
             masks: dropout that the episodes were played with.
             steps: of episodes with jumps, whose S observed frames stand for the T frames here.
-            detach_scorer: keep the gradient of the location logits and the jump logits out of the LSTM.
 
         Returns:
             class logits (N, T, outputs); the location logits (N, T - 1, K*K) of the choices at frames 1..T-1, or if
@@ -339,8 +337,7 @@ class GlimpsePolicy(nn.Module):
         """
         with self.autocast():
             hidden, inputs = self._remember(first, rest, masks, None if steps is None else steps.frames)
-            before = hidden[:, :-1].detach() if detach_scorer else hidden[:, :-1]
-            jump_logits = self.jump_logits(hidden.detach() if detach_scorer else hidden)
+            before, jump_logits = hidden[:, :-1], self.jump_logits(hidden)
             class_logits = self.class_head(hidden, inputs, masks)
             if views is not None and isinstance(self.location_head, MemoryHead):
                 views = views._replace(content=self.location_head.remembered(first, rest, views.seen))

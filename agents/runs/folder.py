@@ -45,7 +45,7 @@ from ..playing.evaluation import Evaluation
 from .files import raising_save_error, read_json, write_file, write_json
 from .provenance import provenance
 
-FORMAT = 3  # of config.json; a change of the network's input or of a measure needs another
+FORMAT = 4  # of config.json; a change of the network's input or of a measure needs another
 PACKED = ".safetensors"  # suffix of a packed run
 SHIPPED = Path(__file__).parents[1] / "models"  # packed runs that are installed with the package
 

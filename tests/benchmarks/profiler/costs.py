@@ -130,7 +130,7 @@ def location_head(sizes: Sizes, *, frames: int) -> tuple[Cost, Cost]:
         FLOAT * (rows * sizes.cells * (seen + scorer) + 9 * seen * scorer),
     )
     scores = linear(rows * sizes.cells, scorer, 1)
-    return convolution, scores + (linear(rows, hidden, scorer) if sizes.policy.advanced.hidden_in_scorer else Cost())
+    return convolution, scores + linear(rows, hidden, scorer)
 
 
 def policy_step(sizes: Sizes) -> Cost:

@@ -120,7 +120,7 @@ def rollout_functions(trainer: Trainer) -> list[tuple[str, Any, str]]:
 
 def make_trainer(config: Config, source: ClipSource) -> Trainer:
     """Return a trainer of "reinforce" that has no warm-up."""
-    settings = {"model": "reinforce", "epochs": None, "updates": 10_000, "warmup_share": 0.0, "scorer_share": 0.0}
+    settings = {"model": "reinforce", "epochs": None, "updates": 10_000, "warmup_share": 0.0}
     config = config.with_settings(settings).for_source(source)
     check_playable(config, source)
     return Trainer(config, dict.fromkeys(("train", "validation", "test"), source))
