@@ -17,7 +17,8 @@ import torch
 from agent_toys import tiny_config
 from extraction_inputs import features_of, write_video
 from finished_runs import run_main
-from glimpse_agents import reinforce
+from glimpse_agents import load, reinforce
+from glimpse_agents.playing.envs import SourceRecord
 from glimpse_agents.playing.features import fits
 from glimpse_agents.playing.videos import Extraction
 from glimpse_agents.runs.folder import RunFolder
@@ -389,11 +390,27 @@ def test_a_run_on_crops_is_played_on_the_videos(runs, store, capsys):
     assert Extraction.of_run(record.config, record.source).crop == 64
 
 
-def test_the_same_agent_trains_on_the_videos_themselves(runs, store, tmp_path):
+def test_the_same_agent_trains_on_the_videos_themselves(runs, store, settings, tmp_path):
     run = runs["reinforce"]
     reinforce.train(run.record().config.with_settings({"source": f"lazy:{store.path}"}), tmp_path)
     ours, theirs = (folder.metrics()[0] for folder in (RunFolder(tmp_path), run))
     assert ours["train/total"] == pytest.approx(theirs["train/total"], rel=1e-3)
+    assert load(tmp_path).predict(settings.videos / "run" / "a.mp4").label in ("run", "walk")
+
+
+def test_a_record_of_videos_names_the_extraction_that_a_store_of_them_names(store, lazy):
+    lazily, stored = (SourceRecord.of(tiny_config(), source) for source in (lazy, store.split("train")))
+    assert lazily.extraction == stored.extraction | {"batch_size": 16}
+
+
+def test_videos_have_a_fingerprint(store, describe):
+    def fingerprint(split="train", **changes):
+        return SourceRecord.of(tiny_config(), open_source(f"lazy:{describe(**changes)}", split=split)).identity
+
+    known = fingerprint()
+    assert fingerprint(split="test") == fingerprint(decoder="pyav") == known
+    changed = [fingerprint(**changes) for changes in ({"fps": 5.0}, {"frames": 3}, {"crop": None}, {"unreadable": []})]
+    assert len({known, *changed}) == 5
 
 
 def test_a_gpu_keeps_no_bank_of_features_that_nobody_looked_at(lazy):

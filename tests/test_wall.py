@@ -11,7 +11,11 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from agent_toys import tiny_config
 from clip_toys import UnevenSource, counted
+from glimpse_agents.cost.macs import filmed_by
+from glimpse_agents.playing.envs import SourceRecord
+from glimpse_agents.playing.videos import Extraction
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 
@@ -555,6 +559,11 @@ def test_only_cameras_that_are_looked_at_are_decoded_and_computed(lazy_wall):
         assert (source.frames_computed - before, len(source._held)) == (1, 1)
         env.step(np.array([4, 4, 0]))
         assert (source.frames_computed - before, len(source._held)) == (2, 1)
+
+
+def test_the_network_of_cameras_is_known(lazy_wall):
+    config, cameras = tiny_config(), filmed_by(open_source(lazy_wall, split="test"))
+    assert Extraction.of_run(config, SourceRecord.of(config, cameras)).backbone == "bvlc_googlenet"
 
 
 def test_frames_that_are_jumped_over_are_not_computed(lazy_wall):

@@ -18,6 +18,7 @@ from glimpse_env import ClipSource, SlidingWindows, VideoGlimpseVectorEnv, WallS
 from glimpse_env.catalogue import EMBEDDED, resolve_source
 from glimpse_env.files import file_sha256
 from glimpse_env.store import StoreSplit
+from glimpse_env.video.lazy import LazySource
 
 from ..learning.config import Config
 from ..learning.episodes import InputShape
@@ -30,6 +31,10 @@ from .players import PlaySettings
 
 Sources = dict[str, ClipSource]
 SPLITS = ("train", "validation", "test")
+EXTRACTION = (
+    "backbone", "layer", "weights_sha256", "resize_rule", "max_frames", "batch_size", "precision", "crop",
+)  # fmt: skip
+"""Fields of a store's manifest that turn videos into features."""
 
 
 def absolute_source(name: str) -> str:
@@ -130,14 +135,14 @@ def check_playable(config: Config, source: ClipSource) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRecord:
-    """Facts about a run's source that config.json keeps; `extraction` is None without a store."""
+    """Facts about a run's source that config.json keeps; `extraction` is None if no network made its features."""
 
     grid_size: int
     depth: int
     frames: int
     class_names: tuple[str, ...]
     frames_per_second: float
-    identity: str | None  # sha256 of the store's manifest, or of the settings of a wall and of its store
+    identity: str | None  # sha256 of the store's manifest, or of the settings of a lazy source or of a wall
     extraction: dict[str, Any] | None  # settings that turned videos into features, for playing other videos
     trimmed: bool = True  # records of earlier versions do not say it
 
@@ -145,20 +150,10 @@ class SourceRecord:
     def of(cls, config: Config, source: ClipSource) -> SourceRecord:
         """Describe a source."""
         videos = videos_of(source)
-        store = videos.store if isinstance(videos, StoreSplit) else None
-        extraction = None
-        if store is not None:
-            names = [
-                "backbone",
-                "layer",
-                "weights_sha256",
-                "resize_rule",
-                "max_frames",
-                "batch_size",
-                "precision",
-                "crop",
-            ]
-            extraction = {name: getattr(store.manifest, name) for name in names} | {"weights": _weights_of(store.path)}
+        extraction = videos.extraction if isinstance(videos, LazySource) else None
+        if isinstance(videos, StoreSplit):
+            manifest, weights = videos.store.manifest, _weights_of(videos.store.path)
+            extraction = {name: getattr(manifest, name) for name in EXTRACTION} | {"weights": weights}
         return cls(
             grid_size=source.grid_size,
             depth=source.depth,
@@ -201,12 +196,14 @@ class SourceRecord:
 
 
 def _identity_of(source: ClipSource, fold: int) -> str | None:
-    """Return a fingerprint of a store or of a wall, the same for all splits; None of other sources.
+    """Return a fingerprint of a store, a lazy source or a wall, the same for all splits; None of other sources.
 
     It is the same for all folds, too. Only a wall that names a fold other than the run's `fold` has one of its own.
     """
     if isinstance(source, StoreSplit):
         return file_sha256(source.store.path / "manifest.json")
+    if isinstance(source, LazySource):
+        return source.fingerprint
     if not isinstance(source, WallSource):
         return None
     shown = source.source

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -58,6 +60,12 @@ class VideoDataset:
     missing: tuple[str, ...] = ()  # ids of annotated clips without a file
     skipped: tuple[str, ...] = ()  # a sentence for each bad line, folder and file that was left out
     split_rule: str = f"official splits; {CARVED}"  # origin of the splits
+
+    @property
+    def clips_sha256(self) -> str:
+        """Fingerprint of the clips, their labels and their splits."""
+        clips = json.dumps([(clip.clip_id, clip.label, clip.splits, *clip.segments) for clip in self.clips])
+        return hashlib.sha256(clips.encode()).hexdigest()
 
 
 class DatasetError(ValueError):

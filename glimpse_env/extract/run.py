@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -78,12 +76,11 @@ def extract(settings: Settings) -> Path:
 
 def describe(settings: Settings, dataset: VideoDataset, backbone: Backbone) -> Manifest:
     """Return the manifest of a new store."""
-    clips = json.dumps([(clip.clip_id, clip.label, clip.splits, *clip.segments) for clip in dataset.clips])
     return Manifest(
         dataset=dataset.name,
         class_names=dataset.class_names,
         num_folds=dataset.num_folds,
-        clips_sha256=hashlib.sha256(clips.encode()).hexdigest(),
+        clips_sha256=dataset.clips_sha256,
         trimmed=dataset.trimmed,
         backbone=backbone.name,
         layer=backbone.layer,

@@ -15,6 +15,7 @@ on the batch size (bfloat16 on the CPUs tried), otherwise up to float16's roundi
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -65,6 +66,9 @@ class LazySource:
             forgotten. All clips in play should fit: a second of 30 frames takes 9 MB.
 
     Attributes:
+        extraction: settings that make features of videos, by their names in a store's manifest, and the file of the
+            weights.
+        fingerprint: sha256 of the clips, labels, splits and settings, the same for all splits and folds.
         crop: pixels along the side of the crops; None if frames are seen whole.
         backbone: the network, which splits of one description share.
         frames_computed: whole frames that went through the network so far; likewise crops_computed.
@@ -95,6 +99,19 @@ class LazySource:
         self.grid_size, self.depth = self.backbone.grid_size, self.backbone.depth
         self.min_feature, self.max_feature = description.min_feature, description.max_feature
         self.crop = settings.crop
+        self.extraction: dict[str, Any] = {
+            "backbone": self.backbone.name,
+            "layer": self.backbone.layer,
+            "weights_sha256": self.backbone.weights_sha256,
+            "resize_rule": str(self.backbone.rule),
+            "max_frames": settings.frames_kept,
+            "batch_size": _FRAMES_A_CALL,
+            "precision": self.backbone.precision,
+            "crop": settings.crop,
+        }
+        facts = (dataset.clips_sha256, sorted(description.unreadable), settings.fps, settings.frames, self.class_names)
+        self.fingerprint = hashlib.sha256(repr((facts, sorted(self.extraction.items()))).encode()).hexdigest()
+        self.extraction["weights"] = None if settings.weights is None else str(settings.weights)
         self.frames_computed = self.crops_computed = 0
         self.stopwatch = Stopwatch()
         self._held: OrderedDict[int, _Held] = OrderedDict()
