@@ -571,6 +571,16 @@ def test_equal_seeds_are_not_printed_as_certain():
     assert "Note on some accuracies: all values are equal: the interval is unknown." in text
 
 
+def test_rows_of_one_model_are_named_by_the_settings_in_which_they_differ():
+    records = [record("reinforce", 5, 1, settings={"skip": skip}) for skip in (False, True)]
+    rows = rows_of([*records, record("reinforce", 3, 1), record("random", 5, 1)])
+    assert [row.name for row in rows] == [
+        "REINFORCE, 3 glimpses", "REINFORCE, 5 glimpses (skip False)", "REINFORCE, 5 glimpses (skip True)",
+        "random, 5 cells",
+    ]  # fmt: skip
+    assert "| REINFORCE, m glimpses (skip True) | 5 |" in comparison_table(rows).markdown()
+
+
 def test_rows_of_an_agent_trained_elsewhere_differ_in_name_by_their_cells():
     rows = rows_of([record("own:PPO", glimpses, 1) for glimpses in (1, 5)])
     assert [row.name for row in rows] == ["PPO, 1 cell", "PPO, 5 cells"]

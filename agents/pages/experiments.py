@@ -89,7 +89,7 @@ def experiments_of(records: Sequence[Record]) -> list[Experiment]:
     """Group runs by task and source; an experiment is called like its source, or with a number if others are too."""
     groups: dict[Any, list[Record]] = {}
     for record in records:
-        task = record.record.config.with_settings({"glimpses": 1, "fold": 1}).task
+        task = record.settings.with_settings({"glimpses": 1, "fold": 1}).task
         groups.setdefault((task, record.record.source.identity), []).append(record)
     names = [Path(group[0].record.config.task.source).name for group in groups.values()]
     return [

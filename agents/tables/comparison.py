@@ -90,7 +90,7 @@ def comparison_table(rows: Sequence[Row], reported: Sequence[Reported] = (), *, 
     lines, gains = [], []
     for row in rows:
         found = Differences.of(row, rows)
-        cells = [row.model.title, "-" if row.glimpses is None else str(row.glimpses)]
+        cells = [row.title, "-" if row.glimpses is None else str(row.glimpses)]
         cells += [format_interval(row.mean("accuracy")), format_gain(found.minus_random), str(len(row.films))]
         gains.append(found.minus_random)
         if all_columns:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from glimpse_env import EpisodeRules
 
-from ..learning.config import PATHS, Config
+from ..learning.config import PATHS, Config, format_settings
 from ..learning.models import MODELS, Model, ModelName, is_own
 from ..playing.evaluation import MEASURES, Evaluation
 from ..runs.folder import RunFolder, RunRecord, RunResult
@@ -51,6 +51,12 @@ class Record:
     @property
     def fold(self) -> int:
         return self.record.config.task.fold
+
+    @property
+    def settings(self) -> Config:
+        """All settings but the device, and the path of a source that has a fingerprint: it may have moved."""
+        unnamed = {"source": "synthetic"} if self.record.source.identity is not None else {}
+        return self.record.config.with_settings({"device": "cpu"} | unnamed)
 
     @property
     def test(self) -> Evaluation:
@@ -108,18 +114,12 @@ def read_records(runs: Iterable[RunFolder]) -> list[Record]:
 def _check_different(records: Sequence[Record]) -> None:
     known: dict[Config, Record] = {}
     for record in records:
-        other = known.setdefault(_settings(record), record)
+        other = known.setdefault(record.settings, record)
         if other is not record and is_own(record.model.name):  # our own training gives the same result again
             raise ValueError(
                 f"{other.run.path} and {record.run.path} are both of {record.model.name}, seed {record.seed}, fold "
                 f"{record.fold}: leave one out, or give each its own seed (seed= of save_run)"
             )
-
-
-def _settings(record: Record) -> Config:
-    """Return the settings of a run without its device, and without the path of a source that has a fingerprint."""
-    unnamed = {"source": "synthetic"} if record.record.source.identity is not None else {}
-    return record.record.config.with_settings({"device": "cpu"} | unnamed)
 
 
 def _check_alike(one: Record, other: Record, names: Iterable[str]) -> None:
@@ -140,6 +140,8 @@ class Row:
     """Runs that differ in the seed and the fold alone: every seed has the same folds, in order."""
 
     records: tuple[Record, ...]
+    settings: str = ""
+    """Settings in which the row differs from others of its model and number of glimpses."""
 
     @property
     def model(self) -> Model:
@@ -152,12 +154,17 @@ class Row:
     @property
     def name(self) -> str:
         """Name in figures and sentences, such as "random, 5 cells"."""
-        name = self.model.title
+        name = self.title
         if is_own(self.model.name):
             return f"{name}, {self.glimpses} cell{'s' * (self.glimpses != 1)}"
         if self.glimpses is not None:
             name = re.sub(r"\bm\b", str(self.glimpses), name)
         return re.sub(r"(glimpse|cell)s\b", r"\1", name) if self.glimpses == 1 else name
+
+    @property
+    def title(self) -> str:
+        """Title of the model, with the settings that set the row apart."""
+        return f"{self.model.title} ({self.settings})" if self.settings else self.model.title
 
     @property
     def seeds(self) -> list[int]:
@@ -218,13 +225,21 @@ def rows_of(records: Sequence[Record]) -> list[Row]:
     groups: dict[Config, dict[int, dict[int, Record]]] = {}
     for one in sorted(records, key=lambda one: (MODELS.place(one.model.name), one.glimpses or 0, one.seed, one.fold)):
         same = {"seed": 1, "fold": 1} | ({} if one.model.has_budget else {"glimpses": 1})
-        folds = groups.setdefault(_settings(one).with_settings(same), {}).setdefault(one.seed, {})
+        folds = groups.setdefault(one.settings.with_settings(same), {}).setdefault(one.seed, {})
         folds.setdefault(one.fold, one)
     rows = [
         tuple(record for folds in seeds.values() if len(folds) == len(every_fold) for record in folds.values())
         for seeds in groups.values()
     ]
-    return [Row(row) for row in rows if row]
+    named = [row for row in rows if row]
+    return [Row(row, _differing(row, named)) for row in named]
+
+
+def _differing(row: tuple[Record, ...], rows: Sequence[tuple[Record, ...]]) -> str:
+    """Return the settings in which a row differs from others of its model and number of glimpses; often none."""
+    twins = [one[0].settings for one in rows if (one[0].model, one[0].glimpses) == (row[0].model, row[0].glimpses)]
+    names = [name for name in sorted(PATHS.keys() - MAY_DIFFER) if len({twin.setting(name) for twin in twins}) > 1]
+    return format_settings({name: row[0].settings.setting(name) for name in names})
 
 
 def find_row(rows: Sequence[Row], model: ModelName, glimpses: int | None) -> Row | None:
