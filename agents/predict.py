@@ -37,7 +37,7 @@ class Arguments:
     videos: tyro.conf.Positional[tuple[Path, ...]]
     """Video files, or folders of them; unreadable files are skipped, and the reason is printed."""
     run: Path
-    """Run that was trained on a feature store, a packed run, or a folder of runs, whose "reinforce" run is used."""
+    """Run on a feature store or a lazy source, a packed run, or a folder of runs, whose "reinforce" run is used."""
     weights: Path | None = None
     """Weights of the network that extracted the store, if the file has moved since."""
     out: Path | None = None

@@ -46,7 +46,7 @@ class Arguments:
     out: Path = Path("report.html")
     """File of the page; it contains all pictures, and opens from disk."""
     videos: tuple[Path, ...] = ()
-    """Video files to watch instead of test clips; the runs must have been trained on a feature store."""
+    """Video files to watch instead of test clips; the runs must be on a feature store or a lazy source."""
     weights: Path | None = None
     """With --videos: weights of the network that extracted the store."""
     reported: Path | None = None

@@ -752,7 +752,7 @@ def test_a_run_that_has_not_validated_is_named_before_any_work(trained, tmp_path
 
 def test_a_run_on_other_features_is_named(trained, tmp_path):
     record = change_config(trained, tmp_path / "run", source__extraction=None).record()
-    with pytest.raises(ValueError, match=r"was trained on '.*', whose features no network made from videos"):
+    with pytest.raises(ValueError, match=r"was trained on '.*', which is neither a feature store nor a lazy"):
         Extraction.of_run(record.config, record.source)
 
 

@@ -41,11 +41,11 @@ class Extraction:
 
     @classmethod
     def of_run(cls, config: Config, source: SourceRecord) -> Extraction:
-        """Return the extraction of a run's source; a ValueError if its features do not come from videos."""
+        """Return the extraction of a run's source; a ValueError if it has none of single videos."""
         if source.extraction is None:
             raise ValueError(
-                f"the run was trained on {config.task.source!r}, whose features no network made from videos: use a run "
-                "that was trained on a store of python -m glimpse_env.extract"
+                f"the run was trained on {config.task.source!r}, which is neither a feature store nor a lazy source, "
+                "so it cannot see single videos: use a run on a store of videoglimpse extract"
             )
         extraction = cls(**source.extraction)
         try:
