@@ -21,6 +21,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,13 @@ from .playing.envs import make_policy, open_splits
 from .reinforce import train
 from .runs.command import CommandLine, parse_command, run_command
 from .runs.files import read_json, write_file, write_json
-from .runs.folder import find_runs
+from .runs.folder import RunRecord, find_runs
 from .runs.jobs import Job, read_tuned, train_all
 from .tables.comparison import Reported, comparison_table, page, read_reported, runs_table, summary, warnings_on
 from .tables.grid import SeededOutput
 from .tables.layout import comma_separated
 from .tables.plots import comparison_figures, png
-from .tables.records import Record, Row, read_records, rows_of
+from .tables.records import Record, Row, check_alike, read_records, rows_of
 
 COMPARED: tuple[ModelName, ...] = ("reinforce", "random", "soft", "soft_hidden", "gumbel", "mean", "max")
 
@@ -84,6 +85,21 @@ def jobs_of(line: CommandLine[Output]) -> list[Job]:
                         config = line.config.with_settings(settings | dict(tuned.get(model, {})))
                         jobs.append(Job(config, root / f"m{budget}" / f"seed{seed}" / model))
     return jobs
+
+
+def check_planned(out: Path, planned: Sequence[tuple[Path, RunRecord]]) -> None:
+    """Check that the table of a folder can hold planned runs and those that it has, before any is trained.
+
+    Raises:
+        ValueError: they differ in more than model, glimpses, seed and fold.
+    """
+    paths = {path for path, _ in planned}
+    known = find_runs(out) if any(out.rglob("config.json")) else []
+    others = [(run.path, run.record()) for run in known if run.has_result and run.path not in paths]
+    try:
+        check_alike([*others, *planned])
+    except ValueError as error:
+        raise ValueError(f"{error}, or choose another --out") from error
 
 
 def write_comparison(out: Path, reported: Sequence[Reported] = ()) -> list[Record]:
@@ -190,7 +206,7 @@ def main() -> None:
         records = read_records(run for path in output.runs for run in find_runs(path))
     else:
         if not output.only_table:
-            train_all(jobs_of(line), train)
+            train_all(jobs_of(line), train, check=partial(check_planned, output.out))
         records = write_comparison(output.out, reported)
     if output.latex:
         rows = rows_of(records)

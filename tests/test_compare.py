@@ -501,6 +501,18 @@ def test_each_fold_of_each_seed_is_a_run():
     assert [(str(job.path), job.config.task.fold) for job in jobs_of(alone)] == [("o/m5/seed4/mean", 2)]
 
 
+def test_a_folder_of_other_runs_is_refused_before_any_is_trained(tmp_path):
+    base = write_config(tmp_path / "base", tiny_config(updates=2, warmup_share=0.0))
+    words = ["--config", base, "--models", "random", "--out", tmp_path / "out"]
+    run_main(compare, *words, "--seeds", 1)
+    message = (
+        r"seed2/random differs from .*seed1/random in updates: compare runs with equal settings, or choose another"
+    )
+    with pytest.raises(ValueError, match=message):
+        run_main(compare, *words, "--seeds", 2, "--updates", 3)
+    assert not (tmp_path / "out" / "m2" / "seed2").exists()
+
+
 @pytest.mark.parametrize("of_wall", [False, True])
 def test_folds_are_trained_and_averaged(tmp_path, capsys, of_wall):
     source = str(write_marked_store(tmp_path / "store", num_folds=2))

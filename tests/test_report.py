@@ -427,9 +427,7 @@ def test_videos_need_runs_on_a_store(runs, tmp_path):
     content["source"]["extraction"] = None  # as on the synthetic source
     content["config"]["task"]["source"] = "synthetic"
     path.write_text(json.dumps(content))
-    with pytest.raises(
-        ValueError, match="was trained on 'synthetic', which is neither a feature store nor a lazy"
-    ):
+    with pytest.raises(ValueError, match="was trained on 'synthetic', which is neither a feature store nor a lazy"):
         write(runs / "reinforce", out=tmp_path / "page.html", videos=(tmp_path / "a.mp4",))
 
 

@@ -45,9 +45,7 @@ def test_the_model_of_the_default_source_solves_it(monkeypatch):
     assert len(measured.correct) == 40
     assert measured.accuracy >= 0.95
     assert measured.focus >= 0.9
-    with pytest.raises(
-        ValueError, match="was trained on 'synthetic', which is neither a feature store nor a lazy"
-    ):
+    with pytest.raises(ValueError, match="was trained on 'synthetic', which is neither a feature store nor a lazy"):
         model.predict("video.mp4")
 
 

@@ -16,8 +16,9 @@ from ..playing.evaluation import Evaluation, evaluate_split
 from ..playing.features import videos_of
 from .command import CommandLine
 from .files import read_json, write_json
-from .folder import RunFolder, RunResult, find_run, find_runs
+from .folder import RunFolder, RunRecord, RunResult, find_run, find_runs
 from .progress import Progress, format_seconds
+from .provenance import provenance
 
 # Settings that a model may have for itself. Its episodes, and how many there are, are the same for all models.
 OF_A_MODEL = {
@@ -104,16 +105,18 @@ def train_all(
     keep_going: bool = False,
     announce: bool = True,
     changes: Collection[str] = (),
+    check: Callable[[Sequence[tuple[Path, RunRecord]]], None] | None = None,
 ) -> list[RunResult | None]:
     """Train all jobs, one after the other, with one progress for all; finished ones are only read.
 
-    Nothing is trained if a job cannot be played on its source.
+    Nothing is written if a job cannot be played on its source, or if `check` raises an error.
 
     Args:
         jobs: on sources that may differ; each is opened once.
         train: `train` of agents/reinforce.py; `test` and `changes` are passed on to it.
         estimate: returns the expected seconds of a run, for the first line, which `announce` prints.
         keep_going: note a job whose numbers overflow in its failure.json, and continue with the next one.
+        check: takes the folders and records of all jobs.
 
     Returns:
         the result of each job; None for one that failed.
@@ -141,9 +144,12 @@ def train_all(
             print(line, flush=True)
     with raise_together():
         if share.is_first:  # so that --resume finds all runs of a command, even if it stopped before it reached them
-            for job, config in zip(jobs, configs, strict=True):
-                run, record = RunFolder(job.path), SourceRecord.of(config, sources_of(job.config)["train"])
-                with run.lock():
+            records = [SourceRecord.of(config, sources_of(config)["train"]) for config in configs]
+            if check is not None:
+                made, planned = provenance(), zip(jobs, configs, records, strict=True)
+                check([(job.path, RunRecord(config=config, source=source, **made)) for job, config, source in planned])
+            for job, config, record in zip(jobs, configs, records, strict=True):
+                with (run := RunFolder(job.path)).lock():
                     run.begin(config, record, changes=changes)
     results: list[RunResult | None] = []
     with Progress(total, shows=share.is_first) as progress:

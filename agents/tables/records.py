@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,14 +102,24 @@ def read_records(runs: Iterable[RunFolder]) -> list[Record]:
     ]
     if not records:
         raise FileNotFoundError("none of these runs is finished: finish one with videoglimpse train --resume RUN")
-    shared, of_task = PATHS.keys() - MAY_DIFFER - OF_A_MODEL, {name for name, path in PATHS.items() if "task" in path}
-    first: dict[ModelName, Record] = {}
-    for record in sorted(records, key=lambda record: is_own(record.model.name)):
-        is_ours = not is_own(record.model.name)  # agents trained elsewhere share the task alone
-        _check_alike(record, next(iter(first.values()), record), shared if is_ours else of_task - MAY_DIFFER)
-        _check_alike(record, first.setdefault(record.model.name, record), OF_A_MODEL)
+    check_alike([(record.run.path, record.record) for record in records])
     _check_different(records)
     return records
+
+
+def check_alike(runs: Iterable[tuple[Path, RunRecord]]) -> None:
+    """Check that one table can hold some runs, given by their folders and records.
+
+    Raises:
+        ValueError: they differ in more than MAY_DIFFER, or runs of one model differ in its own settings.
+    """
+    shared, of_task = PATHS.keys() - MAY_DIFFER - OF_A_MODEL, {name for name, path in PATHS.items() if "task" in path}
+    first: dict[ModelName, tuple[Path, RunRecord]] = {}
+    for run in sorted(runs, key=lambda run: is_own(run[1].config.model)):
+        model = run[1].config.model
+        names = of_task - MAY_DIFFER if is_own(model) else shared  # agents trained elsewhere share the task alone
+        _check_pair(run, next(iter(first.values()), run), names)
+        _check_pair(run, first.setdefault(model, run), OF_A_MODEL)
 
 
 def _check_different(records: Sequence[Record]) -> None:
@@ -122,16 +133,16 @@ def _check_different(records: Sequence[Record]) -> None:
             )
 
 
-def _check_alike(one: Record, other: Record, names: Iterable[str]) -> None:
-    config, reference = one.record.config, other.record.config
-    has_identity = None not in (one.record.source.identity, other.record.source.identity)
+def _check_pair(run: tuple[Path, RunRecord], other: tuple[Path, RunRecord], names: Iterable[str]) -> None:
+    (path, one), (other_path, reference) = run, other
+    has_identity = None not in (one.source.identity, reference.source.identity)
     compared = set(names) - ({"source"} if has_identity else set())  # the path may differ, as in a packed run
-    differing = sorted(name for name in compared if config.setting(name) != reference.setting(name))
-    if one.record.source.identity != other.record.source.identity:
+    differing = sorted(name for name in compared if one.config.setting(name) != reference.config.setting(name))
+    if one.source.identity != reference.source.identity:
         differing.append("the store or wall")
     if differing:
         raise ValueError(
-            f"{one.run.path} differs from {other.run.path} in {', '.join(differing)}: compare runs with equal settings"
+            f"{path} differs from {other_path} in {', '.join(differing)}: compare runs with equal settings"
         )
 
 
