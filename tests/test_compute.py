@@ -193,7 +193,10 @@ def test_frames_are_timed_in_batches():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--weights", "nowhere.safetensors"], "was trained on .*: use a run that was trained on a store"),
+        (
+            ["--weights", "nowhere.safetensors"],
+            "was trained on .*, which is neither a feature store nor a lazy source",
+        ),
         (["--device", "abacus"], "unknown device 'abacus'"),
     ],
 )

@@ -44,8 +44,8 @@ class Extraction:
         """Return the extraction of a run's source; a ValueError if it has none of single videos."""
         if source.extraction is None:
             raise ValueError(
-                f"the run was trained on {config.task.source!r}, which is neither a feature store nor a lazy source, "
-                "so it cannot see single videos: use a run on a store of videoglimpse extract"
+                f"the run was trained on {config.task.source!r}, which is neither a feature store nor a lazy source: "
+                "use a run on a store of videoglimpse extract"
             )
         extraction = cls(**source.extraction)
         try:
