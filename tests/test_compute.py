@@ -87,7 +87,7 @@ def test_batches_are_cut_to_the_test_split(runs, capsys):
 
 def test_the_memory_of_a_packed_run_is_measured():
     (run,) = finished_runs(Path("synthetic"))
-    assert memory_of_playing(run.record().config, run.path, 1) > 0
+    assert in_fresh_process(memory_of_playing, run.record().config, run.path, 1) > 0
 
 
 def test_the_table_has_a_row_for_each_model():

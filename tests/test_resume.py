@@ -24,7 +24,7 @@ from glimpse_agents.playing.envs import SourceRecord
 from glimpse_agents.reinforce import main, train
 from glimpse_agents.runs.command import run_command
 from glimpse_agents.runs.files import read_json, write_json
-from glimpse_agents.runs.folder import RunFolder
+from glimpse_agents.runs.folder import FORMAT, RunFolder
 from glimpse_agents.runs.trainer import Trainer
 
 from glimpse_env import ArraySource, WallSource, open_source
@@ -309,7 +309,7 @@ def test_damage_is_one_line_on_the_terminal_too(tmp_path):
     done = subprocess.run([*COMMAND, "--resume", path], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == (
-        f"error: {path}/config.json has format 99, and this version reads format 3: train the run again\n"
+        f"error: {path}/config.json has format 99, and this version reads format {FORMAT}: train the run again\n"
     )
     assert done.stdout == ""
 
