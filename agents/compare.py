@@ -88,7 +88,7 @@ def jobs_of(line: CommandLine[Output]) -> list[Job]:
 
 
 def check_planned(out: Path, planned: Sequence[tuple[Path, RunRecord]]) -> None:
-    """Check that the table of a folder can hold planned runs and those that it has, before any is trained.
+    """Check that planned runs fit into one table with the finished runs of a folder.
 
     Raises:
         ValueError: they differ in more than model, glimpses, seed and fold.

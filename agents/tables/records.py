@@ -151,7 +151,7 @@ class Row:
     """Runs that differ in the seed and the fold alone: every seed has the same folds, in order."""
 
     records: tuple[Record, ...]
-    settings: str = ""
+    distinction: str = ""
     """Settings in which the row differs from others of its model and number of glimpses."""
 
     @property
@@ -175,7 +175,7 @@ class Row:
     @property
     def title(self) -> str:
         """Title of the model, with the settings that set the row apart."""
-        return f"{self.model.title} ({self.settings})" if self.settings else self.model.title
+        return f"{self.model.title} ({self.distinction})" if self.distinction else self.model.title
 
     @property
     def seeds(self) -> list[int]:
