@@ -159,11 +159,6 @@ def fit(trainer: Trainer, run: RunFolder, interruption: Interruption, progress: 
     started, saved = time.perf_counter() - trainer.seconds, time.perf_counter()
     with ExitStack() as stack:
         log = stack.enter_context(closing(MetricsLog(run, trainer.num_updates))) if first else None
-        if trainer.policy.class_head.linear is not None and not trainer.num_updates:
-            trainer.start_from_linear()
-            started_from = from_first(lambda: validate(trainer, run))
-            if log is not None:
-                log.write(0, started_from)
         while trainer.num_updates < updates:
             if signum := largest_over_ranks(interruption.signum):
                 from_first(lambda: run.save_last(trainer.state()))  # no rank leaves before the state is saved
@@ -198,9 +193,7 @@ def validate(trainer: Trainer, run: RunFolder) -> dict[str, float]:
     """Play the validation split, keep the weights if they are the best so far, and return the scalars to log."""
     measured = trainer.measure_validation()
     trainer.policy.train()
-    score = getattr(measured, trainer.config.chosen_by)
-    rank = (score, measured.log_score)  # on few videos many checkpoints have the same accuracy
-    if score is not None and rank > trainer.best_rank:
+    if (rank := trainer.rank(measured)) > trainer.best_rank:
         trainer.best_rank, trainer.best_update = rank, trainer.num_updates
         run.save_best(trainer.policy.state_dict())
     names = ("accuracy", "log_score", "vote_accuracy", "reward", "focus")

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from agent_toys import marked_source, tiny_config
-from glimpse_agents.learning.models import MODELS
 from glimpse_agents.playing.envs import greedy_play, make_envs, make_policy
-from glimpse_agents.playing.linear import PENALTIES, Seen, fit_linear, see_split
+from glimpse_agents.playing.evaluation import play_split, video_labels
+from glimpse_agents.playing.linear import PENALTIES, Seen, fit_linear, see_split, weigh_logits
 from glimpse_agents.reinforce import train
+from glimpse_agents.runs import trainer
 from glimpse_agents.runs.folder import RunFolder
-from glimpse_agents.runs.trainer import Trainer
 from sklearn.linear_model import LogisticRegression
 
 
@@ -19,7 +19,8 @@ def frames_of(episodes, seed, *, classes=3, width=5, noise=2.0):
     labels = generator.integers(classes, size=episodes)
     inputs = generator.normal(size=(episodes, 4, width)) * noise + 2 * np.eye(width)[labels][:, None]
     one_hot = torch.eye(classes, dtype=torch.bool)[torch.from_numpy(labels)]
-    return Seen(torch.from_numpy(inputs).float(), one_hot[:, None].expand(-1, 4, -1)), labels
+    seen = Seen(torch.from_numpy(inputs).float(), one_hot[:, None].expand(-1, 4, -1), torch.zeros(episodes, 4, classes))
+    return seen, labels
 
 
 def test_the_classifier_is_that_of_scikit_learn():
@@ -47,7 +48,7 @@ def test_background_frames_are_silence_if_the_agent_may_abstain():
     labels[:, 2:] = False
     inputs = seen.inputs.clone()
     inputs[:, 2:, 4] += 5
-    split = Seen(inputs, labels)
+    split = Seen(inputs, labels, torch.zeros(60, 4, 4))
     answers = fit_linear(split, split, 4)[0](inputs).argmax(-1)
     assert (answers[:, 2:] == 3).all()
     assert (answers[:, :2] != 3).float().mean() > 0.9
@@ -60,12 +61,14 @@ def test_inputs_are_those_of_the_class_head_in_every_frame(model):
     seen = see_split(make_envs(config, source, 2, train=False), policy, greedy_play(config), seed=1)
     assert seen.inputs.shape == (5, 4, 4)
     assert seen.frame_labels.shape == (5, 4, len(source.class_names))
+    rollouts = play_split(make_envs(config, source, 2, train=False), policy, greedy_play(config), seed=1)
+    torch.testing.assert_close(seen.class_logits, torch.cat([rollout.class_logits[:n] for rollout, n in rollouts]))
     if model == "mean":
         torch.testing.assert_close(seen.inputs, torch.from_numpy(source.features).mean((2, 3)))
 
 
 def linear_config(**settings):
-    return tiny_config(encoder="sum", linear_start=True, **settings)
+    return tiny_config(encoder="sum", linear_finish=True, **settings)
 
 
 def test_inputs_stand_until_the_next_observed_frame():
@@ -77,25 +80,65 @@ def test_inputs_stand_until_the_next_observed_frame():
     assert not torch.equal(seen.inputs[:, 1], seen.inputs[:, 2])
 
 
-def test_a_network_starts_as_the_classifier_and_keeps_it_if_training_does_not_help(tmp_path):
+def test_every_other_clip_can_be_seen():
+    config, source = linear_config(model="mean"), marked_source(9)
+    envs, policy = make_envs(config, source, 2, train=False), make_policy(config, source).eval()
+    some, whole = (see_split(envs, policy, greedy_play(config), seed=0, every=every) for every in (2, 1))
+    assert len(some.inputs) == 5
+    torch.testing.assert_close(some.inputs, whole.inputs[::2])
+
+
+def logits_of(source, *, right, confidence):
+    """Return logits of 4 frames that name the true class of a share of the clips, and the next class of the others."""
+    truths = torch.from_numpy(video_labels(source)).float()
+    count = int(right * len(truths))
+    answers = torch.cat([truths[:count], truths[count:].roll(1, 1)])
+    return confidence * answers[:, None].expand(-1, 4, -1)
+
+
+def test_the_better_classifier_has_the_larger_weight():
+    source = marked_source(20)
+    good, bad = logits_of(source, right=0.9, confidence=3.0), logits_of(source, right=0.4, confidence=3.0)
+    assert np.less(*weigh_logits(bad, good, source))
+    assert np.greater(*weigh_logits(good, bad, source))
+
+
+def test_logits_that_are_too_sure_are_scaled_down_and_others_up():
+    source, nothing = marked_source(20), torch.zeros(20, 4, 3)
+    assert weigh_logits(logits_of(source, right=0.7, confidence=9.0), nothing, source)[0] < 0.5
+    assert weigh_logits(logits_of(source, right=0.9, confidence=0.5), nothing, source) == (2.0, 0.0)
+
+
+@pytest.mark.parametrize("model", ["mean", "random"])
+def test_a_network_that_learned_nothing_is_finished_by_the_linear_classifier(tmp_path, model):
+    sources = {split: marked_source(30) for split in ("train", "validation", "test")}
+    settings = {"learning_rate": 1e-30, "scorer_learning_rate": 1e-30, "updates": 1, "model": model}
+    alone = train(tiny_config(encoder="sum", **settings), tmp_path / "alone", sources=sources)
+    finished = train(linear_config(**settings), tmp_path / "finished", sources=sources)
+    assert alone.logit_weights is None
+    assert finished.logit_weights[1] > 0
+    assert finished.validation.log_score > alone.validation.log_score
+    assert finished.test.accuracy > alone.test.accuracy
+    assert RunFolder(tmp_path / "finished").finished() == finished
+
+
+def test_the_network_stays_as_it_is_if_validation_prefers_it(tmp_path, monkeypatch):
     sources = {split: marked_source(9) for split in ("train", "validation", "test")}
-    config = linear_config(learning_rate=1e-30, scorer_learning_rate=1e-30, updates=2, validate_every=1, model="mean")
-    result = train(config, tmp_path / "run", sources=sources)
-    assert result.best_update == 0
-    rows = RunFolder(tmp_path / "run").metrics()
-    assert rows[0]["update"] == 0
-    assert rows[0]["validation/log_score"] == pytest.approx(rows[-1]["validation/log_score"], abs=1e-4)
-    trainer = Trainer(config.for_source(sources["train"]), sources)
-    trainer.start_from_linear()
-    linear = trainer.policy.class_head.linear
-    seen = see_split(trainer.validation_envs, trainer.policy.eval(), greedy_play(config), seed=3)
-    hidden = torch.randn(9, 4, config.policy.hidden_size)
-    with torch.no_grad():
-        torch.testing.assert_close(trainer.policy.class_head(hidden, seen.inputs, None), linear(seen.inputs))
-    assert linear.weight.abs().max() > 0
+    monkeypatch.setattr(trainer, "weigh_logits", lambda *_: (0.0, -1.0))  # the worst that it can be
+    alone = train(tiny_config(encoder="sum"), tmp_path / "alone", sources=sources)
+    finished = train(linear_config(), tmp_path / "finished", sources=sources)
+    assert finished.logit_weights is None
+    assert finished.validation == alone.validation
+    assert finished.test == alone.test
 
 
-def test_models_that_learn_attention_have_no_linear_classifier():
-    source = marked_source(3)
-    has = {name: make_policy(linear_config(model=name), source).class_head.linear is not None for name in MODELS}
-    assert {name for name in MODELS if has[name]} == {"mean", "max"}
+def test_a_run_that_was_killed_before_its_result_is_finished_once(tmp_path):
+    sources = {split: marked_source(9) for split in ("train", "validation", "test")}
+    run = RunFolder(tmp_path / "run")
+    first = train(linear_config(), run.path, sources=sources)
+    weights = run.load_best()
+    (run.path / "evaluation.json").unlink()
+    again = train(linear_config(), run.path, sources=sources)
+    assert again.logit_weights == first.logit_weights
+    assert again.test == first.test
+    assert all(torch.equal(weights[name], tensor) for name, tensor in run.load_best().items())

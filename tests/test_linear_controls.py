@@ -23,11 +23,11 @@ def test_the_looks_are_those_of_the_test(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("model", "glimpses"), [("mean", None), ("random", 2)])
-def test_a_network_that_learned_nothing_equals_the_classifier_it_started_from(tmp_path, capsys, model, glimpses):
+def test_a_network_that_learned_nothing_equals_the_classifier_that_finished_it(tmp_path, capsys, model, glimpses):
     source = str(tmp_path / "store")
     write_marked_store(tmp_path / "store")
     config = tiny_config(
-        source=source, model=model, encoder="sum", linear_start=True, frame_embedding=False, glimpses=2,
+        source=source, model=model, encoder="sum", linear_finish=True, frame_embedding=False, glimpses=2,
         learning_rate=1e-9, scorer_learning_rate=1e-9, updates=1,
     )  # fmt: skip
     train(config, tmp_path / "run", progress=None)

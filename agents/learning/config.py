@@ -111,10 +111,9 @@ class AdvancedPolicyConfig:
     """Scale every attended input to the length sqrt(width), since features of real frames differ widely in strength."""
     skip: bool = False
     """Let the class head see the attended input as well as the LSTM's state."""
-    linear_start: bool = False
-    """Add a linear classifier to the class logits of the models "mean" and "max". It starts as logistic regression,
-    with the penalty that validation chooses, and is trained with everything else. Other models go without: a head that
-    fits the training clips from the start leaves no error to learn attention from."""
+    linear_finish: bool = False
+    """After training, add logistic regression on the inputs X' of the class head to the class logits. Validation
+    chooses its penalty, weighs the logits of both, and decides whether the sum replaces the network's own."""
     frame_embedding: bool = True
     """Add a learned vector for the frame's number to the LSTM's input."""
     input_dropout: float = 0.0

@@ -168,21 +168,22 @@ def _run_layer(
 
 
 class ClassHead(nn.Module):
-    """Class logits (eq. 2): a tanh layer, then a linear one; with `linear_start` a linear classifier of X' is added.
+    """Class logits (eq. 2): a tanh layer, then a linear one. `finish` adds a linear classifier of X'."""
 
-    The tanh layer then starts without influence, so the head starts as the linear classifier.
-    """
+    network_weight: Tensor
+    linear_weight: Tensor  # (outputs, width)
+    linear_bias: Tensor
 
     def __init__(self, config: PolicyConfig, width: int, outputs: int) -> None:
         super().__init__()
         self.skips = config.advanced.skip
         self.hidden = nn.Linear(config.hidden_size + width * self.skips, config.hidden_size)
         self.classes = nn.Linear(config.hidden_size, outputs)
-        self.linear = nn.Linear(width, outputs) if config.advanced.linear_start else None
-        if self.linear is not None:
-            for layer in (self.classes, self.linear):
-                nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)
+        self.finishes = config.advanced.linear_finish
+        if self.finishes:  # buffers, because they are not trained with everything else
+            self.register_buffer("network_weight", torch.ones(()))
+            self.register_buffer("linear_weight", torch.zeros(outputs, width))
+            self.register_buffer("linear_bias", torch.zeros(outputs))
 
     def forward(self, hidden: Tensor, inputs: Tensor, masks: DropoutMasks | None) -> Tensor:
         """Score the classes: states (N, T, H) and the LSTM's inputs (N, T, width) -> (N, T, outputs)."""
@@ -191,7 +192,21 @@ class ClassHead(nn.Module):
             hidden = torch.cat([kept, inputs], -1)
         inner = torch.tanh(self.hidden(hidden))
         logits: Tensor = self.classes(inner if masks is None else inner * masks.head[:, None])
-        return logits if self.linear is None else logits + self.linear(inputs)
+        if self.finishes:
+            logits = self.network_weight * logits + F.linear(inputs.detach(), self.linear_weight, self.linear_bias)
+        return logits
+
+    def finish(self, classifier: nn.Linear, weights: tuple[float, float]) -> None:
+        """Make the logits the weighted sum of the network's and a linear classifier's."""
+        self.network_weight.fill_(weights[0])
+        self.linear_weight.copy_(weights[1] * classifier.weight.detach())
+        self.linear_bias.copy_(weights[1] * classifier.bias.detach())
+
+    def unfinish(self) -> None:
+        """Make the logits the network's own."""
+        self.network_weight.fill_(1.0)
+        self.linear_weight.zero_()
+        self.linear_bias.zero_()
 
 
 def class_probabilities(class_logits: Tensor, num_classes: int) -> Tensor:

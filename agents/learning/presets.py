@@ -23,7 +23,7 @@ PRESETS: dict[Preset, Config] = {
     "attended": Config(preset="attended").with_settings(
         {
             "encoder": "sum", "slice_weights": "attended", "scorer": "memory", "skip": True,
-            "linear_start": True, "frame_embedding": False, "hidden_size": 256, "dropout": 0.5, "input_dropout": 0.3,
+            "linear_finish": True, "frame_embedding": False, "hidden_size": 256, "dropout": 0.5, "input_dropout": 0.3,
             "scorer_size": 64, "scorer_dropout": 0.3, "jitter": True, "updates": 400, "warmup_share": 0.3, "clips": 16,
             "learning_rate": 1e-3, "scorer_learning_rate": 1e-3, "weight_decay": 5e-6, "entropy_bonus": 0.01,
             "validate_every": 20,

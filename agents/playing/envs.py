@@ -265,8 +265,6 @@ def make_policy(config: Config, source: ClipSource) -> GlimpsePolicy:
     if not model.encodes_slices:
         plain = dataclasses.replace(network.advanced, scorer="grid", slice_weights="uniform")
         network = dataclasses.replace(network, encoder="sum", advanced=plain)
-    elif network.advanced.linear_start:
-        network = dataclasses.replace(network, advanced=dataclasses.replace(network.advanced, linear_start=False))
     # One value for the choice of cells and, with sampled classes, one for the class.
     learns_values = config.training.advanced.baseline == "value" and model.learns in (None, "reinforce")
     shape = InputShape(

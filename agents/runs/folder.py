@@ -45,7 +45,7 @@ from ..playing.evaluation import Evaluation
 from .files import raising_save_error, read_json, write_file, write_json
 from .provenance import provenance
 
-FORMAT = 4  # of config.json; a change of the network's input or of a measure needs another
+FORMAT = 5  # of config.json; a change of the network's input or of a measure needs another
 PACKED = ".safetensors"  # suffix of a packed run
 SHIPPED = Path(__file__).parents[1] / "models"  # packed runs that are installed with the package
 
@@ -69,6 +69,7 @@ class RunResult:
     validation: Evaluation | None  # by the checkpoint that it chose; None if it was not played
     test: Evaluation | None  # None if it was not played
     best_update: int  # of that checkpoint
+    logit_weights: tuple[float, float] | None = None  # of the network and of the `linear_finish`; None without it
     train_seconds: float  # validation included
     trained_by: str | None  # git commits
     tested_by: str | None
@@ -229,7 +230,8 @@ class RunFolder:
                 name: None if fields[name] is None else Evaluation.from_json(fields[name])
                 for name in ("validation", "test")
             }
-            return RunResult(**(fields | splits))
+            weights = fields.get("logit_weights")
+            return RunResult(**(fields | splits | {"logit_weights": None if weights is None else tuple(weights)}))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} does not fit this version ({error}): remove it, and --resume the run") from error
 

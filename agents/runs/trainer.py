@@ -12,7 +12,7 @@ from ..learning.optimise import make_optimizer
 from ..parallel.ranks import current_share, from_first
 from ..playing.envs import Sources, greedy_play, make_envs, make_policy, sample_slices
 from ..playing.evaluation import EVALUATION_ENVS, VALIDATION_SEED, Evaluation, evaluate, evaluate_split
-from ..playing.linear import fit_linear, see_split
+from ..playing.linear import MAX_FRAMES, fit_linear, see_split, weigh_logits
 from .folder import RunFolder, RunResult, load_weights
 from .provenance import git_commit
 
@@ -33,7 +33,7 @@ class Trainer:
         self.episodes = range(episodes)[self.share.of(episodes)]
         self.validation_envs = make_envs(config, sources["validation"], EVALUATION_ENVS, train=False)
         self.num_updates, self.seconds, self.best_update = 0, 0.0, 0
-        self.best_rank: tuple[float | None, ...] = (-math.inf,)  # of the measure that chooses, then of the log-score
+        self.best_rank: tuple[float, ...] = (-math.inf, -math.inf)
         self.trained_by: str | None = git_commit()
         self._train_source = sources["train"]
         self._played = self.stage  # by the environments
@@ -55,15 +55,26 @@ class Trainer:
     def _make_envs(self) -> VideoGlimpseVectorEnv:
         return make_envs(self._played, self._train_source, len(self.episodes), train=True)
 
-    def start_from_linear(self) -> None:
-        """Set the linear classifier of the class head to logistic regression."""
-        linear, settings, policy = self.policy.class_head.linear, greedy_play(self.config), self.policy.eval()
-        assert linear is not None
-        seed = self.config.training.seed
-        train, held_out = (see_split(envs, policy, settings, seed=seed) for envs in (self.envs, self.validation_envs))
-        linear.load_state_dict(fit_linear(train, held_out, linear.out_features)[0].state_dict())
-        policy.load_state_dict(from_first(policy.state_dict))
-        policy.train()
+    def finish_linearly(self) -> tuple[float, float] | None:
+        """Add logistic regression to the class logits, if validation prefers the sum.
+
+        Returns:
+            the weights of the network's and of the linear classifier's logits; None if validation prefers the network.
+        """
+        config, source, policy, head = self.config, self._train_source, self.policy.eval(), self.policy.class_head
+        head.unfinish()
+        rank = self.rank(self.measure_validation())
+        settings, every = greedy_play(config), math.ceil(source.num_clips * policy.shape.frames / MAX_FRAMES)
+        envs = make_envs(config, source, EVALUATION_ENVS, train=True)
+        train = see_split(envs, policy, settings, seed=config.training.seed, every=every)
+        held_out = see_split(self.validation_envs, policy, settings, seed=VALIDATION_SEED)
+        classifier, _ = fit_linear(train, held_out, policy.shape.outputs)
+        weights = weigh_logits(held_out.class_logits, classifier(held_out.inputs), self.validation_envs.source)
+        head.finish(classifier, weights)
+        if self.rank(self.measure_validation()) > rank:
+            return weights
+        head.unfinish()
+        return None
 
     def measure_validation(self) -> Evaluation:
         """Measure the network on the validation split."""
@@ -71,14 +82,27 @@ class Trainer:
         envs, policy = self.validation_envs, self.policy.eval()
         return evaluate(envs, policy, settings, seed=VALIDATION_SEED, video_score=score)
 
+    def rank(self, measured: Evaluation) -> tuple[float, ...]:
+        """Return what checkpoints are compared by: the measure that chooses, then the log-score.
+
+        On few videos many checkpoints have the same accuracy. A measure that is unknown ranks last.
+        """
+        scores = (getattr(measured, self.config.chosen_by), measured.log_score)
+        return tuple(-math.inf if score is None else score for score in scores)
+
     def conclude(self, run: RunFolder, test: ClipSource | None) -> RunResult:
-        """Measure the checkpoint that validation chose, and write the result; `test` is played if it is given."""
+        """Finish and measure the checkpoint that validation chose, and write the result; `test` is played if given."""
         load_weights(self.policy, run.load_best(), place=f"the checkpoint in {run.path}")
+        weights = None
+        if self.policy.class_head.finishes:
+            weights = self.finish_linearly()
+            run.save_best(self.policy.state_dict())
         tested = None if test is None else evaluate_split(self.config, self.policy.eval(), test)
         result = RunResult(
             validation=self.measure_validation(),
             test=tested,
             best_update=self.best_update,
+            logit_weights=weights,
             train_seconds=self.seconds,
             trained_by=self.trained_by,
             tested_by=git_commit(),
