@@ -50,6 +50,7 @@ from .playing.envs import (
     ready_config,
 )
 from .playing.evaluation import play_split
+from .playing.linear import MAX_FRAMES
 from .playing.players import PlaySettings
 from .playing.rollout import collect_rollout
 from .runs.command import CommandLine, parse_command, run_command
@@ -255,7 +256,8 @@ def train(
 def expected_seconds(config: Config, sources: Sources) -> float:
     """Return the expected seconds of a run, from those of an update that trains everything and of one batch of clips.
 
-    The run plays the validation split after some updates and once more at the end, and then the test split.
+    The run plays the validation split after some updates and once more at the end, and then the test split. Adding the
+    linear classifier plays validation twice more, and a part of the training split. Its fits are not counted.
     """
     trainer, updates = Trainer(config, sources), config.training.updates
     for _ in range(2):  # the first one warms up
@@ -265,7 +267,11 @@ def expected_seconds(config: Config, sources: Sources) -> float:
         _, played = next(play_split(trainer.validation_envs, trainer.policy, greedy_play(config), seed=0))
         ended = time.perf_counter()
     validations = 1 + sum(validates_after(config, done) for done in range(1, updates + 1))
-    clips = validations * sources["validation"].num_clips + sources["test"].num_clips
+    clips = sources["test"].num_clips
+    if config.policy.advanced.linear_finish:
+        validations += 2
+        clips += min(sources["train"].num_clips, MAX_FRAMES // trainer.policy.shape.frames)
+    clips += validations * sources["validation"].num_clips
     return updates * (middle - started) + clips * (ended - middle) / played
 
 

@@ -1,11 +1,15 @@
 """Logistic regression on the inputs of the class head."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from agent_toys import marked_source, tiny_config
+from glimpse_agents.learning.policy import ClassHead
+from glimpse_agents.playing import linear
 from glimpse_agents.playing.envs import greedy_play, make_envs, make_policy
-from glimpse_agents.playing.evaluation import play_split, video_labels
+from glimpse_agents.playing.evaluation import evaluate_split, play_split, video_labels
 from glimpse_agents.playing.linear import PENALTIES, Seen, fit_linear, see_split, weigh_logits
 from glimpse_agents.reinforce import train
 from glimpse_agents.runs import trainer
@@ -80,12 +84,20 @@ def test_inputs_stand_until_the_next_observed_frame():
     assert not torch.equal(seen.inputs[:, 1], seen.inputs[:, 2])
 
 
-def test_every_other_clip_can_be_seen():
+def test_some_clips_can_be_seen():
     config, source = linear_config(model="mean"), marked_source(9)
     envs, policy = make_envs(config, source, 2, train=False), make_policy(config, source).eval()
-    some, whole = (see_split(envs, policy, greedy_play(config), seed=0, every=every) for every in (2, 1))
-    assert len(some.inputs) == 5
-    torch.testing.assert_close(some.inputs, whole.inputs[::2])
+    clips = np.array([1, 3, 4])
+    some = see_split(envs, policy, greedy_play(config), seed=0, clips=clips)
+    whole = see_split(envs, policy, greedy_play(config), seed=0)
+    torch.testing.assert_close(some.inputs, whole.inputs[clips])
+
+
+def test_a_constant_channel_does_no_harm():
+    seen, _ = frames_of(60, 0, noise=0.2)
+    constant = seen._replace(inputs=torch.cat([seen.inputs, torch.full((60, 4, 1), 3.0)], 2))
+    answers = fit_linear(constant, constant, 3)[0](constant.inputs).argmax(-1)
+    assert (answers == seen.frame_labels.float().argmax(-1)).all()
 
 
 def logits_of(source, *, right, confidence):
@@ -109,22 +121,44 @@ def test_logits_that_are_too_sure_are_scaled_down_and_others_up():
     assert weigh_logits(logits_of(source, right=0.9, confidence=0.5), nothing, source) == (2.0, 0.0)
 
 
+def test_logits_are_the_weighted_sum():
+    head, alone = (ClassHead(config.policy, 4, 3) for config in (linear_config(), tiny_config(encoder="sum")))
+    head.load_state_dict(alone.state_dict(), strict=False)
+    hidden, inputs, classifier = (
+        torch.randn(2, 5, alone.classes.in_features),
+        torch.randn(2, 5, 4),
+        torch.nn.Linear(4, 3),
+    )
+    network = alone(hidden, inputs, None)
+    assert torch.equal(head(hidden, inputs, None), network)
+    head.add_linear(classifier, (0.3, 1.4))
+    torch.testing.assert_close(head(hidden, inputs, None), 0.3 * network + 1.4 * classifier(inputs))
+    head.remove_linear()
+    assert torch.equal(head(hidden, inputs, None), network)
+
+
 @pytest.mark.parametrize("model", ["mean", "random"])
-def test_a_network_that_learned_nothing_is_finished_by_the_linear_classifier(tmp_path, model):
-    sources = {split: marked_source(30) for split in ("train", "validation", "test")}
+def test_a_network_that_learned_nothing_gets_the_linear_classifier(tmp_path, monkeypatch, model):
+    monkeypatch.setattr(trainer, "MAX_FRAMES", 120)  # of 30 clips
+    sources = {split: marked_source(60) for split in ("train", "validation", "test")}
     settings = {"learning_rate": 1e-30, "scorer_learning_rate": 1e-30, "updates": 1, "model": model}
     alone = train(tiny_config(encoder="sum", **settings), tmp_path / "alone", sources=sources)
-    finished = train(linear_config(**settings), tmp_path / "finished", sources=sources)
+    config = linear_config(**settings)
+    finished = train(config, tmp_path / "finished", sources=sources)
     assert alone.logit_weights is None
     assert finished.logit_weights[1] > 0
     assert finished.validation.log_score > alone.validation.log_score
     assert finished.test.accuracy > alone.test.accuracy
-    assert RunFolder(tmp_path / "finished").finished() == finished
+    run = RunFolder(tmp_path / "finished")
+    assert run.finished() == finished
+    policy = run.best_policy(run.record().config, sources["train"])
+    assert evaluate_split(run.record().config, policy, sources["test"]) == finished.test
 
 
 def test_the_network_stays_as_it_is_if_validation_prefers_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(linear, "SCALES", (-2.0,))
+    monkeypatch.setattr(linear, "LINEAR_SHARES", (1.0,))  # so the sum prefers wrong classes
     sources = {split: marked_source(9) for split in ("train", "validation", "test")}
-    monkeypatch.setattr(trainer, "weigh_logits", lambda *_: (0.0, -1.0))  # the worst that it can be
     alone = train(tiny_config(encoder="sum"), tmp_path / "alone", sources=sources)
     finished = train(linear_config(), tmp_path / "finished", sources=sources)
     assert finished.logit_weights is None
@@ -132,7 +166,7 @@ def test_the_network_stays_as_it_is_if_validation_prefers_it(tmp_path, monkeypat
     assert finished.test == alone.test
 
 
-def test_a_run_that_was_killed_before_its_result_is_finished_once(tmp_path):
+def test_a_run_that_was_killed_before_its_result_gets_the_same_classifier(tmp_path):
     sources = {split: marked_source(9) for split in ("train", "validation", "test")}
     run = RunFolder(tmp_path / "run")
     first = train(linear_config(), run.path, sources=sources)
@@ -142,3 +176,11 @@ def test_a_run_that_was_killed_before_its_result_is_finished_once(tmp_path):
     assert again.logit_weights == first.logit_weights
     assert again.test == first.test
     assert all(torch.equal(weights[name], tensor) for name, tensor in run.load_best().items())
+
+
+def test_a_network_is_kept_if_nothing_on_validation_has_a_class(tmp_path):
+    sources = {split: marked_source(9) for split in ("train", "test")}
+    sources["validation"] = dataclasses.replace(marked_source(9), labels=np.full(9, -1))
+    result = train(linear_config(chosen_by="log_score"), tmp_path / "run", sources=sources)
+    assert result.validation.log_score is None
+    assert result.test is not None

@@ -168,7 +168,7 @@ def _run_layer(
 
 
 class ClassHead(nn.Module):
-    """Class logits (eq. 2): a tanh layer, then a linear one. `finish` adds a linear classifier of X'."""
+    """Class logits (eq. 2): a tanh layer, then a linear one. `add_linear` adds a linear classifier of X'."""
 
     network_weight: Tensor
     linear_weight: Tensor  # (outputs, width)
@@ -179,8 +179,8 @@ class ClassHead(nn.Module):
         self.skips = config.advanced.skip
         self.hidden = nn.Linear(config.hidden_size + width * self.skips, config.hidden_size)
         self.classes = nn.Linear(config.hidden_size, outputs)
-        self.finishes = config.advanced.linear_finish
-        if self.finishes:  # buffers, because they are not trained with everything else
+        self.linear_finish = config.advanced.linear_finish
+        if self.linear_finish:  # buffers, because they are not trained with everything else
             self.register_buffer("network_weight", torch.ones(()))
             self.register_buffer("linear_weight", torch.zeros(outputs, width))
             self.register_buffer("linear_bias", torch.zeros(outputs))
@@ -192,17 +192,17 @@ class ClassHead(nn.Module):
             hidden = torch.cat([kept, inputs], -1)
         inner = torch.tanh(self.hidden(hidden))
         logits: Tensor = self.classes(inner if masks is None else inner * masks.head[:, None])
-        if self.finishes:
+        if self.linear_finish:
             logits = self.network_weight * logits + F.linear(inputs.detach(), self.linear_weight, self.linear_bias)
         return logits
 
-    def finish(self, classifier: nn.Linear, weights: tuple[float, float]) -> None:
-        """Make the logits the weighted sum of the network's and a linear classifier's."""
+    def add_linear(self, classifier: nn.Linear, weights: tuple[float, float]) -> None:
+        """Make the logits the weighted sum of the network's and of a linear classifier's."""
         self.network_weight.fill_(weights[0])
         self.linear_weight.copy_(weights[1] * classifier.weight.detach())
         self.linear_bias.copy_(weights[1] * classifier.bias.detach())
 
-    def unfinish(self) -> None:
+    def remove_linear(self) -> None:
         """Make the logits the network's own."""
         self.network_weight.fill_(1.0)
         self.linear_weight.zero_()

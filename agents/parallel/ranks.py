@@ -18,8 +18,8 @@ from .noise import WHOLE, Share
 
 T = TypeVar("T")
 
-# The other ranks wait this long while the first one plays the validation or test split. A rank that dies is noticed
-# earlier: by gloo at once, or by torchrun, which ends the others.
+# The other ranks wait this long while the first one plays the validation or test split, or fits the linear classifier.
+# A rank that dies is noticed earlier: by gloo at once, or by torchrun, which ends the others.
 TIMEOUT = timedelta(hours=2)
 ERROR_GRACE_SECONDS = 10.0  # lets a failing rank print its error before torchrun ends it
 

@@ -180,24 +180,29 @@ def video_labels(source: ClipSource) -> NDArray[np.bool_]:
 
 
 def play_split(
-    envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, settings: PlaySettings, *, seed: int, every: int = 1
+    envs: VideoGlimpseVectorEnv,
+    policy: GlimpsePolicy,
+    settings: PlaySettings,
+    *,
+    seed: int,
+    clips: NDArray[np.int64] | None = None,
 ) -> Iterator[tuple[Rollout, int]]:
     """Play every clip of the environments' split once, N at a time, in order.
 
     Args:
         envs, policy, settings: N environments, network, and how it plays.
         seed: of all random draws.
-        every: above 1, play only every so many clips.
+        clips: to play instead of all.
 
     Yields:
         a rollout and the number of its first episodes that count; the last rollout is padded with the first clip.
     """
     noise = Noise.seeded(seed, policy.device)
-    chosen = np.arange(0, envs.num_clips, every)
-    for start in range(0, len(chosen), envs.num_envs):
-        clips = chosen[start : start + envs.num_envs]
-        padded = np.pad(clips, (0, envs.num_envs - len(clips)))
-        yield play(envs, policy, padded, settings, noise=noise, seed=seed), len(clips)
+    clips = np.arange(envs.num_clips) if clips is None else clips
+    for start in range(0, len(clips), envs.num_envs):
+        part = clips[start : start + envs.num_envs]
+        padded = np.pad(part, (0, envs.num_envs - len(part)))
+        yield play(envs, policy, padded, settings, noise=noise, seed=seed), len(part)
 
 
 def evaluate(

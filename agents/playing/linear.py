@@ -11,7 +11,9 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from glimpse_env import ClipSource, VideoGlimpseVectorEnv
@@ -23,32 +25,37 @@ from .metrics import mean_log_score
 from .players import PlaySettings
 
 PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # on half the squared weights, next to a frame's loss
-MAX_FRAMES = 50_000  # of the training split: one fit on these takes minutes on two cores
+MAX_FRAMES = 50_000  # of the training split; the fits on them take minutes on two cores
 LINEAR_SHARES = tuple(tenths / 10 for tenths in range(11))  # of the linear classifier in the sum of logits
 SCALES = (0.5, 0.7, 1.0, 1.4, 2.0)  # of that sum
 
 
 class Seen(NamedTuple):
-    """Frames of a split as the class head sees them."""
+    """Inputs and outputs of the class head in the frames of n clips."""
 
     inputs: Tensor  # (n, T, width)
     frame_labels: Tensor  # (n, T, C) bool
-    class_logits: Tensor  # (n, T, outputs): what it answers
+    class_logits: Tensor  # (n, T, outputs)
 
 
 @torch.no_grad()
 def see_split(
-    envs: VideoGlimpseVectorEnv, policy: GlimpsePolicy, settings: PlaySettings, *, seed: int, every: int = 1
+    envs: VideoGlimpseVectorEnv,
+    policy: GlimpsePolicy,
+    settings: PlaySettings,
+    *,
+    seed: int,
+    clips: NDArray[np.int64] | None = None,
 ) -> Seen:
-    """Play a split, or every so many of its clips, and return what the class head sees and answers in all frames.
+    """Play a split, or some of its clips, and return the inputs and the logits of the class head in all frames.
 
-    With jumps, an input stands until the next observed frame, as the answer does.
+    With jumps, both stand until the next observed frame.
     """
     parts: list[Tensor] = []
     handle = policy.class_head.register_forward_hook(lambda _, arguments, __: parts.append(arguments[1].float()))
     seen = []
     try:
-        for rollout, valid in play_split(envs, policy, settings, seed=seed, every=every):
+        for rollout, valid in play_split(envs, policy, settings, seed=seed, clips=clips):
             inputs, frames = torch.cat(parts, 1), rollout.frame_labels.shape[1]
             inputs = inputs if rollout.steps is None else rollout.steps.standing(inputs, frames)
             seen.append(Seen(inputs[:valid], rollout.frame_labels[:valid], rollout.class_logits[:valid]))
@@ -82,14 +89,15 @@ def zero_layer(width: int, outputs: int) -> nn.Linear:
 def fit_linear(train: Seen, validation: Seen, outputs: int) -> tuple[nn.Linear, float]:
     """Fit logistic regression to frames, with the penalty that has the least cross-entropy on validation.
 
-    The penalty is on the weights of inputs that are scaled to unit variance. Penalties are tried from the largest on,
-    until one is worse than the one before.
+    The penalty is on the weights of standardised inputs. Penalties are tried from the largest on, until one is worse
+    than the one before.
 
     Returns:
         the layer, for inputs as they are, and its penalty.
     """
-    scale = train.inputs.flatten(0, 1).std(0).clamp_min(1e-6)
-    inputs, held_out, frames = train.inputs / scale, validation.inputs / scale, train.inputs.shape[1]
+    mean, scale = train.inputs.mean((0, 1)), train.inputs.flatten(0, 1).std(0).clamp_min(1e-6)
+    inputs, held_out = (train.inputs - mean) / scale, (validation.inputs - mean) / scale
+    frames = inputs.shape[1]
     layer = zero_layer(inputs.shape[2], outputs).to(inputs.device)
     best, chosen, least = layer, PENALTIES[0], math.inf
     for penalty in PENALTIES:
@@ -101,6 +109,7 @@ def fit_linear(train: Seen, validation: Seen, outputs: int) -> tuple[nn.Linear, 
         best, chosen, least = copy.deepcopy(layer), penalty, error
     with torch.no_grad():
         best.weight /= scale
+        best.bias.sub_(best.weight @ mean)
     return best.requires_grad_(False), chosen
 
 
@@ -119,6 +128,6 @@ def weigh_logits(network: Tensor, linear: Tensor, source: ClipSource) -> tuple[f
         weights: score
         for scale in SCALES
         for share in LINEAR_SHARES
-        if (score := log_score(weights := (scale * (1 - share), scale * share))) is not None
+        if (score := log_score(weights := (round(scale * (1 - share), 2), round(scale * share, 2)))) is not None
     }
     return max(scored, key=scored.__getitem__) if scored else (1.0, 0.0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from glimpse_env import ClipSource, VideoGlimpseVectorEnv
 
 from ..learning.config import Config
@@ -33,7 +35,7 @@ class Trainer:
         self.episodes = range(episodes)[self.share.of(episodes)]
         self.validation_envs = make_envs(config, sources["validation"], EVALUATION_ENVS, train=False)
         self.num_updates, self.seconds, self.best_update = 0, 0.0, 0
-        self.best_rank: tuple[float, ...] = (-math.inf, -math.inf)
+        self.best_rank: tuple[float, ...] = ()  # below every other
         self.trained_by: str | None = git_commit()
         self._train_source = sources["train"]
         self._played = self.stage  # by the environments
@@ -55,26 +57,28 @@ class Trainer:
     def _make_envs(self) -> VideoGlimpseVectorEnv:
         return make_envs(self._played, self._train_source, len(self.episodes), train=True)
 
-    def finish_linearly(self) -> tuple[float, float] | None:
+    def add_linear(self) -> tuple[Evaluation, tuple[float, float] | None]:
         """Add logistic regression to the class logits, if validation prefers the sum.
 
         Returns:
-            the weights of the network's and of the linear classifier's logits; None if validation prefers the network.
+            measures of the validation split, and the weights of the network's and of the linear classifier's logits;
+            None if the network's own logits stay.
         """
         config, source, policy, head = self.config, self._train_source, self.policy.eval(), self.policy.class_head
-        head.unfinish()
-        rank = self.rank(self.measure_validation())
-        settings, every = greedy_play(config), math.ceil(source.num_clips * policy.shape.frames / MAX_FRAMES)
+        head.remove_linear()
+        alone, settings, seed = self.measure_validation(), greedy_play(config), config.training.seed
+        order = np.random.default_rng(seed).permutation(source.num_clips)
+        clips = np.sort(order[: max(1, MAX_FRAMES // policy.shape.frames)])
         envs = make_envs(config, source, EVALUATION_ENVS, train=True)
-        train = see_split(envs, policy, settings, seed=config.training.seed, every=every)
+        train = see_split(envs, policy, settings, seed=seed, clips=clips)
         held_out = see_split(self.validation_envs, policy, settings, seed=VALIDATION_SEED)
         classifier, _ = fit_linear(train, held_out, policy.shape.outputs)
         weights = weigh_logits(held_out.class_logits, classifier(held_out.inputs), self.validation_envs.source)
-        head.finish(classifier, weights)
-        if self.rank(self.measure_validation()) > rank:
-            return weights
-        head.unfinish()
-        return None
+        head.add_linear(classifier, weights)
+        if self.rank(summed := self.measure_validation()) > self.rank(alone):
+            return summed, weights
+        head.remove_linear()
+        return alone, None
 
     def measure_validation(self) -> Evaluation:
         """Measure the network on the validation split."""
@@ -83,7 +87,7 @@ class Trainer:
         return evaluate(envs, policy, settings, seed=VALIDATION_SEED, video_score=score)
 
     def rank(self, measured: Evaluation) -> tuple[float, ...]:
-        """Return what checkpoints are compared by: the measure that chooses, then the log-score.
+        """Return the measures by which checkpoints are compared: the one that chooses, then the log-score.
 
         On few videos many checkpoints have the same accuracy. A measure that is unknown ranks last.
         """
@@ -91,15 +95,19 @@ class Trainer:
         return tuple(-math.inf if score is None else score for score in scores)
 
     def conclude(self, run: RunFolder, test: ClipSource | None) -> RunResult:
-        """Finish and measure the checkpoint that validation chose, and write the result; `test` is played if given."""
+        """Add the linear classifier to the checkpoint that validation chose, measure it, and write the result.
+
+        `test` is played if it is given.
+        """
         load_weights(self.policy, run.load_best(), place=f"the checkpoint in {run.path}")
-        weights = None
-        if self.policy.class_head.finishes:
-            weights = self.finish_linearly()
+        if self.config.policy.advanced.linear_finish:
+            validation, weights = self.add_linear()
             run.save_best(self.policy.state_dict())
+        else:
+            validation, weights = self.measure_validation(), None
         tested = None if test is None else evaluate_split(self.config, self.policy.eval(), test)
         result = RunResult(
-            validation=self.measure_validation(),
+            validation=validation,
             test=tested,
             best_update=self.best_update,
             logit_weights=weights,

@@ -112,9 +112,13 @@ def lstm(sizes: Sizes, *, calls: Literal["sequence", "frames"]) -> Cost:
 
 
 def class_head(sizes: Sizes, *, frames: int) -> Cost:
-    """Return the cost of the class head: 2 * N * frames * (H * (H + W with skip) + H * outputs) FLOPs."""
-    hidden, rows = sizes.policy.hidden_size, sizes.episodes * frames
-    return linear(rows, hidden + sizes.width * sizes.policy.advanced.skip, hidden) + linear(rows, hidden, sizes.outputs)
+    """Return the cost of the class head: 2 * N * frames * (H * (H + W with skip) + H * outputs) FLOPs.
+
+    The linear classifier adds 2 * N * frames * W * outputs.
+    """
+    hidden, rows, advanced = sizes.policy.hidden_size, sizes.episodes * frames, sizes.policy.advanced
+    network = linear(rows, hidden + sizes.width * advanced.skip, hidden) + linear(rows, hidden, sizes.outputs)
+    return network + linear(rows, sizes.width, sizes.outputs) if advanced.linear_finish else network
 
 
 def location_head(sizes: Sizes, *, frames: int) -> tuple[Cost, Cost]:
