@@ -7,7 +7,8 @@ A model with memory and a nonlinear head should never be worse than a linear cla
 each run this plays the training and validation clips again with the trained network, fits logistic regression to the
 inputs of its class head, frame by frame (validation chooses the penalty), and classifies the test clips by the mean of
 their frames' softmaxes. With the models `mean`, `random` and `oracle` at one glimpse, that is logistic regression on
-the mean of all cells, on one random cell and on one of the actor's cells. Intervals are over source films.
+the mean of all cells, on one random cell and on one of the actor's cells. With `--linear-finish`, the network's logits
+contain such a classifier already. Intervals are over source films.
 """
 
 from __future__ import annotations
