@@ -155,6 +155,18 @@ def test_a_network_that_learned_nothing_gets_the_linear_classifier(tmp_path, mon
     assert evaluate_split(run.record().config, policy, sources["test"]) == finished.test
 
 
+def test_the_classifier_of_a_large_split_is_fitted_to_a_part_of_it(tmp_path, monkeypatch):
+    sources = {split: marked_source(60) for split in ("train", "validation", "test")}
+    weights = []
+    for frames in (240, 120):  # all clips have 240
+        monkeypatch.setattr(trainer, "MAX_FRAMES", frames)
+        run = RunFolder(tmp_path / str(frames))
+        train(linear_config(learning_rate=1e-30, updates=1, model="mean"), run.path, sources=sources)
+        weights.append(run.load_best()["class_head.linear_weight"])
+    assert all(weight.any() for weight in weights)
+    assert not torch.equal(*weights)
+
+
 def test_the_network_stays_as_it_is_if_validation_prefers_it(tmp_path, monkeypatch):
     monkeypatch.setattr(linear, "SCALES", (-2.0,))
     monkeypatch.setattr(linear, "LINEAR_SHARES", (1.0,))  # so the sum prefers wrong classes
